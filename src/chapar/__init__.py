@@ -1,0 +1,5 @@
+"""Chapar: the command gateway for MQTT devices."""
+
+from importlib.metadata import version
+
+__version__ = version("chapar-gateway")

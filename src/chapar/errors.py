@@ -1,0 +1,402 @@
+"""Every error Chapar raises on purpose, each with its code and its sentence in English and Persian.
+
+ChaparError
+├── SettingInvalid           a setting has a value that cannot work
+├── PortTaken                a port that must be listened on is in use
+├── FieldInvalid             a field of a request breaks a rule
+├── MessageNotFound          no message has this id
+├── NotSent                  the message was not sent and never will be
+│   ├── BrokerUnreachable    … the broker could not be reached
+│   ├── BrokerRefused        … the broker said no, with an MQTT 5 reason code
+│   └── PublicationInvalid   … the broker's announced limits forbid it, so it was not tried
+├── StoreError
+│   ├── NotSaved             nothing was committed
+│   ├── OutcomeUnknown       the database cannot say whether it committed
+│   ├── StoreUnavailable     the database cannot be read now
+│   ├── SchemaOutdated       the tables are older than this program
+│   ├── DatabaseInUse        another process serves this SQLite file
+│   └── DatabaseUnsafe       the database breaks a condition that durability rests on
+└── LinkError
+    ├── LinkDown             there is no session, and nothing was sent
+    ├── LinkLost             the session ended between PUBLISH and its acknowledgement
+    └── BrokerError          why no session could be had (each a sentence for the log)
+        ├── HostNotFound
+        ├── ConnectionFailed
+        ├── TlsFailed
+        ├── ConnectionRefused
+        ├── ProtocolUnsupported
+        ├── BrokerSilent
+        ├── BrokerClosed
+        └── MalformedPacket
+
+Only `api/problems.py` turns these into HTTP answers; only `cli.py` turns them into exit codes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+Language = Literal["en", "fa"]
+
+_PERSIAN_DIGITS = str.maketrans("0123456789", "۰۱۲۳۴۵۶۷۸۹")
+
+
+def persian_digits(value: object) -> str:
+    """Write a number the way a Persian reader expects it: `20` as `۲۰`."""
+    return str(value).translate(_PERSIAN_DIGITS)
+
+
+@dataclass(eq=False)
+class ChaparError(Exception):
+    """The root. A subclass names its facts as fields and writes its sentences around them."""
+
+    code: ClassVar[str] = "internal"
+    en: ClassVar[str] = "Something went wrong inside Chapar. The log of the gateway says what."
+    fa: ClassVar[str] = "خطایی درون چاپار رخ داد. شرح آن در گزارش (log) دروازه آمده است."
+
+    def sentence(self, language: Language = "en") -> str:
+        """The error as one sentence for a person: what happened, and what to do."""
+        if language == "fa":
+            return self.fa.format_map({name: _for_persian(fact) for name, fact in self.facts().items()})
+        return self.en.format_map(self.facts())
+
+    def facts(self) -> Mapping[str, object]:
+        """The error's fields by name."""
+        return vars(self)
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+
+def _for_persian(fact: object) -> object:
+    """Numbers get Persian digits; identifiers and other text stay as machines write them."""
+    return persian_digits(fact) if isinstance(fact, int | float) else fact
+
+
+@dataclass(eq=False)
+class SettingInvalid(ChaparError):
+    """A setting has a value that cannot work; found before anything is started."""
+
+    code = "setting_invalid"
+    en = "{setting} cannot be used: {problem}"
+    fa = "تنظیم {setting} قابل استفاده نیست: {problem}"
+
+    setting: str
+    problem: str
+
+
+@dataclass(eq=False)
+class PortTaken(ChaparError):
+    """A port that must be listened on is in use."""
+
+    code = "port_taken"
+    en = "Port {port} on {host} is already in use. Free it, or choose another with {setting}."
+    fa = "درگاه {port} روی {host} در حال استفاده است. آن را آزاد کنید یا با {setting} درگاه دیگری برگزینید."
+
+    host: str
+    port: int
+    setting: str
+
+    def facts(self) -> Mapping[str, object]:
+        """The port stays in ASCII digits: it is something to type."""
+        return {**vars(self), "port": str(self.port)}
+
+
+@dataclass(eq=False)
+class FieldInvalid(ChaparError):
+    """A field of a request breaks a rule; `rule` is the rule's sentence in both languages."""
+
+    code = "field_invalid"
+    en = "`{field}` {rule}"
+    fa = "`{field}` {rule}"
+
+    field: str
+    rule_en: str
+    rule_fa: str
+
+    def sentence(self, language: Language = "en") -> str:
+        """Name the field and the rule it breaks."""
+        return f"`{self.field}` {self.rule_fa if language == 'fa' else self.rule_en}"
+
+
+@dataclass(eq=False)
+class MessageNotFound(ChaparError):
+    """No message has this id."""
+
+    code = "message_not_found"
+    en = "There is no message with the id {id}. Check it against the `id` of the answer that accepted it."
+    fa = "پیامی با شناسهٔ {id} وجود ندارد. آن را با `id` پاسخی که پیام را پذیرفت بسنجید."
+
+    id: str
+
+
+@dataclass(eq=False)
+class NotSent(ChaparError):
+    """The message was not sent and never will be."""
+
+    code = "not_sent"
+    en = "The message was not sent and never will be."
+    fa = "پیام فرستاده نشد و فرستاده نخواهد شد."
+
+
+@dataclass(eq=False)
+class BrokerUnreachable(NotSent):
+    """There is no session with the broker, and the call did not ask to queue."""
+
+    code = "broker_unreachable"
+    en = (
+        "The broker cannot be reached, so the message was not sent and never will be. "
+        "Send it again when `GET /health/ready` answers 200."
+    )
+    fa = (
+        "کارگزار (broker) در دسترس نیست؛ پیام فرستاده نشد و فرستاده نخواهد شد. "
+        "هنگامی که `GET /health/ready` پاسخ ۲۰۰ داد دوباره بفرستید."
+    )
+
+
+@dataclass(eq=False)
+class BrokerRefused(NotSent):
+    """The broker answered the PUBLISH with a reason code of 0x80 or above (MQTT 5.0 §3.4.2.1)."""
+
+    code = "broker_refused"
+    en = "The broker refused the message: {reason_name} (0x{reason_hex})."
+    fa = "کارگزار (broker) پیام را نپذیرفت: {reason_name} (0x{reason_hex})."
+
+    reason_name: str
+    reason_code: int
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the reason code as the specification writes it."""
+        return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
+
+
+@dataclass(eq=False)
+class PublicationInvalid(NotSent):
+    """The broker's announced limits forbid this publication, so it was not tried (MQTT 5.0 §3.2.2.3)."""
+
+    code = "publication_invalid"
+    en = "The broker does not take this message: its {limit} is {allowed}, and the message has {actual}."
+    fa = "کارگزار (broker) این پیام را نمی‌گیرد: {limit} آن {allowed} است و پیام {actual} دارد."
+
+    limit: str
+    allowed: int
+    actual: int
+
+
+@dataclass(eq=False)
+class StoreError(ChaparError):
+    """The database did not do what was asked."""
+
+    code = "store_error"
+
+
+@dataclass(eq=False)
+class NotSaved(StoreError):
+    """The database could not commit within the time allowed; certainly nothing was stored."""
+
+    code = "not_saved"
+    en = "The database could not save the message, so it was not sent and never will be: {cause}"
+    fa = "پایگاه داده نتوانست پیام را ذخیره کند؛ پیام فرستاده نشد و فرستاده نخواهد شد: {cause}"
+
+    cause: str
+
+
+@dataclass(eq=False)
+class OutcomeUnknown(StoreError):
+    """The database cannot say whether it committed; the same call with the same key is safe to repeat."""
+
+    code = "outcome_unknown"
+    en = (
+        "The database did not say whether it saved the message. The message was not sent. "
+        "Repeat the call with the same Idempotency-Key."
+    )
+    fa = (
+        "پایگاه داده نگفت که پیام ذخیره شد یا نه. پیام فرستاده نشده است. درخواست را با همان Idempotency-Key تکرار کنید."
+    )
+
+
+@dataclass(eq=False)
+class StoreUnavailable(StoreError):
+    """The database cannot be read now."""
+
+    code = "store_unavailable"
+    en = "The database cannot be read now: {cause} Try again; `GET /health/ready` says when it is back."
+    fa = "پایگاه داده اکنون خوانده نمی‌شود: {cause} دوباره بکوشید؛ `GET /health/ready` بازگشت آن را نشان می‌دهد."
+
+    cause: str
+
+
+@dataclass(eq=False)
+class SchemaOutdated(StoreError):
+    """The tables do not have the shape this program writes."""
+
+    code = "schema_outdated"
+    en = (
+        "The database schema is at revision {found}, and this version needs {needed}. "
+        "Run `chapar migrate`, or set CHAPAR_AUTO_MIGRATE=true."
+    )
+    fa = (
+        "نسخهٔ ساختار پایگاه داده {found} است و این برنامه {needed} را لازم دارد. "
+        "دستور `chapar migrate` را اجرا کنید یا CHAPAR_AUTO_MIGRATE=true بگذارید."
+    )
+
+    found: str
+    needed: str
+
+
+@dataclass(eq=False)
+class DatabaseInUse(StoreError):
+    """Another process serves this SQLite file."""
+
+    code = "database_in_use"
+    en = (
+        "Another Chapar already serves {path}. SQLite serves one process: stop the other, "
+        "choose another file, or use PostgreSQL (CHAPAR_DATABASE_URL)."
+    )
+    fa = (
+        "چاپار دیگری هم‌اکنون با {path} کار می‌کند. SQLite تنها یک فرایند را می‌پذیرد: آن یکی را متوقف کنید، "
+        "پروندهٔ دیگری برگزینید یا از PostgreSQL استفاده کنید (CHAPAR_DATABASE_URL)."
+    )
+
+    path: str
+
+
+@dataclass(eq=False)
+class DatabaseUnsafe(StoreError):
+    """The database breaks a condition that durability rests on; Chapar does not start on it."""
+
+    code = "database_unsafe"
+    en = "This database cannot keep what it is told: {problem}"
+    fa = "این پایگاه داده نگهدار مطمئنی نیست: {problem}"
+
+    problem: str
+
+
+@dataclass(eq=False)
+class LinkError(ChaparError):
+    """The link to the broker did not do what was asked."""
+
+    code = "link_error"
+
+
+@dataclass(eq=False)
+class LinkDown(LinkError):
+    """There is no session with a broker, or it ended before a byte of this message left."""
+
+    code = "link_down"
+    en = "There is no session with the broker."
+    fa = "نشستی با کارگزار (broker) برقرار نیست."
+
+
+@dataclass(eq=False)
+class LinkLost(LinkError):
+    """The session ended after the PUBLISH left and before its acknowledgement came: the outcome is unknown."""
+
+    code = "link_lost"
+    en = "The session with the broker ended before it acknowledged the message."
+    fa = "نشست با کارگزار (broker) پیش از تأیید پیام پایان یافت."
+
+
+@dataclass(eq=False)
+class BrokerError(LinkError):
+    """Why there is no session with `endpoint`; the link logs it and dials again."""
+
+    code = "broker_error"
+    en = "The session with {endpoint} failed."
+    fa = "نشست با {endpoint} ناکام ماند."
+
+    endpoint: str
+
+
+@dataclass(eq=False)
+class HostNotFound(BrokerError):
+    """The broker's name has no address."""
+
+    code = "broker_host_not_found"
+    en = "The name of {endpoint} has no address (DNS): {cause}"
+    fa = "برای نام {endpoint} نشانی‌ای یافت نشد (DNS): {cause}"
+
+    cause: str
+
+
+@dataclass(eq=False)
+class ConnectionFailed(BrokerError):
+    """No TCP connection."""
+
+    code = "broker_connection_failed"
+    en = "No connection to {endpoint}: {cause}"
+    fa = "اتصال به {endpoint} برقرار نشد: {cause}"
+
+    cause: str
+
+
+@dataclass(eq=False)
+class TlsFailed(BrokerError):
+    """TCP connected, TLS did not."""
+
+    code = "broker_tls_failed"
+    en = "TLS with {endpoint} failed: {cause} Check CHAPAR_BROKER_CA_FILE and the names in the certificate."
+    fa = "برقراری TLS با {endpoint} ناکام ماند: {cause} تنظیم CHAPAR_BROKER_CA_FILE و نام‌های گواهی را بررسی کنید."
+
+    cause: str
+
+
+@dataclass(eq=False)
+class ConnectionRefused(BrokerError):
+    """CONNACK with a reason code of 0x80 or above (MQTT 5.0 §3.2.2.2)."""
+
+    code = "broker_refused_connection"
+    en = "{endpoint} refused the session: {reason_name} (0x{reason_hex})."
+    fa = "{endpoint} نشست را نپذیرفت: {reason_name} (0x{reason_hex})."
+
+    reason_name: str
+    reason_code: int
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the reason code as the specification writes it."""
+        return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
+
+
+@dataclass(eq=False)
+class ProtocolUnsupported(BrokerError):
+    """The broker speaks MQTT 3.1.1 only."""
+
+    code = "broker_protocol_unsupported"
+    en = "{endpoint} does not speak MQTT 5. Devices may speak 3.1.1; the broker must offer MQTT 5 to the gateway."
+    fa = (
+        "{endpoint} با MQTT 5 کار نمی‌کند. دستگاه‌ها می‌توانند 3.1.1 بگویند، "
+        "ولی کارگزار باید برای دروازه MQTT 5 داشته باشد."
+    )
+
+
+@dataclass(eq=False)
+class BrokerSilent(BrokerError):
+    """Nothing was heard within the time the protocol allows."""
+
+    code = "broker_silent"
+    en = "{endpoint} has been silent for {seconds:.1f} s; the connection is taken for dead."
+    fa = "{endpoint} به مدت {seconds} ثانیه خاموش بود؛ اتصال مرده به شمار آمد."
+
+    seconds: float
+
+
+@dataclass(eq=False)
+class BrokerClosed(BrokerError):
+    """The broker ended the session; `cause` has its DISCONNECT reason where it gave one."""
+
+    code = "broker_closed"
+    en = "{endpoint} ended the session: {cause}"
+    fa = "{endpoint} نشست را پایان داد: {cause}"
+
+    cause: str
+
+
+@dataclass(eq=False)
+class MalformedPacket(BrokerError):
+    """The broker sent bytes that are not MQTT 5."""
+
+    code = "broker_malformed_packet"
+    en = "{endpoint} sent bytes that are not MQTT 5: {cause}"
+    fa = "{endpoint} بایت‌هایی فرستاد که MQTT 5 نیست: {cause}"
+
+    cause: str

@@ -1,0 +1,155 @@
+"""A message, the states it can be in, and the rules its device id, operation and topic must keep. No I/O."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+from chapar.errors import FieldInvalid
+
+MAX_OPERATION_BYTES = 1024  # an operation's name; larger data belongs in `params`
+MAX_TOPIC_BYTES = 65_535  # MQTT 5.0 §1.5.4
+MAX_TOPIC_LEVELS = 128  # Mosquitto drops the connection at 200
+
+_DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ASCII_DIGITS = str.maketrans("۰۱۲۳۴۵۶۷۸۹٠١٢٣٤٥٦٧٨٩", "01234567890123456789")
+
+
+class Status(StrEnum):
+    """Where a message stands. Each step is claimed only with proof of it."""
+
+    SCHEDULED = "scheduled"  #: Committed; its time (`deliver_at`) has not come.
+    QUEUED = "queued"  #: Committed; waits for the broker or for its turn.
+    PUBLISHING = "publishing"  #: Committed, its attempt counted; the PUBLISH may have left.
+    PUBLISHED = "published"  #: The broker acknowledged it. Final where no reply is expected.
+    ACKNOWLEDGED = "acknowledged"  #: The device said that it has it.
+    SUCCEEDED = "succeeded"  #: The device reported success.
+    FAILED = "failed"  #: The device reported failure.
+    TIMED_OUT = "timed_out"  #: The device did not reply in time; a late reply still overrides it.
+    REJECTED = "rejected"  #: The broker refused it, or could not be reached for a call that would not queue.
+    UNCONFIRMED = "unconfirmed"  #: Sent at most once, and whether it arrived is unknown.
+    EXPIRED = "expired"  #: Its time ran out before the broker had it.
+    CANCELLED = "cancelled"  #: Withdrawn before it was sent.
+
+
+MOVES: Mapping[Status, frozenset[Status]] = {
+    Status.SCHEDULED: frozenset({Status.QUEUED, Status.EXPIRED, Status.CANCELLED}),
+    Status.QUEUED: frozenset({Status.PUBLISHING, Status.EXPIRED, Status.CANCELLED}),
+    Status.PUBLISHING: frozenset(
+        {
+            Status.PUBLISHING,  # the next attempt
+            Status.QUEUED,  # given back unsent
+            Status.PUBLISHED,
+            Status.REJECTED,
+            Status.UNCONFIRMED,
+            Status.EXPIRED,
+        }
+    ),
+    Status.PUBLISHED: frozenset({Status.ACKNOWLEDGED, Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT}),
+    Status.ACKNOWLEDGED: frozenset({Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT}),
+    Status.TIMED_OUT: frozenset({Status.ACKNOWLEDGED, Status.SUCCEEDED, Status.FAILED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.REJECTED: frozenset(),
+    Status.UNCONFIRMED: frozenset(),
+    Status.EXPIRED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+"""The moves of a message; what is not listed does not happen."""
+
+UNFINISHED = frozenset({Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING})
+"""The states in which the gateway still owes the message something."""
+
+
+class Message(NamedTuple):
+    """One operation for one device. Immutable: a step is a new value, and the store compares old and new.
+
+    Times are milliseconds since the Unix epoch, UTC. The fields are the columns of the table `messages`, in
+    their order.
+    """
+
+    id: str  #: UUIDv7 (RFC 9562), made before anything is stored
+    imei: str  #: the device
+    micro_op: str  #: the operation
+    params: str | None  #: the operation's parameters, a JSON object as text
+    topic: str  #: where it is published
+    qos: int  #: 0, 1 or 2
+    retain: bool  #: whether the broker keeps it for later subscribers
+    at_most_once: bool  #: never sent again when the outcome of an attempt is unknown
+    status: Status
+    reason: str | None  #: why it ended as it did: a stable code
+    reason_code: int | None  #: the broker's MQTT 5 reason code
+    attempts: int  #: PUBLISH packets that may have left
+    possible_duplicate: bool  #: an attempt with an unknown outcome was followed by another
+    subscribers: bool | None  #: whether the broker had a subscriber for it; None where it does not say
+    claim: str | None  #: token of the process that is moving it
+    created_at: int  #: when it was accepted
+    published_at: int | None  #: when the broker's acknowledgement came
+    finished_at: int | None  #: when it reached a final state
+
+    def moved(self, to: Status) -> Self:
+        """The same message in the state `to`; raises ValueError where `MOVES` does not list the move."""
+        if to not in MOVES[self.status]:
+            raise ValueError(f"a message does not move from {self.status} to {to}")
+        return self._replace(status=to)
+
+
+def check_device_id(text: str, field: str = "imei") -> str:
+    """Return a device id with Persian and Arabic digits folded to ASCII.
+
+    Raises FieldInvalid unless the result is `[A-Za-z0-9._-]{1,64}`: wildcards and `/` would break out of the
+    device's topic and of its ACL (CVE-2017-7650).
+    """
+    device_id = text.translate(_ASCII_DIGITS)
+    if not _DEVICE_ID.fullmatch(device_id):
+        raise FieldInvalid(
+            field,
+            "must be 1 to 64 characters out of A-Z a-z 0-9 . _ -",
+            "باید ۱ تا ۶۴ نویسه از میان A-Z a-z 0-9 . _ - باشد",
+        )
+    return device_id
+
+
+def check_operation(text: str, field: str = "micro_op") -> str:
+    """Return an operation's name unchanged; raises FieldInvalid where it is empty, too long or unprintable."""
+    if not text.strip():
+        raise FieldInvalid(field, "must not be empty", "نباید خالی باشد")
+    if has_forbidden_character(text):
+        raise FieldInvalid(
+            field,
+            "must not contain control characters or characters outside Unicode's text",
+            "نباید نویسهٔ کنترلی یا نویسهٔ بیرون از متن یونیکد داشته باشد",
+        )
+    if len(text.encode()) > MAX_OPERATION_BYTES:
+        raise FieldInvalid(
+            field,
+            f"must be at most {MAX_OPERATION_BYTES} bytes of UTF-8; put data into `params`",
+            "باید حداکثر ۱۰۲۴ بایت UTF-8 باشد؛ داده را در `params` بگذارید",
+        )
+    return text
+
+
+def has_forbidden_character(text: str) -> bool:
+    """Whether `text` has what MQTT 5.0 §1.5.4 forbids or discourages: surrogates, controls, non-characters."""
+    return not text.isprintable() and any(
+        unicodedata.category(character) in {"Cc", "Cs"} or _is_noncharacter(ord(character)) for character in text
+    )
+
+
+def _is_noncharacter(code_point: int) -> bool:
+    return (code_point & 0xFFFE) == 0xFFFE or 0xFDD0 <= code_point <= 0xFDEF  # noqa: PLR2004 - Unicode §23.7
+
+
+def check_topic_template(template: str) -> str:
+    """Return a topic template unchanged; raises ValueError unless every device id makes a legal topic of it."""
+    if template.count("{imei}") != 1:
+        raise ValueError("it must contain {imei} exactly once")
+    fixed = template.replace("{imei}", "")
+    if any(character in fixed for character in "+#{}") or has_forbidden_character(fixed):
+        raise ValueError("it must not contain + # { } or control characters")
+    if template.startswith("$"):
+        raise ValueError("it must not begin with $, which brokers keep for themselves")
+    if len(template.encode()) > MAX_TOPIC_BYTES - 64 or template.count("/") >= MAX_TOPIC_LEVELS:
+        raise ValueError(f"it must have at most {MAX_TOPIC_LEVELS} levels and {MAX_TOPIC_BYTES - 64} bytes")
+    return template

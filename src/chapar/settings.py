@@ -1,0 +1,160 @@
+"""Every option of the gateway: its default, its unit, and why that default.
+
+Each is an environment variable with the prefix `CHAPAR_`; `chapar serve` takes the most used ones as options too.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chapar.errors import SettingInvalid
+from chapar.message import check_topic_template
+
+_MQTT_PORT = 1883  # IANA
+_MQTTS_PORT = 8883  # IANA
+
+TopicTemplate = Annotated[str, AfterValidator(check_topic_template)]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker is and how to sign in. Its text form carries no secret."""
+
+    host: str
+    port: int
+    tls: bool = False
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    properties: bool = True  #: whether its 3.1.1 subscribers survive PUBLISH properties (the built-in broker's do not)
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `mqtt://user:secret@host:1883` or `mqtts://…`; raises ValueError with a sentence."""
+        parts = urlsplit(url.strip())
+        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or parts.path.strip("/"):
+            raise ValueError("write it as mqtt://host:1883 or mqtts://user:secret@host:8883")
+        tls = parts.scheme == "mqtts"
+        return cls(
+            host=parts.hostname,
+            port=parts.port or (_MQTTS_PORT if tls else _MQTT_PORT),
+            tls=tls,
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+        )
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+
+class Settings(BaseSettings):
+    """The gateway's options. Build it with `Settings.load()`, which turns a bad value into one sentence."""
+
+    model_config = SettingsConfigDict(env_prefix="CHAPAR_", extra="ignore", hide_input_in_errors=True)
+
+    host: str = Field(
+        "127.0.0.1", description="Address the API listens on. Loopback, because access is open by default."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="TCP port of the API; 0 takes a free one.")
+
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///chapar.db"),
+        description="`sqlite:///file` or `postgresql://user:secret@host/name`. SQLite needs no set-up.",
+    )
+    auto_migrate: bool = Field(
+        default=False,
+        description="Migrate PostgreSQL at start too. Off, because several hosts may share it. SQLite always does.",
+    )
+    readers: int = Field(4, ge=1, le=64, description="Read-only database connections; reports wait for a free one.")
+
+    broker_url: SecretStr | None = Field(
+        None,
+        description="`mqtt://…` or `mqtts://…`; several, comma-separated, are tried in turn. Unset: the built-in broker.",
+    )
+    broker_ca_file: Path | None = Field(None, description="CA certificates for mqtts. Unset: the system's.")
+    broker_cert_file: Path | None = Field(None, description="Client certificate for mqtts, with its chain (PEM).")
+    broker_key_file: Path | None = Field(None, description="Key of the client certificate (PEM).")
+    broker_server_name: str | None = Field(None, description="Name to expect in the broker's certificate.")
+    keep_alive: int = Field(
+        10,
+        ge=1,
+        le=65535,
+        description="Seconds of MQTT keep-alive; a dead connection is found within 1.5 times this. "
+        "Short, because the broker is near.",
+    )
+    embedded_port: int = Field(
+        1883,
+        ge=1,
+        le=65534,
+        description="Port of the built-in broker for MQTT 3.1.1 devices; the next port speaks MQTT 5. Loopback only.",
+    )
+
+    command_topic: TopicTemplate = Field("devices/{imei}", description="Topic a device listens on.")
+
+    publish_timeout: float = Field(
+        5.0,
+        gt=0,
+        le=300,
+        description="Seconds a call waits for the database and the broker before it is answered without them. "
+        "Below common HTTP client time-outs of 10 s.",
+    )
+    max_body_bytes: int = Field(
+        64 * 1024,
+        ge=1024,
+        description="Largest request body in bytes; reading stops there. A command is small.",
+    )
+    body_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds a client may take to send its request body, so that slow ones cost little.",
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event logged.")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="`console` for people, `json` (one object a line) for machines."
+    )
+    language: Literal["en", "fa"] | None = Field(
+        None,
+        description="Language of the command line. Unset: Persian where LANG begins with fa, else English.",
+    )
+
+    @classmethod
+    def load(cls, **overrides: str | int | None) -> Self:
+        """Read the environment; `overrides` that are not None win. Raises SettingInvalid naming the bad setting."""
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            name = "CHAPAR_" + str(first["loc"][0]).upper() if first["loc"] else "The settings"
+            raise SettingInvalid(name, first["msg"].removeprefix("Value error, ")) from None
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_url_parses(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            for url in value.get_secret_value().split(","):
+                BrokerAddress.parse(url)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url_is_known(cls, value: SecretStr) -> SecretStr:
+        scheme = urlsplit(value.get_secret_value()).scheme.partition("+")[0]
+        if scheme not in {"sqlite", "postgresql", "postgres"}:
+            raise ValueError("write it as sqlite:///chapar.db or postgresql://user:secret@host/name")
+        return value
+
+    def brokers(self) -> tuple[BrokerAddress, ...]:
+        """The brokers to dial, in order; the built-in one where none is set."""
+        if self.broker_url is None:
+            return (BrokerAddress("127.0.0.1", self.embedded_port + 1, properties=False),)
+        return tuple(BrokerAddress.parse(url) for url in self.broker_url.get_secret_value().split(","))
+
+    def preferred_language(self) -> Literal["en", "fa"]:
+        """The language of the command line."""
+        return self.language or ("fa" if os.environ.get("LANG", "").startswith("fa") else "en")
