@@ -74,7 +74,8 @@ class Settings(BaseSettings):
 
     broker_url: SecretStr | None = Field(
         None,
-        description="`mqtt://…` or `mqtts://…`; several, comma-separated, are tried in turn. Unset: the built-in broker.",
+        description="`mqtt://…` or `mqtts://…`; several, comma-separated, are tried in turn. "
+        "Unset: the built-in broker.",
     )
     broker_ca_file: Path | None = Field(None, description="CA certificates for mqtts. Unset: the system's.")
     broker_cert_file: Path | None = Field(None, description="Client certificate for mqtts, with its chain (PEM).")
@@ -127,7 +128,7 @@ class Settings(BaseSettings):
     def load(cls, **overrides: str | int | None) -> Self:
         """Read the environment; `overrides` that are not None win. Raises SettingInvalid naming the bad setting."""
         try:
-            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+            return cls.model_validate({name: value for name, value in overrides.items() if value is not None})
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             name = "CHAPAR_" + str(first["loc"][0]).upper() if first["loc"] else "The settings"
