@@ -3,7 +3,12 @@
 ChaparError
 ├── SettingInvalid           a setting has a value that cannot work
 ├── PortTaken                a port that must be listened on is in use
-├── FieldInvalid             a field of a request breaks a rule
+├── RequestError             the request itself is at fault: nothing stored, nothing sent
+│   ├── FieldInvalid         … a field breaks a rule
+│   ├── BodyMalformed        … the body is not JSON in UTF-8
+│   ├── BodyTooLarge         … the body is larger than the limit
+│   ├── BodyTooSlow          … the body did not arrive in time
+│   └── MediaTypeUnsupported … the body is not sent as JSON
 ├── MessageNotFound          no message has this id
 ├── NotSent                  the message was not sent and never will be
 │   ├── BrokerUnreachable    … the broker could not be reached
@@ -103,20 +108,67 @@ class PortTaken(ChaparError):
 
 
 @dataclass(eq=False)
-class FieldInvalid(ChaparError):
-    """A field of a request breaks a rule; `rule` is the rule's sentence in both languages."""
+class RequestError(ChaparError):
+    """The request itself is at fault: nothing was stored, nothing was sent."""
+
+    code = "request_invalid"
+
+
+@dataclass(eq=False)
+class FieldInvalid(RequestError):
+    """A field of a request breaks a rule; the rule reads on from the field's name, in both languages."""
 
     code = "field_invalid"
-    en = "`{field}` {rule}"
-    fa = "`{field}` {rule}"
+    en = "`{field}` {rule_en}."
+    fa = "`{field}` {rule_fa}."
 
     field: str
     rule_en: str
     rule_fa: str
 
-    def sentence(self, language: Language = "en") -> str:
-        """Name the field and the rule it breaks."""
-        return f"`{self.field}` {self.rule_fa if language == 'fa' else self.rule_en}"
+
+@dataclass(eq=False)
+class BodyMalformed(RequestError):
+    """The body is not JSON in UTF-8."""
+
+    code = "body_malformed"
+    en = "The body is not a JSON object in UTF-8: {cause}"
+    fa = "بدنهٔ درخواست یک شیء JSON با کدگذاری UTF-8 نیست: {cause}"
+
+    cause: str
+
+
+@dataclass(eq=False)
+class BodyTooLarge(RequestError):
+    """The body is larger than the limit; reading stopped there."""
+
+    code = "body_too_large"
+    en = "The body is larger than {limit} bytes (CHAPAR_MAX_BODY_BYTES)."
+    fa = "بدنهٔ درخواست بزرگ‌تر از {limit} بایت است (CHAPAR_MAX_BODY_BYTES)."
+
+    limit: int
+
+
+@dataclass(eq=False)
+class BodyTooSlow(RequestError):
+    """The body did not arrive in time."""
+
+    code = "body_too_slow"
+    en = "The body did not arrive within {seconds} s (CHAPAR_BODY_TIMEOUT)."
+    fa = "بدنهٔ درخواست در {seconds} ثانیه نرسید (CHAPAR_BODY_TIMEOUT)."
+
+    seconds: float
+
+
+@dataclass(eq=False)
+class MediaTypeUnsupported(RequestError):
+    """The body is not sent as JSON."""
+
+    code = "media_type_unsupported"
+    en = "Send the body as `Content-Type: application/json` in UTF-8 and without Content-Encoding, not as {found}."
+    fa = "بدنه را با `Content-Type: application/json` و UTF-8 و بدون Content-Encoding بفرستید، نه به صورت {found}."
+
+    found: str
 
 
 @dataclass(eq=False)
