@@ -1,0 +1,129 @@
+"""The installed command `chapar serve`, run as a user runs it."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from support.ports import LOOPBACK, free_port
+from support.processes import Program, kill, of_session, wait_until_gone
+
+_LOOK_EVERY = 0.02  # seconds
+
+
+def find_command() -> Path:
+    """The command of the environment that runs the tests."""
+    command = Path(sys.executable).with_name("chapar")
+    if command.exists():
+        return command
+    on_path = shutil.which("chapar")
+    if on_path is None:
+        raise AssertionError("the command chapar is not installed")
+    return Path(on_path)
+
+
+class GatewayProcess:
+    """One gateway in `folder`, on a free port, that sees no other variables than `env`, PATH and HOME.
+
+    It can be stopped, killed and started again on the same port, with the same folder and so the same SQLite file.
+    """
+
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None, *arguments: str) -> None:
+        self.env = dict(env or {})
+        self.arguments = arguments
+        self.port = free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        self._folder = folder
+        self._program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        if self._program is None:
+            raise AssertionError("this gateway is not running")
+        return self._program
+
+    @property
+    def pid(self) -> int:
+        return self.program.pid
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has printed, its log included."""
+        return self.program.lines
+
+    def start(self, *, until: str | None = "ready", timeout: float = 20.0) -> Self:
+        """Returns once `/health/{until}` is 200: "live" (it serves) or "ready" (database and broker too)."""
+        env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._folder)}
+        env |= {"CHAPAR_PORT": str(self.port)} | self.env
+        self._program = Program([find_command(), "serve", *self.arguments], folder=self._folder, env=env)
+        if until is not None:
+            self.wait_until(until, timeout)
+        return self
+
+    def wait_until(self, state: str, timeout: float = 20.0) -> None:
+        """Until `/health/{state}` is 200; raises AssertionError with the last answer where it ends or hangs instead."""
+        deadline = time.monotonic() + timeout
+        answer = "no answer"
+        while self.program.running and time.monotonic() < deadline:
+            try:
+                health = httpx.get(f"{self.url}/health/{state}", timeout=5.0)
+            except httpx.TransportError as error:
+                answer = repr(error)
+            else:
+                if health.is_success:
+                    return
+                answer = f"{health.status_code} {health.text}"
+            time.sleep(_LOOK_EVERY)
+        what = "does not get" if self.program.running else f"ended with {self.program.wait()} before it was"
+        raise AssertionError(f"the gateway {what} {state} ({answer}):\n{self.program.output}")
+
+    def terminate(self, timeout: float = 15.0) -> int:
+        """Ctrl-C; gives the exit code."""
+        code = self.program.end(signal.SIGINT, timeout)
+        self._forget()
+        return code
+
+    def kill(self) -> None:
+        """What a crash or the out-of-memory killer does. Its child processes must notice by themselves."""
+        self.program.end(signal.SIGKILL)
+        self._forget()
+
+    def restart(self) -> None:
+        self.terminate()
+        self.start()
+
+    def close(self) -> None:
+        if self._program is not None:
+            self.terminate()
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _forget(self) -> None:
+        """The process has ended: so must have what it started, and soon."""
+        left = wait_until_gone(of_session(self.program.pid))
+        named = [f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes()!r}" for pid in left]
+        self._abandon()
+        if named:
+            raise AssertionError(f"processes outlived their gateway: {named}")
+
+    def _abandon(self) -> None:
+        kill([*of_session(self.program.pid)])
+        self.program.close()
+        self._program = None

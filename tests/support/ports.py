@@ -1,0 +1,48 @@
+"""Free TCP ports on the loopback address."""
+
+import contextlib
+import socket
+import time
+
+LOOPBACK = "127.0.0.1"
+_LOOK_EVERY = 0.01  # seconds
+
+
+def free_port() -> int:
+    """A port nobody listens on now. Brief: take it soon."""
+    return free_ports(1)
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` free ports in a row."""
+    while True:
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError, OverflowError):
+            first = _bind(held, 0)
+            for port in range(first + 1, first + count):
+                _bind(held, port)
+            return first
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody accepts connections on `port`."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_until_accepts(port: int, timeout: float = 10.0) -> None:
+    """Return once `port` accepts connections; raises TimeoutError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not accepts(port):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody accepts connections on port {port}")
+        time.sleep(_LOOK_EVERY)
+
+
+def _bind(held: contextlib.ExitStack, port: int) -> int:
+    listener = held.enter_context(socket.socket())
+    listener.bind((LOOPBACK, port))
+    bound: int = listener.getsockname()[1]
+    return bound
