@@ -38,6 +38,7 @@ def test_a_killed_broker_with_persistence_keeps_what_is_queued(*, mqtt5: bool) -
             pass
         with broker.device("other") as other:
             other.publish(f"devices/{IMEI}", "queued")
+        broker.save()
         broker.kill()
         broker.start()
         with device:
@@ -54,7 +55,7 @@ def test_tls_with_client_certificates_and_passwords(tmp_path: Path) -> None:
             device.wait_for(1)
         broker.users["ali"] = "changed"
         broker.restart()
-        with pytest.raises(AssertionError, match="[Nn]ot authori[sz]ed"):
+        with pytest.raises(AssertionError, match=r"[Nn]ot authori[sz]ed"):
             device.start()
 
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -117,6 +118,17 @@ class Mosquitto:
     def resume(self) -> None:
         self.program.send_signal(signal.SIGCONT)
 
+    def save(self) -> None:
+        """Returns once all it holds is in its file. Its PUBACK alone does not mean that, even with persistence."""
+        file = self._folder / "mosquitto.db"
+        before = _identity(file)
+        self.program.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + 5.0
+        while _identity(file) == before:
+            if time.monotonic() > deadline:
+                raise AssertionError("Mosquitto does not save")
+            time.sleep(0.01)
+
     def close(self) -> None:
         if self._program is not None:
             self._forget()
@@ -177,3 +189,12 @@ class Mosquitto:
         for name, password in self.users.items():
             subprocess.run(["mosquitto_passwd", "-b", path, name, password], check=True, capture_output=True)
         return path
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Changes whenever the file is replaced."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
