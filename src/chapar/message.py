@@ -1,10 +1,14 @@
 """A message, the states it can be in, and the rules its device id, operation and topic must keep. No I/O."""
 
+import json
 import re
+import time
 import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, Self
+
+import uuid_utils
 
 from chapar.errors import FieldInvalid
 
@@ -93,6 +97,23 @@ class Message(NamedTuple):
         if to not in MOVES[self.status]:
             raise ValueError(f"a message does not move from {self.status} to {to}")
         return self._replace(status=to)
+
+    @property
+    def payload(self) -> bytes:
+        """What the device is told: the operation's name alone, or the JSON envelope where there are parameters."""
+        if self.params is None:
+            return self.micro_op.encode()
+        return f'{{"id":"{self.id}","micro_op":{json.dumps(self.micro_op)},"params":{self.params}}}'.encode()
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): unique everywhere, and in the order of time, so that one index serves both."""
+    return str(uuid_utils.uuid7())
+
+
+def now() -> int:
+    """Milliseconds since the Unix epoch, UTC."""
+    return time.time_ns() // 1_000_000
 
 
 def check_device_id(text: str, field: str = "imei") -> str:

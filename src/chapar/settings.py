@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from chapar.errors import SettingInvalid
+from chapar.errors import Language, SettingInvalid
 from chapar.message import check_topic_template
 
 _MQTT_PORT = 1883  # IANA
@@ -119,10 +119,6 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         "console", description="`console` for people, `json` (one object a line) for machines."
     )
-    language: Literal["en", "fa"] | None = Field(
-        None,
-        description="Language of the command line. Unset: Persian where LANG begins with fa, else English.",
-    )
 
     @classmethod
     def load(cls, **overrides: str | int | None) -> Self:
@@ -156,6 +152,14 @@ class Settings(BaseSettings):
             return (BrokerAddress("127.0.0.1", self.embedded_port + 1, properties=False),)
         return tuple(BrokerAddress.parse(url) for url in self.broker_url.get_secret_value().split(","))
 
-    def preferred_language(self) -> Literal["en", "fa"]:
-        """The language of the command line."""
-        return self.language or ("fa" if os.environ.get("LANG", "").startswith("fa") else "en")
+    @property
+    def database(self) -> str:
+        """The database's URL without its secret, to show."""
+        parts = urlsplit(self.database_url.get_secret_value())
+        host = parts.netloc.rpartition("@")[2]
+        return f"{parts.scheme}://{host}{parts.path}"
+
+
+def preferred_language() -> Language:
+    """The language of the command line: `CHAPAR_LANGUAGE` (en, fa), else Persian where LANG begins with fa."""
+    return "fa" if os.environ.get("CHAPAR_LANGUAGE", os.environ.get("LANG", "")).startswith("fa") else "en"

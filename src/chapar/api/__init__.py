@@ -1,0 +1,1 @@
+"""The HTTP side: routes, their schemas, and how errors become answers. Sees only the gateway."""

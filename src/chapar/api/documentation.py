@@ -1,0 +1,54 @@
+"""`/docs` and `/openapi.json`: the API explains itself, without a route to the internet."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+from chapar.api.problems import Problem
+
+_STATIC: Final = Path(__file__).parent / "static"
+_ASSETS: Final = "/docs/assets"
+
+DESCRIPTION: Final = """
+The command gateway for MQTT devices: one call sends an operation to a device, and you learn the truth about it.
+
+| answer to `POST /messaging/send` | what it promises |
+| --- | --- |
+| **201** | Committed to the database **and** acknowledged by the broker. It is never sent again. |
+| **202** | Committed, and its delivery goes on. `Location` says where to look. |
+| **406** | It was **not sent and never will be**. `code` and `reason` say why. |
+| 400 408 413 415 422 | Nothing stored, nothing sent. |
+| **503** | The database cannot say whether it committed. |
+
+Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `Accept-Language: fa`.
+"""
+
+
+def install(app: FastAPI) -> None:
+    """Serve Swagger UI from our own files, and complete the OpenAPI document."""
+    app.mount(_ASSETS, StaticFiles(directory=_STATIC), name="documentation-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=f"{app.title} - API",
+            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
+            # Without this Swagger UI asks a validator on the internet about every document.
+            swagger_ui_parameters={"validatorUrl": None},
+        )
+
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generated()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign] - FastAPI's own way of extending the document

@@ -1,0 +1,238 @@
+"""Errors become RFC 9457 problem documents here, and only here do they get their HTTP status."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails, to_json
+from starlette.exceptions import HTTPException
+
+from chapar.errors import (
+    BodyMalformed,
+    BodyTooLarge,
+    BodyTooSlow,
+    ChaparError,
+    FieldInvalid,
+    Language,
+    MediaTypeUnsupported,
+    MessageNotFound,
+    NotSaved,
+    NotSent,
+    OutcomeUnknown,
+    RequestError,
+    StoreError,
+    persian_digits,
+)
+
+STATUSES: Final[Mapping[type[ChaparError], int]] = {
+    FieldInvalid: 422,
+    BodyMalformed: 400,
+    BodyTooLarge: 413,
+    BodyTooSlow: 408,
+    MediaTypeUnsupported: 415,
+    RequestError: 400,
+    MessageNotFound: 404,
+    NotSent: 406,
+    NotSaved: 406,
+    OutcomeUnknown: 503,
+    StoreError: 503,
+    ChaparError: 500,
+}
+"""The HTTP status of each error; an error not named has that of its nearest ancestor."""
+
+NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
+
+
+class Problem(BaseModel):
+    """What went wrong, as `application/problem+json` (RFC 9457)."""
+
+    type: str = Field(examples=["urn:chapar:problem:broker_unreachable"], description="The code as a URI.")
+    title: str = Field(examples=["Not Acceptable"], description="The HTTP status in words.")
+    status: int = Field(examples=[406], description="The HTTP status.")
+    detail: str = Field(examples=[NOT_SENT_DETAIL], description="`Something went wrong` on 406, else the reason.")
+    code: str = Field(examples=["broker_unreachable"], description="Stable; for programs to compare.")
+    reason: str = Field(
+        examples=["The broker cannot be reached, so the message was not sent and never will be."],
+        description="For a person: what happened and what to do. Persian with `Accept-Language: fa`.",
+    )
+    id: str | None = Field(default=None, description="The message's id, where it was recorded.")
+    errors: list[dict[str, str]] | None = Field(
+        default=None, description="Where fields break rules: each `field` with its `rule`."
+    )
+
+
+class Invalid(RequestError):
+    """Several fields break rules at once."""
+
+    code = "field_invalid"
+
+    def __init__(self, violations: Sequence[FieldInvalid]) -> None:
+        super().__init__()
+        self.violations = tuple(violations)
+
+    def sentence(self, language: Language = "en") -> str:
+        """All of them, one after the other."""
+        return " ".join(violation.sentence(language) for violation in self.violations)
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, object]]:
+    """The `responses=` of a route that may answer with problems of these statuses."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application with a problem document."""
+    app.add_exception_handler(ChaparError, _on_chapar_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def problem_response(request: Request, error: ChaparError) -> Response:
+    """The answer to a request that ended in `error`."""
+    status = status_of(error)
+    language = preferred_language(request.headers.get("accept-language", ""))
+    reason = error.sentence(language)
+    body: dict[str, object] = {
+        "type": f"urn:chapar:problem:{error.code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": NOT_SENT_DETAIL if status == HTTPStatus.NOT_ACCEPTABLE else reason,
+        "code": error.code,
+        "reason": reason,
+    }
+    if isinstance(error, NotSent):
+        body["id"] = error.id
+    violations = error.violations if isinstance(error, Invalid) else (error,)
+    errors = [
+        {"field": violation.field, "rule": violation.rule_fa if language == "fa" else violation.rule_en}
+        for violation in violations
+        if isinstance(violation, FieldInvalid)
+    ]
+    if errors:
+        body["errors"] = errors
+    return _response(status, body, language)
+
+
+def status_of(error: ChaparError) -> int:
+    """The HTTP status of an error: its own, or that of its nearest ancestor."""
+    if isinstance(error, Invalid):
+        return STATUSES[FieldInvalid]
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def preferred_language(accept_language: str) -> Language:
+    """Persian where `Accept-Language` ranks it above English (RFC 9110 §12.5.4), else English."""
+    ranks = {"fa": 0.0, "en": 0.0}
+    for item in accept_language.lower().split(","):
+        tag, _, weight = item.strip().partition(";q=")
+        language = tag.split("-")[0]
+        if language in ranks:
+            try:
+                ranks[language] = max(ranks[language], float(weight or 1))
+            except ValueError:
+                continue
+    return "fa" if ranks["fa"] > ranks["en"] else "en"
+
+
+def invalid(error: ValidationError) -> RequestError:
+    """What pydantic found wrong with a body, as an error of ours."""
+    details = error.errors(include_url=False, include_input=False)
+    if details[0]["type"] == "json_invalid":
+        return BodyMalformed(str(details[0].get("ctx", {}).get("error", "")))
+    return Invalid([_violation(detail, detail["loc"]) for detail in details])
+
+
+_RULES: Final[Mapping[str, tuple[str, str]]] = {
+    "missing": ("is missing", "نیامده است"),
+    "extra_forbidden": ("is not a field of this request", "از فیلدهای این درخواست نیست"),
+    "string_type": ("must be a string", "باید رشته باشد"),
+    "string_too_long": ("must be at most {max_length} characters", "باید حداکثر {max_length} نویسه باشد"),
+    "string_too_short": ("must be at least {min_length} characters", "باید حداقل {min_length} نویسه باشد"),
+    "int_type": ("must be a whole number", "باید عدد صحیح باشد"),
+    "int_parsing": ("must be a whole number", "باید عدد صحیح باشد"),
+    "int_from_float": ("must be a whole number", "باید عدد صحیح باشد"),
+    "float_type": ("must be a number", "باید عدد باشد"),
+    "float_parsing": ("must be a number", "باید عدد باشد"),
+    "finite_number": ("must be a finite number", "باید عددی متناهی باشد"),
+    "bool_type": ("must be true or false", "باید true یا false باشد"),
+    "dict_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
+    "model_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
+    "model_attributes_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
+    "literal_error": ("must be one of {expected}", "باید یکی از {expected} باشد"),
+    "enum": ("must be one of {expected}", "باید یکی از {expected} باشد"),
+    "greater_than": ("must be greater than {gt}", "باید بزرگ‌تر از {gt} باشد"),
+    "greater_than_equal": ("must be at least {ge}", "باید حداقل {ge} باشد"),
+    "less_than": ("must be less than {lt}", "باید کوچک‌تر از {lt} باشد"),
+    "less_than_equal": ("must be at most {le}", "باید حداکثر {le} باشد"),
+    "datetime_from_date_parsing": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
+    "datetime_parsing": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
+    "timezone_aware": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
+}
+"""pydantic's error types as rules, in both languages."""
+
+
+def _violation(detail: ErrorDetails, location: Sequence[int | str]) -> FieldInvalid:
+    field = ".".join(str(part) for part in location) or "body"
+    if detail["type"] not in _RULES:
+        return FieldInvalid(field, f"is not valid: {detail['msg']}", f"پذیرفتنی نیست: {detail['msg']}")
+    english, persian = _RULES[detail["type"]]
+    context = detail.get("ctx", {})
+    return FieldInvalid(
+        field,
+        english.format_map(context),
+        persian.format_map({name: _persian_number(value) for name, value in context.items()}),
+    )
+
+
+def _persian_number(value: object) -> object:
+    return persian_digits(value) if isinstance(value, int | float) else value
+
+
+async def _on_chapar_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ChaparError)  # noqa: S101 - Starlette's type of a handler is wider than its use
+    return problem_response(request, error)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - see above
+    # The first part of a location says where the field stands: query, path, header.
+    return problem_response(request, Invalid([_violation(detail, detail["loc"][1:]) for detail in error.errors()]))
+
+
+async def _on_http_exception(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - see above
+    phrase = HTTPStatus(error.status_code).phrase
+    body = {
+        "type": "about:blank",
+        "title": phrase,
+        "status": error.status_code,
+        "detail": error.detail,
+        "code": phrase.lower().replace(" ", "_"),
+        "reason": error.detail,
+    }
+    return _response(error.status_code, body, "en", error.headers)
+
+
+async def _on_unexpected(request: Request, _error: Exception) -> Response:
+    return problem_response(request, ChaparError())
+
+
+def _response(
+    status: int, body: Mapping[str, object], language: Language, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(
+        to_json(body),
+        status,
+        {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})},
+        "application/problem+json",
+    )

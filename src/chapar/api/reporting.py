@@ -1,0 +1,98 @@
+"""`/reporting`: everything that was sent, as a stream, and counts of it."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Sequence
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+from pydantic_core import to_json
+
+from chapar.api.problems import answers
+from chapar.api.schemas import MessageView, Reported, Summarised, SummaryView, message_view, summary_view
+from chapar.gateway import Gateway
+from chapar.message import Message
+
+_COLUMNS = tuple(MessageView.model_fields)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # OWASP, CSV injection
+_MEDIA_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+
+
+def reporting_router(gateway: Gateway) -> APIRouter:
+    """The routes of `/reporting`."""
+    router = APIRouter(prefix="/reporting", tags=["reporting"])
+
+    @router.get(
+        "/all",
+        summary="Every message, oldest first, as a stream",
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "description": "However many there are: they are streamed, and memory stays constant.",
+                "content": {
+                    "application/json": {
+                        "schema": {"type": "array", "items": {"$ref": "#/components/schemas/MessageView"}}
+                    },
+                    "application/x-ndjson": {"schema": {"type": "string"}},
+                    "text/csv": {"schema": {"type": "string"}},
+                },
+            },
+            **answers(422, 503),
+        },
+    )
+    async def all_messages(query: Reported) -> StreamingResponse:
+        """The seed's report. In CSV, cells that a spreadsheet would run as a formula begin with `'`."""
+        pages = gateway.report(query.filters())
+        # The first page is read before the answer begins, so that a database that is down is a 503.
+        first = await anext(pages, [])
+        write = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[query.format]
+        return StreamingResponse(write(_chain(first, pages)), media_type=_MEDIA_TYPES[query.format])
+
+    @router.get("/summary", summary="Counts by status, device, operation and time", responses=answers(422, 503))
+    async def summary(query: Summarised) -> SummaryView:
+        """How many messages there are, and of what kind."""
+        return SummaryView.model_validate(summary_view(await gateway.summary(query.filters(), query.bucket)))
+
+    return router
+
+
+async def _chain(first: list[Message], rest: AsyncIterator[list[Message]]) -> AsyncIterator[list[Message]]:
+    yield first
+    async for page in rest:
+        yield page
+
+
+async def _as_json(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    opening = b"["
+    async for page in pages:
+        if page:
+            yield opening + b",\n".join(to_json(message_view(message)) for message in page)
+            opening = b",\n"
+    yield b"]\n" if opening != b"[" else b"[]\n"
+
+
+async def _as_ndjson(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    async for page in pages:
+        yield b"".join(to_json(message_view(message)) + b"\n" for message in page)
+
+
+async def _as_csv(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    yield _csv_lines([_COLUMNS])
+    async for page in pages:
+        yield _csv_lines([_csv_cells(message) for message in page])
+
+
+def _csv_lines(rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _csv_cells(message: Message) -> list[object]:
+    view = {**message_view(message), "params": message.params}
+    return [_harmless(view[column]) for column in _COLUMNS]
+
+
+def _harmless(cell: object) -> object:
+    """Text that a spreadsheet would run as a formula begins with an apostrophe instead."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell

@@ -1,0 +1,232 @@
+"""What goes in and comes out as JSON, and how it is documented."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal, Self
+
+from fastapi import Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from chapar.errors import FieldInvalid
+from chapar.gateway import Filters, Summary
+from chapar.message import Message, Status, check_device_id, check_operation
+
+MAX_TIMEOUT: Final = 300  # seconds; longer waits belong to `GET /messaging/messages/{id}`
+MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
+MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's parser
+
+_EXAMPLE_ID = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
+
+
+class SendRequest(BaseModel):
+    """One operation for one device."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"imei": "861234567890123", "micro_op": "push_down"}]},
+    )
+
+    imei: str = Field(
+        description="The device: 1 to 64 of `A-Z a-z 0-9 . _ -`. Persian and Arabic digits are read as ASCII.",
+        examples=["861234567890123"],
+    )
+    micro_op: str = Field(description="The operation; its bytes are what the device is told.", examples=["push_down"])
+    params: dict[str, JsonValue] | None = Field(
+        default=None, description="Parameters; with them the device is told `{id, micro_op, params}` as JSON."
+    )
+    qos: Literal[0, 1, 2] = Field(
+        default=1, description="MQTT QoS. 0 is never acknowledged, so its message ends `unconfirmed` and answers 202."
+    )
+    retain: bool = Field(default=False, description="Whether the broker keeps it for later subscribers.")
+    at_most_once: bool = Field(
+        default=False, description="Never send again when the outcome of an attempt is unknown; ends `unconfirmed`."
+    )
+    timeout: float | None = Field(
+        default=None, gt=0, le=MAX_TIMEOUT, description="Seconds to wait for the broker before the answer is 202."
+    )
+
+    def checked(self) -> Self:
+        """The same request, its device id with ASCII digits; raises FieldInvalid naming the first broken rule."""
+        check_operation(self.micro_op)
+        if self.params is not None and _depth(self.params) > MAX_PARAMS_DEPTH:
+            raise FieldInvalid("params", "must be at most 32 levels deep", "باید حداکثر ۳۲ لایه باشد")
+        return self.model_copy(update={"imei": check_device_id(self.imei)})
+
+    def params_as_text(self) -> str | None:
+        """The parameters as compact JSON; raises FieldInvalid where JSON has no way to write them."""
+        if self.params is None:
+            return None
+        try:
+            return json.dumps(self.params, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            raise FieldInvalid("params", "must not hold NaN or Infinity", "نباید NaN یا Infinity داشته باشد") from None
+
+
+def _depth(value: JsonValue) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
+
+
+class SentAnswer(BaseModel):
+    """201: committed, and the broker acknowledged it."""
+
+    detail: str = Field(examples=["Send `push_down` to topic `devices/861234567890123`"])
+    id: str = Field(examples=[_EXAMPLE_ID])
+    status: Status = Field(examples=[Status.PUBLISHED])
+    topic: str = Field(examples=["devices/861234567890123"])
+    subscribers: bool | None = Field(
+        description="`false`: nobody was listening (PUBACK 0x10). `true`: somebody was. `null`: the broker does not say.",
+        examples=[True],
+    )
+
+
+class AcceptedAnswer(BaseModel):
+    """202: committed; `Location` says where to look for the end of it."""
+
+    detail: str = Field(examples=["Accepted `push_down` for topic `devices/861234567890123`"])
+    id: str = Field(examples=[_EXAMPLE_ID])
+    status: Status = Field(examples=[Status.PUBLISHING])
+    topic: str = Field(examples=["devices/861234567890123"])
+
+
+class MessageView(BaseModel):
+    """A message, wherever it is shown. Times are RFC 3339, UTC, with milliseconds."""
+
+    id: str = Field(examples=[_EXAMPLE_ID])
+    imei: str = Field(examples=["861234567890123"])
+    micro_op: str = Field(examples=["push_down"])
+    params: dict[str, JsonValue] | None
+    topic: str = Field(examples=["devices/861234567890123"])
+    qos: int = Field(examples=[1])
+    retain: bool
+    at_most_once: bool
+    status: Status = Field(examples=[Status.PUBLISHED])
+    reason: str | None = Field(description="Why it ended as it did; a stable code.", examples=[None])
+    reason_code: int | None = Field(description="The broker's MQTT 5 reason code.", examples=[0])
+    attempts: int = Field(examples=[1])
+    possible_duplicate: bool
+    subscribers: bool | None
+    created_at: str = Field(examples=["2026-11-24T06:30:00.000Z"])
+    published_at: str | None = Field(examples=["2026-11-24T06:30:00.004Z"])
+    finished_at: str | None = Field(examples=["2026-11-24T06:30:00.004Z"])
+
+
+class MessagePage(BaseModel):
+    """One page of messages, newest first."""
+
+    messages: list[MessageView]
+    next: str | None = Field(description="`cursor` of the next page; null on the last one.", examples=[_EXAMPLE_ID])
+
+
+class TimeBucket(BaseModel):
+    """The messages accepted in one span of time."""
+
+    start: str = Field(examples=["2026-11-24T06:00:00.000Z"])
+    counts: dict[str, int] = Field(examples=[{"published": 118, "rejected": 2}])
+
+
+class SummaryView(BaseModel):
+    """Counts of messages."""
+
+    total: int = Field(examples=[120])
+    by_status: dict[str, int] = Field(examples=[{"published": 118, "rejected": 2}])
+    by_imei: dict[str, int] = Field(description="The devices with most messages.", examples=[{"861234567890123": 120}])
+    by_micro_op: dict[str, int] = Field(description="The operations used most.", examples=[{"push_down": 120}])
+    buckets: list[TimeBucket]
+
+
+class FilterQuery(BaseModel):
+    """Which messages; what is absent does not narrow."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    imei: str | None = Field(None, description="This device only.")
+    micro_op: str | None = Field(None, description="This operation only.")
+    status: list[Status] = Field([], description="These states only; may be repeated.")
+    since: AwareDatetime | None = Field(None, description="Accepted at this time or later (RFC 3339).")
+    until: AwareDatetime | None = Field(None, description="Accepted before this time (RFC 3339).")
+
+    def filters(self) -> Filters:
+        """As the gateway takes them; raises FieldInvalid."""
+        return Filters(
+            imei=None if self.imei is None else check_device_id(self.imei),
+            micro_op=None if self.micro_op is None else check_operation(self.micro_op),
+            status=tuple(self.status),
+            since=_milliseconds(self.since),
+            until=_milliseconds(self.until),
+        )
+
+
+class PageQuery(FilterQuery):
+    """Which messages, and which page of them."""
+
+    cursor: str | None = Field(None, max_length=64, description="`next` of the page before.")
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Messages on a page.")
+
+
+class ReportQuery(FilterQuery):
+    """Which messages, and how they are written."""
+
+    format: Literal["json", "ndjson", "csv"] = Field("json", description="One JSON array, one object a line, or CSV.")
+
+
+class SummaryQuery(FilterQuery):
+    """Which messages, and how wide a time bucket is."""
+
+    bucket: Literal["minute", "hour", "day"] = Field("hour", description="Width of a time bucket, UTC.")
+
+
+Filtered = Annotated[FilterQuery, Query()]
+Paged = Annotated[PageQuery, Query()]
+Reported = Annotated[ReportQuery, Query()]
+Summarised = Annotated[SummaryQuery, Query()]
+
+
+def message_view(message: Message) -> dict[str, object]:
+    """A message as `MessageView` documents it; the claim is nobody's business but ours."""
+    return {
+        "id": message.id,
+        "imei": message.imei,
+        "micro_op": message.micro_op,
+        "params": None if message.params is None else json.loads(message.params),
+        "topic": message.topic,
+        "qos": message.qos,
+        "retain": message.retain,
+        "at_most_once": message.at_most_once,
+        "status": message.status.value,
+        "reason": message.reason,
+        "reason_code": message.reason_code,
+        "attempts": message.attempts,
+        "possible_duplicate": message.possible_duplicate,
+        "subscribers": message.subscribers,
+        "created_at": rfc3339(message.created_at),
+        "published_at": rfc3339(message.published_at),
+        "finished_at": rfc3339(message.finished_at),
+    }
+
+
+def summary_view(summary: Summary) -> Mapping[str, object]:
+    """A summary as `SummaryView` documents it."""
+    return {
+        "total": summary.total,
+        "by_status": summary.by_status,
+        "by_imei": summary.by_imei,
+        "by_micro_op": summary.by_micro_op,
+        "buckets": [{"start": rfc3339(start), "counts": counts} for start, counts in summary.buckets.items()],
+    }
+
+
+def rfc3339(milliseconds: int | None) -> str | None:
+    """`2026-11-24T06:30:00.004Z`: UTC with milliseconds (RFC 3339)."""
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _milliseconds(time: datetime | None) -> int | None:
+    return None if time is None else round(time.timestamp() * 1000)

@@ -1,0 +1,179 @@
+"""The composition root: settings become a store, a link, a dispatcher, a gateway and its API, wired here once."""
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from chapar import __version__
+from chapar.api import documentation, problems
+from chapar.api.health import health_router
+from chapar.api.messaging import messaging_router
+from chapar.api.reporting import reporting_router
+from chapar.dispatcher import Dispatcher
+from chapar.errors import PortTaken, SettingInvalid
+from chapar.gateway import Gateway
+from chapar.link.embedded import EmbeddedBroker
+from chapar.link.link import Link
+from chapar.settings import Settings
+from chapar.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+_GRACE = 1  # seconds for requests and deliveries under way at shutdown; what remains is settled at the next start
+
+
+def api(gateway: Gateway, settings: Settings) -> FastAPI:
+    """The HTTP application over a gateway."""
+    app = FastAPI(
+        title="Chapar",
+        version=__version__,
+        description=documentation.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
+    app.include_router(messaging_router(gateway, settings))
+    app.include_router(reporting_router(gateway))
+    app.include_router(health_router(gateway))
+    problems.install(app)
+    documentation.install(app)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def lifespan(settings: Settings) -> AsyncIterator[Gateway]:
+    """A running gateway: the seed's start-up event, and its counterpart.
+
+    Raises PortTaken, DatabaseInUse, DatabaseUnsafe, SchemaOutdated, StoreUnavailable before anything serves.
+    """
+    claim = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
+    link = Link(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.broker_url is None:
+            await stack.enter_async_context(EmbeddedBroker(settings.embedded_port))
+        store = await stack.enter_async_context(Store.open(settings))
+        dispatcher = Dispatcher(store, link, claim)
+        async with asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(link.run(), name="link"),
+                tasks.create_task(dispatcher.run(), name="dispatcher"),
+            ]
+            try:
+                yield Gateway(settings, store, link, dispatcher.deliver, claim)
+                await _at_most(_GRACE, dispatcher.drained())
+            finally:
+                for loop in loops:
+                    loop.cancel()
+        # The link is closed now: what was still under way has its outcome, and only has to be committed.
+        await _at_most(_GRACE, dispatcher.drained())
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve the API until SIGINT or SIGTERM; `announce` gets the API's address once it answers.
+
+    Raises what `lifespan` raises, and SettingInvalid for an address that nothing protects.
+    """
+    _check_access(settings)
+    listener = _listen(settings.host, settings.port)
+    async with lifespan(settings) as gateway:
+        server = _Server(
+            uvicorn.Config(
+                api(gateway, settings),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE,
+            )
+        )
+        server.when_started = lambda: announce(_address(listener))
+        await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which stops on a signal without raising it again: the rest of the gateway has yet to close."""
+
+    when_started: Callable[[], None]
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.when_started()
+
+
+def _check_access(settings: Settings) -> None:
+    """With no access control the API belongs on this machine only."""
+    if settings.host != "localhost" and not _is_loopback(settings.host):
+        raise SettingInvalid(
+            "CHAPAR_HOST",
+            f"{settings.host} can be reached from other machines, and anybody there could move a valve, because no "
+            "access control is set up. Use 127.0.0.1, behind a proxy that checks who calls.",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the API's port before anything else is started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(host, port, "CHAPAR_PORT (--port)") from None
+        raise SettingInvalid("CHAPAR_HOST", f"{host}: {error.strerror or error}.") from None
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _at_most(seconds: float, waiting: Coroutine[None, None, None]) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(waiting, seconds)
+
+
+def configure_logging(settings: Settings) -> None:
+    """Structured events to standard error: for people, or one JSON object a line."""
+    level = getattr(logging, settings.log_level.upper())
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
