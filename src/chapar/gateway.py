@@ -1,7 +1,7 @@
 """The use cases: send a message, find it, list, report, and say whether the gateway is ready."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Literal, NamedTuple, Protocol
 
 from chapar.errors import BrokerRefused, BrokerUnreachable, MessageNotFound, NotSent, OutcomeUnknown, StoreUnavailable
@@ -16,7 +16,8 @@ from chapar.store.store import Store
 class Deliver(Protocol):
     """Publishes a claimed message; the task's result is the message afterwards, committed."""
 
-    def __call__(self, message: Message, *, may_queue: bool) -> asyncio.Task[Message]: ...
+    def __call__(self, message: Message, *, may_queue: bool) -> asyncio.Task[Message]:
+        """Begin it; `may_queue` says whether it waits for a broker or is rejected without one."""
 
 
 class Readiness(NamedTuple):
@@ -45,16 +46,16 @@ class Gateway:
         qos: Literal[0, 1, 2] = 1,
         retain: bool = False,
         at_most_once: bool = False,
-        timeout: float | None = None,
+        patience: float | None = None,
     ) -> Message:
         """Save a message, publish it, and return it as it stands when the broker has answered.
 
-        Still `publishing` or `queued` where the broker did not answer within `timeout` seconds (default: the setting
+        Still `publishing` or `queued` where the broker did not answer within `patience` seconds (default: the setting
         `publish_timeout`): the delivery goes on, and `find` tells its end.
 
         Raises FieldInvalid, BrokerUnreachable, BrokerRefused, NotSaved, OutcomeUnknown.
         """
-        deadline = asyncio.get_running_loop().time() + (timeout or self._settings.publish_timeout)
+        deadline = asyncio.get_running_loop().time() + (patience or self._settings.publish_timeout)
         imei = check_device_id(imei)
         message = Message(
             id=new_id(),
@@ -126,11 +127,8 @@ class Gateway:
             database = str(error)
         else:
             database = None
-        if self._link.up:
-            broker = None
-        else:
-            broker = str(self._link.last_error or "The broker has not answered yet.")
-        return Readiness(database, broker)
+        broker = self._link.last_error or "The broker has not answered yet."
+        return Readiness(database, None if self._link.up else str(broker))
 
 
 def _never_sent(message: Message, reason: str) -> Message:

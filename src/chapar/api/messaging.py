@@ -1,7 +1,7 @@
 """`/messaging`: send a message, find it again, list messages."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
@@ -55,7 +55,7 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
             qos=asked.qos,
             retain=asked.retain,
             at_most_once=asked.at_most_once,
-            timeout=asked.timeout,
+            patience=asked.timeout,
         )
         return _sent(message) if message.status is Status.PUBLISHED else _accepted(message)
 

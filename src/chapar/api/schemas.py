@@ -80,7 +80,7 @@ class SentAnswer(BaseModel):
     status: Status = Field(examples=[Status.PUBLISHED])
     topic: str = Field(examples=["devices/861234567890123"])
     subscribers: bool | None = Field(
-        description="`false`: nobody was listening (PUBACK 0x10). `true`: somebody was. `null`: the broker does not say.",
+        description="`false`: nobody listened (PUBACK 0x10). `true`: somebody did. `null`: the broker does not say.",
         examples=[True],
     )
 
