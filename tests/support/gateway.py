@@ -13,7 +13,7 @@ from typing import Self
 import httpx
 
 from support.ports import LOOPBACK, free_port
-from support.processes import Program, kill, of_session, wait_until_gone
+from support.processes import Program, describe, kill, of_session, wait_until_gone
 
 _LOOK_EVERY = 0.02  # seconds
 
@@ -118,12 +118,12 @@ class GatewayProcess:
     def _forget(self) -> None:
         """The process has ended: so must have what it started, and soon."""
         left = wait_until_gone(of_session(self.program.pid))
-        named = [f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes()!r}" for pid in left]
+        outlived = [describe(pid) for pid in left]
         self._abandon()
-        if named:
-            raise AssertionError(f"processes outlived their gateway: {named}")
+        if outlived:
+            raise AssertionError(f"processes outlived their gateway: {outlived}")
 
     def _abandon(self) -> None:
-        kill([*of_session(self.program.pid)])
+        kill(of_session(self.program.pid))
         self.program.close()
         self._program = None

@@ -154,6 +154,15 @@ def runs(pid: int) -> bool:
         return False
 
 
+def describe(pid: int) -> str:
+    """The process id and its command line, as far as it still has one."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        words = []
+    return f"{pid} {b' '.join(words).decode(errors='replace')}"
+
+
 def kill(pids: Iterable[int]) -> None:
     """End processes at once; those already gone are fine."""
     for pid in pids:

@@ -1,0 +1,55 @@
+"""The installed command, with each broker and each database."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.builtin import GatewayBroker
+from support.gateway import GatewayProcess
+from support.mosquitto import Mosquitto
+
+
+@pytest.fixture(params=["mosquitto", "builtin"])
+def broker(request: pytest.FixtureRequest) -> Mosquitto | GatewayBroker:
+    """The test runs once with each broker. The built-in one runs only while a gateway does."""
+    if request.param == "builtin":
+        return GatewayBroker()
+    mosquitto: Mosquitto = request.getfixturevalue("mosquitto")
+    return mosquitto
+
+
+@pytest.fixture
+def database_env(database_url: str) -> dict[str, str]:
+    """The gateway's variables for a new, empty database; it runs once with each kind."""
+    return {"CHAPAR_DATABASE_URL": database_url, "CHAPAR_AUTO_MIGRATE": "true"}
+
+
+@pytest.fixture
+def start_gateway(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
+    """Start a gateway with these variables; the test's end stops it and checks that nothing is left of it."""
+    with ExitStack() as running:
+
+        def start(env: Mapping[str, str] | None = None, *arguments: str, until: str | None = "ready") -> GatewayProcess:
+            gateway = GatewayProcess(tmp_path, env, *arguments)
+            running.callback(gateway.close)
+            return gateway.start(until=until)
+
+        yield start
+
+
+@pytest.fixture
+def gateway(
+    start_gateway: Callable[..., GatewayProcess], broker: Mosquitto | GatewayBroker, database_env: dict[str, str]
+) -> GatewayProcess:
+    """A ready gateway, once with each broker and each database."""
+    return start_gateway(broker.settings_env | database_env)
+
+
+@pytest.fixture
+def api(gateway: GatewayProcess) -> Iterator[httpx.Client]:
+    """An HTTP client of that gateway."""
+    with httpx.Client(base_url=gateway.url, timeout=30.0) as client:
+        yield client
