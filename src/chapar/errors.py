@@ -12,8 +12,7 @@ ChaparError
 ├── MessageNotFound          no message has this id
 ├── NotSent                  the message was not sent and never will be
 │   ├── BrokerUnreachable    … the broker could not be reached
-│   ├── BrokerRefused        … the broker said no, with an MQTT 5 reason code
-│   └── PublicationInvalid   … the broker's announced limits forbid it, so it was not tried
+│   └── BrokerRefused        … the broker said no, with an MQTT 5 reason code
 ├── StoreError
 │   ├── NotSaved             nothing was committed
 │   ├── OutcomeUnknown       the database cannot say whether it committed
@@ -24,6 +23,9 @@ ChaparError
 └── LinkError
     ├── LinkDown             there is no session, and nothing was sent
     ├── LinkLost             the session ended between PUBLISH and its acknowledgement
+    ├── PublicationInvalid   the broker's announced limits forbid it, so it was not tried
+    ├── SubscriptionRefused  the broker refused a SUBSCRIBE
+    ├── EmbeddedBrokerFailed the built-in broker does not start
     └── BrokerError          why no session could be had (each a sentence for the log)
         ├── HostNotFound
         ├── ConnectionFailed
@@ -190,6 +192,8 @@ class NotSent(ChaparError):
     en = "The message was not sent and never will be."
     fa = "پیام فرستاده نشد و فرستاده نخواهد شد."
 
+    id: str
+
 
 @dataclass(eq=False)
 class BrokerUnreachable(NotSent):
@@ -220,19 +224,6 @@ class BrokerRefused(NotSent):
     def facts(self) -> Mapping[str, object]:
         """Add the reason code as the specification writes it."""
         return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
-
-
-@dataclass(eq=False)
-class PublicationInvalid(NotSent):
-    """The broker's announced limits forbid this publication, so it was not tried (MQTT 5.0 §3.2.2.3)."""
-
-    code = "publication_invalid"
-    en = "The broker does not take this message: its {limit} is {allowed}, and the message has {actual}."
-    fa = "کارگزار (broker) این پیام را نمی‌گیرد: {limit} آن {allowed} است و پیام {actual} دارد."
-
-    limit: str
-    allowed: int
-    actual: int
 
 
 @dataclass(eq=False)
@@ -342,11 +333,65 @@ class LinkDown(LinkError):
 
 @dataclass(eq=False)
 class LinkLost(LinkError):
-    """The session ended after the PUBLISH left and before its acknowledgement came: the outcome is unknown."""
+    """The session ended after the PUBLISH left and before its acknowledgement came: the outcome is unknown.
+
+    `cause` says why the session ended; None where the gateway closed it.
+    """
 
     code = "link_lost"
-    en = "The session with the broker ended before it acknowledged the message."
-    fa = "نشست با کارگزار (broker) پیش از تأیید پیام پایان یافت."
+    en = "The session with the broker ended before it acknowledged the message: {cause}"
+    fa = "نشست با کارگزار (broker) پیش از تأیید پیام پایان یافت: {cause}"
+
+    cause: "BrokerError | None" = None
+
+    def sentence(self, language: Language = "en") -> str:
+        """Say it with the cause's own sentence."""
+        if self.cause is not None:
+            cause = self.cause.sentence(language)
+        else:
+            cause = "دروازه آن را بست." if language == "fa" else "the gateway closed it."
+        return (self.fa if language == "fa" else self.en).format(cause=cause)
+
+
+@dataclass(eq=False)
+class PublicationInvalid(LinkError):
+    """The broker's announced limits forbid this publication, so it was not tried (MQTT 5.0 §3.2.2.3)."""
+
+    code = "publication_invalid"
+    en = "The broker does not take this message: its {limit} is {allowed}, and the message has {actual}."
+    fa = "کارگزار (broker) این پیام را نمی‌گیرد: {limit} آن {allowed} است و پیام {actual} دارد."
+
+    limit: str
+    allowed: int
+    actual: int
+
+
+@dataclass(eq=False)
+class SubscriptionRefused(LinkError):
+    """SUBACK with a reason code of 0x80 or above (MQTT 5.0 §3.9.3)."""
+
+    code = "subscription_refused"
+    en = "The broker refused the subscription to {topic_filter}: {reason_name} (0x{reason_hex})."
+    fa = "کارگزار (broker) اشتراک {topic_filter} را نپذیرفت: {reason_name} (0x{reason_hex})."
+
+    topic_filter: str
+    reason_name: str
+    reason_code: int
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the reason code as the specification writes it."""
+        return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
+
+
+@dataclass(eq=False)
+class EmbeddedBrokerFailed(LinkError):
+    """The built-in broker does not start."""
+
+    code = "embedded_broker_failed"
+    en = "The built-in broker does not start: {cause} Use another broker with CHAPAR_BROKER_URL."
+    fa = "کارگزار (broker) درونی آغاز به کار نمی‌کند: {cause} با CHAPAR_BROKER_URL کارگزار دیگری به کار ببرید."
+
+    cause: str
 
 
 @dataclass(eq=False)
@@ -434,13 +479,14 @@ class BrokerSilent(BrokerError):
 
 @dataclass(eq=False)
 class BrokerClosed(BrokerError):
-    """The broker ended the session; `cause` has its DISCONNECT reason where it gave one."""
+    """The broker ended the session; `reason_code` is that of its DISCONNECT, None where it sent none."""
 
     code = "broker_closed"
     en = "{endpoint} ended the session: {cause}"
     fa = "{endpoint} نشست را پایان داد: {cause}"
 
     cause: str
+    reason_code: int | None = None
 
 
 @dataclass(eq=False)

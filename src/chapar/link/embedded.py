@@ -1,0 +1,179 @@
+"""The built-in broker: rumqttd (packaged as `iotcore`) in a child process, for a gateway that has no other.
+
+Run as a program, `python -m chapar.link.embedded CONFIG`, this module is that child.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from chapar.errors import EmbeddedBrokerFailed, PortTaken
+from chapar.link.backoff import gap
+
+HOST: Final = "127.0.0.1"  # it asks nobody for a password
+START_TIMEOUT: Final = 10.0  # seconds until both ports accept; it takes half a second
+_LOOK_EVERY: Final = 0.02  # seconds
+
+_LISTENER: Final = """
+[{version}.1]
+name = "{version}-1"
+listen = "{host}:{port}"
+next_connection_delay_ms = 0
+[{version}.1.connections]
+connection_timeout_ms = 60000
+max_payload_size = 262144
+max_inflight_count = 100
+dynamic_filters = true
+"""
+
+# rumqttd keeps the newest segments of every subscribed filter in memory, read or not, and a subscriber that lags
+# behind them loses messages. 2 MiB hold a bulk call's 10,000 commands to one device.
+_ROUTER: Final = """
+id = 0
+[router]
+id = 0
+max_connections = 10010
+max_outgoing_packet_count = 200
+max_segment_size = 524288
+max_segment_count = 4
+"""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class EmbeddedBroker:
+    """rumqttd on the loopback address: `port` speaks MQTT 3.1.1 to devices, the next port MQTT 5 to the gateway.
+
+    Entering it returns once both ports accept, and raises PortTaken or EmbeddedBrokerFailed. `run()` starts it
+    again whenever it dies. Leaving it ends the child.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._process: asyncio.subprocess.Process | None = None
+        self._folder = TemporaryDirectory(prefix="chapar-broker-", ignore_cleanup_errors=True)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    async def run(self) -> None:
+        """Start the broker again whenever it ends, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._process is not None:
+                code = await self._process.wait()
+                self._process = None
+                down_since = loop.time()
+                log.warning("embedded_broker_down", reason=f"it ended with exit code {code}")
+            await asyncio.sleep(gap(loop.time() - down_since))
+            try:
+                await self._start()
+            except (PortTaken, EmbeddedBrokerFailed) as error:
+                log.warning("embedded_broker_down", reason=str(error))
+            else:
+                log.info("embedded_broker_up", port=self.port)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+        self._folder.cleanup()
+
+    async def _start(self) -> None:
+        for port in (self.port, self.port + 1):
+            _check_free(port)
+        config = Path(self._folder.name) / "rumqttd.toml"
+        listeners = [
+            _LISTENER.format(version=version, host=HOST, port=port)
+            for version, port in (("v4", self.port), ("v5", self.port + 1))
+        ]
+        config.write_text(_ROUTER + "".join(listeners))
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # a folder of the user's called iotcore is not the package
+            "-m",
+            "chapar.link.embedded",
+            str(config),
+            stdin=asyncio.subprocess.PIPE,  # its end tells the child of ours, even of a sudden one
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                for port in (self.port, self.port + 1):
+                    await self._accepting(port)
+        except TimeoutError:
+            await self._stop()
+            raise EmbeddedBrokerFailed(f"it did not listen within {START_TIMEOUT:.0f} s.") from None
+        except BaseException:
+            await self._stop()
+            raise
+
+    async def _accepting(self, port: int) -> None:
+        while self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection(HOST, port)
+                writer.close()
+                return
+            await asyncio.sleep(_LOOK_EVERY)
+        raise EmbeddedBrokerFailed("it ended at once.")
+
+    async def _stop(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()  # it has nothing to save and no way to be asked
+            await self._process.wait()
+            self._process = None
+
+
+def _check_free(port: int) -> None:
+    """Raise PortTaken where somebody listens on `port`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker does: TIME_WAIT is no listener
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise PortTaken(HOST, port, "CHAPAR_EMBEDDED_PORT") from None
+
+
+def serve(config: str) -> None:
+    """Be the broker until standard input ends, which it does when the gateway is gone."""
+    from iotcore import IotCoreBroker  # noqa: PLC0415 - only the child needs it
+
+    # What the terminal or a service manager sends to the whole group is for the gateway; we end after it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    logging.disable()  # rumqttd logs every packet
+    threading.Thread(target=_end_with_standard_input, daemon=True).start()
+    IotCoreBroker(config_path=config).run_forever()
+
+
+def _end_with_standard_input() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(0)  # the broker's threads cannot be asked to end
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,59 @@
+"""Cut a byte stream into MQTT control packets; what is in them is the session's business."""
+
+from collections.abc import Iterator
+from typing import Final
+
+_LONGEST_HEADER: Final = 5  # type and flags, then a length of one to four bytes (MQTT 5.0 §2.1)
+
+
+class FrameInvalid(ValueError):
+    """The bytes cannot be the beginning of a packet we would take; the text says why."""
+
+
+class Frames:
+    """Collects bytes as they come and hands out whole packets, however they were cut or merged on the way.
+
+    A packet's announced length is checked before a byte of it is kept, so at most `max_packet_size` bytes plus
+    one read of the transport are held.
+    """
+
+    def __init__(self, max_packet_size: int) -> None:
+        self._max_packet_size = max_packet_size
+        self._partial = bytearray()
+        self._needed = 0  # bytes that `_partial` must have before it is worth another look
+
+    def feed(self, data: bytes) -> Iterator[memoryview]:
+        """Yield each packet that `data` completes. Raises FrameInvalid once the good packets are out.
+
+        Exhaust it before the next call. Whole packets are views into `data`: only a cut one is copied, and only
+        once, because `_needed` tells how far there is nothing to look at.
+        """
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._needed:
+                return
+            data, self._partial = bytes(self._partial), bytearray()
+        view = memoryview(data)
+        position, end = 0, len(data)
+        while position < end:
+            length = self._packet_length(view[position : position + _LONGEST_HEADER])
+            if length is None or position + length > end:
+                self._partial += view[position:]
+                self._needed = length or 0
+                return
+            yield view[position : position + length]
+            position += length
+
+    def _packet_length(self, header: memoryview) -> int | None:
+        """Length in bytes of the packet that begins with `header`; None while its header is incomplete."""
+        remaining = 0
+        for index, byte in enumerate(header[1:]):
+            remaining |= (byte & 0x7F) << (7 * index)
+            if byte < 0x80:  # noqa: PLR2004 - the continuation bit of MQTT 5.0 §1.5.5
+                length = 2 + index + remaining
+                if length > self._max_packet_size:
+                    raise FrameInvalid(f"a packet of {length} bytes; we announced {self._max_packet_size}")
+                return length
+        if len(header) == _LONGEST_HEADER:
+            raise FrameInvalid("a packet length of more than four bytes")
+        return None

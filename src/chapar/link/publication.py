@@ -1,0 +1,45 @@
+"""What goes over the link: a publication out, a delivery in, and the CONNECT that opens it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SignOn:
+    """What CONNECT says about us (MQTT 5.0 §3.1)."""
+
+    client_id: str
+    keep_alive: int  #: seconds
+    username: str | None = None
+    password: str | None = None
+    clean_start: bool = True
+    session_expiry: int = 0  #: seconds for which the broker keeps the session after the connection ended
+    properties: bool = True  #: whether PUBLISH may carry properties, see `BrokerAddress.properties`
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One attempt to hand a message to the broker."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    message_id: str  #: ASCII; travels as correlation data and as user property `message-id`
+    attempt: int = 1
+    expiry: int | None = None  #: seconds that the message has left
+    response_topic: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that the broker sent us. It stays the broker's until `acknowledge()`, which may be called twice."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    correlation_data: bytes | None
+    response_topic: str | None
+    user_properties: tuple[tuple[str, str], ...]
+    acknowledge: Callable[[], None]

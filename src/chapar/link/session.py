@@ -1,0 +1,418 @@
+"""One MQTT 5 connection, from CONNECT to its end: publications out, deliveries in. Dialling again is the link's."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from typing import Final, cast
+
+import mqtt5
+
+from chapar.errors import (
+    BrokerClosed,
+    BrokerError,
+    BrokerSilent,
+    ConnectionRefused,
+    LinkDown,
+    LinkLost,
+    MalformedPacket,
+    ProtocolUnsupported,
+    PublicationInvalid,
+    SubscriptionRefused,
+    TlsFailed,
+)
+from chapar.link.frames import FrameInvalid, Frames
+from chapar.link.keep_alive import KeepAlive
+from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.link.reason_codes import FIRST_FAILURE, UNSUPPORTED_PROTOCOL_VERSION, reason_name
+from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
+
+__all__ = ["Delivery", "Publication", "Session", "SignOn", "tls_cause"]
+
+CONNACK_TIMEOUT: Final = 5.0  # seconds; a broker that is alive answers CONNECT in milliseconds
+CLOSE_TIMEOUT: Final = 1.0  # seconds that the last bytes may take to leave
+MAX_INCOMING_PACKET: Final = 1024 * 1024  # bytes; devices' messages are small, and this is held in memory
+MAX_OUTGOING_PACKET: Final = 268_435_460  # bytes; the longest packet MQTT can express (MQTT 5.0 §2.1.4)
+MAX_WINDOW: Final = 1024  # what one lost link leaves in doubt, where the broker would allow up to 65,535
+MAX_UNACKNOWLEDGED: Final = 1024  # deliveries that the broker may send ahead of our acknowledgements
+MAX_BATCH: Final = 64 * 1024  # bytes per write, so that the transport's backpressure has a say between two
+
+_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE, mqtt5.QoS.EXACTLY_ONCE)
+_ANY_PACKET_ID: Final = 1  # for measuring: each packet id takes two bytes
+_CONNACK: Final = 0x20
+_MQTT_3_CONNACK_LENGTH: Final = 4  # 20 02 xx xx; the shortest of MQTT 5 has five bytes
+
+
+class Session(asyncio.Protocol):
+    """One MQTT 5 session over one connection. Made by `dial()`; used once.
+
+    `publish()` keeps the order of its calls. At most `window` publications are unacknowledged at a time; the
+    others wait here, unsent. When the session ends, a publication of which a byte may have left fails with
+    LinkLost, one that waited with LinkDown.
+    """
+
+    def __init__(self, endpoint: str, sign_on: SignOn, on_delivery: Callable[[Delivery], None] | None = None) -> None:
+        self.endpoint = endpoint  #: the broker, for people
+        self._sign_on = sign_on
+        self._on_delivery = on_delivery
+        self._loop = asyncio.get_running_loop()
+        self._established: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._transport: asyncio.Transport | None = None
+        self._frames = Frames(MAX_INCOMING_PACKET)
+        self._up = False
+        self._ending = False
+        self._error: BrokerError | None = None
+
+        self.max_packet_size = MAX_OUTGOING_PACKET  #: bytes, as announced by the broker
+        self.max_qos = 2  #: as announced by the broker
+        self.retain_available = True  #: as announced by the broker
+        self.session_present = False  #: whether the broker still had our session
+
+        self._window = Window()
+        self._subscribing: dict[int, asyncio.Future[list[int]]] = {}
+        self._subscribe_ids = cycle(range(LAST_PACKET_ID + 1, 65_536))
+        self._owed: set[int] = set()  # packet ids of deliveries that we have not acknowledged
+        self._replies = bytearray()  # what is not a publication; leaves first and does not count in the window
+        self._flush_scheduled = False
+        self._writable = True
+
+        now = self._loop.time()
+        self._keep_alive = KeepAlive(sign_on.keep_alive, heard_at=now, sent_at=now)
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------ what the owner calls
+
+    @property
+    def up(self) -> bool:
+        """Whether the session is established and has not ended."""
+        return self._up
+
+    @property
+    def window(self) -> int:
+        """Publications that may be unanswered at a time: the broker's Receive Maximum, and at most MAX_WINDOW."""
+        return self._window.size
+
+    @property
+    def in_flight(self) -> int:
+        """Publications that the broker has not answered."""
+        return self._window.in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Publications of which nothing was sent."""
+        return self._window.waiting
+
+    @property
+    def met_no_subscribers(self) -> bool:
+        """Whether the broker has answered 0x10 in this session."""
+        return self._window.met_no_subscribers
+
+    async def established(self) -> None:
+        """Wait for the broker's CONNACK; raises BrokerError where there will be no session."""
+        await asyncio.shield(self._established)
+
+    async def ended(self) -> BrokerError | None:
+        """Wait until the connection is gone; answer why, None where `close()` ended it."""
+        await asyncio.shield(self._gone)
+        return self._error
+
+    def publish(self, publication: Publication) -> asyncio.Future[int]:
+        """Put a publication in line; the future gets the reason code of its PUBACK or PUBREC, 0 for QoS 0.
+
+        Cancel the future to take back a publication that still waits. Raises LinkDown where there is no session,
+        PublicationInvalid where the broker's limits forbid it. The future fails with LinkDown or LinkLost.
+        """
+        if not self._up:
+            raise LinkDown
+        if publication.qos > self.max_qos:
+            raise PublicationInvalid("Maximum QoS", self.max_qos, publication.qos)
+        if publication.retain and not self.retain_available:
+            raise PublicationInvalid("Retain Available", 0, 1)
+        # Encoded to be measured, and so that one that cannot be encoded fails its caller and nobody else.
+        size = len(publication.payload)
+        if size < self.max_packet_size:
+            size = len(self._encoded(publication, _ANY_PACKET_ID))
+        if size > self.max_packet_size:
+            raise PublicationInvalid("Maximum Packet Size", self.max_packet_size, size)
+        outcome: asyncio.Future[int] = self._loop.create_future()
+        self._window.add(publication, outcome)
+        self._schedule_flush()
+        return outcome
+
+    async def subscribe(self, filters: list[str], qos: int = 1) -> None:
+        """Subscribe to topic filters at QoS 0 or 1, and wait for the broker's answer.
+
+        Raises SubscriptionRefused naming the first filter that the broker refused, LinkDown or LinkLost.
+        """
+        if not self._up:
+            raise LinkDown
+        packet_id = next(self._subscribe_ids)
+        future: asyncio.Future[list[int]] = self._loop.create_future()
+        self._subscribing[packet_id] = future
+        topic_filters = [mqtt5.TopicFilter(pattern, max_qos=_QOS[qos]) for pattern in filters]
+        self._reply(mqtt5.SubscribePacket(packet_id, topic_filters).write())
+        for topic_filter, code in zip(filters, await future, strict=False):
+            if code >= FIRST_FAILURE:
+                raise SubscriptionRefused(topic_filter, reason_name(code), code)
+
+    async def close(self) -> None:
+        """End the session with DISCONNECT and wait, at most CLOSE_TIMEOUT seconds, until the connection is gone."""
+        if self._up:
+            self._write(bytes(self._replies) + mqtt5.DisconnectPacket().write())
+        self._end(None)
+        await asyncio.shield(self._gone)
+
+    # ------------------------------------------------------------------ what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say CONNECT."""
+        # A cast, because uvloop's transports are not subclasses of asyncio.Transport.
+        self._transport = cast("asyncio.Transport", transport)
+        sign_on = self._sign_on
+        connect = mqtt5.ConnectPacket(
+            sign_on.client_id,
+            username=sign_on.username,
+            password=None if sign_on.password is None else sign_on.password.encode(),
+            clean_start=sign_on.clean_start,
+            keep_alive=sign_on.keep_alive,
+            session_expiry_interval=sign_on.session_expiry,
+            receive_max=MAX_UNACKNOWLEDGED,
+            max_packet_size=MAX_INCOMING_PACKET,
+        )
+        self._write(connect.write())
+        self._timer = self._loop.call_later(
+            CONNACK_TIMEOUT, lambda: self._end(BrokerSilent(self.endpoint, CONNACK_TIMEOUT))
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Take whole packets out of what came, then send what their acknowledgements made room for."""
+        self._keep_alive.heard(self._loop.time())
+        try:
+            for frame in self._frames.feed(data):
+                if self._ending:
+                    return
+                self._take(frame)
+        except (FrameInvalid, UnexpectedAnswer) as error:
+            self._write(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.MALFORMED_PACKET).write())
+            self._end(MalformedPacket(self.endpoint, str(error)))
+        if self._window.waiting or self._replies:
+            self._schedule_flush()
+
+    def pause_writing(self) -> None:
+        """The broker reads slower than we write: hold the queue, so that little is in doubt if the link falls."""
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        """The broker has caught up."""
+        self._writable = True
+        self._schedule_flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who waits; `exc` is None where the broker closed in good order."""
+        if isinstance(exc, ssl.SSLError):
+            # With TLS 1.3 a broker refuses our certificate after the handshake.
+            self._end(TlsFailed(self.endpoint, tls_cause(exc)))
+        elif not self._established.done():
+            # A refusal without a word is how many MQTT 3.1.1 brokers answer MQTT 5, but not only they.
+            self._end(BrokerClosed(self.endpoint, "it closed the connection on CONNECT; it may not speak MQTT 5"))
+        elif exc is None:
+            self._end(BrokerClosed(self.endpoint, "it closed the connection"))
+        else:
+            self._end(BrokerClosed(self.endpoint, getattr(exc, "strerror", None) or str(exc)))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._gone.set_result(None)
+
+    # ------------------------------------------------------------------ incoming packets
+
+    def _take(self, frame: memoryview) -> None:
+        """Act on one packet; raises FrameInvalid where the broker breaks the protocol."""
+        if not self._up:
+            self._take_connack(frame)
+            return
+        match packet := _decoded(frame):
+            case mqtt5.PubAckPacket() | mqtt5.PubRecPacket() | mqtt5.PubCompPacket():
+                self._take_answer(packet)
+            case mqtt5.PublishPacket():
+                self._deliver(packet)
+            case mqtt5.SubAckPacket():
+                answer = self._subscribing.pop(packet.packet_id, None)
+                if answer is not None and not answer.done():
+                    answer.set_result([int(code) for code in packet.reason_codes])
+            case mqtt5.PingRespPacket():
+                pass  # that something was heard is noted already
+            case mqtt5.DisconnectPacket():
+                code = int(packet.reason_code)
+                self._end(BrokerClosed(self.endpoint, packet.reason_str or reason_name(code), code))
+            case _:
+                raise FrameInvalid(f"a {type(packet).__name__}, which no broker sends here")
+
+    def _take_answer(self, packet: mqtt5.PubAckPacket | mqtt5.PubRecPacket | mqtt5.PubCompPacket) -> None:
+        match packet:
+            case mqtt5.PubAckPacket():
+                self._window.acknowledged(packet.packet_id, int(packet.reason_code))
+            case mqtt5.PubRecPacket():
+                if self._window.received(packet.packet_id, int(packet.reason_code)):
+                    self._reply(mqtt5.PubRelPacket(packet.packet_id).write())
+            case mqtt5.PubCompPacket():
+                self._window.completed(packet.packet_id)
+
+    def _take_connack(self, frame: memoryview) -> None:
+        if frame[0] == _CONNACK and len(frame) == _MQTT_3_CONNACK_LENGTH:
+            self._end(ProtocolUnsupported(self.endpoint))
+            return
+        connack = _decoded(frame)
+        if not isinstance(connack, mqtt5.ConnAckPacket):
+            raise FrameInvalid(f"a {type(connack).__name__} before CONNACK")
+        code = int(connack.reason_code)
+        if code == UNSUPPORTED_PROTOCOL_VERSION:
+            self._end(ProtocolUnsupported(self.endpoint))
+        elif code >= FIRST_FAILURE:
+            self._end(ConnectionRefused(self.endpoint, reason_name(code), code))
+        else:
+            self._establish(connack)
+
+    def _establish(self, connack: mqtt5.ConnAckPacket) -> None:
+        self._window.size = min(connack.receive_max, MAX_WINDOW)
+        self.max_packet_size = connack.max_packet_size or MAX_OUTGOING_PACKET
+        self.max_qos = int(connack.max_qos)
+        self.retain_available = connack.retain_available
+        self.session_present = connack.session_present
+        # A server's 0 lifts the duty to be heard; we still want to know whether it is there.
+        self._keep_alive.interval = connack.server_keep_alive or self._sign_on.keep_alive
+        self._up = True
+        self._established.set_result(None)
+        self._watch()
+
+    def _deliver(self, packet: mqtt5.PublishPacket) -> None:
+        packet_id = packet.packet_id
+        if packet.qos == mqtt5.QoS.EXACTLY_ONCE:
+            raise FrameInvalid("a PUBLISH of QoS 2, which we never subscribe to")
+        if packet_id is not None:
+            self._owed.add(packet_id)
+            if len(self._owed) > MAX_UNACKNOWLEDGED:
+                raise FrameInvalid(f"more than {MAX_UNACKNOWLEDGED} unacknowledged PUBLISH packets")
+        if self._on_delivery is not None:
+            self._on_delivery(
+                Delivery(
+                    packet.topic,
+                    packet.payload,
+                    int(packet.qos),
+                    packet.retain,
+                    packet.correlation_data,
+                    packet.response_topic,
+                    tuple(packet.user_properties),
+                    partial(self._acknowledge, packet_id),
+                )
+            )
+
+    def _acknowledge(self, packet_id: int | None) -> None:
+        if packet_id in self._owed:
+            self._owed.remove(packet_id)
+            self._reply(mqtt5.PubAckPacket(packet_id).write())
+
+    # ------------------------------------------------------------------ outgoing packets
+
+    def _encoded(self, publication: Publication, packet_id: int) -> bytes:
+        # DUP stays 0 on a second attempt: it marks the same packet sent again within one session (MQTT 5.0 §3.3.1.1),
+        # and ours begin clean. That it is one, the property `attempt` tells the device.
+        properties = self._sign_on.properties
+        user_properties = [("message-id", publication.message_id)]
+        if publication.attempt > 1:
+            user_properties.append(("attempt", str(publication.attempt)))
+        return mqtt5.PublishPacket(
+            publication.topic,
+            publication.payload,
+            qos=_QOS[publication.qos],
+            retain=publication.retain,
+            packet_id=packet_id if publication.qos else None,
+            message_expiry_interval=publication.expiry if properties else None,
+            response_topic=publication.response_topic if properties else None,
+            correlation_data=publication.message_id.encode("ascii") if properties else None,
+            user_properties=user_properties if properties else None,
+        ).write()
+
+    def _schedule_flush(self) -> None:
+        """Write at the end of this turn of the event loop, so that all its packets leave in one go."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        batch, self._replies = self._replies, bytearray()
+        while self._up and self._writable and (following := self._window.next()):
+            batch += self._encoded(*following)
+            if len(batch) >= MAX_BATCH:
+                self._write(batch)
+                batch = bytearray()
+        if batch:
+            self._write(batch)
+
+    def _reply(self, packet: bytes) -> None:
+        self._replies += packet
+        self._schedule_flush()
+
+    def _write(self, data: bytes | bytearray) -> None:
+        if self._transport is not None and not self._ending:
+            self._keep_alive.sent_at = self._loop.time()
+            self._transport.write(data)
+
+    # ------------------------------------------------------------------ silence and the end
+
+    def _watch(self) -> None:
+        """Ask the broker for a sign of life, or give it up, when the time has come; and come back then."""
+        if self._timer is not None:
+            self._timer.cancel()
+        now = self._loop.time()
+        if self._keep_alive.is_silent(now):
+            self._end(BrokerSilent(self.endpoint, round(now - self._keep_alive.heard_at, 1)))
+            return
+        if self._keep_alive.should_ask(now):
+            self._write(mqtt5.PingReqPacket().write())
+            self._keep_alive.asked(now)
+        self._timer = self._loop.call_at(self._keep_alive.look_at(), self._watch)
+
+    def _end(self, error: BrokerError | None) -> None:
+        """Stop for the reason `error`; None where we wanted it. Only the first reason counts."""
+        if self._ending or self._transport is None:
+            return
+        self._ending, self._up, self._error = True, False, error
+        if error is None:
+            self._established.cancel()
+            self._transport.close()
+            self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+        else:
+            if not self._established.done():
+                self._established.set_exception(error)
+                self._established.exception()  # whoever dialled may have given up already
+            self._transport.abort()
+        self._window.fail(error)
+        for future in self._subscribing.values():
+            if not future.done():
+                future.set_exception(LinkLost(error))
+        self._subscribing.clear()
+        self._owed.clear()
+
+
+def tls_cause(error: ssl.SSLError) -> str:
+    """What went wrong in TLS, in the words of the library without its file and line numbers."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{error.verify_message}."
+    return f"{(error.reason or str(error)).replace('_', ' ').lower()}."
+
+
+def _decoded(frame: memoryview) -> mqtt5.Packet:
+    """Read one whole packet; raises FrameInvalid where it is malformed."""
+    try:
+        packet, _ = mqtt5.read(frame)
+    except (ValueError, IndexError) as error:
+        raise FrameInvalid(str(error)) from error
+    except BaseException as error:
+        # Invalid UTF-8 makes the codec panic, which PyO3 raises as a BaseException that cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise FrameInvalid("text that is not UTF-8") from error
+    return packet

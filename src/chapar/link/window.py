@@ -1,0 +1,116 @@
+"""The publications of one session: those in line, and those that the broker has not answered. No bytes here."""
+
+import asyncio
+from collections import deque
+from typing import Final, NamedTuple
+
+from chapar.errors import BrokerError, LinkDown, LinkLost
+from chapar.link.publication import Publication
+from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, SUCCESS
+
+LAST_PACKET_ID: Final = 64_000  # the ids above, up to 65,535, are the subscriptions'
+
+
+class UnexpectedAnswer(ValueError):
+    """The broker answered a packet that is not in flight; the text says which."""
+
+
+class _Flight(NamedTuple):
+    qos: int
+    outcome: asyncio.Future[int]
+    received: bool = False  #: QoS 2: PUBREC came, PUBCOMP did not
+
+
+class Window:
+    """A strict FIFO in front of the broker's Receive Maximum (MQTT 5.0 §4.9).
+
+    The outcome of a publication is the reason code of its PUBACK or PUBREC. One of QoS 2 keeps its place in the
+    window until PUBCOMP.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0  #: publications that may be unanswered at a time
+        self.met_no_subscribers = False  #: whether an outcome was 0x10
+        self._waiting: deque[tuple[Publication, asyncio.Future[int]]] = deque()
+        self._flights: dict[int, _Flight] = {}
+        self._last_packet_id = 0
+
+    @property
+    def waiting(self) -> int:
+        """Publications of which nothing was sent."""
+        return len(self._waiting)
+
+    @property
+    def in_flight(self) -> int:
+        """Publications that the broker has not answered."""
+        return len(self._flights)
+
+    def add(self, publication: Publication, outcome: asyncio.Future[int]) -> None:
+        """Put a publication at the end of the line."""
+        self._waiting.append((publication, outcome))
+
+    def next(self) -> tuple[Publication, int] | None:
+        """Take the publication that may leave now, with its packet id; None where the window or the line is empty."""
+        while self._waiting and len(self._flights) < self.size:
+            publication, outcome = self._waiting.popleft()
+            if outcome.done():
+                continue  # its caller took it back
+            if publication.qos == 0:
+                outcome.set_result(SUCCESS)
+                return publication, 0
+            packet_id = self._draw_packet_id()
+            self._flights[packet_id] = _Flight(publication.qos, outcome)
+            return publication, packet_id
+        return None
+
+    def acknowledged(self, packet_id: int, reason_code: int) -> None:
+        """PUBACK came; raises UnexpectedAnswer where nothing of QoS 1 has this packet id."""
+        flight = self._flights.get(packet_id)
+        if flight is None or flight.qos != 1:
+            raise UnexpectedAnswer(f"PUBACK of packet {packet_id}, which does not wait for one")
+        del self._flights[packet_id]
+        self._settle(flight.outcome, reason_code)
+
+    def received(self, packet_id: int, reason_code: int) -> bool:
+        """PUBREC came; answer whether PUBREL follows. Raises UnexpectedAnswer like `acknowledged()`."""
+        flight = self._flights.get(packet_id)
+        if flight is None or flight.qos == 1 or flight.received:
+            raise UnexpectedAnswer(f"PUBREC of packet {packet_id}, which does not wait for one")
+        accepted = reason_code < FIRST_FAILURE
+        if accepted:
+            self._flights[packet_id] = flight._replace(received=True)
+        else:
+            del self._flights[packet_id]
+        self._settle(flight.outcome, reason_code)
+        return accepted
+
+    def completed(self, packet_id: int) -> None:
+        """PUBCOMP came; raises UnexpectedAnswer like `acknowledged()`."""
+        flight = self._flights.get(packet_id)
+        if flight is None or not flight.received:
+            raise UnexpectedAnswer(f"PUBCOMP of packet {packet_id}, which does not wait for one")
+        del self._flights[packet_id]
+
+    def fail(self, cause: BrokerError | None) -> None:
+        """The session ended: what was sent is in doubt, what waited was certainly not sent."""
+        for flight in self._flights.values():
+            if not flight.outcome.done():
+                flight.outcome.set_exception(LinkLost(cause))
+        for _, outcome in self._waiting:
+            if not outcome.done():
+                outcome.set_exception(LinkDown())
+        self._flights.clear()
+        self._waiting.clear()
+
+    def _settle(self, outcome: asyncio.Future[int], reason_code: int) -> None:
+        if reason_code == NO_MATCHING_SUBSCRIBERS:
+            self.met_no_subscribers = True
+        if not outcome.done():
+            outcome.set_result(reason_code)
+
+    def _draw_packet_id(self) -> int:
+        # Round the whole range, so that a late answer to an old packet is not taken for one to a new.
+        while True:
+            self._last_packet_id = self._last_packet_id % LAST_PACKET_ID + 1
+            if self._last_packet_id not in self._flights:
+                return self._last_packet_id
