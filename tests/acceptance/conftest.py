@@ -7,16 +7,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.builtin import GatewayBroker
+from support.builtin import BuiltinBroker
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
 
 
 @pytest.fixture(params=["mosquitto", "builtin"])
-def broker(request: pytest.FixtureRequest) -> Mosquitto | GatewayBroker:
+def broker(request: pytest.FixtureRequest) -> Mosquitto | BuiltinBroker:
     """The test runs once with each broker. The built-in one runs only while a gateway does."""
     if request.param == "builtin":
-        return GatewayBroker()
+        return BuiltinBroker()
     mosquitto: Mosquitto = request.getfixturevalue("mosquitto")
     return mosquitto
 
@@ -42,7 +42,7 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
 
 @pytest.fixture
 def gateway(
-    start_gateway: Callable[..., GatewayProcess], broker: Mosquitto | GatewayBroker, database_env: dict[str, str]
+    start_gateway: Callable[..., GatewayProcess], broker: Mosquitto | BuiltinBroker, database_env: dict[str, str]
 ) -> GatewayProcess:
     """A ready gateway, once with each broker and each database."""
     return start_gateway(broker.settings_env | database_env)

@@ -1,11 +1,11 @@
-"""The built-in broker as a user meets it: the gateway starts it, devices connect to its ports."""
+"""The built-in broker as its devices see it."""
 
 from support.devices import Device
 from support.ports import free_ports
 
 
-class GatewayBroker:
-    """The ports and devices of a gateway's built-in broker. Start devices once the gateway runs."""
+class BuiltinBroker:
+    """Its ports and devices. It runs while a gateway does, or an `EmbeddedBroker` on `port`: start devices then."""
 
     def __init__(self) -> None:
         self.port = free_ports(2)  # MQTT 3.1.1, and MQTT 5 on the next
