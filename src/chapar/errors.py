@@ -355,7 +355,10 @@ class LinkLost(LinkError):
 
 @dataclass(eq=False)
 class PublicationInvalid(LinkError):
-    """The broker's announced limits forbid this publication, so it was not tried (MQTT 5.0 §3.2.2.3)."""
+    """The broker's announced limits forbid this publication, so it was not tried (MQTT 5.0 §3.2.2.3).
+
+    `reason_code` is the one that says so in MQTT 5.
+    """
 
     code = "publication_invalid"
     en = "The broker does not take this message: its {limit} is {allowed}, and the message has {actual}."
@@ -364,6 +367,7 @@ class PublicationInvalid(LinkError):
     limit: str
     allowed: int
     actual: int
+    reason_code: int
 
 
 @dataclass(eq=False)
@@ -388,8 +392,8 @@ class EmbeddedBrokerFailed(LinkError):
     """The built-in broker does not start."""
 
     code = "embedded_broker_failed"
-    en = "The built-in broker does not start: {cause} Use another broker with CHAPAR_BROKER_URL."
-    fa = "کارگزار (broker) درونی آغاز به کار نمی‌کند: {cause} با CHAPAR_BROKER_URL کارگزار دیگری به کار ببرید."
+    en = "The built-in broker does not start: {cause}. Use another broker with CHAPAR_BROKER_URL."
+    fa = "کارگزار (broker) درونی آغاز به کار نمی‌کند: {cause}. با CHAPAR_BROKER_URL کارگزار دیگری به کار ببرید."
 
     cause: str
 
@@ -410,8 +414,8 @@ class HostNotFound(BrokerError):
     """The broker's name has no address."""
 
     code = "broker_host_not_found"
-    en = "The name of {endpoint} has no address (DNS): {cause}"
-    fa = "برای نام {endpoint} نشانی‌ای یافت نشد (DNS): {cause}"
+    en = "The name of {endpoint} has no address (DNS): {cause}."
+    fa = "برای نام {endpoint} نشانی‌ای یافت نشد (DNS): {cause}."
 
     cause: str
 
@@ -421,8 +425,8 @@ class ConnectionFailed(BrokerError):
     """No TCP connection."""
 
     code = "broker_connection_failed"
-    en = "No connection to {endpoint}: {cause}"
-    fa = "اتصال به {endpoint} برقرار نشد: {cause}"
+    en = "No connection to {endpoint}: {cause}."
+    fa = "اتصال به {endpoint} برقرار نشد: {cause}."
 
     cause: str
 
@@ -432,8 +436,8 @@ class TlsFailed(BrokerError):
     """TCP connected, TLS did not."""
 
     code = "broker_tls_failed"
-    en = "TLS with {endpoint} failed: {cause} Check CHAPAR_BROKER_CA_FILE and the names in the certificate."
-    fa = "برقراری TLS با {endpoint} ناکام ماند: {cause} تنظیم CHAPAR_BROKER_CA_FILE و نام‌های گواهی را بررسی کنید."
+    en = "TLS with {endpoint} failed: {cause}. Check CHAPAR_BROKER_CA_FILE and the names in the certificate."
+    fa = "برقراری TLS با {endpoint} ناکام ماند: {cause}. تنظیم CHAPAR_BROKER_CA_FILE و نام‌های گواهی را بررسی کنید."
 
     cause: str
 
@@ -482,8 +486,8 @@ class BrokerClosed(BrokerError):
     """The broker ended the session; `reason_code` is that of its DISCONNECT, None where it sent none."""
 
     code = "broker_closed"
-    en = "{endpoint} ended the session: {cause}"
-    fa = "{endpoint} نشست را پایان داد: {cause}"
+    en = "{endpoint} ended the session: {cause}."
+    fa = "{endpoint} نشست را پایان داد: {cause}."
 
     cause: str
     reason_code: int | None = None
@@ -494,7 +498,7 @@ class MalformedPacket(BrokerError):
     """The broker sent bytes that are not MQTT 5."""
 
     code = "broker_malformed_packet"
-    en = "{endpoint} sent bytes that are not MQTT 5: {cause}"
-    fa = "{endpoint} بایت‌هایی فرستاد که MQTT 5 نیست: {cause}"
+    en = "{endpoint} sent bytes that are not MQTT 5: {cause}."
+    fa = "{endpoint} بایت‌هایی فرستاد که MQTT 5 نیست: {cause}."
 
     cause: str

@@ -6,13 +6,14 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from chapar.errors import BrokerError, ConnectionFailed, HostNotFound, TlsFailed
+from chapar.errors import ConnectionFailed, HostNotFound, TlsFailed
 from chapar.link.publication import Delivery, SignOn
-from chapar.link.session import Session, tls_cause
+from chapar.link.session import Session
+from chapar.link.tls import tls_cause, tls_context
 from chapar.settings import BrokerAddress, Settings
 
 STEP_TIMEOUT: Final = 5.0  # seconds for each of: the name, one TCP connection, TLS
-_NO_ANSWER: Final = f"no answer within {STEP_TIMEOUT:.0f} s."
+_NO_ANSWER: Final = f"no answer within {STEP_TIMEOUT:.0f} s"
 
 _Target = tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]
 
@@ -42,33 +43,14 @@ async def dial(
         if isinstance(error, ssl.SSLError):
             raise TlsFailed(endpoint, tls_cause(error)) from error
         if isinstance(error, OSError | ValueError):  # ValueError: a server name that no certificate can have
-            raise TlsFailed(endpoint, f"{getattr(error, 'strerror', None) or error}.") from error
+            raise TlsFailed(endpoint, f"{getattr(error, 'strerror', None) or error}") from error
         raise
     try:
         await session.established()
-    except BrokerError:
-        await session.ended()
-        raise
-    except asyncio.CancelledError:
+    except BaseException:
         await session.close()
         raise
     return session
-
-
-def tls_context(endpoint: str, settings: Settings) -> ssl.SSLContext:
-    """Answer the TLS settings, verification on; raises TlsFailed naming the file that cannot be used."""
-    file = settings.broker_ca_file
-    try:
-        context = ssl.create_default_context(cafile=file)
-        file = settings.broker_cert_file
-        if file is not None:
-            # A password is given so that an encrypted key is an error, not a question on the terminal.
-            context.load_cert_chain(file, settings.broker_key_file, password="")
-    except ssl.SSLError as error:
-        raise TlsFailed(endpoint, f"{file} cannot be used: {tls_cause(error)}") from error
-    except OSError as error:
-        raise TlsFailed(endpoint, f"{file} cannot be read: {error.strerror}.") from error
-    return context
 
 
 async def _looked_up(address: BrokerAddress) -> list[_Target]:
@@ -78,20 +60,20 @@ async def _looked_up(address: BrokerAddress) -> list[_Target]:
     except TimeoutError:
         raise HostNotFound(str(address), _NO_ANSWER) from None
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA cannot write
-        raise HostNotFound(str(address), f"{getattr(error, 'strerror', None) or error}.") from error
+        raise HostNotFound(str(address), f"{getattr(error, 'strerror', None) or error}") from error
     return [(family, target) for family, _, _, _, target in found]
 
 
 async def _connected(address: BrokerAddress, targets: list[_Target]) -> socket.socket:
     """Connect to the first target that answers, each with its own time: uvloop has no happy eyeballs."""
-    cause = "the name has no address."
+    cause = "the name has no address"
     for target in targets:
         try:
             return await _connected_to(target)
         except TimeoutError:
             cause = _NO_ANSWER
         except OSError as error:
-            cause = f"{error.strerror or error}."
+            cause = f"{error.strerror or error}"
     raise ConnectionFailed(str(address), cause)
 
 

@@ -32,28 +32,25 @@ class Link:
         self._client_id = f"chapar-{secrets.token_hex(8)}"  # two processes with one id would take over each other
         self._session: Session | None = None
         self._came_up = asyncio.Condition()
-        self._announcing: set[str] = set()
-        self.last_error: BrokerError | None = None  #: why the last session ended or could not be had
+        self._down_since = 0.0  # loop time at which the last session that lived ended
+        self._said: set[str] = set()  # what was logged since the last session
+        self._reporting: set[str] = set()  # brokers seen to answer 0x10
         self.sessions = 0  #: sessions so far
+        self.last_error: BrokerError | None = None  #: why there is no session, None while there is one
 
     async def run(self) -> None:
         """Keep a session until cancelled; then it ends with DISCONNECT."""
-        loop = asyncio.get_running_loop()
         brokers = self._settings.brokers()
-        down_since = loop.time()
+        loop = asyncio.get_running_loop()
+        self._down_since = loop.time()
         for address in cycle(brokers):
             try:
-                session = await dial(address, self._settings, self._sign_on(address))
-                up_since = loop.time()
-                error = await self._hold(session, address)
-                if loop.time() - up_since >= LIVED:
-                    down_since = loop.time()
-            except BrokerError as failure:
-                error = failure
-            self._note(address, error)
+                await self._hold(await dial(address, self._settings, self._sign_on(address)))
+            except BrokerError as error:
+                self._note(error)
             # A round over all brokers is one try. The gap also paces a broker that accepts us and hangs up at once.
             if address is brokers[-1]:
-                await asyncio.sleep(gap(loop.time() - down_since))
+                await asyncio.sleep(gap(loop.time() - self._down_since))
 
     @property
     def up(self) -> bool:
@@ -86,7 +83,7 @@ class Link:
         return self._session.waiting if self._session is not None else 0
 
     @property
-    def announces_subscribers(self) -> bool:
+    def reports_subscribers(self) -> bool:
         """Whether 0x00 from the connected broker means that somebody was subscribed.
 
         A broker may answer 0x10 where nobody is, and need not (MQTT 5.0 §3.4.2.1); nothing in CONNACK tells, and a
@@ -94,11 +91,7 @@ class Link:
         from this broker, and stays unknown before.
         """
         session = self._session
-        if session is None:
-            return False
-        if session.met_no_subscribers:
-            self._announcing.add(session.endpoint)
-        return session.endpoint in self._announcing
+        return session is not None and (session.met_no_subscribers or session.endpoint in self._reporting)
 
     async def connected(self) -> None:
         """Wait until there is a session."""
@@ -111,18 +104,24 @@ class Link:
             raise LinkDown
         return self._session.publish(publication)
 
-    async def _hold(self, session: Session, address: BrokerAddress) -> BrokerError | None:
-        """Be up until the session ends, and answer why it did."""
+    async def _hold(self, session: Session) -> None:
+        """Be up until the session ends; raises the BrokerError that ended it."""
+        loop = asyncio.get_running_loop()
+        up_since = loop.time()
         self._session = session
         self.sessions += 1
-        log.info("broker_link_up", broker=str(address), window=session.window)
+        self.last_error = None
+        self._said.clear()
+        log.info("broker_link_up", broker=session.endpoint, window=session.window)
         try:
             async with self._came_up:
                 self._came_up.notify_all()
-            return await session.ended()
+            await session.ended()
         finally:
             if session.met_no_subscribers:
-                self._announcing.add(session.endpoint)
+                self._reporting.add(session.endpoint)
+            if loop.time() - up_since >= LIVED:
+                self._down_since = loop.time()
             self._session = None
             await session.close()
 
@@ -135,9 +134,9 @@ class Link:
             properties=address.properties,
         )
 
-    def _note(self, address: BrokerAddress, error: BrokerError | None) -> None:
-        """Log why there is no session; the same reason again and again is for those who look closer."""
-        repeated = str(error) == str(self.last_error)
+    def _note(self, error: BrokerError) -> None:
+        """Log why there is no session: once as a warning, and again and again for those who look closer."""
         self.last_error = error
-        level = logging.DEBUG if repeated else logging.WARNING
-        log.log(level, "broker_link_down", broker=str(address), reason=str(error))
+        level = logging.DEBUG if str(error) in self._said else logging.WARNING
+        self._said.add(str(error))
+        log.log(level, "broker_link_down", broker=error.endpoint, reason=str(error))

@@ -6,9 +6,10 @@ from typing import Final
 SUCCESS: Final = 0x00
 NO_MATCHING_SUBSCRIBERS: Final = 0x10
 FIRST_FAILURE: Final = 0x80  # from here on a reason code is a refusal
-MALFORMED_PACKET: Final = 0x81
-PROTOCOL_ERROR: Final = 0x82
 UNSUPPORTED_PROTOCOL_VERSION: Final = 0x84
+PACKET_TOO_LARGE: Final = 0x95
+RETAIN_NOT_SUPPORTED: Final = 0x9A
+QOS_NOT_SUPPORTED: Final = 0x9B
 
 _NAMES: Mapping[int, str] = {
     0x00: "Success",

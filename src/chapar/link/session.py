@@ -18,22 +18,22 @@ from chapar.errors import (
     LinkLost,
     MalformedPacket,
     ProtocolUnsupported,
-    PublicationInvalid,
     SubscriptionRefused,
     TlsFailed,
 )
 from chapar.link.frames import FrameInvalid, Frames
 from chapar.link.keep_alive import KeepAlive
+from chapar.link.limits import MAX_PACKET_SIZE, Limits
 from chapar.link.publication import Delivery, Publication, SignOn
 from chapar.link.reason_codes import FIRST_FAILURE, UNSUPPORTED_PROTOCOL_VERSION, reason_name
+from chapar.link.tls import tls_cause
 from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
 
-__all__ = ["Delivery", "Publication", "Session", "SignOn", "tls_cause"]
+__all__ = ["Delivery", "Publication", "Session", "SignOn"]
 
 CONNACK_TIMEOUT: Final = 5.0  # seconds; a broker that is alive answers CONNECT in milliseconds
 CLOSE_TIMEOUT: Final = 1.0  # seconds that the last bytes may take to leave
 MAX_INCOMING_PACKET: Final = 1024 * 1024  # bytes; devices' messages are small, and this is held in memory
-MAX_OUTGOING_PACKET: Final = 268_435_460  # bytes; the longest packet MQTT can express (MQTT 5.0 §2.1.4)
 MAX_WINDOW: Final = 1024  # what one lost link leaves in doubt, where the broker would allow up to 65,535
 MAX_UNACKNOWLEDGED: Final = 1024  # deliveries that the broker may send ahead of our acknowledgements
 MAX_BATCH: Final = 64 * 1024  # bytes per write, so that the transport's backpressure has a say between two
@@ -65,11 +65,9 @@ class Session(asyncio.Protocol):
         self._ending = False
         self._error: BrokerError | None = None
 
-        self.max_packet_size = MAX_OUTGOING_PACKET  #: bytes, as announced by the broker
-        self.max_qos = 2  #: as announced by the broker
-        self.retain_available = True  #: as announced by the broker
         self.session_present = False  #: whether the broker still had our session
 
+        self._limits = Limits()
         self._window = Window()
         self._subscribing: dict[int, asyncio.Future[list[int]]] = {}
         self._subscribe_ids = cycle(range(LAST_PACKET_ID + 1, 65_536))
@@ -81,8 +79,6 @@ class Session(asyncio.Protocol):
         now = self._loop.time()
         self._keep_alive = KeepAlive(sign_on.keep_alive, heard_at=now, sent_at=now)
         self._timer: asyncio.TimerHandle | None = None
-
-    # ------------------------------------------------------------------ what the owner calls
 
     @property
     def up(self) -> bool:
@@ -113,10 +109,11 @@ class Session(asyncio.Protocol):
         """Wait for the broker's CONNACK; raises BrokerError where there will be no session."""
         await asyncio.shield(self._established)
 
-    async def ended(self) -> BrokerError | None:
-        """Wait until the connection is gone; answer why, None where `close()` ended it."""
+    async def ended(self) -> None:
+        """Wait until the connection is gone; raises BrokerError saying why, but where `close()` ended it."""
         await asyncio.shield(self._gone)
-        return self._error
+        if self._error is not None:
+            raise self._error
 
     def publish(self, publication: Publication) -> asyncio.Future[int]:
         """Put a publication in line; the future gets the reason code of its PUBACK or PUBREC, 0 for QoS 0.
@@ -126,16 +123,9 @@ class Session(asyncio.Protocol):
         """
         if not self._up:
             raise LinkDown
-        if publication.qos > self.max_qos:
-            raise PublicationInvalid("Maximum QoS", self.max_qos, publication.qos)
-        if publication.retain and not self.retain_available:
-            raise PublicationInvalid("Retain Available", 0, 1)
+        self._limits.check(publication)
         # Encoded to be measured, and so that one that cannot be encoded fails its caller and nobody else.
-        size = len(publication.payload)
-        if size < self.max_packet_size:
-            size = len(self._encoded(publication, _ANY_PACKET_ID))
-        if size > self.max_packet_size:
-            raise PublicationInvalid("Maximum Packet Size", self.max_packet_size, size)
+        self._limits.check_size(len(self._encoded(publication, _ANY_PACKET_ID)))
         outcome: asyncio.Future[int] = self._loop.create_future()
         self._window.add(publication, outcome)
         self._schedule_flush()
@@ -163,8 +153,6 @@ class Session(asyncio.Protocol):
             self._write(bytes(self._replies) + mqtt5.DisconnectPacket().write())
         self._end(None)
         await asyncio.shield(self._gone)
-
-    # ------------------------------------------------------------------ what the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say CONNECT."""
@@ -225,8 +213,6 @@ class Session(asyncio.Protocol):
             self._timer.cancel()
         self._gone.set_result(None)
 
-    # ------------------------------------------------------------------ incoming packets
-
     def _take(self, frame: memoryview) -> None:
         """Act on one packet; raises FrameInvalid where the broker breaks the protocol."""
         if not self._up:
@@ -276,9 +262,9 @@ class Session(asyncio.Protocol):
 
     def _establish(self, connack: mqtt5.ConnAckPacket) -> None:
         self._window.size = min(connack.receive_max, MAX_WINDOW)
-        self.max_packet_size = connack.max_packet_size or MAX_OUTGOING_PACKET
-        self.max_qos = int(connack.max_qos)
-        self.retain_available = connack.retain_available
+        self._limits = Limits(
+            connack.max_packet_size or MAX_PACKET_SIZE, int(connack.max_qos), connack.retain_available
+        )
         self.session_present = connack.session_present
         # A server's 0 lifts the duty to be heard; we still want to know whether it is there.
         self._keep_alive.interval = connack.server_keep_alive or self._sign_on.keep_alive
@@ -312,8 +298,6 @@ class Session(asyncio.Protocol):
         if packet_id in self._owed:
             self._owed.remove(packet_id)
             self._reply(mqtt5.PubAckPacket(packet_id).write())
-
-    # ------------------------------------------------------------------ outgoing packets
 
     def _encoded(self, publication: Publication, packet_id: int) -> bytes:
         # DUP stays 0 on a second attempt: it marks the same packet sent again within one session (MQTT 5.0 §3.3.1.1),
@@ -360,8 +344,6 @@ class Session(asyncio.Protocol):
             self._keep_alive.sent_at = self._loop.time()
             self._transport.write(data)
 
-    # ------------------------------------------------------------------ silence and the end
-
     def _watch(self) -> None:
         """Ask the broker for a sign of life, or give it up, when the time has come; and come back then."""
         if self._timer is not None:
@@ -380,10 +362,12 @@ class Session(asyncio.Protocol):
         if self._ending or self._transport is None:
             return
         self._ending, self._up, self._error = True, False, error
+        if self._timer is not None:
+            self._timer.cancel()
         if error is None:
             self._established.cancel()
             self._transport.close()
-            self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+            self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
         else:
             if not self._established.done():
                 self._established.set_exception(error)
@@ -395,13 +379,6 @@ class Session(asyncio.Protocol):
                 future.set_exception(LinkLost(error))
         self._subscribing.clear()
         self._owed.clear()
-
-
-def tls_cause(error: ssl.SSLError) -> str:
-    """What went wrong in TLS, in the words of the library without its file and line numbers."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"{error.verify_message}."
-    return f"{(error.reason or str(error)).replace('_', ' ').lower()}."
 
 
 def _decoded(frame: memoryview) -> mqtt5.Packet:
