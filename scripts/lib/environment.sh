@@ -13,7 +13,6 @@ fail() {
 # Bring .venv up to the pins of a requirements file and to this project. Does nothing where it already is.
 prepare_environment() {
   local requirements=$project/$1 stamp=$venv/$1.installed wanted
-  # The folder counts too: the commands in .venv name it.
   wanted=$(cksum "$requirements" "$project/pyproject.toml")
   [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
   ensure_venv
@@ -32,7 +31,9 @@ in_venv() {
 }
 
 ensure_venv() {
-  in_venv pip --version >/dev/null 2>&1 && return
+  # The commands in .venv name its folder, so a copied or moved project needs a new one.
+  grep --quiet --no-messages --fixed-strings "$venv/bin/python" "$venv/bin/pip" &&
+    in_venv pip --version >/dev/null 2>&1 && return
   local python version
   python=$(find_python) || fail "Chapar needs Python 3.11 or newer, as python3 on the PATH."
   version=$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info))')

@@ -183,7 +183,7 @@ class Device:
     def _message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         heard = Heard(
             topic=message.topic,
-            payload=message.payload,
+            payload=bytes(message.payload),
             qos=message.qos,
             retain=message.retain,
             dup=message.dup,
