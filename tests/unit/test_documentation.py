@@ -1,0 +1,70 @@
+"""What the code can do and what the pages say of it are the same, in both languages."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chapar import errors
+from chapar.api.problems import STATUSES, status_of
+from chapar.errors import ChaparError
+from chapar.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PERSIAN_OR_ASCII_DIGITS = str.maketrans("۰۱۲۳۴۵۶۷۸۹", "0123456789")
+
+
+def every_error(kind: type[ChaparError] = ChaparError) -> Iterator[type[ChaparError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from every_error(child)
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_setting_is_documented(language: str) -> None:
+    page = (ROOT / "docs" / language / "settings.md").read_text()
+    documented = set(re.findall(r"^\| `(CHAPAR_[A-Z_]+)`", page, re.MULTILINE))
+    assert documented == {f"CHAPAR_{name.upper()}" for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_error_code_is_documented_with_its_status(language: str) -> None:
+    page = (ROOT / "docs" / language / "errors.md").read_text()
+    documented: dict[str, str] = {}
+    for codes, second in re.findall(r"^\| (`[^|]*`) \| ([^|]*) \|", page, re.MULTILINE):
+        documented |= {code: second.translate(PERSIAN_OR_ASCII_DIGITS) for code in re.findall(r"`(\w+)`", codes)}
+    assert set(documented) == {error.code for error in every_error()}
+    for error in every_error():
+        if error in STATUSES:
+            assert documented[error.code] == str(STATUSES[error]), error
+
+
+@pytest.mark.parametrize("error", list(every_error()), ids=lambda error: error.__name__)
+def test_every_error_has_its_own_sentence_in_both_languages(error: type[ChaparError]) -> None:
+    assert error is errors.FieldInvalid or any("\u0600" <= letter <= "\u06ff" for letter in error.fa)
+    assert not any("\u0600" <= letter <= "\u06ff" for letter in error.en)
+    assert error is errors.FieldInvalid or set(re.findall(r"{(\w+)", error.en)) >= set(re.findall(r"{(\w+)", error.fa))
+
+
+def test_the_tree_at_the_top_of_the_errors_is_the_tree_of_classes() -> None:
+    drawn: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        if match := re.match(r"([│├└─ ]*)([A-Z]\w+)(\s|$)", line):
+            drawn.append((len(match[1]) // 4, match[2]))
+    names = [name for _, name in drawn]
+    tree = drawn[names.index("ChaparError") : names.index("Only")]
+    parents: dict[int, str] = {}
+    for depth, name in tree:
+        parents[depth] = name
+        if depth:
+            assert vars(errors)[name].__base__.__name__ == parents[depth - 1], name
+    declared = {kind.__name__ for kind in every_error() if kind.__module__ == "chapar.errors"}
+    assert {name for _, name in tree} == declared
+
+
+def test_every_error_has_a_status() -> None:
+    for error in every_error():
+        assert any(kind in STATUSES for kind in error.__mro__)
+    assert status_of(errors.BrokerUnreachable("id")) == 406
+    assert status_of(errors.DatabaseInUse("chapar.db")) == 503
