@@ -18,6 +18,7 @@ ChaparError
 │   ├── OutcomeUnknown       the database cannot say whether it committed
 │   ├── StoreUnavailable     the database cannot be read now
 │   ├── SchemaOutdated       the tables are older than this program
+│   ├── SchemaNewer          the tables are newer than this program
 │   ├── DatabaseInUse        another process serves this SQLite file
 │   └── DatabaseUnsafe       the database breaks a condition that durability rests on
 └── LinkError
@@ -285,6 +286,24 @@ class SchemaOutdated(StoreError):
 
     found: str
     needed: str
+
+
+@dataclass(eq=False)
+class SchemaNewer(StoreError):
+    """The tables have a shape that this program does not know."""
+
+    code = "schema_newer"
+    en = (
+        "The database schema is at revision {found}, and this version knows revisions up to {known}. "
+        "A newer Chapar has used this database: install that version again."
+    )
+    fa = (
+        "نسخهٔ ساختار پایگاه داده {found} است و این برنامه تا نسخهٔ {known} را می‌شناسد. "
+        "چاپار تازه‌تری با این پایگاه داده کار کرده است: همان نسخه را دوباره نصب کنید."
+    )
+
+    found: str
+    known: str
 
 
 @dataclass(eq=False)

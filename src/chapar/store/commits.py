@@ -1,0 +1,284 @@
+"""The gateway's end of the writer: queues operations, hands them over in batches, and settles what went wrong.
+
+The writer itself is a process of its own (`writer.py`, which also describes the frames between the two).
+"""
+
+import asyncio
+import math
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import structlog
+
+from chapar.errors import NotSaved, OutcomeUnknown
+from chapar.store.operations import Kind
+from chapar.store.schema import Row
+from chapar.store.wire import LENGTH, body_length, pack, unpack
+
+log = structlog.get_logger()
+
+_LARGEST_BATCH = 512  # operations; bounds how long one commit takes
+_FIRST_BACKOFF = 0.05  # seconds before a batch that failed is tried again; doubles …
+_LONGEST_BACKOFF = 0.5  # … up to this, so that recovery is noticed within a caller's patience
+_FIRST_RESTART_PAUSE = 0.1
+_LONGEST_RESTART_PAUSE = 5.0  # seconds between starts of a writer that dies before it is ready
+_CLOSE_PATIENCE = 5.0  # seconds in which closing still commits what is queued
+_EXIT_PATIENCE = 5.0  # seconds the writer may take to end once its socket is closed
+
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False, slots=True)
+class _Operation:
+    kind: str
+    row: Row
+    deadline: float  #: loop time from which it is not tried again
+    future: asyncio.Future[Any]
+    may_be_committed: bool = False  #: it was handed over, and no clear answer came
+    over: bool = False  #: it failed, and the caller has been told
+
+    def fail(self, cause: str) -> None:
+        """Tell the caller the truth: certainly not saved, or unknown."""
+        self.over = True
+        if not self.future.done():
+            self.future.set_exception(OutcomeUnknown() if self.may_be_committed else NotSaved(cause))
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    batches: int = 0  #: batches handed to the writer
+    operations: int = 0  #: operations in them, repetitions included
+    largest_batch: int = 0  #: operations in the largest
+    writer_deaths: int = 0  #: writer processes that ended by themselves
+
+
+class Commits:
+    """The queue in front of the writer. Open it with `async with Commits.open(…)`.
+
+    Operations go to the writer in the order in which they came, one batch at a time: what arrives while a commit
+    runs goes into the next. One that failed goes back to the head, and the later ones wait behind it.
+    """
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Operation] = deque()
+        self._in_flight: list[_Operation] = []
+        self._writer: asyncio.StreamWriter | None = None  # None unless it is ready for a batch
+        self._down = False  # whether the writer says that it has no database
+        self._cause = "the writer is starting."
+        self._backoff = 0.0
+        self._flush_timer: asyncio.Handle | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, database_url: str, inherit: Iterable[int] = ()) -> AsyncIterator[Self]:
+        """Keep a writer running; it inherits the descriptors `inherit`.
+
+        Leaving commits what is queued, within 5 s, and ends the writer.
+        """
+        commits = cls()
+        async with asyncio.TaskGroup() as tasks:
+            keeper = tasks.create_task(commits._keep_writer(database_url, tuple(inherit)), name="writer")
+            try:
+                yield commits
+            finally:
+                commits._closed = True
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(commits._idle.wait(), _CLOSE_PATIENCE)
+                keeper.cancel()
+        commits._end()
+
+    def submit(self, kind: Kind[Result], row: Row, deadline: float | None = None) -> asyncio.Future[Result]:
+        """Queue an operation; the future has its result once it is committed.
+
+        It is tried until `deadline` (loop time; None: for ever). Then the future raises NotSaved where certainly
+        nothing was committed, OutcomeUnknown where it may have been. Cancelling the future cancels nothing.
+        """
+        future: asyncio.Future[Result] = self._loop.create_future()
+        operation = _Operation(kind.name, row, math.inf if deadline is None else deadline, future)
+        if self._closed:
+            operation.fail("the gateway is stopping.")
+            return future
+        self._queue.append(operation)
+        self._idle.clear()
+        self._flush_within(0)
+        self._sweep_by(operation.deadline)
+        return future
+
+    def _flush_within(self, seconds: float) -> None:
+        """See to it that the queue is flushed; during a backoff it is so already."""
+        if self._flush_timer is None and self._writer is not None and not self._in_flight:
+            if seconds:
+                self._flush_timer = self._loop.call_later(seconds, self._flush)
+            else:
+                # At the end of this turn of the loop, so that all its operations share a batch.
+                self._flush_timer = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        if self._writer is None or self._in_flight:
+            return
+        if self._sweep_timer is not None and self._sweep_timer.when() <= self._loop.time():
+            self._sweep()
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
+        if not batch:
+            return
+        self._writer.write(pack([(operation.kind, operation.row) for operation in batch]))
+        self._in_flight = batch
+        self.counters.batches += 1
+        self.counters.operations += len(batch)
+        self.counters.largest_batch = max(self.counters.largest_batch, len(batch))
+
+    def _answered(self, answers: Sequence[tuple[Any, ...]]) -> None:
+        batch, self._in_flight = self._in_flight, []
+        again = []
+        for operation, answer in zip(batch, answers, strict=True):
+            match answer:
+                case ("committed", result):
+                    if not operation.future.done():
+                        operation.future.set_result(result)
+                case ("not_saved", cause, False):
+                    operation.fail(str(cause))
+                case (outcome, cause, *_):
+                    operation.may_be_committed |= outcome == "unknown"
+                    self._cause = str(cause)
+                    again.append(operation)
+        self._try_again(again)
+
+    def _try_again(self, operations: Sequence[_Operation]) -> None:
+        """Put `operations` back to the head of the queue and go on, after a pause if there are any."""
+        if operations:
+            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+            log.warning("commit_failed", operations=len(operations), cause=self._cause, retry_in=self._backoff)
+        else:
+            self._backoff = 0.0
+        self._queue.extendleft(operation for operation in reversed(operations) if not operation.over)
+        if self._queue:
+            self._flush_within(self._backoff)
+        else:
+            self._idle.set()
+
+    def _sweep_by(self, deadline: float) -> None:
+        """See to it that a sweep takes place at `deadline` or before."""
+        if deadline == math.inf:
+            return
+        if self._sweep_timer is not None:
+            if self._sweep_timer.when() <= deadline:
+                return
+            self._sweep_timer.cancel()
+        self._sweep_timer = self._loop.call_at(deadline, self._sweep)
+
+    def _sweep(self) -> None:
+        """Fail what is past its deadline. One timer serves all: deadlines are rarely reached."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        now = self._loop.time()
+        for operation in self._in_flight:
+            if operation.deadline <= now and not operation.over:
+                operation.may_be_committed = True
+                operation.fail(self._cause)
+        for operation in self._queue:
+            if operation.deadline <= now:
+                operation.fail(self._cause)
+        self._queue = deque(operation for operation in self._queue if not operation.over)
+        if not self._queue and not self._in_flight:
+            self._idle.set()
+        waiting = (operation.deadline for operation in (*self._in_flight, *self._queue) if not operation.over)
+        self._sweep_by(min(waiting, default=math.inf))
+
+    def _end(self) -> None:
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        for operation in self._queue:
+            operation.fail(self._cause)
+
+    async def _keep_writer(self, database_url: str, inherit: tuple[int, ...]) -> None:
+        """Start the writer, and another whenever it dies; what it left unanswered is repeated."""
+        pause = 0.0
+        while True:
+            try:
+                async with _writer_process(inherit) as (reader, writer):
+                    writer.write(pack((database_url,)))
+                    while True:
+                        self._hear(await _receive(reader), writer)
+                        pause = 0.0
+            except (EOFError, OSError) as error:
+                self._cause = "the writer ended." if isinstance(error, EOFError) else f"the writer failed: {error}."
+                self.counters.writer_deaths += 1
+                log.error("writer_died", cause=self._cause, restart_in=pause)  # noqa: TRY400 - its own traceback is on stderr
+            finally:
+                self._writer_lost()
+            await asyncio.sleep(pause)
+            pause = min(max(2 * pause, _FIRST_RESTART_PAUSE), _LONGEST_RESTART_PAUSE)
+
+    def _hear(self, frame: tuple[Any, ...], writer: asyncio.StreamWriter) -> None:
+        match frame:
+            case ("answers", answers, usable):
+                self._writer = writer if usable else None
+                self._answered(answers)
+            case ("ready",):
+                if self._down:
+                    log.info("database_up")
+                self._down = False
+                self._writer = writer
+                self._flush_within(self._backoff)
+            case ("down", cause):
+                if not self._down:
+                    log.warning("database_down", cause=cause)
+                self._down = True
+                self._cause = str(cause)
+
+    def _writer_lost(self) -> None:
+        self._writer = None
+        batch, self._in_flight = self._in_flight, []
+        for operation in batch:
+            operation.may_be_committed = True
+        self._queue.extendleft(operation for operation in reversed(batch) if not operation.over)
+
+
+@asynccontextmanager
+async def _writer_process(inherit: tuple[int, ...]) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A running writer and the streams to it; leaving closes them, at which it ends. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # a file in the working folder must not stand in for a module
+            "-m",
+            "chapar.store.writer",
+            str(theirs.fileno()),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(), *inherit),
+            start_new_session=True,  # Ctrl-C is the gateway's to hear
+        )
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        try:
+            await asyncio.wait_for(process.wait(), _EXIT_PATIENCE)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _receive(reader: asyncio.StreamReader) -> tuple[Any, ...]:
+    """The next frame; raises EOFError at the stream's end."""
+    header = await reader.readexactly(LENGTH)
+    return unpack(await reader.readexactly(body_length(header)))

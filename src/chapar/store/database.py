@@ -1,0 +1,208 @@
+"""How connections to the database are opened, and the conditions each must meet before it is used.
+
+Every driver is left in autocommit and every transaction begins with its role's own BEGIN, which also carries the
+role's settings. So nothing depends on session state, and a transaction pooler in between changes nothing.
+"""
+
+import fcntl
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+import pysqlite3.dbapi2 as sqlite
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from chapar.errors import DatabaseInUse, DatabaseUnsafe, SettingInvalid
+
+_SETTING = "CHAPAR_DATABASE_URL"
+
+# Before 3.51.3 a commit during another connection's checkpoint could corrupt the database (the WAL-reset bug).
+_SAFE_SQLITE = (3, 51, 3)
+
+# Milliseconds. Short for the writer, because its batch can be tried again and meanwhile others wait behind it.
+_WRITER_BUSY_TIMEOUT = 250
+_READER_BUSY_TIMEOUT = 2000
+# Milliseconds. Waiting for a lock is cut short so that "not saved" stays certain; a statement that takes longer
+# than its limit is stuck. A report over ten million rows needs seconds.
+_WRITER_LOCK_TIMEOUT = 2000
+_WRITER_STATEMENT_TIMEOUT = 10_000
+_READER_STATEMENT_TIMEOUT = 60_000
+
+# KiB of page cache. Rows of many devices touch as many index pages, which SQLite's 2 MB would read again and again.
+_WRITER_CACHE = 64 * 1024
+
+# Seconds, milliseconds for tcp_user_timeout (libpq). A server that is gone is noticed before a caller's patience ends.
+_POSTGRES_DEFAULTS: dict[str, str | int] = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+# Seconds a start waits for the lock: the writer of a killed gateway holds it until it has committed its last batch.
+_LOCK_PATIENCE = 2.0
+
+
+class Role(StrEnum):
+    """What a connection is for."""
+
+    WRITER = "writer"  #: commits; there is one
+    READER = "reader"  #: cannot write
+    MIGRATOR = "migrator"  #: changes the schema, for as long as that takes
+
+
+_BEGIN = {
+    ("sqlite", Role.WRITER): "BEGIN IMMEDIATE",
+    ("sqlite", Role.READER): "BEGIN",
+    ("sqlite", Role.MIGRATOR): "BEGIN IMMEDIATE",
+    ("postgresql", Role.WRITER): (
+        f"BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = {_WRITER_LOCK_TIMEOUT}; "
+        f"SET LOCAL statement_timeout = {_WRITER_STATEMENT_TIMEOUT}"
+    ),
+    ("postgresql", Role.READER): f"BEGIN READ ONLY; SET LOCAL statement_timeout = {_READER_STATEMENT_TIMEOUT}",
+    ("postgresql", Role.MIGRATOR): "BEGIN; SET LOCAL synchronous_commit = on",
+}
+
+
+def open_engine(database_url: str, role: Role, connections: int = 1) -> Engine:
+    """An engine whose connections fit `role`; opens none yet.
+
+    Readers keep up to `connections` open; the others' connections end with their use. Raises SettingInvalid.
+    """
+    url = parse(database_url)
+    pool = {"poolclass": NullPool} if role is not Role.READER else {"poolclass": QueuePool, "pool_size": connections}
+    if url.get_backend_name() == "sqlite":
+        file = sqlite_file(url)
+        engine = create_engine(
+            "sqlite://",
+            module=sqlite,
+            creator=lambda: _connect_sqlite(file, role),
+            hide_parameters=True,
+            **pool,
+        )
+    else:
+        given = set(url.query)
+        engine = create_engine(
+            url,
+            connect_args={
+                "autocommit": True,
+                # A prepared statement belongs to a session, and a transaction pooler changes it at every BEGIN.
+                "prepare_threshold": None,
+                "application_name": f"chapar-{role}",
+                **{name: value for name, value in _POSTGRES_DEFAULTS.items() if name not in given},
+            },
+            paramstyle="format",
+            hide_parameters=True,
+            **pool,
+        )
+    begin = _BEGIN[engine.dialect.name, role]
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def check_durable(connection: Connection) -> None:
+    """Raise DatabaseUnsafe unless what is committed on this connection survives the power going out."""
+    if connection.dialect.name == "sqlite":
+        _expect("its journal_mode", connection.exec_driver_sql("PRAGMA journal_mode").scalar_one(), "wal")
+        # 2 is FULL (https://sqlite.org/pragma.html#pragma_synchronous)
+        _expect("its synchronous level", connection.exec_driver_sql("PRAGMA synchronous").scalar_one(), 2)
+    else:
+        _expect("its setting fsync", connection.exec_driver_sql("SHOW fsync").scalar_one(), "on")
+        _expect(
+            "its setting synchronous_commit", connection.exec_driver_sql("SHOW synchronous_commit").scalar_one(), "on"
+        )
+
+
+def empty_wal(connection: Connection) -> bool:
+    """Bring everything in SQLite's write-ahead log into the database file; False where readers are in the way.
+
+    After a failed fsync the log's pages may be in memory only, and a second fsync would not say so. Here they are
+    written once more, elsewhere.
+    """
+    cursor = connection.connection.cursor()  # the driver's: a checkpoint must not be inside a transaction
+    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (busy, *_) = cursor.fetchall()[0]
+    return not busy
+
+
+def _expect(what: str, found: object, needed: object) -> None:
+    if found != needed:
+        raise DatabaseUnsafe(f"{what} is {found} and must be {needed}.")
+
+
+def parse(database_url: str) -> URL:
+    """Read a database URL; raises SettingInvalid with a sentence that does not repeat it."""
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError):
+        raise SettingInvalid(_SETTING, "write it as sqlite:///file or postgresql://user:secret@host/name") from None
+    if url.get_backend_name() == "sqlite":
+        if url.database in {None, "", ":memory:"}:
+            raise SettingInvalid(_SETTING, "name a file, as in sqlite:///chapar.db; memory forgets")
+        return url
+    return url.set(drivername="postgresql+psycopg")
+
+
+def sqlite_file(url: URL) -> Path:
+    """The database file of a SQLite URL; a relative one is in the working folder."""
+    return Path(url.database or "").absolute()
+
+
+def lock(file: Path) -> IO[str]:
+    """Take the lock `<file>.lock`, held until the result is closed; raises DatabaseInUse, SettingInvalid.
+
+    The writer process inherits it: the lock is free only when both are gone, so that a successor never reads
+    before the last commit of a killed gateway.
+    """
+    path = file.with_name(f"{file.name}.lock")
+    try:
+        lock_file = path.open("a")
+    except OSError as error:
+        reason = (error.strerror or "it failed").lower()
+        raise SettingInvalid(_SETTING, f"{path.parent} cannot hold the database: {reason}.") from None
+    patience_ends = time.monotonic() + _LOCK_PATIENCE
+    while not _try_lock(lock_file.fileno()):
+        if time.monotonic() > patience_ends:
+            lock_file.close()
+            raise DatabaseInUse(str(file))
+        time.sleep(0.05)
+    return lock_file
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _connect_sqlite(file: Path, role: Role) -> sqlite.Connection:
+    if sqlite.sqlite_version_info < _SAFE_SQLITE:
+        raise DatabaseUnsafe(
+            f"SQLite {sqlite.sqlite_version} may lose commits; install pysqlite3 with 3.51.3 or later."
+        )
+    mode = "ro" if role is Role.READER else "rwc"
+    connection = sqlite.connect(
+        f"file:{quote(str(file))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
+    )
+    if role is Role.READER:
+        connection.execute(f"PRAGMA busy_timeout = {_READER_BUSY_TIMEOUT}")
+        connection.execute("PRAGMA query_only = on")
+    else:
+        connection.execute(f"PRAGMA busy_timeout = {_WRITER_BUSY_TIMEOUT}")
+        connection.execute("PRAGMA journal_mode = wal")
+        connection.execute("PRAGMA synchronous = full")
+        connection.execute("PRAGMA foreign_keys = on")
+        connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE}")
+    return connection

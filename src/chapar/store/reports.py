@@ -1,0 +1,172 @@
+"""What is asked of the table of messages: the statements that read it, and what their answers look like."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Select, UnaryExpression, asc, desc, func, select, union_all
+
+from chapar.message import Message, Status
+from chapar.store.schema import COLUMNS, messages, to_message
+
+Bucket = Literal["minute", "hour", "day"]
+
+_BUCKET_MS: Mapping[Bucket, int] = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
+
+TOP = 100
+"""How many devices and operations a summary names."""
+BUCKETS = 1500
+"""How many buckets of time a summary has, the newest ones: more than the minutes of a day."""
+
+_LAST_TIME = (1 << 48) - 1  # a UUIDv7 has 48 bits of milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which messages are meant: those that fit everything that is given."""
+
+    imei: str | None = None
+    micro_op: str | None = None
+    status: tuple[Status, ...] = ()  #: any of these; empty: all
+    since: int | None = None  #: accepted at this time or later, ms since the epoch
+    until: int | None = None  #: accepted before this time, ms since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The largest groups, and how many messages are in none of them."""
+
+    counts: tuple[tuple[str, int], ...]  #: name and messages, largest first
+    others: int  #: messages of the groups that are not named
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Messages accepted in each bucket of time; a bucket without any is left out."""
+
+    counts: tuple[tuple[int, int], ...]  #: start (ms since the epoch, UTC) and messages, oldest first
+    others: int  #: messages before the first bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts of the messages that fit the filters."""
+
+    total: int
+    statuses: Mapping[Status, int]
+    devices: Ranking  #: of the `TOP` devices
+    operations: Ranking  #: of the `TOP` operations
+    times: Timeline  #: of the newest `BUCKETS` buckets
+
+
+def find(connection: Connection, message_id: str) -> Message | None:
+    """The message with this id."""
+    row = connection.execute(select(*COLUMNS).where(messages.c.id == message_id)).one_or_none()
+    return None if row is None else to_message(tuple(row))
+
+
+def newest_first(connection: Connection, filters: Filters, before: str | None, limit: int) -> list[Message]:
+    """Up to `limit` messages with ids below `before`, newest first."""
+    cursor = [] if before is None else [messages.c.id < before]
+    return _page(connection, filters, cursor, desc, limit)
+
+
+def oldest_first(connection: Connection, filters: Filters, after: str | None, limit: int) -> list[Message]:
+    """Up to `limit` messages with ids above `after`, oldest first."""
+    cursor = [] if after is None else [messages.c.id > after]
+    return _page(connection, filters, cursor, asc, limit)
+
+
+def left_behind(connection: Connection, claim: str, after_seq: int, limit: int) -> list[tuple[int, Message]]:
+    """Messages in PUBLISHING that a process other than `claim` moves, as (seq, message) in the order of acceptance."""
+    statement = (
+        select(messages.c.seq, *COLUMNS)
+        .where(
+            messages.c.status == Status.PUBLISHING.value,
+            messages.c.claim.is_distinct_from(claim),
+            # Plus 0 keeps the planner off the primary key: the few unfinished ones are found by status and sorted.
+            messages.c.seq + 0 > after_seq,
+        )
+        .order_by(messages.c.seq + 0)
+        .limit(limit)
+    )
+    return [(int(row[0]), to_message(tuple(row[1:]))) for row in connection.execute(statement)]
+
+
+def summary(connection: Connection, filters: Filters, bucket: Bucket) -> Summary:
+    """Count the messages that fit, all as of one moment."""
+    where = _conditions(filters)
+    if filters.status:
+        where.append(messages.c.status.in_([status.value for status in filters.status]))
+    statuses = {
+        Status(status): count
+        for status, count in connection.execute(
+            select(messages.c.status, func.count()).where(*where).group_by(messages.c.status)
+        )
+    }
+    total = sum(statuses.values())
+    start = messages.c.created_at - messages.c.created_at % _BUCKET_MS[bucket]
+    newest = connection.execute(
+        select(start, func.count()).where(*where).group_by(start).order_by(start.desc()).limit(BUCKETS)
+    )
+    times = tuple((int(at), int(count)) for at, count in reversed(newest.all()))
+    return Summary(
+        total=total,
+        statuses=statuses,
+        devices=_ranking(connection, messages.c.imei, where, total),
+        operations=_ranking(connection, messages.c.micro_op, where, total),
+        times=Timeline(times, total - sum(count for _, count in times)),
+    )
+
+
+def _ranking(
+    connection: Connection, column: ColumnElement[str], where: list[ColumnElement[bool]], total: int
+) -> Ranking:
+    largest = connection.execute(
+        select(column, func.count()).where(*where).group_by(column).order_by(func.count().desc(), column).limit(TOP)
+    )
+    counts = tuple((str(name), int(count)) for name, count in largest)
+    return Ranking(counts, total - sum(count for _, count in counts))
+
+
+def _page(
+    connection: Connection,
+    filters: Filters,
+    cursor: list[ColumnElement[bool]],
+    order: Callable[[ColumnElement[str]], UnaryExpression[str]],
+    limit: int,
+) -> list[Message]:
+    fitting = select(*COLUMNS).where(*_conditions(filters), *cursor).order_by(order(messages.c.id)).limit(limit)
+    statuses = [status.value for status in filters.status]
+    statement: Select[*tuple[Any, ...]]
+    if not statuses:
+        statement = fitting
+    elif filters.imei is not None:
+        # The empty string keeps a planner without statistics off the index by status: a device has fewer messages.
+        statement = fitting.where(messages.c.status.concat("").in_(statuses))
+    else:
+        # One ordered read of the index for each status: with IN, every match would be collected and sorted.
+        each = [select(fitting.where(messages.c.status == status).subquery()) for status in statuses]
+        merged = union_all(*each).subquery()
+        statement = select(merged).order_by(order(merged.c.id)).limit(limit)
+    return [to_message(tuple(row)) for row in connection.execute(statement)]
+
+
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    """All but the status, which each query asks for in the way that its index serves."""
+    conditions: list[ColumnElement[bool]] = []
+    if filters.imei is not None:
+        conditions.append(messages.c.imei == filters.imei)
+    if filters.micro_op is not None:
+        conditions.append(messages.c.micro_op == filters.micro_op)
+    if filters.since is not None:
+        conditions.append(messages.c.id >= _first_id(filters.since))
+    if filters.until is not None:
+        conditions.append(messages.c.id < _first_id(filters.until))
+    return conditions
+
+
+def _first_id(time: int) -> str:
+    """What every id made at `time` (ms since the epoch) or later sorts behind (RFC 9562 §5.7: time comes first)."""
+    digits = f"{min(max(time, 0), _LAST_TIME):012x}"
+    return f"{digits[:8]}-{digits[8:]}"

@@ -1,0 +1,150 @@
+"""What the gateway may ask of the database: add and move messages, find and count them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, nullcontext
+from typing import Self, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
+from chapar.message import Message
+from chapar.settings import Settings
+from chapar.store import database, migrations, reports
+from chapar.store.commits import Commits, Counters
+from chapar.store.failures import cause
+from chapar.store.operations import ADD, CHECK, MOVE, add_row, move_row
+from chapar.store.reports import Bucket, Filters, Summary
+
+_CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
+_PAGE = 1000  # messages read at once by `pages`: about 1 MB
+
+Result = TypeVar("Result")
+
+
+class Store:
+    """The messages. Open it with `async with Store.open(settings) as store`.
+
+    Writes go to the writer process and are answered once they are committed. Reads have connections and threads of
+    their own, which cannot write. Nothing here ever blocks the event loop.
+    """
+
+    def __init__(self, commits: Commits, readers: Engine, threads: ThreadPoolExecutor) -> None:
+        self._commits = commits
+        self._readers = readers
+        self._threads = threads
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Lock and migrate the database (PostgreSQL: check it, unless `auto_migrate`), and start the writer.
+
+        Raises DatabaseInUse, SchemaOutdated, SchemaNewer, DatabaseUnsafe, StoreUnavailable, SettingInvalid.
+        """
+        database_url = settings.database_url.get_secret_value()
+        url = database.parse(database_url)
+        is_sqlite = url.get_backend_name() == "sqlite"
+        lock = await asyncio.to_thread(database.lock, database.sqlite_file(url)) if is_sqlite else None
+        with lock or nullcontext():
+            inherit = () if lock is None else (lock.fileno(),)
+            if is_sqlite or settings.auto_migrate:
+                await asyncio.to_thread(migrations.migrate, database_url)
+            else:
+                await asyncio.to_thread(migrations.check_schema, database_url)
+            async with Commits.open(database_url, inherit) as commits:
+                readers = database.open_engine(database_url, database.Role.READER, settings.readers)
+                with ThreadPoolExecutor(settings.readers, "store-reader") as threads:
+                    try:
+                        yield cls(commits, readers, threads)
+                    finally:
+                        threads.shutdown(cancel_futures=True)
+                        readers.dispose()
+
+    @property
+    def counters(self) -> Counters:
+        """What the writer has done since the start."""
+        return self._commits.counters
+
+    def add(self, message: Message, deadline: float | None = None) -> asyncio.Future[None]:
+        """Save a new message; harmless where it is already there.
+
+        It is tried until `deadline` (loop time; None: for ever). The future then raises NotSaved where certainly
+        nothing was committed, OutcomeUnknown where it may have been. Cancelling the future does not stop the commit.
+        """
+        return self._commits.submit(ADD, add_row(message), deadline)
+
+    def move(self, before: Message, after: Message, deadline: float | None = None) -> asyncio.Future[bool]:
+        """Make the message in the database, which is `before`, what `after` says.
+
+        The future is True once it is so, False where the message no longer was in the state, at the attempt and
+        under the claim of `before`: somebody else moved it. Ask for a move from a state only when the move to it
+        was answered. Deadline, errors and cancelling are as with `add`.
+        """
+        return self._commits.submit(MOVE, move_row(before, after), deadline)
+
+    async def find(self, message_id: str) -> Message | None:
+        """The message with this id; raises StoreUnavailable."""
+        return await self._read(lambda connection: reports.find(connection, message_id))
+
+    async def page(self, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
+        """Up to `limit` messages, newest first, with ids below `before`; raises StoreUnavailable."""
+        return await self._read(lambda connection: reports.newest_first(connection, filters, before, limit))
+
+    async def pages(self, filters: Filters, size: int = _PAGE) -> AsyncIterator[list[Message]]:
+        """All messages, oldest first, in lists of up to `size`; raises StoreUnavailable.
+
+        Each list is a read of its own: memory stays small, and no transaction stays open for a slow client.
+        """
+        after: str | None = None
+        while page := await self._oldest_first(filters, after, size):
+            yield page
+            if len(page) < size:
+                return
+            after = page[-1].id
+
+    async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
+        """Count the messages that fit; raises StoreUnavailable."""
+        return await self._read(lambda connection: reports.summary(connection, filters, bucket))
+
+    async def left_behind(self, claim: str, *, after_seq: int = 0, limit: int) -> list[tuple[int, Message]]:
+        """Messages in PUBLISHING whose claim is not `claim`, as (seq, message) in the order of acceptance.
+
+        `after_seq` is the last seq of the page before. Raises StoreUnavailable.
+        """
+        return await self._read(lambda connection: reports.left_behind(connection, claim, after_seq, limit))
+
+    async def check(self) -> None:
+        """Raise StoreUnavailable unless, within two seconds, a read works and the writer commits a write."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CHECK_PATIENCE):
+                await self._commits.submit(CHECK, (), loop.time() + _CHECK_PATIENCE)
+                await self._read(lambda connection: reports.find(connection, ""))
+        except NotSaved as error:
+            raise StoreUnavailable(error.cause) from None
+        except (OutcomeUnknown, TimeoutError):
+            raise StoreUnavailable("it does not answer.") from None
+
+    async def _oldest_first(self, filters: Filters, after: str | None, limit: int) -> list[Message]:
+        return await self._read(lambda connection: reports.oldest_first(connection, filters, after, limit))
+
+    async def _read(self, query: Callable[[Connection], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._query, query)
+
+    def _query(self, query: Callable[[Connection], Result]) -> Result:
+        try:
+            try:
+                return self._query_once(query)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                # The server was restarted; that also emptied the pool, so this one connects anew.
+                return self._query_once(query)
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(cause(error)) from error
+
+    def _query_once(self, query: Callable[[Connection], Result]) -> Result:
+        with self._readers.connect() as connection:
+            return query(connection)

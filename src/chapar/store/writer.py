@@ -1,0 +1,167 @@
+"""The writer: a process of its own, with the only connection that writes, committing in groups.
+
+`python -m chapar.store.writer <descriptor>` serves one socket until the other end closes it. It takes a batch, runs all
+of it in one transaction, commits, and answers each operation. The gateway's end is `commits.py`.
+
+    gateway → writer   (url,)                         once, at first: it names a secret, so it is no argument
+                       [(kind, row), …]               a batch, only while the writer is ready
+    writer → gateway   ("ready",)                     there is a connection
+                       ("down", cause)                there is none; the next attempt follows by itself
+                       ("answers", [answer, …], ok)   in the batch's order; not ok: the connection is given up
+
+    answer = ("committed", result) | ("not_saved", cause, transient) | ("unknown", cause)
+"""
+
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from chapar.errors import ChaparError, DatabaseUnsafe
+from chapar.store.database import Role, check_durable, empty_wal, open_engine
+from chapar.store.failures import cause, is_operations_fault, nothing_committed
+from chapar.store.operations import KINDS
+from chapar.store.schema import Row
+from chapar.store.wire import LENGTH, body_length, pack, unpack
+
+_KINDS = {kind.name: kind for kind in KINDS}
+
+_RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
+
+Batch = Sequence[tuple[str, Row]]
+Answer = tuple[object, ...]
+
+
+def serve(channel: socket.socket) -> None:
+    """Connect, commit what comes, connect again; returns when the other end is gone."""
+    (url,) = _receive(channel) or ("",)
+    engine = open_engine(str(url), Role.WRITER)
+    settled = True
+    while True:
+        try:
+            with _connect(engine, settled=settled) as connection:
+                _send(channel, ("ready",))
+                settled = _commit_batches(channel, connection)
+        except (SQLAlchemyError, ChaparError) as error:
+            _send(channel, ("down", cause(error)))
+        # Nothing is sent to a writer that is not ready, so readable means closed.
+        if select.select([channel], [], [], _RECONNECT_PAUSE)[0]:
+            return
+
+
+def _connect(engine: Engine, *, settled: bool) -> Connection:
+    connection = engine.connect()
+    try:
+        check_durable(connection)
+        connection.rollback()
+        if engine.dialect.name == "sqlite" and not empty_wal(connection) and not settled:
+            raise DatabaseUnsafe("a write failed, and what is in its log cannot be made safe while it is being read.")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _commit_batches(channel: socket.socket, connection: Connection) -> bool:
+    """Serve until the other end or the connection is gone; False where the last commit's outcome is unknown."""
+    while (batch := _receive(channel)) is not None:
+        answers, usable = commit(connection, batch)
+        _send(channel, ("answers", answers, usable))
+        if not usable:
+            connection.invalidate()
+            return answers[0][0] != "unknown"
+    return True
+
+
+def commit(connection: Connection, batch: Batch) -> tuple[list[Answer], bool]:
+    """Run `batch` in one transaction. Gives an answer for each operation, and whether the connection is still good.
+
+    Until COMMIT was asked for, a failure is certain to have left nothing. From then on it is only where the
+    database says so; else the outcome is unknown and a failed fsync is never tried again on this connection.
+    """
+    try:
+        answers = _run(connection, batch)
+    except SQLAlchemyError as error:
+        return [("not_saved", cause(error), True)] * len(batch), _rolled_back(connection)
+    try:
+        connection.commit()
+    except DBAPIError as error:
+        if nothing_committed(error) and _rolled_back(connection):
+            return [("not_saved", cause(error), True)] * len(batch), True
+        return [("unknown", cause(error))] * len(batch), False
+    return answers, True
+
+
+def _run(connection: Connection, batch: Batch) -> list[Answer]:
+    """Run everything together; where that fails because of one operation, each by itself, so that it fails alone."""
+    try:
+        return _run_together(connection, batch)
+    except Exception as error:
+        if not is_operations_fault(error):
+            raise
+        connection.rollback()
+        return [_run_alone(connection, name, row) for name, row in batch]
+
+
+def _run_together(connection: Connection, batch: Batch) -> list[Answer]:
+    answers: list[Answer] = [()] * len(batch)
+    for name, kind in _KINDS.items():
+        positions = [position for position, operation in enumerate(batch) if operation[0] == name]
+        if positions:
+            results = kind.apply(connection, [batch[position][1] for position in positions])
+            for position, result in zip(positions, results, strict=True):
+                answers[position] = ("committed", result)
+    return answers
+
+
+def _run_alone(connection: Connection, name: str, row: Row) -> Answer:
+    try:
+        with connection.begin_nested():
+            (result,) = _KINDS[name].apply(connection, [row])
+    except Exception as error:
+        if not is_operations_fault(error):
+            raise
+        return ("not_saved", cause(error), False)
+    return ("committed", result)
+
+
+def _rolled_back(connection: Connection) -> bool:
+    try:
+        connection.rollback()
+    except SQLAlchemyError:
+        return False
+    return not connection.invalidated
+
+
+def _send(channel: socket.socket, frame: tuple[object, ...]) -> None:
+    channel.sendall(pack(frame))
+
+
+def _receive(channel: socket.socket) -> tuple[Any, ...] | None:
+    """The next frame; None where the other end is gone."""
+    header = channel.recv(LENGTH, socket.MSG_WAITALL)
+    if len(header) < LENGTH:
+        return None
+    length = body_length(header)
+    body = channel.recv(length, socket.MSG_WAITALL)
+    return unpack(body) if len(body) == length else None
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the only argument."""
+    # The gateway decides when it ends, by closing the socket: a service manager signals every process at once, and
+    # what the gateway still has to commit would be lost.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[1])) as channel, suppress(BrokenPipeError, ConnectionResetError):
+        serve(channel)
+
+
+if __name__ == "__main__":
+    main()
