@@ -48,10 +48,8 @@ def test_every_error_has_its_own_sentence_in_both_languages(error: type[ChaparEr
 
 
 def test_the_tree_at_the_top_of_the_errors_is_the_tree_of_classes() -> None:
-    drawn: list[tuple[int, str]] = []
-    for line in (errors.__doc__ or "").splitlines():
-        if match := re.match(r"([│├└─ ]*)([A-Z]\w+)(\s|$)", line):
-            drawn.append((len(match[1]) // 4, match[2]))
+    lines = re.findall(r"^([│├└─ ]*)([A-Z]\w+)(?:\s|$)", errors.__doc__ or "", re.MULTILINE)
+    drawn = [(len(indent) // 4, name) for indent, name in lines]
     names = [name for _, name in drawn]
     tree = drawn[names.index("ChaparError") : names.index("Only")]
     parents: dict[int, str] = {}
