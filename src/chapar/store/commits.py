@@ -89,16 +89,18 @@ class Commits:
         Leaving commits what is queued, within 5 s, and ends the writer.
         """
         commits = cls()
-        async with asyncio.TaskGroup() as tasks:
-            keeper = tasks.create_task(commits._keep_writer(database_url, tuple(inherit)), name="writer")
-            try:
-                yield commits
-            finally:
-                commits._closed = True
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(commits._idle.wait(), _CLOSE_PATIENCE)
-                keeper.cancel()
-        commits._end()
+        # No task group: it would wrap whatever its body raises, and this body is the whole gateway.
+        keeper = asyncio.create_task(commits._keep_writer(database_url, tuple(inherit)), name="writer")
+        try:
+            yield commits
+        finally:
+            commits._closed = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(commits._idle.wait(), _CLOSE_PATIENCE)
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+            commits._end()
 
     def submit(self, kind: Kind[Result], row: Row, deadline: float | None = None) -> asyncio.Future[Result]:
         """Queue an operation; the future has its result once it is committed.

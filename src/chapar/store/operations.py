@@ -14,7 +14,7 @@ from chapar.store.schema import MUTABLE, Row, messages, to_row
 Result = TypeVar("Result")
 
 
-class Ambiguous(Exception):  # noqa: N818
+class Ambiguous(Exception):
     """A batch was applied only in part, and which part is to be found out one by one."""
 
 

@@ -4,7 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, UnaryExpression, asc, desc, func, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    UnaryExpression,
+    asc,
+    desc,
+    func,
+    literal_column,
+    select,
+    union_all,
+)
 
 from chapar.message import Message, Status
 from chapar.store.schema import COLUMNS, messages, to_message
@@ -105,7 +117,7 @@ def summary(connection: Connection, filters: Filters, bucket: Bucket) -> Summary
         )
     }
     total = sum(statuses.values())
-    start = messages.c.created_at - messages.c.created_at % _BUCKET_MS[bucket]
+    start = messages.c.created_at - messages.c.created_at % literal_column(str(_BUCKET_MS[bucket]), BigInteger)
     newest = connection.execute(
         select(start, func.count()).where(*where).group_by(start).order_by(start.desc()).limit(BUCKETS)
     )

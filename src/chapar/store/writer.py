@@ -16,8 +16,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -45,7 +45,7 @@ def serve(channel: socket.socket) -> None:
     settled = True
     while True:
         try:
-            with _connect(engine, settled=settled) as connection:
+            with _connected(engine, settled=settled) as connection:
                 _send(channel, ("ready",))
                 settled = _commit_batches(channel, connection)
         except (SQLAlchemyError, ChaparError) as error:
@@ -55,17 +55,14 @@ def serve(channel: socket.socket) -> None:
             return
 
 
-def _connect(engine: Engine, *, settled: bool) -> Connection:
-    connection = engine.connect()
-    try:
-        check_durable(connection)
-        connection.rollback()
+@contextmanager
+def _connected(engine: Engine, *, settled: bool) -> Iterator[Connection]:
+    with engine.connect() as connection:
+        with connection.begin():
+            check_durable(connection)
         if engine.dialect.name == "sqlite" and not empty_wal(connection) and not settled:
-            raise DatabaseUnsafe("a write failed, and what is in its log cannot be made safe while it is being read.")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+            raise DatabaseUnsafe("a write failed, and its log cannot be made safe while it is being read.")
+        yield connection
 
 
 def _commit_batches(channel: socket.socket, connection: Connection) -> bool:
