@@ -263,7 +263,9 @@ class Session(asyncio.Protocol):
     def _establish(self, connack: mqtt5.ConnAckPacket) -> None:
         self._window.size = min(connack.receive_max, MAX_WINDOW)
         self._limits = Limits(
-            connack.max_packet_size or MAX_PACKET_SIZE, int(connack.max_qos), connack.retain_available
+            max_packet_size=min(connack.max_packet_size or MAX_PACKET_SIZE, MAX_PACKET_SIZE),
+            max_qos=int(connack.max_qos),
+            retain_available=connack.retain_available,
         )
         self.session_present = connack.session_present
         # A server's 0 lifts the duty to be heard; we still want to know whether it is there.

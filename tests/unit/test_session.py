@@ -1,0 +1,359 @@
+"""One session against a broker that does what no real one does on demand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import pairwise
+
+import mqtt5
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chapar.errors import (
+    BrokerClosed,
+    BrokerError,
+    BrokerSilent,
+    ConnectionRefused,
+    LinkDown,
+    LinkLost,
+    MalformedPacket,
+    ProtocolUnsupported,
+    PublicationInvalid,
+)
+from chapar.link import session as session_module
+from chapar.link.session import Delivery, Publication, Session, SignOn
+from support.fake_broker import CONNACK, FakeBroker
+from support.links import open_session, publication
+
+# The codec reports its panic through sys.unraisablehook too.
+MAY_PANIC = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+INVALID_UTF_8 = b"\x30\x05\x00\x02\xff\xfe\x00"  # PUBLISH whose topic is ff fe
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[FakeBroker]:
+    async with FakeBroker() as fake:
+        yield fake
+
+
+async def refusal(broker: FakeBroker) -> BrokerError:
+    """Why dialling `broker` failed."""
+    with pytest.raises(BrokerError) as error:
+        async with open_session(broker.url):
+            pass
+    return error.value
+
+
+async def end(session: Session) -> BrokerError:
+    """Why `session` ended."""
+    with pytest.raises(BrokerError) as error:
+        await asyncio.wait_for(session.ended(), 5.0)
+    return error.value
+
+
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x02\x00\x00", b"\x20\x03\x00\x84\x00"])
+async def test_an_mqtt_3_broker_is_told_from_a_broken_one(broker: FakeBroker, answer: bytes) -> None:
+    broker.connack = answer
+    assert isinstance(await refusal(broker), ProtocolUnsupported)
+
+
+async def test_a_refusal_names_its_reason(broker: FakeBroker) -> None:
+    broker.connack = b"\x20\x03\x00\x86\x00"
+    error = await refusal(broker)
+    assert isinstance(error, ConnectionRefused)
+    assert str(error) == f"{broker.url} refused the session: Bad User Name or Password (0x86)."
+
+
+async def test_a_broker_that_hangs_up_on_connect_may_be_an_mqtt_3_one() -> None:
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BrokerClosed, match="may not speak MQTT 5"):
+            async with open_session(f"mqtt://127.0.0.1:{port}"):
+                pass
+
+
+async def test_no_answer_to_connect_is_silence(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "CONNACK_TIMEOUT", 0.05)
+    broker.connack = b""
+    error = await refusal(broker)
+    assert isinstance(error, BrokerSilent)
+    assert error.seconds == 0.05
+
+
+async def test_a_dial_that_is_cancelled_leaves_no_connection(broker: FakeBroker) -> None:
+    broker.connack = b""
+    dialling = asyncio.create_task(refusal(broker))
+    await broker.connected.wait()
+    dialling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await dialling
+    assert await broker.packet() is None
+
+
+async def test_connect_says_what_it_was_told(broker: FakeBroker) -> None:
+    heard: list[mqtt5.ConnectPacket] = []
+    broker.on_connect = heard.append
+    sign_on = SignOn("gate", 7, username="u", password="p", clean_start=False, session_expiry=60)
+    async with open_session(broker.url, sign_on=sign_on):
+        connect = heard[0]
+    assert (connect.client_id, connect.keep_alive, connect.clean_start) == ("gate", 7, False)
+    assert (connect.username, connect.password) == ("u", b"p")
+    assert connect.session_expiry_interval == 60
+    assert connect.max_packet_size == session_module.MAX_INCOMING_PACKET
+
+
+async def test_the_properties_of_a_publication(broker: FakeBroker) -> None:
+    async with open_session(broker.url) as session:
+        first_attempt = Publication("devices/1", b"x", 1, retain=True, message_id="id-1", expiry=30)
+        session.publish(first_attempt)
+        first = await broker.publish()
+        session.publish(replace(first_attempt, attempt=2, expiry=None, response_topic="r"))
+        second = await broker.publish()
+    assert (first.topic, first.payload, int(first.qos), first.retain) == ("devices/1", b"x", 1, True)
+    assert (first.correlation_data, first.user_properties) == (b"id-1", [("message-id", "id-1")])
+    assert (first.message_expiry_interval, first.response_topic) == (30, None)
+    assert second.user_properties == [("message-id", "id-1"), ("attempt", "2")]
+    assert second.response_topic == "r"
+    assert not second.duplicate
+
+
+async def test_a_broker_that_cannot_bear_properties_gets_none(broker: FakeBroker) -> None:
+    async with open_session(broker.url, sign_on=SignOn("gate", 10, properties=False)) as session:
+        session.publish(replace(publication(b"x"), attempt=2, expiry=3, response_topic="r"))
+        packet = await broker.publish()
+    assert packet.write() == mqtt5.PublishPacket("devices/1", b"x", qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1).write()
+
+
+@pytest.mark.parametrize("reason_code", [0x00, 0x10, 0x80, 0x87, 0x97])
+async def test_every_reason_code_is_a_result(broker: FakeBroker, reason_code: int) -> None:
+    async with open_session(broker.url) as session:
+        outcome = session.publish(publication())
+        packet = await broker.publish()
+        broker.send(bytes([0x40, 3, 0, packet.packet_id or 0, reason_code]))
+        assert await outcome == reason_code
+        assert session.met_no_subscribers == (reason_code == 0x10)
+
+
+async def test_where_the_session_ends_doubt_is_told_from_certainty(broker: FakeBroker) -> None:
+    broker.connack = mqtt5.ConnAckPacket(receive_max=2).write()
+    async with open_session(broker.url) as session:
+        outcomes = [session.publish(publication(str(number))) for number in range(5)]
+        assert [(await broker.publish()).payload for _ in range(2)] == [b"0", b"1"]
+        broker.hang_up()
+        results = await asyncio.gather(*outcomes, return_exceptions=True)
+        cause = await end(session)
+        with pytest.raises(LinkDown):
+            session.publish(publication())
+    assert [type(result) for result in results] == [LinkLost, LinkLost, LinkDown, LinkDown, LinkDown]
+    assert isinstance(results[0], LinkLost)
+    assert results[0].cause is cause
+
+
+async def test_our_own_close_is_no_error(broker: FakeBroker) -> None:
+    async with open_session(broker.url) as session:
+        outcome = session.publish(publication())
+        await broker.publish()
+        await session.close()
+        assert isinstance(await broker.packet(), mqtt5.DisconnectPacket)
+        assert await broker.packet() is None
+        await session.ended()
+    with pytest.raises(LinkLost) as lost:
+        await outcome
+    assert lost.value.cause is None
+
+
+async def test_limits_are_checked_before_anything_leaves(broker: FakeBroker) -> None:
+    broker.connack = mqtt5.ConnAckPacket(
+        max_packet_size=200, retain_available=False, max_qos=mqtt5.QoS.AT_LEAST_ONCE
+    ).write()
+    async with open_session(broker.url) as session:
+        for bad, limit in (
+            (publication(b"x" * 201), "Maximum Packet Size"),
+            (publication(b"x" * 100), "Maximum Packet Size"),
+            (publication(qos=2), "Maximum QoS"),
+            (Publication("devices/1", b"x", 1, retain=True, message_id="id"), "Retain Available"),
+        ):
+            with pytest.raises(PublicationInvalid) as error:
+                session.publish(bad)
+            assert error.value.limit == limit
+        session.publish(publication(b"fits"))
+        assert (await broker.publish()).payload == b"fits"
+
+
+async def test_one_that_cannot_be_encoded_fails_its_caller_alone(broker: FakeBroker) -> None:
+    async with open_session(broker.url) as session:
+        session.publish(publication(b"before"))
+        with pytest.raises(ValueError, match="65535"):
+            session.publish(publication(topic="x" * 70_000))
+        session.publish(publication(b"after"))
+        assert [(await broker.publish()).payload for _ in range(2)] == [b"before", b"after"]
+
+
+async def test_a_broker_that_does_not_read_holds_the_queue_back() -> None:
+    """With 64 KiB a publication, a batch is one publication, and the transport pauses after each."""
+    session, transport = connected()
+    outcomes = [session.publish(publication(b"x" * session_module.MAX_BATCH)) for _ in range(3)]
+    session.pause_writing()
+    await asyncio.sleep(0)
+    assert session.waiting == 3
+    transport.pause_at_next_write = True
+    session.resume_writing()
+    await asyncio.sleep(0)
+    assert (session.in_flight, session.waiting) == (1, 2)
+    session.connection_lost(None)
+    results = await asyncio.gather(*outcomes, return_exceptions=True)
+    assert [type(result) for result in results] == [LinkLost, LinkDown, LinkDown]
+
+
+async def test_what_one_turn_of_the_loop_publishes_is_one_write() -> None:
+    session, transport = connected()
+    writes = len(transport.written)
+    for number in range(20):
+        session.publish(publication(str(number)))
+    await asyncio.sleep(0)
+    assert len(transport.written) == writes + 1
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n" + b"x" * 84, id="another protocol"),
+        pytest.param(INVALID_UTF_8, id="the codec panics"),
+        pytest.param(b"\x30\xff\xff\xff\x7f", id="a packet larger than we announced"),
+        pytest.param(b"\x30\xff\xff\xff\xff\x01", id="an endless length"),
+        pytest.param(b"\x40\x02\x00\x07", id="an acknowledgement of nothing"),
+        pytest.param(b"\x20\x03\x00\x00\x00", id="a second CONNACK"),
+        pytest.param(b"\xc0\x00", id="a packet that only clients send"),
+        pytest.param(b"\x34\x07\x00\x01a\x00\x01\x00x", id="a quality of service we did not ask for"),
+        pytest.param(b"\x00\x00", id="a reserved type"),
+    ],
+)
+@MAY_PANIC
+async def test_malformed_bytes_end_the_session_with_their_sentence(broker: FakeBroker, garbage: bytes) -> None:
+    async with open_session(broker.url) as session:
+        broker.send(garbage)
+        error = await end(session)
+        assert isinstance(error, MalformedPacket)
+        assert str(error).startswith(f"{broker.url} sent bytes that are not MQTT 5: ")
+        disconnect = await broker.packet()
+        assert isinstance(disconnect, mqtt5.DisconnectPacket)
+        assert int(disconnect.reason_code) == 0x81
+
+
+@MAY_PANIC
+async def test_malformed_bytes_instead_of_connack(broker: FakeBroker) -> None:
+    broker.connack = INVALID_UTF_8
+    assert isinstance(await refusal(broker), MalformedPacket)
+
+
+@pytest.mark.parametrize("reason_code", [0x8B, 0x8E, 0x93, 0x95])
+async def test_the_brokers_disconnect_keeps_its_reason(broker: FakeBroker, reason_code: int) -> None:
+    async with open_session(broker.url) as session:
+        broker.send(bytes([0xE0, 1, reason_code]))
+        error = await end(session)
+    assert isinstance(error, BrokerClosed)
+    assert error.reason_code == reason_code
+
+
+async def test_a_silent_broker_is_asked_and_then_given_up(broker: FakeBroker) -> None:
+    broker.connack = mqtt5.ConnAckPacket(server_keep_alive=1).write()  # overrides our 10
+    async with open_session(broker.url) as session:
+        outcome = session.publish(publication())
+        await broker.publish()
+        assert isinstance(await broker.packet(), mqtt5.PingReqPacket)
+        error = await end(session)
+    assert isinstance(error, BrokerSilent)
+    assert error.seconds >= 1  # the moment itself is the keep-alive's, see its tests
+    with pytest.raises(LinkLost):
+        await outcome
+
+
+async def test_a_delivery_is_the_brokers_until_we_acknowledge_it(broker: FakeBroker) -> None:
+    deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
+    async with open_session(broker.url, on_delivery=deliveries.put_nowait) as session:
+        for packet_id in (7, 8):
+            broker.send(
+                mqtt5.PublishPacket(
+                    "devices/1/reply",
+                    b"done",
+                    qos=mqtt5.QoS.AT_LEAST_ONCE,
+                    packet_id=packet_id,
+                    correlation_data=b"id",
+                    user_properties=[("k", "v")],
+                ).write()
+            )
+        first, second = await deliveries.get(), await deliveries.get()
+        second.acknowledge()
+        second.acknowledge()
+        answer = await broker.packet()
+        assert isinstance(answer, mqtt5.PubAckPacket)
+        assert answer.packet_id == 8
+        await session.close()
+        first.acknowledge()  # too late, and no error
+        assert isinstance(await broker.packet(), mqtt5.DisconnectPacket)
+    assert (first.topic, first.payload, first.qos, first.retain) == ("devices/1/reply", b"done", 1, False)
+    assert (first.correlation_data, first.response_topic, first.user_properties) == (b"id", None, (("k", "v"),))
+
+
+async def test_an_owner_that_does_not_keep_up_bounds_what_the_broker_may_send(broker: FakeBroker) -> None:
+    async with open_session(broker.url) as session:
+        for packet_id in range(1, session_module.MAX_UNACKNOWLEDGED + 2):
+            broker.send(b"\x32\x06\x00\x01a" + packet_id.to_bytes(2, "big") + b"\x00")
+        assert isinstance(await end(session), MalformedPacket)
+
+
+class RecordingTransport(asyncio.Transport):
+    """Takes what is written, and pauses the protocol where told to."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.written: list[bytes] = []
+        self.pause_at_next_write = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+        if self.pause_at_next_write:
+            self._session.pause_writing()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(self._session.connection_lost, None)
+
+    def abort(self) -> None:
+        self.close()
+
+
+def connected(deliveries: list[Delivery] | None = None) -> tuple[Session, RecordingTransport]:
+    """An established session without a socket."""
+    session = Session("mqtt://test", SignOn("test", 10), None if deliveries is None else deliveries.append)
+    transport = RecordingTransport(session)
+    session.connection_made(transport)
+    session.data_received(CONNACK)
+    return session, transport
+
+
+@settings(max_examples=50)
+@given(
+    reason_codes=st.lists(st.sampled_from([0x00, 0x10, 0x87]), min_size=1, max_size=20),
+    payloads=st.lists(st.binary(max_size=200), max_size=5),
+    places=st.lists(st.integers(0, 2000)),
+)
+def test_outcomes_and_deliveries_are_the_same_wherever_the_stream_is_cut(
+    reason_codes: list[int], payloads: list[bytes], places: list[int]
+) -> None:
+    async def scenario() -> None:
+        deliveries: list[Delivery] = []
+        session, _ = connected(deliveries)
+        outcomes = [session.publish(publication()) for _ in reason_codes]
+        await asyncio.sleep(0)
+        stream = b"".join(bytes([0x40, 3, 0, index + 1, code]) for index, code in enumerate(reason_codes))
+        stream += b"".join(mqtt5.PublishPacket("t", payload).write() for payload in payloads)
+        edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
+        for start, stop in pairwise(edges):
+            session.data_received(stream[start:stop])
+        assert [outcome.result() for outcome in outcomes] == reason_codes
+        assert [delivery.payload for delivery in deliveries] == payloads
+        await session.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,139 @@
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from chapar.errors import BrokerClosed, LinkDown, LinkLost
+from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
+from support.links import publication
+
+
+def add(window: Window, *, qos: int = 1, payload: str = "x") -> asyncio.Future[int]:
+    outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    window.add(publication(payload, qos=qos), outcome)
+    return outcome
+
+
+def send(window: Window) -> int:
+    following = window.next()
+    assert following is not None
+    return following[1]
+
+
+async def test_no_more_leave_than_the_window_holds() -> None:
+    window = Window()
+    window.size = 2
+    outcomes = [add(window) for _ in range(3)]
+    first, _ = send(window), send(window)
+    assert window.next() is None
+    assert (window.in_flight, window.waiting) == (2, 1)
+    window.acknowledged(first, 0x10)
+    assert window.met_no_subscribers
+    assert await outcomes[0] == 0x10
+    assert window.next() is not None
+
+
+async def test_the_line_keeps_its_order_across_qualities_of_service() -> None:
+    window = Window()
+    window.size = 1
+    for name, qos in (("first", 1), ("second", 0), ("third", 2)):
+        add(window, payload=name, qos=qos)
+    packet_id = send(window)
+    assert window.next() is None  # QoS 0 does not overtake
+    window.acknowledged(packet_id, 0)
+    following = window.next()
+    assert following is not None
+    assert following[0].payload == b"second"
+
+
+async def test_quality_0_has_its_outcome_when_it_leaves() -> None:
+    window = Window()
+    window.size = 1
+    outcome = add(window, qos=0)
+    send(window)
+    assert outcome.result() == 0
+    assert window.in_flight == 0
+
+
+async def test_quality_2_holds_its_place_until_pubcomp() -> None:
+    window = Window()
+    window.size = 1
+    outcome = add(window, qos=2)
+    add(window)
+    packet_id = send(window)
+    assert window.received(packet_id, 0x10)
+    assert outcome.result() == 0x10
+    assert window.next() is None
+    window.completed(packet_id)
+    assert window.next() is not None
+
+
+async def test_quality_2_that_is_refused_gives_its_place_back_at_once() -> None:
+    window = Window()
+    window.size = 1
+    outcome = add(window, qos=2)
+    assert not window.received(send(window), 0x97)
+    assert outcome.result() == 0x97
+    assert window.in_flight == 0
+
+
+async def test_what_was_taken_back_in_time_never_leaves() -> None:
+    window = Window()
+    window.size = 1
+    sent = add(window, payload="sent")
+    packet_id = send(window)
+    add(window, payload="taken back").cancel()
+    add(window, payload="next")
+    sent.cancel()  # too late: it left, and its answer is still expected
+    window.acknowledged(packet_id, 0)
+    following = window.next()
+    assert following is not None
+    assert following[0].payload == b"next"
+
+
+async def test_the_end_tells_doubt_from_certainty() -> None:
+    window = Window()
+    window.size = 2
+    cause = BrokerClosed("mqtt://broker:1883", "Server busy", 0x89)
+    outcomes = [add(window) for _ in range(4)]
+    send(window)
+    send(window)
+    outcomes[3].cancel()
+    window.fail(cause)
+    for outcome in outcomes[:2]:
+        with pytest.raises(LinkLost) as lost:
+            await outcome
+        assert lost.value.cause is cause
+    with pytest.raises(LinkDown):
+        await outcomes[2]
+    assert (window.in_flight, window.waiting) == (0, 0)
+
+
+async def test_packet_ids_go_round_and_step_over_those_in_flight() -> None:
+    window = Window()
+    window.size = 2
+    add(window)
+    stuck = send(window)
+    drawn = []
+    for _ in range(LAST_PACKET_ID + 5):
+        add(window)
+        drawn.append(send(window))
+        window.acknowledged(drawn[-1], 0)
+    assert stuck not in drawn
+    assert all(before != after for before, after in pairwise(drawn))
+    assert max(drawn) == LAST_PACKET_ID
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_an_answer_to_nothing_breaks_the_protocol(qos: int) -> None:
+    window = Window()
+    window.size = 3
+    add(window, qos=qos)
+    packet_id = send(window)
+    with pytest.raises(UnexpectedAnswer):
+        window.acknowledged(packet_id + 1, 0)
+    with pytest.raises(UnexpectedAnswer):
+        window.completed(packet_id)
+    wrong_answer = window.received if qos == 1 else window.acknowledged
+    with pytest.raises(UnexpectedAnswer):
+        wrong_answer(packet_id, 0)
