@@ -92,7 +92,7 @@ def open_engine(database_url: str, role: Role, connections: int = 1) -> Engine:
             url,
             connect_args={
                 "autocommit": True,
-                # A prepared statement belongs to a session, and a transaction pooler changes it at every BEGIN.
+                # A prepared statement belongs to a session, and a transaction pooler may change that at every BEGIN.
                 "prepare_threshold": None,
                 "application_name": f"chapar-{role}",
                 **{name: value for name, value in _POSTGRES_DEFAULTS.items() if name not in given},
