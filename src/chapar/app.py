@@ -35,7 +35,7 @@ _GRACE = 1  # seconds for requests and deliveries under way at shutdown; what re
 
 def api(gateway: Gateway, settings: Settings) -> FastAPI:
     """The HTTP application over a gateway."""
-    app = FastAPI(
+    app = documentation.DocumentedAPI(
         title="Chapar",
         version=__version__,
         description=documentation.DESCRIPTION,
@@ -57,20 +57,20 @@ async def lifespan(settings: Settings) -> AsyncIterator[Gateway]:
 
     Raises PortTaken, DatabaseInUse, DatabaseUnsafe, SchemaOutdated, StoreUnavailable before anything serves.
     """
-    claim = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
+    process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
     link = Link(settings)
     async with contextlib.AsyncExitStack() as stack:
         if settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port))
         store = await stack.enter_async_context(Store.open(settings))
-        dispatcher = Dispatcher(store, link, claim)
+        dispatcher = Dispatcher(store, link, process)
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(link.run(), name="link"),
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
             ]
             try:
-                yield Gateway(settings, store, link, dispatcher.deliver, claim)
+                yield Gateway(settings, store, link, dispatcher.deliver, process)
                 await _at_most(_GRACE, dispatcher.drained())
             finally:
                 for loop in loops:

@@ -10,7 +10,7 @@ import uvloop
 from chapar import __version__, app
 from chapar.errors import ChaparError, Language
 from chapar.settings import Settings, preferred_language
-from chapar.store.database import migrate as migrate_database
+from chapar.store.migrations import migrate as migrate_database
 
 cli = typer.Typer(
     name="chapar",

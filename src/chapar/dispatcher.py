@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Coroutine
+from itertools import count
 
 import structlog
 
 from chapar.errors import LinkDown, LinkLost, PublicationInvalid
 from chapar.link.link import Link
+from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, reason_slug
-from chapar.link.session import Publication
 from chapar.message import Message, Status, now
 from chapar.store.store import Store
 
@@ -24,22 +25,23 @@ class Dispatcher:
     row says that a PUBLISH may have left.
     """
 
-    def __init__(self, store: Store, link: Link, claim: str) -> None:
+    def __init__(self, store: Store, link: Link, process: str) -> None:
         self._store = store
         self._link = link
-        self._claim = claim
+        self._process = process
+        self._claims = count(1)
         self._queued = asyncio.Event()
         self._deliveries: set[asyncio.Task[Message]] = set()
 
     async def run(self) -> None:
         """Settle what dead processes left, then deliver what is queued, until cancelled."""
-        settled = await self._store.settle(self._claim)
+        settled = await self._store.settle(self._process)
         if settled:
             log.warning("left_behind_by_dead_process", messages=settled)
         while True:
             await self._link.connected()
             self._queued.clear()
-            page = await self._store.claim(self._claim, _PAGE)
+            page = await self._store.claim(f"{self._process}.{next(self._claims)}", _PAGE)
             if page:
                 await asyncio.wait([self.deliver(message, may_queue=True) for message in page])
             else:

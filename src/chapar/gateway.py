@@ -9,8 +9,10 @@ from chapar.link.link import Link
 from chapar.link.reason_codes import reason_name
 from chapar.message import Message, Status, check_device_id, check_operation, new_id, now
 from chapar.settings import Settings
-from chapar.store.reports import Filters, Summary
+from chapar.store.reports import Bucket, Filters, Ranking, Summary
 from chapar.store.store import Store
+
+__all__ = ["Bucket", "Deliver", "Filters", "Gateway", "Ranking", "Readiness", "Summary"]
 
 
 class Deliver(Protocol):
@@ -30,12 +32,12 @@ class Readiness(NamedTuple):
 class Gateway:
     """What a caller may ask of Chapar. Knows neither HTTP nor the command line."""
 
-    def __init__(self, settings: Settings, store: Store, link: Link, deliver: Deliver, claim: str) -> None:
+    def __init__(self, settings: Settings, store: Store, link: Link, deliver: Deliver, process: str) -> None:
         self._settings = settings
         self._store = store
         self._link = link
         self._deliver = deliver
-        self._claim = claim
+        self._claim = f"{process}.0"  # of what is sent as it comes; the dispatcher numbers its own from 1
 
     async def send(
         self,
@@ -115,7 +117,7 @@ class Gateway:
         """All messages, oldest first, in lists of bounded size; raises StoreUnavailable while it is read."""
         return self._store.pages(filters)
 
-    async def summary(self, filters: Filters, bucket: Literal["minute", "hour", "day"]) -> Summary:
+    async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
         """Counts by status, device, operation and time; raises StoreUnavailable."""
         return await self._store.summary(filters, bucket)
 
@@ -124,11 +126,11 @@ class Gateway:
         try:
             await self._store.check()
         except StoreUnavailable as error:
-            database = str(error)
+            database: str | None = str(error)
         else:
             database = None
-        broker = self._link.last_error or "The broker has not answered yet."
-        return Readiness(database, None if self._link.up else str(broker))
+        broker = None if self._link.up else str(self._link.last_error or "The broker has not answered yet.")
+        return Readiness(database, broker)
 
 
 def _never_sent(message: Message, reason: str) -> Message:

@@ -28,8 +28,18 @@ Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `A
 """
 
 
+class DocumentedAPI(FastAPI):
+    """FastAPI, whose OpenAPI document also knows the shape of a problem."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document; the schemas of problems and messages are referred to by name."""
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+
 def install(app: FastAPI) -> None:
-    """Serve Swagger UI from our own files, and complete the OpenAPI document."""
+    """Serve Swagger UI from our own files."""
     app.mount(_ASSETS, StaticFiles(directory=_STATIC), name="documentation-assets")
 
     @app.get("/docs", include_in_schema=False)
@@ -43,12 +53,3 @@ def install(app: FastAPI) -> None:
             # Without this Swagger UI asks a validator on the internet about every document.
             swagger_ui_parameters={"validatorUrl": None},
         )
-
-    generated = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generated()
-        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign] - FastAPI's own way of extending the document

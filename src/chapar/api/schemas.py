@@ -1,7 +1,6 @@
 """What goes in and comes out as JSON, and how it is documented."""
 
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 
@@ -9,7 +8,7 @@ from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from chapar.errors import FieldInvalid
-from chapar.gateway import Filters, Summary
+from chapar.gateway import Bucket, Filters, Ranking, Summary
 from chapar.message import Message, Status, check_device_id, check_operation
 
 MAX_TIMEOUT: Final = 300  # seconds; longer waits belong to `GET /messaging/messages/{id}`
@@ -123,21 +122,31 @@ class MessagePage(BaseModel):
     next: str | None = Field(description="`cursor` of the next page; null on the last one.", examples=[_EXAMPLE_ID])
 
 
-class TimeBucket(BaseModel):
-    """The messages accepted in one span of time."""
+class RankingView(BaseModel):
+    """The largest groups."""
 
-    start: str = Field(examples=["2026-11-24T06:00:00.000Z"])
-    counts: dict[str, int] = Field(examples=[{"published": 118, "rejected": 2}])
+    counts: dict[str, int] = Field(description="Messages of each, largest first.", examples=[{"861234567890123": 120}])
+    others: int = Field(description="Messages of all that are not named.", examples=[0])
+
+
+class TimelineView(BaseModel):
+    """Messages by the time at which they were accepted."""
+
+    counts: dict[str, int] = Field(
+        description="Start of each bucket that has messages, oldest first.",
+        examples=[{"2026-11-24T06:00:00.000Z": 120}],
+    )
+    others: int = Field(description="Messages before the first bucket.", examples=[0])
 
 
 class SummaryView(BaseModel):
-    """Counts of messages."""
+    """Counts of messages, all as of one moment."""
 
     total: int = Field(examples=[120])
-    by_status: dict[str, int] = Field(examples=[{"published": 118, "rejected": 2}])
-    by_imei: dict[str, int] = Field(description="The devices with most messages.", examples=[{"861234567890123": 120}])
-    by_micro_op: dict[str, int] = Field(description="The operations used most.", examples=[{"push_down": 120}])
-    buckets: list[TimeBucket]
+    statuses: dict[Status, int] = Field(examples=[{"published": 118, "rejected": 2}])
+    devices: RankingView
+    operations: RankingView
+    times: TimelineView
 
 
 class FilterQuery(BaseModel):
@@ -178,7 +187,7 @@ class ReportQuery(FilterQuery):
 class SummaryQuery(FilterQuery):
     """Which messages, and how wide a time bucket is."""
 
-    bucket: Literal["minute", "hour", "day"] = Field("hour", description="Width of a time bucket, UTC.")
+    bucket: Bucket = Field("hour", description="Width of a time bucket, UTC.")
 
 
 Filtered = Annotated[FilterQuery, Query()]
@@ -210,15 +219,21 @@ def message_view(message: Message) -> dict[str, object]:
     }
 
 
-def summary_view(summary: Summary) -> Mapping[str, object]:
-    """A summary as `SummaryView` documents it."""
-    return {
-        "total": summary.total,
-        "by_status": summary.by_status,
-        "by_imei": summary.by_imei,
-        "by_micro_op": summary.by_micro_op,
-        "buckets": [{"start": rfc3339(start), "counts": counts} for start, counts in summary.buckets.items()],
-    }
+def summary_view(summary: Summary) -> SummaryView:
+    """A summary as JSON."""
+    return SummaryView(
+        total=summary.total,
+        statuses=dict(summary.statuses),
+        devices=_ranking_view(summary.devices),
+        operations=_ranking_view(summary.operations),
+        times=TimelineView(
+            counts={str(rfc3339(start)): count for start, count in summary.times.counts}, others=summary.times.others
+        ),
+    )
+
+
+def _ranking_view(ranking: Ranking) -> RankingView:
+    return RankingView(counts=dict(ranking.counts), others=ranking.others)
 
 
 def rfc3339(milliseconds: int | None) -> str | None:

@@ -148,6 +148,3 @@ def _check(connection: Connection, rows: Sequence[Row]) -> Sequence[None]:
 ADD = Kind("add", _add)
 MOVE = Kind("move", _move)
 CHECK = Kind("check", _check)
-
-KINDS: tuple[Kind[None] | Kind[bool], ...] = (ADD, MOVE, CHECK)
-"""Every kind, in the order in which a batch applies them: a message is added before it is moved."""

@@ -10,13 +10,15 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
-from chapar.message import Message
+from chapar.message import Message, now
 from chapar.settings import Settings
 from chapar.store import database, migrations, reports
 from chapar.store.commits import Commits, Counters
 from chapar.store.failures import cause
 from chapar.store.operations import ADD, CHECK, MOVE, add_row, move_row
+from chapar.store.queue import CLAIM, SETTLE, claim_row, settle_row
 from chapar.store.reports import Bucket, Filters, Summary
+from chapar.store.schema import to_message
 
 _CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
 _PAGE = 1000  # messages read at once by `pages`: about 1 MB
@@ -83,6 +85,21 @@ class Store:
         was answered. Deadline, errors and cancelling are as with `add`.
         """
         return self._commits.submit(MOVE, move_row(before, after), deadline)
+
+    async def claim(self, claim: str, limit: int) -> list[Message]:
+        """Take up to `limit` queued messages in the order of acceptance: PUBLISHING, their attempt counted.
+
+        `claim` begins with the token of this process and must not have been used before.
+        """
+        return [to_message(row) for row in await self._commits.submit(CLAIM, claim_row(claim, limit))]
+
+    async def settle(self, process: str) -> int:
+        """Settle what is PUBLISHING under claims that do not begin with `process`; gives how many those were.
+
+        Nobody knows whether they left: they are queued again as possible duplicates, or UNCONFIRMED where they may
+        be sent at most once.
+        """
+        return await self._commits.submit(SETTLE, settle_row(process, now()))
 
     async def find(self, message_id: str) -> Message | None:
         """The message with this id; raises StoreUnavailable."""

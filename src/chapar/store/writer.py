@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -26,11 +26,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from chapar.errors import ChaparError, DatabaseUnsafe
 from chapar.store.database import Role, check_durable, empty_wal, open_engine
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
-from chapar.store.operations import KINDS
+from chapar.store.operations import ADD, CHECK, MOVE, Kind
+from chapar.store.queue import CLAIM, SETTLE
 from chapar.store.schema import Row
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
-_KINDS = {kind.name: kind for kind in KINDS}
+# In the order in which a batch applies them: what is given back is queued before anything is claimed.
+_KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (ADD, MOVE, SETTLE, CLAIM, CHECK)}
 
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
 
