@@ -138,6 +138,16 @@ class Settings(BaseSettings):
                 BrokerAddress.parse(url)
         return value
 
+    @field_validator("broker_server_name")
+    @classmethod
+    def _broker_server_name_is_a_name(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                value.encode("idna")
+            except UnicodeError:
+                raise ValueError("write it as a host name, like broker.example.org") from None
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _database_url_is_known(cls, value: SecretStr) -> SecretStr:

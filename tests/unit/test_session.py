@@ -20,6 +20,7 @@ from chapar.errors import (
     MalformedPacket,
     ProtocolUnsupported,
     PublicationInvalid,
+    SubscriptionRefused,
 )
 from chapar.link import session as session_module
 from chapar.link.session import Delivery, Publication, Session, SignOn
@@ -294,6 +295,30 @@ async def test_a_delivery_is_the_brokers_until_we_acknowledge_it(broker: FakeBro
         assert isinstance(await broker.packet(), mqtt5.DisconnectPacket)
     assert (first.topic, first.payload, first.qos, first.retain) == ("devices/1/reply", b"done", 1, False)
     assert (first.correlation_data, first.response_topic, first.user_properties) == (b"id", None, (("k", "v"),))
+
+
+async def test_a_refused_subscription_names_its_filter(broker: FakeBroker) -> None:
+    async with open_session(broker.url) as session:
+        subscribing = asyncio.create_task(session.subscribe(["mine", "yours"]))
+        packet = await broker.packet()
+        assert isinstance(packet, mqtt5.SubscribePacket)
+        assert [topic_filter.pattern for topic_filter in packet.topic_filters] == ["mine", "yours"]
+        codes = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE, mqtt5.SubAckReasonCode.NOT_AUTHORIZED]
+        broker.send(mqtt5.SubAckPacket(packet.packet_id, codes).write())
+        with pytest.raises(SubscriptionRefused) as error:
+            await subscribing
+    assert str(error.value) == "The broker refused the subscription to yours: Not authorized (0x87)."
+
+
+async def test_a_subscription_ends_with_the_session(broker: FakeBroker) -> None:
+    async with open_session(broker.url) as session:
+        subscribing = asyncio.create_task(session.subscribe(["mine"]))
+        await broker.packet()
+        broker.hang_up()
+        with pytest.raises(LinkLost):
+            await subscribing
+        with pytest.raises(LinkDown):
+            await session.subscribe(["mine"])
 
 
 async def test_an_owner_that_does_not_keep_up_bounds_what_the_broker_may_send(broker: FakeBroker) -> None:

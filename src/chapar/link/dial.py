@@ -1,6 +1,7 @@
 """Open one session: look the name up, connect, TLS, CONNECT. Every failure is one BrokerError with its sentence."""
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -12,10 +13,8 @@ from chapar.link.session import Session
 from chapar.link.tls import tls_cause, tls_context
 from chapar.settings import BrokerAddress, Settings
 
-STEP_TIMEOUT: Final = 5.0  # seconds for each of: the name, one TCP connection, TLS
+STEP_TIMEOUT: Final = 5.0  # seconds for the name, and for one connection with its TLS
 _NO_ANSWER: Final = f"no answer within {STEP_TIMEOUT:.0f} s"
-
-_Target = tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]
 
 
 async def dial(
@@ -25,26 +24,7 @@ async def dial(
     on_delivery: Callable[[Delivery], None] | None = None,
 ) -> Session:
     """Answer an established session with the broker at `address`, or raise BrokerError."""
-    endpoint = str(address)
-    # Built afresh, so that certificates that were renewed on disk are used from the next session on.
-    tls = tls_context(endpoint, settings) if address.tls else None
-    connection = await _connected(address, await _looked_up(address))
-    session = Session(endpoint, sign_on, on_delivery)
-    try:
-        await asyncio.get_running_loop().create_connection(
-            lambda: session,
-            sock=connection,
-            ssl=tls,
-            server_hostname=(settings.broker_server_name or address.host) if tls else None,
-            ssl_handshake_timeout=STEP_TIMEOUT if tls else None,
-        )
-    except BaseException as error:
-        connection.close()
-        if isinstance(error, ssl.SSLError):
-            raise TlsFailed(endpoint, tls_cause(error)) from error
-        if isinstance(error, OSError | ValueError):  # ValueError: a server name that no certificate can have
-            raise TlsFailed(endpoint, f"{getattr(error, 'strerror', None) or error}") from error
-        raise
+    session = await _connected(address, settings, lambda: Session(str(address), sign_on, on_delivery))
     try:
         await session.established()
     except BaseException:
@@ -53,39 +33,46 @@ async def dial(
     return session
 
 
-async def _looked_up(address: BrokerAddress) -> list[_Target]:
+async def _connected(address: BrokerAddress, settings: Settings, session: Callable[[], Session]) -> Session:
+    """Connect to the first IP address that answers, each with its own time: uvloop has no happy eyeballs."""
+    endpoint = str(address)
+    # Built afresh, so that certificates that were renewed on disk are used from the next session on.
+    tls = tls_context(endpoint, settings) if address.tls else None
+    server_name = (settings.broker_server_name or address.host) if tls else None
+    cause = "the name has no address"
+    for ip_address in await _ip_addresses(address):
+        try:
+            async with asyncio.timeout(STEP_TIMEOUT):
+                # Both event loops set TCP_NODELAY: a command is small and waits for nobody.
+                _, connected = await asyncio.get_running_loop().create_connection(
+                    session, ip_address, address.port, ssl=tls, server_hostname=server_name
+                )
+        except ssl.SSLError as error:
+            raise TlsFailed(endpoint, tls_cause(error)) from error
+        except TimeoutError:
+            cause = _NO_ANSWER
+        except (ConnectionResetError, ConnectionAbortedError) as error:
+            if tls is not None:
+                raise TlsFailed(endpoint, "the broker hung up; it may not speak TLS on this port") from error
+            cause = _text(error)
+        except OSError as error:
+            cause = _text(error)
+        else:
+            return connected
+    raise ConnectionFailed(endpoint, cause)
+
+
+async def _ip_addresses(address: BrokerAddress) -> list[str]:
     try:
         async with asyncio.timeout(STEP_TIMEOUT):
             found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except TimeoutError:
         raise HostNotFound(str(address), _NO_ANSWER) from None
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA cannot write
-        raise HostNotFound(str(address), f"{getattr(error, 'strerror', None) or error}") from error
-    return [(family, target) for family, _, _, _, target in found]
+        raise HostNotFound(str(address), getattr(error, "strerror", None) or str(error)) from error
+    return [str(socket_address[0]) for *_, socket_address in found]
 
 
-async def _connected(address: BrokerAddress, targets: list[_Target]) -> socket.socket:
-    """Connect to the first target that answers, each with its own time: uvloop has no happy eyeballs."""
-    cause = "the name has no address"
-    for target in targets:
-        try:
-            return await _connected_to(target)
-        except TimeoutError:
-            cause = _NO_ANSWER
-        except OSError as error:
-            cause = f"{error.strerror or error}"
-    raise ConnectionFailed(str(address), cause)
-
-
-async def _connected_to(target: _Target) -> socket.socket:
-    family, socket_address = target
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connection.setblocking(False)  # noqa: FBT003 - its only form
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a command is small and waits for nobody
-        async with asyncio.timeout(STEP_TIMEOUT):
-            await asyncio.get_running_loop().sock_connect(connection, socket_address)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _text(error: OSError) -> str:
+    """The operating system's own words: asyncio's repeat the address."""
+    return os.strerror(error.errno) if error.errno else str(error)
