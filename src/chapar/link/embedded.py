@@ -64,7 +64,8 @@ class EmbeddedBroker:
         self.port = port
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._folder = TemporaryDirectory(prefix="chapar-broker-", ignore_cleanup_errors=True)
+        self._folder = contextlib.ExitStack()
+        self._config = Path()
 
     @property
     def pid(self) -> int | None:
@@ -72,10 +73,17 @@ class EmbeddedBroker:
         return self._process.pid if self._process is not None else None
 
     async def __aenter__(self) -> Self:
+        folder = self._folder.enter_context(TemporaryDirectory(prefix="chapar-broker-"))
+        self._config = Path(folder) / "rumqttd.toml"
+        listeners = [
+            _LISTENER.format(version=version, host=HOST, port=port)
+            for version, port in (("v4", self.port), ("v5", self.port + 1))
+        ]
+        self._config.write_text(_ROUTER + "".join(listeners))
         try:
             await self._start()
         except BaseException:
-            self._folder.cleanup()
+            self._folder.close()
             raise
         self._supervisor = asyncio.create_task(self._supervise(), name="embedded broker")
         return self
@@ -87,7 +95,7 @@ class EmbeddedBroker:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
         await self._stop()
-        self._folder.cleanup()
+        self._folder.close()
 
     async def _supervise(self) -> None:
         """Start the broker again whenever it ends, until cancelled."""
@@ -109,18 +117,12 @@ class EmbeddedBroker:
     async def _start(self) -> None:
         for port in (self.port, self.port + 1):
             _check_free(port)
-        config = Path(self._folder.name) / "rumqttd.toml"
-        listeners = [
-            _LISTENER.format(version=version, host=HOST, port=port)
-            for version, port in (("v4", self.port), ("v5", self.port + 1))
-        ]
-        config.write_text(_ROUTER + "".join(listeners))
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # a folder of the user's called iotcore is not the package
             "-m",
             "chapar.link.embedded",
-            str(config),
+            str(self._config),
             stdin=asyncio.subprocess.PIPE,  # its end tells the child of ours, even of a sudden one
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
