@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chapar.errors import Language, SettingInvalid
-from chapar.message import check_topic_template
+from chapar.message import check_topic_template, has_forbidden_character
 
 _MQTT_PORT = 1883  # IANA
 _MQTTS_PORT = 8883  # IANA
@@ -35,6 +35,8 @@ class BrokerAddress:
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read `mqtt://user:secret@host:1883` or `mqtts://…`; raises ValueError with a sentence."""
+        if has_forbidden_character(url.strip()):  # bytes that are not UTF-8 show as surrogates
+            raise ValueError("write it in UTF-8 and without control characters")
         parts = urlsplit(url.strip())
         if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or parts.path.strip("/"):
             raise ValueError("write it as mqtt://host:1883 or mqtts://user:secret@host:8883")

@@ -117,16 +117,19 @@ class EmbeddedBroker:
     async def _start(self) -> None:
         for port in (self.port, self.port + 1):
             _check_free(port)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # a folder of the user's called iotcore is not the package
-            "-m",
-            "chapar.link.embedded",
-            str(self._config),
-            stdin=asyncio.subprocess.PIPE,  # its end tells the child of ours, even of a sudden one
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # a folder of the user's called iotcore is not the package
+                "-m",
+                "chapar.link.embedded",
+                str(self._config),
+                stdin=asyncio.subprocess.PIPE,  # its end tells the child of ours, even of a sudden one
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise EmbeddedBrokerFailed(str(error)) from error
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 for port in (self.port, self.port + 1):

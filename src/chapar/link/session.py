@@ -55,6 +55,16 @@ class Session(asyncio.Protocol):
     def __init__(self, endpoint: str, sign_on: SignOn, on_delivery: Callable[[Delivery], None] | None = None) -> None:
         self.endpoint = endpoint  #: the broker, for people
         self._sign_on = sign_on
+        self._connect = mqtt5.ConnectPacket(
+            sign_on.client_id,
+            username=sign_on.username,
+            password=None if sign_on.password is None else sign_on.password.encode(),
+            clean_start=sign_on.clean_start,
+            keep_alive=sign_on.keep_alive,
+            session_expiry_interval=sign_on.session_expiry,
+            receive_max=MAX_UNACKNOWLEDGED,
+            max_packet_size=MAX_INCOMING_PACKET,
+        ).write()
         self._on_delivery = on_delivery
         self._loop = asyncio.get_running_loop()
         self._established: asyncio.Future[None] = self._loop.create_future()
@@ -158,18 +168,7 @@ class Session(asyncio.Protocol):
         """Say CONNECT."""
         # A cast, because uvloop's transports are not subclasses of asyncio.Transport.
         self._transport = cast("asyncio.Transport", transport)
-        sign_on = self._sign_on
-        connect = mqtt5.ConnectPacket(
-            sign_on.client_id,
-            username=sign_on.username,
-            password=None if sign_on.password is None else sign_on.password.encode(),
-            clean_start=sign_on.clean_start,
-            keep_alive=sign_on.keep_alive,
-            session_expiry_interval=sign_on.session_expiry,
-            receive_max=MAX_UNACKNOWLEDGED,
-            max_packet_size=MAX_INCOMING_PACKET,
-        )
-        self._write(connect.write())
+        self._write(self._connect)
         self._timer = self._loop.call_later(
             CONNACK_TIMEOUT, lambda: self._end(BrokerSilent(self.endpoint, CONNACK_TIMEOUT))
         )

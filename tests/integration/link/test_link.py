@@ -24,6 +24,7 @@ from chapar.errors import (
     LinkLost,
     ProtocolUnsupported,
     PublicationInvalid,
+    SettingInvalid,
     TlsFailed,
 )
 from chapar.link import embedded
@@ -245,6 +246,14 @@ class TestTls:
             settings = settings_for(broker.url, broker_ca_file=ca_file, broker_server_name="broker.example")
             async with open_session(broker.url, settings=settings) as session:
                 assert session.up
+
+    def test_a_name_that_no_certificate_can_have(self) -> None:
+        with pytest.raises(SettingInvalid, match="CHAPAR_BROKER_SERVER_NAME cannot be used: write it as a host name"):
+            Settings.load(broker_server_name=".example")
+
+    def test_an_address_that_no_connect_can_carry(self) -> None:
+        with pytest.raises(SettingInvalid, match="CHAPAR_BROKER_URL cannot be used: write it in UTF-8"):
+            Settings.load(broker_url="mqtt://user:p\udce9@127.0.0.1")
 
     async def test_a_client_certificate(self, certificates: Certificates) -> None:
         with Mosquitto(certificates=certificates, require_certificate=True) as broker:
