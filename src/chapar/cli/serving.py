@@ -1,28 +1,17 @@
-"""The command `chapar`: parse, call, print. What it does, the modules it calls know."""
+"""`chapar serve` and `chapar migrate`: the gateway itself, and its database."""
 
 import asyncio
 import sys
 from typing import Annotated
 
 import typer
-import uvloop
 
-from chapar import __version__, app
-from chapar.errors import ChaparError, Language
-from chapar.settings import Settings, preferred_language
-from chapar.store.migrations import migrate as migrate_database
+from chapar import __version__
+from chapar.settings import Settings
 
-cli = typer.Typer(
-    name="chapar",
-    help="Chapar, the command gateway for MQTT devices: one call reaches the device, and you learn the truth about it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
+# What only the gateway needs is imported where it runs: it takes longer to load than the other commands take to end.
 
 
-@cli.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. [env CHAPAR_HOST, default 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [env CHAPAR_PORT, default 8000]")] = None,
@@ -33,6 +22,10 @@ def serve(
 
     Example: `chapar serve --port 9000`
     """
+    import uvloop  # noqa: PLC0415 - see above
+
+    from chapar import app  # noqa: PLC0415 - see above
+
     settings = Settings.load(host=host, port=port)
     app.configure_logging(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -61,7 +54,6 @@ Ctrl-C stops it."""
     sys.stdout.flush()
 
 
-@cli.command()
 def migrate() -> None:
     """Bring the database's tables to the shape this version needs.
 
@@ -69,33 +61,11 @@ def migrate() -> None:
 
     Example: `CHAPAR_DATABASE_URL=postgresql://… chapar migrate`
     """
+    from chapar.store.migrations import migrate as migrate_database  # noqa: PLC0415 - see above
+
     settings = Settings.load()
     before, after = migrate_database(settings.database_url.get_secret_value())
     if before == after:
         typer.echo(f"{settings.database} is at {after} already.")
     else:
         typer.echo(f"{settings.database}: migrated from {before or 'nothing'} to {after}.")
-
-
-def main() -> None:
-    """Run the command; an error is one sentence on standard error and exit code 1."""
-    language: Language = preferred_language()
-    try:
-        cli()
-    except ChaparError as error:
-        sys.exit(_fail(error, language))
-    except ExceptionGroup as group:
-        known, unknown = group.split(ChaparError)
-        if unknown is not None or known is None:
-            raise
-        sys.exit(_fail(_first(known), language))
-
-
-def _first(group: ExceptionGroup[ChaparError]) -> ChaparError:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
-
-
-def _fail(error: ChaparError, language: Language) -> int:
-    typer.echo(f"chapar: {error.sentence(language)}", err=True)
-    return 1

@@ -1,0 +1,204 @@
+"""The HTTP API of a running gateway, as the command line calls it."""
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import httpx
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError, field_serializer
+
+from chapar.errors import GatewayLost, GatewayRefused, GatewayUnreachable, Language, NotAGateway, UsageInvalid
+from chapar.message import Status
+
+READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
+CONNECT_TIMEOUT: Final = 5.0  # seconds
+PAGE: Final = 1000  # messages; the most that the gateway puts on one page
+
+_Body = TypeAdapter(dict[str, object])
+
+
+class ShownMessage(BaseModel):
+    """A message as the gateway shows it: what the command line reads of it, and whatever else there is."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: str
+    imei: str
+    micro_op: str
+    status: str  # a newer gateway may know more of them than `Status`
+    reason: str | None = None
+    reason_code: int | None = None
+    attempts: int = 0
+    possible_duplicate: bool = False
+    subscribers: bool | None = None
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None = None
+
+    @field_serializer("created_at", "finished_at")
+    def _as_the_gateway_writes_it(self, time: datetime | None) -> str | None:
+        if time is None:
+            return None
+        return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Page(BaseModel):
+    """One page of messages, newest first."""
+
+    messages: list[ShownMessage]
+    next: str | None
+
+
+class Filters(NamedTuple):
+    """Which messages; what is None or empty does not narrow."""
+
+    imei: str | None = None
+    micro_op: str | None = None
+    status: tuple[Status, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class Sent(NamedTuple):
+    """The answer to a send: 201 or 202."""
+
+    acknowledged: bool  #: 201: the broker has it
+    body: Mapping[str, object]
+    location: str  #: where to look for the end of it
+
+
+class GatewayClient:
+    """A gateway at a URL. Every method raises GatewayError: one of its four kinds."""
+
+    def __init__(self, url: str, language: Language, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = _checked(url)
+        self.clock: datetime | None = None  #: the gateway's at its last answer, to the second
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Accept-Language": language},
+            timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
+            transport=transport,
+            trust_env=not _is_loopback(self.url),  # no proxy leads to this machine
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def send(self, request: Mapping[str, object], patience: float) -> Sent:
+        """POST /messaging/send; waits `patience` seconds for the answer."""
+        answer = self._call(
+            self._http.build_request(
+                "POST",
+                "/messaging/send",
+                content=json.dumps(request),
+                headers={"Content-Type": "application/json"},
+                timeout=httpx.Timeout(patience, connect=CONNECT_TIMEOUT),
+            )
+        )
+        if answer.status_code not in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}:
+            raise NotAGateway(self.url, answer.status_code)
+        location = f"{self.url}{answer.headers.get('location', '/messaging/messages')}"
+        return Sent(answer.status_code == HTTPStatus.CREATED, self._body(answer), location)
+
+    def messages(self, filters: Filters, limit: int) -> list[ShownMessage]:
+        """At most `limit` messages, newest first, over as many pages as it takes."""
+        found: list[ShownMessage] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            query = _query(filters, min(limit - len(found), PAGE), cursor)
+            answer = self._call(self._http.build_request("GET", "/messaging/messages", params=query))
+            try:
+                page = Page.model_validate_json(answer.content)
+            except ValidationError:
+                raise NotAGateway(self.url, answer.status_code) from None
+            found += page.messages
+            cursor = page.next
+            if cursor is None:
+                break
+        return found
+
+    def message(self, message_id: str) -> ShownMessage | None:
+        """The message with this id, None where there is none (any more)."""
+        try:
+            answer = self._call(self._http.build_request("GET", f"/messaging/messages/{message_id}"))
+            return ShownMessage.model_validate_json(answer.content)
+        except ValidationError:
+            raise NotAGateway(self.url, answer.status_code) from None
+        except GatewayRefused as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def _call(self, request: httpx.Request) -> httpx.Response:
+        try:
+            answer = self._http.send(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise GatewayUnreachable(self.url, _cause(error)) from None
+        except httpx.RequestError as error:
+            raise GatewayLost(self.url, _cause(error)) from None
+        self._read_clock(answer)
+        if not answer.is_success:
+            body = self._body(answer)
+            reason = body.get("reason")
+            if not isinstance(reason, str):
+                raise NotAGateway(self.url, answer.status_code)
+            raise GatewayRefused(self.url, answer.status_code, reason, body)
+        return answer
+
+    def _body(self, answer: httpx.Response) -> dict[str, object]:
+        try:
+            return _Body.validate_json(answer.content)
+        except ValidationError:
+            raise NotAGateway(self.url, answer.status_code) from None
+
+    def _read_clock(self, answer: httpx.Response) -> None:
+        try:
+            self.clock = parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
+        except (KeyError, ValueError):
+            self.clock = None
+
+
+def _checked(url: str) -> str:
+    """The URL without a slash at its end; raises UsageInvalid."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise UsageInvalid(
+            "--url (CHAPAR_URL) must be written as http://127.0.0.1:8000.",
+            "نشانی --url (یا CHAPAR_URL) باید به شکل http://127.0.0.1:8000 نوشته شود.",
+        )
+    return str(parsed).rstrip("/")
+
+
+def _is_loopback(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _query(filters: Filters, limit: int, cursor: str | None) -> dict[str, str | list[str]]:
+    query: dict[str, str | list[str]] = {"limit": str(limit), "status": [status.value for status in filters.status]}
+    texts = {"imei": filters.imei, "micro_op": filters.micro_op, "cursor": cursor}
+    times = {"since": filters.since, "until": filters.until}
+    query |= {name: text for name, text in texts.items() if text is not None}
+    query |= {name: time.astimezone(UTC).isoformat() for name, time in times.items() if time is not None}
+    return query
+
+
+def _cause(error: httpx.RequestError) -> str:
+    """What the system said, without its error number."""
+    text = str(error)
+    return text.partition("] ")[2] or text or type(error).__name__

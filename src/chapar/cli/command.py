@@ -1,0 +1,88 @@
+"""The command's entry: its sub-commands, and what becomes of an error."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from chapar import __version__
+from chapar.cli.messages import messages
+from chapar.cli.send import send
+from chapar.cli.serving import migrate, serve
+from chapar.cli.simulate import simulate
+from chapar.cli.terminal import plain
+from chapar.errors import ChaparError, FieldInvalid, Language, UsageInvalid
+from chapar.settings import preferred_language
+
+FAILED = 1  # exit code
+MISUSED = 2  # exit code, the shell's custom
+
+cli = typer.Typer(
+    name="chapar",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in (serve, send, messages, simulate, migrate):
+    cli.command()(command)
+
+
+@cli.callback(invoke_without_command=True)
+def chapar(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Chapar, the command gateway for MQTT devices: one call reaches the device, and you learn the truth about it.
+
+    Example, each line in a terminal of its own: `chapar serve`, `chapar simulate 861234567890123`,
+    `chapar send 861234567890123 push_down`
+    """
+    if version:
+        typer.echo(f"chapar {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; an error is one sentence on standard error. Gives the exit code."""
+    language = preferred_language()
+    try:
+        return cli(args=arguments, prog_name="chapar", standalone_mode=False) or 0
+    except ChaparError as error:
+        return _fail(error, language)
+    except typer.TyperException as error:
+        problem = plain(error.format_message())
+        problem += "" if problem.endswith(".") else "."
+        return _fail(UsageInvalid(problem, f"دستور درست نوشته نشده است: {problem}"), language)
+    except ExceptionGroup as group:
+        if group.split(BrokenPipeError)[1] is None:
+            return _unheard()
+        known, unknown = group.split(ChaparError)
+        if unknown is not None or known is None:
+            raise
+        return _fail(_first(known), language)
+
+
+def _first(group: ExceptionGroup[ChaparError]) -> ChaparError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
+
+
+def _unheard() -> int:
+    """Whoever read our output has gone; what is still buffered must not fail at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+def _fail(error: ChaparError, language: Language) -> int:
+    typer.echo(f"chapar: {plain(error.sentence(language))}", err=True)
+    return MISUSED if isinstance(error, UsageInvalid | FieldInvalid) else FAILED

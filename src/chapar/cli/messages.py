@@ -1,0 +1,132 @@
+"""`chapar messages`: what was sent, as a table or as JSON, once or for as long as one likes."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Annotated, Final
+
+import typer
+
+from chapar.cli.client import Filters, GatewayClient, ShownMessage
+from chapar.cli.follow import Follower
+from chapar.cli.options import DEFAULT_URL, Json, Url, moment
+from chapar.cli.table import MessageTable
+from chapar.cli.terminal import json_line, plain, progress
+from chapar.errors import GatewayError, Language, UsageInvalid
+from chapar.message import Status, check_device_id, check_operation
+from chapar.settings import preferred_language
+
+LOOK_EVERY: Final = 1.0  # seconds
+MOST_LISTED: Final = 10_000  # messages; all of them is what `GET /reporting/all` is for
+
+Printer = Callable[[Iterable[ShownMessage]], None]
+
+_READING: Final = {"en": "Reading messages …", "fa": "خواندن پیام‌ها …"}
+_MISSED: Final = {
+    "en": "More messages arrived at once than can be shown; `GET /reporting/all` has them all.",
+    "fa": "پیام‌ها بیش از آن بود که بتوان نشان داد؛ `GET /reporting/all` همه را دارد.",
+}
+
+
+def messages(  # noqa: PLR0913 - each is an option of the command
+    *,
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="This device only.")] = None,
+    operation: Annotated[str | None, typer.Option(metavar="OPERATION", help="This operation only.")] = None,
+    status: Annotated[list[Status] | None, typer.Option(help="This state only; may be repeated.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Accepted then or later: `15m` ago, or `2026-11-24T06:30`.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Accepted before then.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED, help="The newest so many.")] = 20,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with new messages and changes of state, until Ctrl-C.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """Show what was sent, the newest last. Ids are shown where the terminal has room for them; `--json` shows all.
+
+    Example: `chapar messages --device 861234567890123 --since 15m`
+
+    Example: `chapar messages --status rejected --status unconfirmed --json`
+
+    Example: `chapar messages --follow`
+    """
+    language = preferred_language()
+    filters = Filters(
+        imei=None if device is None else check_device_id(device, "--device"),
+        micro_op=None if operation is None else check_operation(operation, "--operation"),
+        status=tuple(status or ()),
+        since=moment("--since", since),
+        until=moment("--until", until),
+    )
+    if follow and until is not None:
+        raise UsageInvalid(
+            "--follow goes on for ever, so it cannot be combined with --until.",
+            "--follow پایانی ندارد و با --until نمی‌آید.",
+        )
+    with GatewayClient(url, language) as gateway:
+        if follow:
+            try:
+                follow_messages(gateway, filters, limit, _printer(as_json, language), language)
+            except KeyboardInterrupt:
+                return  # the way to end it
+        else:
+            with progress(_READING[language]):
+                found = gateway.messages(filters, limit)
+            _printer(as_json, language)(reversed(found))
+
+
+def follow_messages(
+    gateway: GatewayClient,
+    filters: Filters,
+    limit: int,
+    show: Printer,
+    language: Language,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show the newest messages, then what is new or changes, until interrupted.
+
+    Raises GatewayError where the gateway is not there at the start, or says that it will never do what was asked.
+    """
+    follower = Follower(gateway, filters)
+    with progress(_READING[language]):
+        follower.begin()
+        newest = gateway.messages(filters, limit)
+    follower.know(newest)
+    show(reversed(newest))
+    away = False
+    while True:
+        pause(LOOK_EVERY)
+        try:
+            look = follower.look()
+        except GatewayError as error:
+            if not error.passing:
+                raise
+            if not away:
+                typer.echo(f"chapar: {plain(error.sentence(language))}", err=True)
+            away = True
+            continue
+        away = False
+        if look.missed:
+            typer.echo(f"chapar: {_MISSED[language]}", err=True)
+        show(message for message in look.changed if not filters.status or message.status in filters.status)
+
+
+def _printer(as_json: bool, language: Language) -> Printer:  # noqa: FBT001 - it is the option's value
+    """How messages are printed: with headings once, and nothing where there is nothing."""
+    if as_json:
+        return _print_json
+    table = MessageTable(language)
+    headings = True
+
+    def show(messages: Iterable[ShownMessage]) -> None:
+        nonlocal headings
+        table.print(messages, headings=headings)
+        headings = False
+
+    return show
+
+
+def _print_json(messages: Iterable[ShownMessage]) -> None:
+    for message in messages:
+        typer.echo(json_line(message.model_dump(mode="json")))

@@ -1,0 +1,36 @@
+"""What several commands take: the gateway's URL, and points in time."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from chapar.errors import UsageInvalid
+
+DEFAULT_URL = "http://127.0.0.1:8000"  # where `chapar serve` listens unless told otherwise
+
+Url = Annotated[str, typer.Option("--url", envvar="CHAPAR_URL", metavar="URL", help="The gateway to call.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON as the gateway answers it, for programs.")]
+
+_SPAN = re.compile(r"(\d+) ?([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def moment(option: str, text: str | None) -> datetime | None:
+    """The time that `text` means: `15m` ago, or a date and time, in this machine's zone where it names none.
+
+    Raises UsageInvalid.
+    """
+    if text is None:
+        return None
+    span = _SPAN.fullmatch(text)
+    try:
+        if span is not None:
+            return datetime.now(UTC) - timedelta(seconds=int(span[1]) * _SECONDS[span[2]])
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageInvalid(
+            f"{option} must be a time (2026-11-24T06:30, 2026-11-24T06:30Z) or how long ago (30s, 15m, 2h, 7d).",
+            f"{option} باید زمان (2026-11-24T06:30 یا 2026-11-24T06:30Z) یا مدتی پیش از این (30s، 15m، 2h، 7d) باشد.",
+        ) from None

@@ -1,0 +1,132 @@
+"""`chapar send`: one operation for one device, through a running gateway."""
+
+import json
+from typing import Annotated, Final
+
+import typer
+
+from chapar.cli.client import GatewayClient, Sent
+from chapar.cli.options import DEFAULT_URL, Json, Url
+from chapar.cli.terminal import json_line, plain, progress
+from chapar.errors import GatewayRefused, Language, UsageInvalid
+from chapar.message import Status
+from chapar.settings import preferred_language
+
+ACCEPTED: Final = 3  # exit code: saved, and the broker has not acknowledged it yet
+LONGEST_WAIT: Final = 300.0  # seconds that a gateway may be told to wait for its broker
+MARGIN: Final = 10.0  # seconds that a gateway may take for everything else
+
+
+def send(  # noqa: PLR0913 - each is an option of the command
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id.", show_default=False)],
+    operation: Annotated[str, typer.Argument(metavar="OPERATION", help="What it is told.", show_default=False)],
+    *,
+    params: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Parameters, a JSON object; the device is then told JSON.")
+    ] = None,
+    qos: Annotated[int, typer.Option(min=0, max=2, help="MQTT QoS. 0 is never acknowledged: exit code 3.")] = 1,
+    retain: Annotated[bool, typer.Option("--retain", help="Have the broker keep it for later subscribers.")] = False,
+    at_most_once: Annotated[
+        bool, typer.Option("--at-most-once", help="Never send again where an attempt's outcome is unknown.")
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=LONGEST_WAIT,
+            metavar="SECONDS",
+            help="How long to wait for the broker. [default: the gateway's CHAPAR_PUBLISH_TIMEOUT]",
+            show_default=False,
+        ),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """Send an operation to a device, and say what the broker answered.
+
+    Example: `chapar send 861234567890123 push_down`
+
+    Example: `chapar send pump-7 set_flow --params '{"litres": 20}' --timeout 10`
+
+    Exit code 0: saved, and the broker acknowledged it. 3: saved, not acknowledged yet; the output says where to look.
+    1: an error; it says what. 2: the command was not written as it must be.
+    """
+    language = preferred_language()
+    request = {
+        "imei": device,
+        "micro_op": operation,
+        "params": None if params is None else _parsed(params),
+        "qos": qos,
+        "retain": retain,
+        "at_most_once": at_most_once,
+        "timeout": timeout,
+    }
+    try:
+        with GatewayClient(url, language) as gateway, progress(_WAITING[language]):
+            sent = gateway.send(request, (timeout or LONGEST_WAIT) + MARGIN)
+    except GatewayRefused as error:
+        if as_json:
+            typer.echo(json_line(error.body))
+        raise
+    typer.echo(json_line(sent.body) if as_json else told(sent, operation, language))
+    if not sent.acknowledged:
+        raise typer.Exit(ACCEPTED)
+
+
+def told(sent: Sent, operation: str, language: Language) -> str:
+    """What became of the message, for a person."""
+    kinds = ["sent" if sent.acknowledged else "accepted"]
+    if sent.body.get("status") == Status.UNCONFIRMED:
+        kinds = ["unconfirmed"]
+    if sent.body.get("subscribers") is False:
+        kinds.append("unheard")
+    kinds.append("id")
+    if not sent.acknowledged:
+        kinds.append("location")
+    facts = {
+        "operation": operation,
+        "topic": sent.body.get("topic"),
+        "id": sent.body.get("id"),
+        "location": sent.location,
+    }
+    return "\n".join(plain(_SENTENCES[language][kind].format_map(facts)) for kind in kinds)
+
+
+_WAITING: Final = {"en": "Waiting for the broker …", "fa": "در انتظار کارگزار …"}
+
+_SENTENCES: Final = {
+    "en": {
+        "sent": "Send `{operation}` to topic `{topic}`",
+        "unheard": "The broker had nobody listening there.",
+        "accepted": "Accepted `{operation}` for topic `{topic}`; the broker has not acknowledged it yet.",
+        "unconfirmed": "Sent `{operation}` to topic `{topic}` once; whether it arrived is unknown.",
+        "id": "id {id}",
+        "location": "See {location}",
+    },
+    "fa": {
+        "sent": "فرمان `{operation}` به موضوع `{topic}` فرستاده شد.",
+        "unheard": "در کارگزار کسی به آن گوش نمی‌داد.",
+        "accepted": "فرمان `{operation}` برای موضوع `{topic}` پذیرفته شد؛ کارگزار هنوز آن را تأیید نکرده است.",
+        "unconfirmed": "فرمان `{operation}` یک بار به موضوع `{topic}` فرستاده شد؛ رسیدن آن معلوم نیست.",
+        "id": "شناسه {id}",
+        "location": "ببینید: {location}",
+    },
+}
+
+
+def _parsed(params: str) -> dict[str, object]:
+    """The parameters as an object; raises UsageInvalid."""
+    try:
+        value = json.loads(params, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UsageInvalid(
+            """--params must be a JSON object, such as '{"litres": 20}'.""",
+            """--params باید یک شیء JSON باشد، مانند '{"litres": 20}'.""",
+        )
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")

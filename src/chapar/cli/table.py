@@ -1,0 +1,90 @@
+"""Messages as a person reads them: a table, the newest last."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chapar.cli.client import ShownMessage
+from chapar.cli.terminal import local_time, plain
+from chapar.errors import Language, persian_digits
+from chapar.message import Status
+
+ROOM_FOR_ID: Final = 120  # columns of a terminal; with fewer the ids would break every line
+_WIDE: Final = 10_000  # columns of what is no terminal: nobody wants lines broken there
+
+_STYLES: Final = {
+    Status.PUBLISHED.value: "green",
+    Status.SUCCEEDED.value: "green",
+    Status.REJECTED.value: "red",
+    Status.FAILED.value: "red",
+    Status.UNCONFIRMED.value: "yellow",
+    Status.EXPIRED.value: "yellow",
+    Status.TIMED_OUT.value: "yellow",
+}
+
+_HEADINGS: Final = {
+    "en": ("accepted", "device", "operation", "status", "note", "id"),
+    "fa": ("پذیرش", "دستگاه", "فرمان", "وضعیت", "یادداشت", "شناسه"),
+}
+_WIDTHS: Final = (19, 15, 16, 11, 18, 36)  # at least, so that batches of a log stand in line
+
+_NOTES: Final = {
+    "en": {"attempts": "attempt {attempts}", "duplicate": "possible duplicate", "unheard": "nobody listening"},
+    "fa": {"attempts": "تلاش {attempts}", "duplicate": "شاید تکراری", "unheard": "بی‌شنونده"},
+}
+
+
+class MessageTable:
+    """Prints messages in batches that stand in line with each other."""
+
+    def __init__(self, language: Language, console: Console | None = None) -> None:
+        self._language: Language = language
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        if not self._console.is_terminal:
+            self._console.width = _WIDE
+        self._columns = len(_WIDTHS) if self._console.width >= ROOM_FOR_ID else len(_WIDTHS) - 1
+        self._widths = list(_WIDTHS)
+
+    def print(self, messages: Iterable[ShownMessage], *, headings: bool = False) -> None:
+        """One row a message, in the order given."""
+        rows = [self._row(message) for message in messages]
+        if not rows and not headings:
+            return
+        table = Table(box=None, show_header=headings, pad_edge=False, padding=(0, 1))
+        for place, heading in enumerate(_HEADINGS[self._language][: self._columns]):
+            self._widths[place] = max([self._widths[place], *(row[place].cell_len for row in rows)])
+            table.add_column(Text(heading), min_width=self._widths[place], overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table)
+
+    def _row(self, message: ShownMessage) -> list[Text]:
+        """Text objects, because rich would read its markup in plain strings."""
+        cells = [
+            Text(local_time(message.created_at, self._language)),
+            Text(plain(message.imei)),
+            Text(plain(message.micro_op)),
+            Text(plain(message.status), style=_STYLES.get(message.status, "")),
+            Text(plain(note(message, self._language))),
+            Text(plain(message.id)),
+        ]
+        return cells[: self._columns]
+
+
+def note(message: ShownMessage, language: Language) -> str:
+    """What is unusual about the message: why it ended so, further attempts, nobody there."""
+    words = _NOTES[language]
+    parts = []
+    if message.reason is not None:
+        parts.append(message.reason)
+    if message.attempts > 1:
+        attempts = persian_digits(message.attempts) if language == "fa" else str(message.attempts)
+        parts.append(words["attempts"].format(attempts=attempts))
+    if message.possible_duplicate:
+        parts.append(words["duplicate"])
+    if message.subscribers is False:
+        parts.append(words["unheard"])
+    return ("، " if language == "fa" else ", ").join(parts)

@@ -1,0 +1,120 @@
+"""A fleet of simulated devices: each keeps a session of its own with the broker and listens for what it is told."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from itertools import cycle
+from typing import Final, NamedTuple
+
+from chapar.errors import LinkError
+from chapar.link.backoff import gap
+from chapar.link.dial import dial
+from chapar.link.publication import Delivery, SignOn
+from chapar.settings import BrokerAddress, Settings
+
+MOST_DIALLING: Final = 100  # connections opened at a time; a broker's backlog is not endless
+LIVED: Final = 1.0  # seconds after which a session counts as a recovery and not as part of the outage
+
+
+class Told(NamedTuple):
+    """What a device was told. The broker keeps it until `delivery.acknowledge()`."""
+
+    device: str
+    delivery: Delivery
+
+
+class Fleet:
+    """Devices that listen on the command topic.
+
+    `run()` keeps all of them connected until cancelled; `told()` gives what they hear, one by one. Why a session
+    could not be had goes to `on_problem`, each reason once an outage and not once a device.
+    """
+
+    def __init__(self, settings: Settings, devices: Sequence[str], on_problem: Callable[[LinkError], None]) -> None:
+        self.devices = devices
+        self.connected = 0  #: devices that listen now
+        self._settings = settings
+        self._on_problem = on_problem
+        self._run_id = secrets.token_hex(4)  # two fleets with the same devices would take over each other's sessions
+        self._told: asyncio.Queue[Told] = asyncio.Queue()  # bounded by what brokers send ahead of acknowledgements
+        self._dialling = asyncio.Semaphore(MOST_DIALLING)
+        self._changed = asyncio.Condition()
+        self._said: set[str] = set()  # problems since all were last connected
+
+    @property
+    def complete(self) -> bool:
+        """Whether every device listens."""
+        return self.connected == len(self.devices)
+
+    async def run(self) -> None:
+        """Keep every device connected until cancelled; then each says DISCONNECT."""
+        async with asyncio.TaskGroup() as tasks:
+            for device in self.devices:
+                tasks.create_task(self._live(device), name=device)
+
+    async def told(self) -> Told:
+        """What a device has heard; waits for it."""
+        return await self._told.get()
+
+    async def until(self, *, complete: bool) -> None:
+        """Wait until every device listens, or until one does not."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.complete is complete)
+
+    async def _live(self, device: str) -> None:
+        brokers = self._settings.brokers()
+        loop = asyncio.get_running_loop()
+        down_since = loop.time()
+        for address in cycle(brokers):
+            up_since = loop.time()
+            try:
+                await self._listen(device, address)
+            except LinkError as error:
+                self._note(error)
+            if loop.time() - up_since >= LIVED:
+                down_since = loop.time()
+            # A round over all brokers is one try, as the link's own.
+            if address is brokers[-1]:
+                await asyncio.sleep(gap(loop.time() - down_since))
+
+    async def _listen(self, device: str, address: BrokerAddress) -> None:
+        """Listen as this device until the session ends; raises LinkError saying why."""
+        sign_on = SignOn(
+            client_id=f"{device}-{self._run_id}",
+            keep_alive=self._settings.keep_alive,
+            username=address.username,
+            password=address.password,
+        )
+        async with self._dialling:
+            session = await dial(address, self._settings, sign_on, partial(self._hear, device))
+        try:
+            await session.subscribe([self._settings.command_topic.replace("{imei}", device)])
+            async with self._counted():
+                await session.ended()
+        finally:
+            await session.close()
+
+    @contextlib.asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        await self._count(1)
+        try:
+            yield
+        finally:
+            await self._count(-1)
+
+    async def _count(self, change: int) -> None:
+        async with self._changed:
+            self.connected += change
+            if self.complete:
+                self._said.clear()
+            self._changed.notify_all()
+
+    def _hear(self, device: str, delivery: Delivery) -> None:
+        self._told.put_nowait(Told(device, delivery))
+
+    def _note(self, error: LinkError) -> None:
+        if str(error) not in self._said:
+            self._said.add(str(error))
+            self._on_problem(error)
