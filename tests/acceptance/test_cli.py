@@ -29,9 +29,15 @@ def environment(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
 
 def call(folder: Path, env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
-    command = [find_command(), *arguments]
-    env = environment(folder, env)
-    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [find_command(), *arguments],
+        env=environment(folder, env),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -48,11 +54,14 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
 
 
 @pytest.fixture
-def gateway(
-    start_gateway: Callable[..., GatewayProcess], broker: Mosquitto | BuiltinBroker, sqlite_url: str
-) -> GatewayProcess:
-    """A ready gateway on SQLite, once with each broker: the command line does not see the database."""
-    return start_gateway(broker.settings_env | {"CHAPAR_DATABASE_URL": sqlite_url})
+def broker() -> BuiltinBroker:
+    return BuiltinBroker()
+
+
+@pytest.fixture
+def gateway(start_gateway: Callable[..., GatewayProcess], broker: BuiltinBroker) -> GatewayProcess:
+    """A ready gateway as it is without any setting: the command line sees neither its broker nor its database."""
+    return start_gateway(broker.settings_env)
 
 
 @pytest.fixture
@@ -73,9 +82,7 @@ def start(spawn: Spawn, env: dict[str, str]) -> Start:
     return lambda *arguments: spawn(env, *arguments)
 
 
-def test_a_sent_operation_reaches_the_simulated_device(
-    start: Start, run: Run, broker: Mosquitto | BuiltinBroker
-) -> None:
+def test_a_sent_operation_reaches_the_simulated_device(start: Start, run: Run) -> None:
     device = start("simulate", "pump-7")
     device.wait_for_line("Connected: 1 of 1 devices", timeout=20.0)
     sent = run("send", "pump-7", "push_down")
@@ -84,12 +91,23 @@ def test_a_sent_operation_reaches_the_simulated_device(
     told, identity = sent.stdout.splitlines()
     assert told == "Send `push_down` to topic `devices/pump-7`"
     assert re.fullmatch(f"id {UUID}", identity)
-    heard = device.wait_for_line("push_down").split()
-    assert heard[2:4] == ["pump-7", "push_down"]
-    # The built-in broker gets no properties, so it cannot hand the id on.
-    assert heard[4:] == ([identity.removeprefix("id ")] if isinstance(broker, Mosquitto) else [])
+    assert device.wait_for_line("push_down").split()[2:] == ["pump-7", "push_down"]
     assert device.end(signal.SIGINT) == 0
     assert device.wait_for_line("Messages heard") == "Messages heard: 1, by 1 devices."
+
+
+def test_a_device_of_a_full_broker_is_told_the_message_id(
+    start_gateway: Callable[..., GatewayProcess], mosquitto: Mosquitto, spawn: Spawn, tmp_path: Path
+) -> None:
+    env = mosquitto.settings_env | {"CHAPAR_COMMAND_TOPIC": "farm/{imei}/commands"}
+    gateway = start_gateway(env)
+    device = spawn(env, "simulate", "pump-7")
+    device.wait_for_line("Connected", timeout=20.0)
+    sent = call(tmp_path, {}, "send", "pump-7", "push_down", "--json", "--url", gateway.url)
+    assert device.wait_for_line("push_down").split()[2:] == ["pump-7", "push_down", json.loads(sent.stdout)["id"]]
+    unheard = call(tmp_path, {"CHAPAR_LANGUAGE": "fa"}, "send", "pump-8", "push_down", "--url", gateway.url)
+    assert unheard.returncode == 0
+    assert "گوش نمی‌داد" in unheard.stdout
 
 
 def test_parameters_reach_the_device_as_json(start: Start, run: Run) -> None:
