@@ -244,7 +244,7 @@ async def test_a_check_passes_while_the_database_works(store: Store) -> None:
 
 
 async def test_a_reader_cannot_write(store: Store) -> None:
-    with pytest.raises(Exception, match=r"readonly|read-only"), store._readers.connect() as connection:
+    with pytest.raises(Exception, match=r"readonly|read-only"), store._readers._engine.connect() as connection:
         connection.exec_driver_sql("DELETE FROM messages")
 
 

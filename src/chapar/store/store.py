@@ -1,29 +1,23 @@
 """What the gateway may ask of the database: add and move messages, find and count them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Self, TypeVar
-
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from typing import Self
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.message import Message, now
 from chapar.settings import Settings
 from chapar.store import database, migrations, reports
 from chapar.store.commits import Commits, Counters
-from chapar.store.failures import cause
 from chapar.store.operations import ADD, CHECK, MOVE, add_row, move_row
 from chapar.store.queue import CLAIM, SETTLE, claim_row, settle_row
+from chapar.store.readers import Readers
 from chapar.store.reports import Bucket, Filters, Summary
 from chapar.store.schema import to_message
 
 _CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
 _PAGE = 1000  # messages read at once by `pages`: about 1 MB
-
-Result = TypeVar("Result")
 
 
 class Store:
@@ -33,10 +27,9 @@ class Store:
     their own, which cannot write. Nothing here ever blocks the event loop.
     """
 
-    def __init__(self, commits: Commits, readers: Engine, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, commits: Commits, readers: Readers) -> None:
         self._commits = commits
         self._readers = readers
-        self._threads = threads
 
     @classmethod
     @asynccontextmanager
@@ -55,14 +48,11 @@ class Store:
                 await asyncio.to_thread(migrations.migrate, database_url)
             else:
                 await asyncio.to_thread(migrations.check_schema, database_url)
-            async with Commits.open(database_url, inherit) as commits:
-                readers = database.open_engine(database_url, database.Role.READER, settings.readers)
-                with ThreadPoolExecutor(settings.readers, "store-reader") as threads:
-                    try:
-                        yield cls(commits, readers, threads)
-                    finally:
-                        threads.shutdown(cancel_futures=True)
-                        readers.dispose()
+            async with (
+                Commits.open(database_url, inherit) as commits,
+                Readers.open(database_url, settings.readers) as readers,
+            ):
+                yield cls(commits, readers)
 
     @property
     def counters(self) -> Counters:
@@ -103,11 +93,11 @@ class Store:
 
     async def find(self, message_id: str) -> Message | None:
         """The message with this id; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.find(connection, message_id))
+        return await self._readers.read(lambda connection: reports.find(connection, message_id))
 
     async def page(self, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
         """Up to `limit` messages, newest first, with ids below `before`; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.newest_first(connection, filters, before, limit))
+        return await self._readers.read(lambda connection: reports.newest_first(connection, filters, before, limit))
 
     async def pages(self, filters: Filters, size: int = _PAGE) -> AsyncIterator[list[Message]]:
         """All messages, oldest first, in lists of up to `size`; raises StoreUnavailable.
@@ -123,14 +113,14 @@ class Store:
 
     async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
         """Count the messages that fit; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.summary(connection, filters, bucket))
+        return await self._readers.read(lambda connection: reports.summary(connection, filters, bucket))
 
     async def left_behind(self, claim: str, *, after_seq: int = 0, limit: int) -> list[tuple[int, Message]]:
         """Messages in PUBLISHING whose claim is not `claim`, as (seq, message) in the order of acceptance.
 
         `after_seq` is the last seq of the page before. Raises StoreUnavailable.
         """
-        return await self._read(lambda connection: reports.left_behind(connection, claim, after_seq, limit))
+        return await self._readers.read(lambda connection: reports.left_behind(connection, claim, after_seq, limit))
 
     async def check(self) -> None:
         """Raise StoreUnavailable unless, within two seconds, a read works and the writer commits a write."""
@@ -138,30 +128,11 @@ class Store:
         try:
             await self._commits.submit(CHECK, (), until)
             async with asyncio.timeout_at(until):
-                await self._read(lambda connection: reports.find(connection, ""))
+                await self._readers.read(lambda connection: reports.find(connection, ""))
         except NotSaved as error:
             raise StoreUnavailable(error.cause) from None
         except (OutcomeUnknown, TimeoutError):
             raise StoreUnavailable("it does not answer.") from None
 
     async def _oldest_first(self, filters: Filters, after: str | None, limit: int) -> list[Message]:
-        return await self._read(lambda connection: reports.oldest_first(connection, filters, after, limit))
-
-    async def _read(self, query: Callable[[Connection], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._query, query)
-
-    def _query(self, query: Callable[[Connection], Result]) -> Result:
-        try:
-            try:
-                return self._query_once(query)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                # The server was restarted; that also emptied the pool, so this one connects anew.
-                return self._query_once(query)
-        except SQLAlchemyError as error:
-            raise StoreUnavailable(cause(error)) from error
-
-    def _query_once(self, query: Callable[[Connection], Result]) -> Result:
-        with self._readers.connect() as connection:
-            return query(connection)
+        return await self._readers.read(lambda connection: reports.oldest_first(connection, filters, after, limit))
