@@ -1,10 +1,11 @@
 """Read a request's body within bounds of size and time."""
 
 import asyncio
+import json
 
 from fastapi import Request
 
-from chapar.errors import BodyTooLarge, BodyTooSlow, MediaTypeUnsupported
+from chapar.errors import BodyMalformed, BodyTooLarge, BodyTooSlow, FieldInvalid, MediaTypeUnsupported
 
 _JSON = "application/json"
 
@@ -27,6 +28,26 @@ async def read_json_body(request: Request, *, limit: int, seconds: float) -> byt
     except TimeoutError:
         raise BodyTooSlow(seconds) from None
     return bytes(body)
+
+
+def check_unique_fields(body: bytes) -> None:
+    """Raise FieldInvalid where an object in a JSON body has a field twice, BodyMalformed where it is no JSON.
+
+    RFC 8259 §4 leaves open which of them counts: a proxy that checks the device id may have read the other one.
+    """
+    try:
+        json.loads(body, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BodyMalformed(str(error)) from None
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FieldInvalid(twice, "is given more than once", "بیش از یک بار آمده است")
+    return fields
 
 
 def _check_media_type(request: Request) -> None:

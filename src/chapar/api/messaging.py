@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from chapar.api.body import read_json_body
+from chapar.api.body import check_unique_fields, read_json_body
 from chapar.api.problems import answers, invalid
 from chapar.api.schemas import (
     AcceptedAnswer,
@@ -19,6 +19,7 @@ from chapar.api.schemas import (
     SentAnswer,
     message_view,
 )
+from chapar.errors import MessageNotFound
 from chapar.gateway import Gateway
 from chapar.message import Message, Status
 from chapar.settings import Settings
@@ -47,6 +48,7 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
             asked = SendRequest.model_validate_json(body)
         except ValidationError as error:
             raise invalid(error) from None
+        check_unique_fields(body)
         asked = asked.checked()
         message = await gateway.send(
             asked.imei,
@@ -94,6 +96,8 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
     @router.get("/messages/{id}", summary="Show one message", responses=answers(404, 422, 503))
     async def message(id: MessageId) -> MessageView:  # noqa: A002 - the name is the path's
         """Where a message stands, with its evidence."""
+        if "\0" in id:  # PostgreSQL has no text for it
+            raise MessageNotFound(id)
         return MessageView.model_validate(message_view(await gateway.find(id)))
 
     return router

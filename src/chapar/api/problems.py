@@ -158,6 +158,7 @@ _RULES: Final[Mapping[str, tuple[str, str]]] = {
     "string_type": ("must be a string", "باید رشته باشد"),
     "string_too_long": ("must be at most {max_length} characters", "باید حداکثر {max_length} نویسه باشد"),
     "string_too_short": ("must be at least {min_length} characters", "باید حداقل {min_length} نویسه باشد"),
+    "string_pattern_mismatch": ("must be `next` of an earlier answer", "باید `next` پاسخی پیشین باشد"),
     "int_type": ("must be a whole number", "باید عدد صحیح باشد"),
     "int_parsing": ("must be a whole number", "باید عدد صحیح باشد"),
     "int_from_float": ("must be a whole number", "باید عدد صحیح باشد"),
