@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from chapar.errors import (
     BodyMalformed,
@@ -42,6 +43,9 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
     ChaparError: 500,
 }
 """The HTTP status of each error; an error not named has that of its nearest ancestor."""
+
+_BODY_UNREAD: Final = frozenset({408, 413, 415})
+_CLOSE: Final = {"Connection": "close"}  # else uvicorn reads a body that nobody wants to its end, if it has one
 
 NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
 
@@ -94,6 +98,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ChaparError, _on_chapar_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
@@ -120,7 +125,7 @@ def problem_response(request: Request, error: ChaparError) -> Response:
     ]
     if errors:
         body["errors"] = errors
-    return _response(status, body, language)
+    return _response(status, body, language, _CLOSE if status in _BODY_UNREAD else None)
 
 
 def status_of(error: ChaparError) -> int:
@@ -221,7 +226,11 @@ async def _on_http_exception(_request: Request, error: Exception) -> Response:
         "code": phrase.lower().replace(" ", "_"),
         "reason": error.detail,
     }
-    return _response(error.status_code, body, "en", error.headers)
+    return _response(error.status_code, body, "en", {**_CLOSE, **(error.headers or {})})
+
+
+async def _on_hang_up(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody hears it
 
 
 async def _on_unexpected(request: Request, _error: Exception) -> Response:
@@ -231,9 +240,5 @@ async def _on_unexpected(request: Request, _error: Exception) -> Response:
 def _response(
     status: int, body: Mapping[str, object], language: Language, headers: Mapping[str, str] | None = None
 ) -> Response:
-    return Response(
-        to_json(body),
-        status,
-        {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})},
-        "application/problem+json",
-    )
+    every = {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})}
+    return Response(to_json(body), status, every, "application/problem+json")
