@@ -228,15 +228,34 @@ async def test_a_summary_is_bounded_and_says_how_much_it_left_out(store: Store) 
     assert summary.times.counts[-1] == (1599 * minute, 1)
 
 
-async def test_the_messages_of_dead_processes_are_found_in_the_order_of_acceptance(store: Store) -> None:
-    theirs = [new_message(claim="of-the-dead") for _ in range(5)]
-    unclaimed = new_message(claim=None)
-    accepted = [*reversed(theirs), unclaimed]
-    for message in (*accepted, new_message(), new_message(status=Status.QUEUED, claim=None), new_message()):
+async def test_what_is_queued_is_claimed_once_in_the_order_of_acceptance(store: Store) -> None:
+    queued = [new_message(status=Status.QUEUED, claim=None) for _ in range(5)]
+    for message in (new_message(), *reversed(queued), new_message(status=Status.REJECTED)):
         await store.add(message)
-    first = await store.left_behind(CLAIM, limit=4)
-    second = await store.left_behind(CLAIM, after_seq=first[-1][0], limit=4)
-    assert [message for _, message in (*first, *second)] == accepted
+    expected = [message.moved(Status.PUBLISHING)._replace(attempts=2, claim="p.1") for message in reversed(queued)]
+    assert await store.claim("p.1", 3) == expected[:3]
+    # A claim whose answer was lost is asked for again under its own name.
+    assert await store.claim("p.1", 3) == expected[:3]
+    assert await store.claim("p.2", 3) == [message._replace(claim="p.2") for message in expected[3:]]
+    assert await store.claim("p.3", 3) == []
+
+
+async def test_what_a_dead_process_left_is_queued_again_or_unconfirmed(store: Store) -> None:
+    ours = new_message(claim="ours.1")
+    theirs = new_message(claim="theirs.1")
+    unclaimed = new_message(claim=None)
+    once = new_message(claim="theirs.2", at_most_once=True)
+    await add(store, ours, theirs, unclaimed, once, new_message(status=Status.PUBLISHED, claim="theirs.3"))
+    assert await store.settle("ours") == 3
+    assert await store.settle("ours") == 0
+    again: dict[str, Any] = {"status": Status.QUEUED, "possible_duplicate": True, "claim": None}
+    assert await store.find(ours.id) == ours
+    assert await store.find(theirs.id) == theirs._replace(**again)
+    assert await store.find(unclaimed.id) == unclaimed._replace(**again)
+    unconfirmed = await store.find(once.id)
+    assert unconfirmed is not None
+    assert unconfirmed.status is Status.UNCONFIRMED
+    assert unconfirmed.finished_at is not None
 
 
 async def test_a_check_passes_while_the_database_works(store: Store) -> None:

@@ -89,22 +89,6 @@ def oldest_first(connection: Connection, filters: Filters, after: str | None, li
     return _page(connection, filters, cursor, asc, limit)
 
 
-def left_behind(connection: Connection, claim: str, after_seq: int, limit: int) -> list[tuple[int, Message]]:
-    """Messages in PUBLISHING that a process other than `claim` moves, as (seq, message) in the order of acceptance."""
-    statement = (
-        select(messages.c.seq, *COLUMNS)
-        .where(
-            messages.c.status == Status.PUBLISHING.value,
-            messages.c.claim.is_distinct_from(claim),
-            # Plus 0 keeps the planner off the primary key: the few unfinished ones are found by status and sorted.
-            messages.c.seq + 0 > after_seq,
-        )
-        .order_by(messages.c.seq + 0)
-        .limit(limit)
-    )
-    return [(int(row[0]), to_message(tuple(row[1:]))) for row in connection.execute(statement)]
-
-
 def summary(connection: Connection, filters: Filters, bucket: Bucket) -> Summary:
     """Count the messages that fit, all as of one moment."""
     where = _conditions(filters)

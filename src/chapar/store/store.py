@@ -115,13 +115,6 @@ class Store:
         """Count the messages that fit; raises StoreUnavailable."""
         return await self._readers.read(lambda connection: reports.summary(connection, filters, bucket))
 
-    async def left_behind(self, claim: str, *, after_seq: int = 0, limit: int) -> list[tuple[int, Message]]:
-        """Messages in PUBLISHING whose claim is not `claim`, as (seq, message) in the order of acceptance.
-
-        `after_seq` is the last seq of the page before. Raises StoreUnavailable.
-        """
-        return await self._readers.read(lambda connection: reports.left_behind(connection, claim, after_seq, limit))
-
     async def check(self) -> None:
         """Raise StoreUnavailable unless, within two seconds, a read works and the writer commits a write."""
         until = asyncio.get_running_loop().time() + _CHECK_PATIENCE
