@@ -26,17 +26,19 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from chapar.errors import ChaparError, DatabaseUnsafe
 from chapar.store.database import Role, check_durable, empty_wal, open_engine
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
-from chapar.store.operations import ADD, CHECK, MOVE, Kind
-from chapar.store.queue import CLAIM, SETTLE
-from chapar.store.schema import Row
+from chapar.store.acceptance import ADD, ANSWER, FORGET
+from chapar.store.operations import CHECK, MOVE, RECORD, Kind
+from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
-# In the order in which a batch applies them: what is given back is queued before anything is claimed.
-_KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (ADD, MOVE, SETTLE, CLAIM, CHECK)}
+# In the order in which a batch applies them: what is given back is in the queue before anything is put behind it.
+_KINDS: Mapping[str, Kind[Any, Any]] = {
+    kind.name: kind for kind in (RECORD, MOVE, CANCEL, HOLD, SETTLE, LEAVE, ADD, ANSWER, FORGET, TAKE, CHECK)
+}
 
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
 
-Batch = Sequence[tuple[str, Row]]
+Batch = Sequence[tuple[str, Any]]
 Answer = tuple[object, ...]
 
 
@@ -105,7 +107,7 @@ def _run(connection: Connection, batch: Batch) -> list[Answer]:
         if not is_operations_fault(error):
             raise
         connection.rollback()
-        return [_run_alone(connection, name, row) for name, row in batch]
+        return [_run_alone(connection, name, arguments) for name, arguments in batch]
 
 
 def _run_together(connection: Connection, batch: Batch) -> list[Answer]:
@@ -119,10 +121,10 @@ def _run_together(connection: Connection, batch: Batch) -> list[Answer]:
     return answers
 
 
-def _run_alone(connection: Connection, name: str, row: Row) -> Answer:
+def _run_alone(connection: Connection, name: str, arguments: Any) -> Answer:
     try:
         with connection.begin_nested():
-            (result,) = _KINDS[name].apply(connection, [row])
+            (result,) = _KINDS[name].apply(connection, [arguments])
     except Exception as error:
         if not is_operations_fault(error):
             raise
