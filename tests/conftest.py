@@ -1,5 +1,6 @@
 """The brokers and databases that every kind of test may ask for."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from support import postgres as postgres_support
 from support.mosquitto import Mosquitto
 from support.ports import free_port as find_free_port
 from support.postgres import PostgresServer
+
+
+def pytest_configure() -> None:
+    # A cancelled run ends as with Ctrl-C, so that the fixtures stop the servers they started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture

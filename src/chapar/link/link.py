@@ -15,7 +15,7 @@ from chapar.link.publication import Publication, SignOn
 from chapar.link.session import Session
 from chapar.settings import BrokerAddress, Settings
 
-LIVED: Final = 1.0  # seconds after which a session counts as a recovery and not as part of the outage
+LIVED: Final = 0.5  # seconds after which a session counts as a recovery and not as part of the outage
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -162,9 +162,12 @@ class Commits:
     def _try_again(self, operations: Sequence[_Operation]) -> None:
         """Put `operations` back to the head of the queue and go on, after a pause if there are any."""
         if operations:
+            if not self._backoff:
+                log.warning("commits_fail", cause=self._cause)
             self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
-            log.warning("commit_failed", operations=len(operations), cause=self._cause, retry_in=self._backoff)
         else:
+            if self._backoff:
+                log.info("commits_succeed_again")
             self._backoff = 0.0
         self._queue.extendleft(operation for operation in reversed(operations) if not operation.over)
         if self._queue:
@@ -220,7 +223,8 @@ class Commits:
                         self._hear(await _receive(reader), writer)
                         pause = 0.0
             except (EOFError, OSError) as error:
-                self._cause = "the writer ended." if isinstance(error, EOFError) else f"the writer failed: {error}."
+                ended = isinstance(error, EOFError | ConnectionError)
+                self._cause = "the writer process ended." if ended else f"the writer process does not start: {error}."
                 self.counters.writer_deaths += 1
                 log.error("writer_died", cause=self._cause, restart_in=pause)  # noqa: TRY400 - its own traceback is on stderr
             finally:
@@ -258,17 +262,21 @@ async def _writer_process(inherit: tuple[int, ...]) -> AsyncIterator[tuple[async
     """A running writer and the streams to it; leaving closes them, at which it ends. Raises OSError."""
     ours, theirs = socket.socketpair()
     with theirs:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # a file in the working folder must not stand in for a module
-            "-m",
-            "chapar.store.writer",
-            str(theirs.fileno()),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), *inherit),
-            start_new_session=True,  # Ctrl-C is the gateway's to hear
-        )
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # a file in the working folder must not stand in for a module
+                "-m",
+                "chapar.store.writer",
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *inherit),
+                start_new_session=True,  # Ctrl-C is the gateway's to hear
+            )
+        except BaseException:
+            writer.close()
+            raise
     try:
         yield reader, writer
     finally:

@@ -188,10 +188,10 @@ class Store:
 
     async def check(self) -> None:
         """Raise StoreUnavailable unless, within two seconds, a read works and the writer commits a write."""
-        loop = asyncio.get_running_loop()
+        until = asyncio.get_running_loop().time() + _CHECK_PATIENCE
         try:
-            async with asyncio.timeout(_CHECK_PATIENCE):
-                await self._commits.submit(CHECK, (), loop.time() + _CHECK_PATIENCE)
+            await self._commits.submit(CHECK, (), until)
+            async with asyncio.timeout_at(until):
                 await self._read(lambda connection: reports.find(connection, ""))
         except NotSaved as error:
             raise StoreUnavailable(error.cause) from None

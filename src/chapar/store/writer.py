@@ -44,8 +44,10 @@ Answer = tuple[object, ...]
 
 def serve(channel: socket.socket) -> None:
     """Connect, commit what comes, connect again; returns when the other end is gone."""
-    (url,) = _receive(channel) or ("",)
-    engine = open_engine(str(url), Role.WRITER)
+    first = _receive(channel)
+    if first is None:
+        return
+    engine = open_engine(str(first[0]), Role.WRITER)
     settled = True
     while True:
         try:

@@ -15,12 +15,9 @@ from chapar.errors import SchemaNewer, SchemaOutdated, StoreUnavailable
 from chapar.store.database import Role, check_durable, open_engine
 from chapar.store.failures import cause
 
-NONE = "none"
-"""Stands for the revision of a database without tables."""
 
-
-def migrate(database_url: str) -> tuple[str, str]:
-    """Bring the schema to the newest revision; gives the revisions before and after.
+def migrate(database_url: str) -> tuple[str | None, str]:
+    """Bring the schema to the newest revision; gives the revisions before (None: no tables) and after.
 
     Several may run at once; one does it. Raises SchemaNewer, DatabaseUnsafe, StoreUnavailable, SettingInvalid.
     """
@@ -40,7 +37,7 @@ def check_schema(database_url: str) -> None:
     with _connected(database_url) as connection:
         found, newest = _revisions(connection, _config())
     if found != newest:
-        raise SchemaOutdated(found, newest)
+        raise SchemaOutdated(found or "none", newest)
 
 
 def _config() -> Config:
@@ -49,12 +46,12 @@ def _config() -> Config:
     return config
 
 
-def _revisions(connection: Connection, config: Config) -> tuple[str, str]:
+def _revisions(connection: Connection, config: Config) -> tuple[str | None, str]:
     """The revision found and the newest one; raises SchemaNewer where the former is not in our history."""
     history = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
     with connection.begin():
-        found = MigrationContext.configure(connection).get_current_revision() or NONE
-    if found not in {NONE, *history}:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found not in history:
         raise SchemaNewer(found, history[0])
     return found, history[0]
 

@@ -1,0 +1,263 @@
+"""The store with both databases, without faults."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
+from chapar.message import Message, Status
+from chapar.store.reports import Filters
+from chapar.store.store import Store
+from support.stores import CLAIM, new_message, open_store, published, writer_processes
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with open_store(database_url) as store:
+        yield store
+
+
+async def add(store: Store, *messages: Message) -> None:
+    await asyncio.gather(*(store.add(message) for message in messages))
+
+
+async def every(store: Store, filters: Filters, size: int = 1000) -> list[Message]:
+    return [message async for page in store.pages(filters, size) for message in page]
+
+
+async def test_what_is_added_is_found(store: Store) -> None:
+    plain = new_message()
+    full = new_message(
+        micro_op="آبیاری 🚿",
+        params='{"a": "\\u0000"}',
+        qos=2,
+        retain=True,
+        at_most_once=True,
+        reason="broker_refused",
+        reason_code=0x87,
+        possible_duplicate=True,
+        subscribers=False,
+        claim=None,
+        published_at=1,
+        finished_at=2,
+    )
+    await add(store, plain, full)
+    assert await store.find(plain.id) == plain
+    assert await store.find(full.id) == full
+    assert await store.find("unknown") is None
+
+
+async def test_what_is_read_has_the_types_of_a_message(store: Store) -> None:
+    message = new_message(subscribers=True)
+    await store.add(message)
+    found = await store.find(message.id)
+    assert found is not None
+    assert [type(value) for value in found] == [type(value) for value in message]
+
+
+async def test_an_add_may_be_repeated(store: Store) -> None:
+    message = new_message()
+    await add(store, message, message)
+    await store.add(message)
+    assert await every(store, Filters()) == [message]
+
+
+async def test_a_move_changes_the_message(store: Store) -> None:
+    before = new_message()
+    after = published(before)._replace(subscribers=True, reason_code=0)
+    await store.add(before)
+    assert await store.move(before, after) is True
+    assert await store.find(before.id) == after
+
+
+async def test_a_move_may_be_repeated(store: Store) -> None:
+    before = new_message()
+    after = published(before)
+    await store.add(before)
+    assert all(await asyncio.gather(store.move(before, after), store.move(before, after)))
+    assert await store.move(before, after) is True
+
+
+async def test_of_two_moves_one_wins(store: Store) -> None:
+    before = new_message()
+    await store.add(before)
+    winner = published(before)
+    loser = before.moved(Status.REJECTED)
+    first, second = store.move(before, winner), store.move(before, loser)
+    assert (await first, await second) == (True, False)
+    assert await store.find(before.id) == winner
+
+
+@pytest.mark.parametrize("other", [{"status": Status.QUEUED}, {"attempts": 2}, {"claim": None}, {"claim": "another"}])
+async def test_a_move_is_fenced_by_status_attempt_and_claim(store: Store, other: dict[str, Any]) -> None:
+    there = new_message(**other)
+    await store.add(there)
+    believed = there._replace(status=Status.PUBLISHING, attempts=1, claim=CLAIM)
+    assert await store.move(believed, published(believed)) is False
+    assert await store.find(there.id) == there
+
+
+async def test_a_message_without_a_claim_can_be_moved(store: Store) -> None:
+    queued = new_message(status=Status.QUEUED, claim=None)
+    await store.add(queued)
+    assert await store.move(queued, queued.moved(Status.PUBLISHING)._replace(claim=CLAIM, attempts=2)) is True
+
+
+async def test_a_message_that_is_not_there_is_not_moved(store: Store) -> None:
+    message = new_message()
+    assert await store.move(message, published(message)) is False
+
+
+async def test_a_message_is_added_before_it_is_moved_however_they_share_a_batch(store: Store) -> None:
+    message = new_message()
+    added, moved = store.add(message), store.move(message, published(message))
+    assert await moved is True
+    assert added.done()
+
+
+async def test_one_bad_operation_fails_alone(store: Store) -> None:
+    good = [new_message() for _ in range(5)]
+    bad = new_message(attempts=1 << 70)
+    futures = [store.add(message) for message in (*good[:3], bad, *good[3:])]
+    moved = store.move(good[0], published(good[0]))
+    results = await asyncio.gather(*futures, moved, return_exceptions=True)
+    assert isinstance(results.pop(3), NotSaved)
+    assert results == [None] * 5 + [True]
+    assert len(await every(store, Filters())) == 5
+
+
+async def test_a_cancelled_future_does_not_cancel_the_commit(store: Store) -> None:
+    message = new_message()
+    store.add(message).cancel()
+    await store.add(new_message())
+    assert await store.find(message.id) == message
+
+
+async def test_operations_of_one_turn_share_a_commit(store: Store) -> None:
+    await store.check()
+    before = store.counters.batches
+    await add(store, *(new_message() for _ in range(100)))
+    assert store.counters.batches == before + 1
+    assert store.counters.largest_batch == 100
+
+
+async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url: str) -> None:
+    messages = [new_message() for _ in range(2000)]
+    async with open_store(database_url) as store:
+        futures = [store.add(message) for message in messages]
+    assert [future.result() for future in futures] == [None] * 2000
+    assert writer_processes() == []
+    with pytest.raises(NotSaved):
+        await store.add(new_message())
+    async with open_store(database_url) as store:
+        assert len(await every(store, Filters())) == 2000
+
+
+async def test_a_page_has_the_newest_first_and_the_next_goes_on_behind_it(store: Store) -> None:
+    messages = [new_message() for _ in range(10)]
+    await add(store, *messages)
+    first = await store.page(Filters(), before=None, limit=4)
+    # What is accepted meanwhile shifts nothing.
+    await add(store, *(new_message() for _ in range(3)))
+    second = await store.page(Filters(), before=first[-1].id, limit=4)
+    third = await store.page(Filters(), before=second[-1].id, limit=4)
+    assert [*first, *second, *third] == messages[::-1]
+    assert await store.page(Filters(), before=third[-1].id, limit=4) == []
+
+
+@pytest.mark.parametrize("size", [1, 3, 9, 10, 11])
+async def test_pages_give_each_message_once_oldest_first(store: Store, size: int) -> None:
+    messages = [new_message() for _ in range(10)]
+    await add(store, *reversed(messages))
+    assert await every(store, Filters(), size) == messages
+
+
+async def test_filters_combine(store: Store) -> None:
+    kinds = list(itertools.product(("A", "B"), ("open", "close"), (Status.PUBLISHED, Status.QUEUED, Status.REJECTED)))
+    messages = [new_message(imei, status, micro_op=op) for imei, op, status in kinds]
+    await add(store, *messages)
+    statuses = [(), (Status.QUEUED,), (Status.REJECTED, Status.PUBLISHED), (Status.EXPIRED,)]
+    for imei, op, status in itertools.product((None, "A"), (None, "open"), statuses):
+        expected = [
+            message
+            for message in messages
+            if imei in {None, message.imei} and op in {None, message.micro_op} and message.status in (status or Status)
+        ]
+        filters = Filters(imei=imei, micro_op=op, status=status)
+        assert await every(store, filters, 2) == expected
+        assert await store.page(filters, before=None, limit=100) == expected[::-1]
+        assert (await store.summary(filters, "day")).total == len(expected)
+
+
+async def test_since_is_inclusive_and_until_exclusive(store: Store) -> None:
+    # An id begins with its time: here 0x10000, 0x10001 and 0x10002 ms after the epoch.
+    messages = [new_message(id=f"00000001-000{digit}-7000-8000-000000000000") for digit in range(3)]
+    await add(store, *messages)
+    assert await every(store, Filters(since=0x10001)) == messages[1:]
+    assert await every(store, Filters(until=0x10001)) == messages[:1]
+    assert await every(store, Filters(since=0x10001, until=0x10002)) == messages[1:2]
+
+
+async def test_a_summary_counts_by_status_device_operation_and_time(store: Store) -> None:
+    hour = 3_600_000
+    messages = [
+        new_message("A", Status.PUBLISHED, created_at=hour),
+        new_message("A", Status.PUBLISHED, created_at=hour + 1),
+        new_message("B", Status.REJECTED, created_at=2 * hour, micro_op="open"),
+    ]
+    await add(store, *messages)
+    summary = await store.summary(Filters(), "hour")
+    assert summary.total == 3
+    assert summary.statuses == {Status.PUBLISHED: 2, Status.REJECTED: 1}
+    assert summary.devices.counts == (("A", 2), ("B", 1))
+    assert summary.operations.counts == (("push_down", 2), ("open", 1))
+    assert summary.times.counts == ((hour, 2), (2 * hour, 1))
+    assert (summary.devices.others, summary.operations.others, summary.times.others) == (0, 0, 0)
+
+
+async def test_a_summary_is_bounded_and_says_how_much_it_left_out(store: Store) -> None:
+    minute = 60_000
+    await add(store, *(new_message(f"device-{n:04}", created_at=n * minute) for n in range(1600)))
+    summary = await store.summary(Filters(), "minute")
+    assert (len(summary.devices.counts), summary.devices.others) == (100, 1500)
+    assert (len(summary.times.counts), summary.times.others) == (1500, 100)
+    assert summary.times.counts[-1] == (1599 * minute, 1)
+
+
+async def test_the_messages_of_dead_processes_are_found_in_the_order_of_acceptance(store: Store) -> None:
+    theirs = [new_message(claim="of-the-dead") for _ in range(5)]
+    unclaimed = new_message(claim=None)
+    accepted = [*reversed(theirs), unclaimed]
+    for message in (*accepted, new_message(), new_message(status=Status.QUEUED, claim=None), new_message()):
+        await store.add(message)
+    first = await store.left_behind(CLAIM, limit=4)
+    second = await store.left_behind(CLAIM, after_seq=first[-1][0], limit=4)
+    assert [message for _, message in (*first, *second)] == accepted
+
+
+async def test_a_check_passes_while_the_database_works(store: Store) -> None:
+    await store.check()
+
+
+async def test_a_reader_cannot_write(store: Store) -> None:
+    with pytest.raises(Exception, match=r"readonly|read-only"), store._readers.connect() as connection:
+        connection.exec_driver_sql("DELETE FROM messages")
+
+
+async def test_a_second_process_is_refused_on_one_sqlite_file(sqlite_url: str) -> None:
+    async with open_store(sqlite_url):
+        with pytest.raises(DatabaseInUse, match="Another Chapar already serves"):
+            async with open_store(sqlite_url):
+                pass
+    async with open_store(sqlite_url):
+        pass
+
+
+async def test_a_folder_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalid, match="cannot hold the database: no such file or directory"):
+        async with open_store(f"sqlite:///{tmp_path}/missing/chapar.db"):
+            pass

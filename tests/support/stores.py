@@ -1,0 +1,61 @@
+"""Messages to store, a store to put them in, and a grip on its writer process."""
+
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydantic import SecretStr
+from uuid_utils import uuid7
+
+from chapar.message import Message, Status
+from chapar.settings import Settings
+from chapar.store.store import Store
+from support.processes import children, describe
+
+CLAIM = "claim-of-this-process"
+
+
+def settings_for(database_url: str) -> Settings:
+    return Settings(database_url=SecretStr(database_url), auto_migrate=True)
+
+
+@contextlib.asynccontextmanager
+async def open_store(database_url: str) -> AsyncIterator[Store]:
+    async with Store.open(settings_for(database_url)) as store:
+        yield store
+
+
+def new_message(imei: str = "861230000000001", status: Status = Status.PUBLISHING, **fields: Any) -> Message:
+    message = Message(
+        id=str(uuid7()),
+        imei=imei,
+        micro_op="push_down",
+        params=None,
+        topic=f"devices/{imei}",
+        qos=1,
+        retain=False,
+        at_most_once=False,
+        status=status,
+        reason=None,
+        reason_code=None,
+        attempts=1,
+        possible_duplicate=False,
+        subscribers=None,
+        claim=CLAIM,
+        created_at=time.time_ns() // 1_000_000,
+        published_at=None,
+        finished_at=None,
+    )
+    return message._replace(**fields)
+
+
+def published(message: Message) -> Message:
+    now = time.time_ns() // 1_000_000
+    return message.moved(Status.PUBLISHED)._replace(claim=None, published_at=now, finished_at=now)
+
+
+def writer_processes() -> list[int]:
+    """The writer processes that this process started and that still run."""
+    return [pid for pid in children(os.getpid()) if "chapar.store.writer" in describe(pid)]

@@ -1,0 +1,105 @@
+"""The hot statements take plain tuples, so the order of their parameters is a contract."""
+
+import re
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Dialect
+
+from chapar.errors import SettingInvalid
+from chapar.message import UNFINISHED, Message, Status
+from chapar.store import reports
+from chapar.store.database import Role, open_engine, parse, sqlite_file
+from chapar.store.operations import add_row, insert_sql, move_row, update_sql
+from chapar.store.schema import COLUMNS, MUTABLE, messages, metadata, to_message, to_row
+from support.stores import new_message, published
+
+
+@pytest.fixture(params=["sqlite:///x.db", "postgresql://host/x"])
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    return open_engine(request.param, Role.WRITER).dialect
+
+
+def test_the_columns_are_seq_and_then_the_fields_of_a_message() -> None:
+    assert [column.name for column in messages.columns] == ["seq", *Message._fields]
+    assert [column.name for column in COLUMNS] == list(Message._fields)
+
+
+def test_a_move_may_change_everything_but_what_was_accepted() -> None:
+    accepted = {"id", "imei", "micro_op", "params", "topic", "qos", "retain", "at_most_once", "created_at"}
+    assert set(MUTABLE) == set(Message._fields) - accepted
+
+
+def test_every_unfinished_status_is_in_the_index_of_the_unfinished() -> None:
+    (index,) = [index for index in messages.indexes if index.name == "ix_messages_unfinished"]
+    for dialect in ("sqlite", "postgresql"):
+        where = str(index.dialect_options[dialect]["where"].compile(compile_kwargs={"literal_binds": True}))
+        assert set(re.findall(r"'(\w+)'", where)) == {status.value for status in UNFINISHED}
+
+
+def test_every_name_of_the_schema_is_within_the_limit_of_postgresql() -> None:
+    assert all(len(str(index.name)) <= 63 for table in metadata.tables.values() for index in table.indexes)
+
+
+def test_a_message_becomes_a_row_and_back() -> None:
+    message = new_message(params='{"a": 1}', subscribers=True, reason_code=16, status=Status.QUEUED)
+    row = to_row(message)
+    assert type(row[Message._fields.index("status")]) is str
+    assert to_message(row) == message
+
+
+def test_the_parameters_of_the_insert_are_the_fields_in_order(dialect: Dialect) -> None:
+    sql = insert_sql(dialect)
+    names = re.search(r"INSERT INTO messages \(([^)]*)\)", sql)
+    assert names is not None
+    assert names[1].split(", ") == list(Message._fields)
+    assert len(re.findall(r"\?|%s", sql)) == len(add_row(new_message()))
+
+
+def test_the_parameters_of_the_update_are_the_values_of_a_move_in_order(dialect: Dialect) -> None:
+    sql = update_sql(dialect)
+    guards = ["id", "status", "attempts", "claim"]
+    if dialect.name == "postgresql":
+        order = re.search(r"AS batch\(([^)]*)\)", sql)
+        assert order is not None
+        assert order[1].split(", ") == [f"after_{name}" for name in MUTABLE] + [f"before_{name}" for name in guards]
+    else:
+        assert re.findall(r"(\w+)(?:=| = | IS )\?", sql) == [*MUTABLE, *guards]
+    before = new_message()
+    after = published(before)
+    expected = [getattr(after, name) for name in MUTABLE] + [getattr(before, name) for name in guards]
+    assert list(move_row(before, after)) == expected
+
+
+@pytest.mark.parametrize("time", [0, 1_795_491_035_341, (1 << 48) - 1])
+def test_the_first_id_of_a_millisecond_sorts_before_every_id_of_it(time: int) -> None:
+    digits = f"{time:012x}"
+    lowest = f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
+    assert reports._first_id(time) <= lowest
+    assert time == 0 or reports._first_id(time) > f"{time - 1:012x}"[:8]
+
+
+def test_a_time_beyond_an_ids_reach_is_the_nearest_within() -> None:
+    assert reports._first_id(-5) == "00000000-0000"
+    assert reports._first_id(1 << 60) == "ffffffff-ffff"
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "secret", "postgresql://me:secret@host:port/x"])
+def test_a_url_that_cannot_work_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(SettingInvalid) as caught:
+        parse(url)
+    assert caught.value.setting == "CHAPAR_DATABASE_URL"
+    assert "secret" not in str(caught.value).replace("user:secret@host", "")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_postgresql_is_reached_through_psycopg_3_however_its_url_begins(scheme: str) -> None:
+    url = parse(f"{scheme}://user:secret@host/name?sslmode=verify-full")
+    assert url.drivername == "postgresql+psycopg"
+    assert url.query["sslmode"] == "verify-full"
+
+
+def test_a_relative_file_is_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sqlite_file(parse("sqlite:///chapar.db")) == tmp_path / "chapar.db"
+    assert sqlite_file(parse("sqlite:////var/lib/chapar.db")).as_posix() == "/var/lib/chapar.db"
