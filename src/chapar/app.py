@@ -76,7 +76,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[Gateway]:
             ]
             try:
                 yield gateway
-                loops[1].cancel()  # nothing more is taken; what is under way may end
+                dispatcher.stop()
                 await _at_most(_GRACE, dispatcher.drained())
             finally:
                 for loop in loops:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from itertools import count
 from typing import Final
@@ -55,16 +55,23 @@ class Dispatcher:
         self._waiters: dict[str, asyncio.Future[Message]] = {}
         self._strikes: dict[str, int] = {}  # messages in flight when a session ended, and how suspicious that was
         self._isolating = False
+        self._stopping = False
 
     async def enter(self) -> None:
         """Take a lease on what this process will claim. Must be done before anything is claimed."""
         await self._store.hold(self._lease())
 
     async def run(self) -> None:
-        """Settle what dead processes left, and deliver what is due, until cancelled."""
+        """Settle what dead processes left, and deliver what is due, until stopped."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_lease(), name="lease")
-            tasks.create_task(self._drain(), name="drain")
+            lease = tasks.create_task(self._keep_lease(), name="lease")
+            await self._drain()
+            lease.cancel()
+
+    def stop(self) -> None:
+        """Take nothing more from the queue; `run` ends, and what is under way goes on."""
+        self._stopping = True
+        self.wake()
 
     async def leave(self) -> None:
         """Give the lease up; other processes take over at once what is left."""
@@ -111,7 +118,7 @@ class Dispatcher:
         return Lease(self._process, f"{socket.gethostname()}:{os.getpid()}", self._settings.lease, self._alone)
 
     async def _drain(self) -> None:
-        while True:
+        while not self._stopping:
             self._work.clear()
             self._one_finished.clear()
             room = min(PAGE, MAX_UNDER_WAY - len(self._under_way)) if self._link.up else 0
@@ -134,7 +141,7 @@ class Dispatcher:
         seconds = _POLL_ALONE if self._alone else _POLL_SHARED
         if taken.next_at is not None:
             seconds = min(seconds, max(0, taken.next_at - self._clock.now()) / 1000)
-        happens = self._work.wait() if self._link.up else self._link.connected()
+        happens = self._work.wait() if self._link.up or self._stopping else self._link.connected()
         with suppress(TimeoutError):
             await asyncio.wait_for(happens, seconds)
 

@@ -255,9 +255,7 @@ class Gateway:
         if message.deliver_at is not None:
             placed = message._replace(status=Status.SCHEDULED)
         elif wait is Wait.BROKER and not self._link.up:
-            return message._replace(
-                status=Status.REJECTED, reason="broker_unreachable", finished_at=message.created_at
-            )
+            return message._replace(status=Status.REJECTED, reason="broker_unreachable", finished_at=message.created_at)
         elif wait is Wait.BROKER and self._dispatcher.takes_direct:
             # The claim ends in 0; the dispatcher numbers its own from 1.
             return message._replace(status=Status.PUBLISHING, attempts=1, claim=f"{self._process}.0")
@@ -270,9 +268,7 @@ class Gateway:
 
     async def _add(self, message: Message, key: Key | None, deadline: float) -> Status | Key | Full:
         try:
-            return await self._store.add(
-                message, max_depth=self._settings.max_device_queue, key=key, deadline=deadline
-            )
+            return await self._store.add(message, max_depth=self._settings.max_device_queue, key=key, deadline=deadline)
         except OutcomeUnknown:
             # The row may be there, or still appear. The caller is told that nothing was sent, so nothing must be.
             never = message._replace(

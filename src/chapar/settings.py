@@ -119,7 +119,9 @@ class Settings(BaseSettings):
         1000, ge=1, description="Unfinished messages one device may have; more means that it is long gone."
     )
     max_queue: int = Field(
-        1_000_000, ge=1, description="Unfinished messages in all. Bounds the disk that an outage may fill: about 0.5 GB."
+        1_000_000,
+        ge=1,
+        description="Unfinished messages in all. Bounds the disk that an outage may fill: about 0.5 GB.",
     )
     lease: float = Field(
         15.0,
@@ -132,6 +134,11 @@ class Settings(BaseSettings):
         64 * 1024,
         ge=1024,
         description="Largest request body in bytes; reading stops there. A command is small.",
+    )
+    max_bulk_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        description="Largest body of one bulk call in bytes: 10,000 messages with parameters.",
     )
     body_timeout: float = Field(
         10.0,

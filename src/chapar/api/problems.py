@@ -16,12 +16,16 @@ from chapar.errors import (
     BodyTooSlow,
     ChaparError,
     FieldInvalid,
+    KeyInFlight,
+    KeyMismatch,
     Language,
     MediaTypeUnsupported,
     MessageNotFound,
+    NotCancellable,
     NotSaved,
     NotSent,
     OutcomeUnknown,
+    QueueFull,
     RequestError,
     StoreError,
     persian_digits,
@@ -36,6 +40,10 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
     RequestError: 400,
     MessageNotFound: 404,
     NotSent: 406,
+    NotCancellable: 409,
+    QueueFull: 429,
+    KeyMismatch: 422,
+    KeyInFlight: 409,
     NotSaved: 406,
     OutcomeUnknown: 503,
     StoreError: 503,
@@ -43,6 +51,7 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
 }
 """The HTTP status of each error; an error not named has that of its nearest ancestor."""
 
+PROBLEM_TYPE: Final = "application/problem+json"
 NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
 
 
@@ -83,7 +92,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, object]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase,
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses
     }
@@ -99,8 +108,18 @@ def install(app: FastAPI) -> None:
 
 def problem_response(request: Request, error: ChaparError) -> Response:
     """The answer to a request that ended in `error`."""
+    language = language_of(request)
+    headers: dict[str, str] = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, BodyTooLarge | BodyTooSlow):
+        headers["Connection"] = "close"  # what is left of the body is not read
+    return _response(status_of(error), problem(error, language), language, headers)
+
+
+def problem(error: ChaparError, language: Language) -> dict[str, object]:
+    """The problem document of an error."""
     status = status_of(error)
-    language = preferred_language(request.headers.get("accept-language", ""))
     reason = error.sentence(language)
     body: dict[str, object] = {
         "type": f"urn:chapar:problem:{error.code}",
@@ -120,7 +139,7 @@ def problem_response(request: Request, error: ChaparError) -> Response:
     ]
     if errors:
         body["errors"] = errors
-    return _response(status, body, language)
+    return body
 
 
 def status_of(error: ChaparError) -> int:
@@ -128,6 +147,11 @@ def status_of(error: ChaparError) -> int:
     if isinstance(error, Invalid):
         return STATUSES[FieldInvalid]
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def language_of(request: Request) -> Language:
+    """The language the caller prefers to read."""
+    return preferred_language(request.headers.get("accept-language", ""))
 
 
 def preferred_language(accept_language: str) -> Language:
@@ -234,5 +258,5 @@ def _response(
         to_json(body),
         status,
         {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})},
-        "application/problem+json",
+        PROBLEM_TYPE,
     )

@@ -93,10 +93,8 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Adde
         if key is not None and owners.setdefault(key[:2], key).message_id != message.id:
             results.append(owners[key[:2]])
             continue
-        if message.status == Status.REJECTED:  # only to be recorded: it is in nobody's way
-            lane = _Lane()
-        else:
-            lane = lanes.setdefault(message.imei, _Lane())
+        # What is only to be recorded is in nobody's way.
+        lane = _Lane() if message.status == Status.REJECTED else lanes.setdefault(message.imei, _Lane())
         if message.status == Status.PUBLISHING and lane.blocked:
             message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
         waits = message.status in {Status.QUEUED, Status.SCHEDULED}

@@ -102,7 +102,9 @@ class Commits:
                 await keeper
             commits._end()
 
-    def submit(self, kind: Kind[Arguments, Result], arguments: Arguments, deadline: float | None = None) -> asyncio.Future[Result]:
+    def submit(
+        self, kind: Kind[Arguments, Result], arguments: Arguments, deadline: float | None = None
+    ) -> asyncio.Future[Result]:
         """Queue an operation; the future has its result once it is committed.
 
         It is tried until `deadline` (loop time; None: for ever). Then the future raises NotSaved where certainly

@@ -47,7 +47,7 @@ _EXPIRE = (
 _waiting = select(messages.c.imei, messages.c.seq).where(_WAITING, messages.c.not_before > _AT).cte("waiting")
 _elsewhere = (
     select(messages.c.imei)
-    .where(messages.c.status == Status.PUBLISHING.value, _PROCESS != bindparam("process"))
+    .where(messages.c.status == Status.PUBLISHING.value, bindparam("process") != _PROCESS)
     .cte("elsewhere")
 )
 _picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT more than once
@@ -170,10 +170,14 @@ def _settle_one(connection: Connection, process: str, at: int) -> int:
     alive = select(processes.c.token).where(processes.c.lease_until > database_time(connection))
     left_behind = and_(
         messages.c.status == Status.PUBLISHING.value,
-        or_(messages.c.claim.is_(None), and_(_PROCESS != process, _PROCESS.not_in(alive))),
+        or_(messages.c.claim.is_(None), and_(_PROCESS.is_distinct_from(process), _PROCESS.not_in(alive))),
     )
     record = select(
-        messages.c.id, messages.c.attempts, literal(at, BigInteger), func.coalesce(_PROCESS, ""), literal("process_died")
+        messages.c.id,
+        messages.c.attempts,
+        literal(at, BigInteger),
+        func.coalesce(_PROCESS, ""),
+        literal("process_died"),
     ).where(left_behind)
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     connection.execute(

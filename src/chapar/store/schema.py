@@ -65,7 +65,6 @@ messages = Table(
 )
 
 
-
 def _index(name: str, where: str, *columns: str) -> None:
     Index(name, *(messages.c[column] for column in columns), sqlite_where=text(where), postgresql_where=text(where))
 

@@ -24,9 +24,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from chapar.errors import ChaparError, DatabaseUnsafe
+from chapar.store.acceptance import ADD, ANSWER, FORGET
 from chapar.store.database import Role, check_durable, empty_wal, open_engine
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
-from chapar.store.acceptance import ADD, ANSWER, FORGET
 from chapar.store.operations import CHECK, MOVE, RECORD, Kind
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE
 from chapar.store.wire import LENGTH, body_length, pack, unpack
@@ -123,7 +123,7 @@ def _run_together(connection: Connection, batch: Batch) -> list[Answer]:
     return answers
 
 
-def _run_alone(connection: Connection, name: str, arguments: Any) -> Answer:
+def _run_alone(connection: Connection, name: str, arguments: object) -> Answer:
     try:
         with connection.begin_nested():
             (result,) = _KINDS[name].apply(connection, [arguments])

@@ -47,9 +47,7 @@ def upgrade() -> None:
     _partial_index("ix_messages_unfinished", "status IN ('scheduled', 'queued', 'publishing')", "imei", "seq")
     _partial_index("ix_messages_queued", "status = 'queued'", "seq")
     _partial_index("ix_messages_scheduled", "status = 'scheduled'", "deliver_at")
-    _partial_index(
-        "ix_messages_expiring", "status IN ('scheduled', 'queued') AND expires_at IS NOT NULL", "expires_at"
-    )
+    _partial_index("ix_messages_expiring", "status IN ('scheduled', 'queued') AND expires_at IS NOT NULL", "expires_at")
     _partial_index("ix_messages_waiting", "status = 'queued' AND not_before IS NOT NULL", "not_before")
 
     op.create_table(
@@ -82,9 +80,7 @@ def upgrade() -> None:
 
 
 def _partial_index(name: str, where: str, *columns: str) -> None:
-    op.create_index(
-        name, "messages", list(columns), sqlite_where=sa.text(where), postgresql_where=sa.text(where)
-    )
+    op.create_index(name, "messages", list(columns), sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def downgrade() -> None:
