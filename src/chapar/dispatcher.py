@@ -121,7 +121,7 @@ class Dispatcher:
         while not self._stopping:
             self._work.clear()
             self._one_finished.clear()
-            room = min(PAGE, MAX_UNDER_WAY - len(self._under_way)) if self._link.up else 0
+            room = PAGE if self._link.up and len(self._under_way) <= PAGE else 0
             taken = await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
             for message in taken.messages:
                 if message.id in self._strikes:
@@ -129,11 +129,9 @@ class Dispatcher:
                 else:
                     self.deliver(message, may_queue=True)
             await self._tell_waiters(taken.expired)
-            if len(taken.messages) == room > 0:
-                while len(self._under_way) > PAGE:
-                    self._one_finished.clear()
-                    await self._one_finished.wait()
-            else:
+            if len(self._under_way) > PAGE:
+                await self._one_finished.wait()
+            elif len(taken.messages) < PAGE:
                 await self._pause(taken)
 
     async def _pause(self, taken: Taken) -> None:

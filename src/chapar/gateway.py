@@ -104,12 +104,17 @@ class Gateway:
             return await self._send(message, None, command.wait, deadline)
         if (first := self._answering.setdefault(key[:2], key)) is not key:
             raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
+        unanswered = False  # whether `answered` is still to come
         try:
-            return await self._send(message, key, command.wait, deadline)
-        except BaseException as error:
-            if not isinstance(error, NotSent):  # what was sent or recorded still gets its answer kept
-                self._answering.pop(key[:2], None)
+            sent = await self._send(message, key, command.wait, deadline)
+            unanswered = isinstance(sent, Message)
+        except NotSent:
+            unanswered = True
             raise
+        finally:
+            if not unanswered:
+                self._answering.pop(key[:2], None)
+        return sent
 
     async def answered(self, use: Use, status: int, body: str) -> None:
         """Keep the answer to the first request with a key, before it is given: repetitions get the same."""
