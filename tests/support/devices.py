@@ -35,6 +35,16 @@ class Heard:
     response_topic: str | None = None
 
 
+class _Reader(Client):
+    """paho, which reads to the end what the broker's socket still holds: by itself it drops that on a failed write."""
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except (ConnectionResetError, BrokenPipeError):
+            return len(buf)  # reading meets the end of the connection by itself
+
+
 class Device:
     """One device. `start()` returns once it is subscribed; `heard` holds what has arrived, oldest first.
 
@@ -143,7 +153,7 @@ class Device:
         self.stop()
 
     def _new_client(self) -> Client:
-        client = Client(
+        client = _Reader(
             CallbackAPIVersion.VERSION2,
             client_id=f"device-{self.imei}",
             protocol=MQTTProtocolVersion.MQTTv5 if self._mqtt5 else MQTTProtocolVersion.MQTTv311,

@@ -26,10 +26,12 @@ _STYLES: Final = {
 }
 
 _HEADINGS: Final = {
-    "en": ("accepted", "device", "operation", "status", "note", "id"),
-    "fa": ("پذیرش", "دستگاه", "فرمان", "وضعیت", "یادداشت", "شناسه"),
+    "en": ("accepted", "device", "operation", "status", "id", "note"),
+    "fa": ("پذیرش", "دستگاه", "فرمان", "وضعیت", "شناسه", "یادداشت"),
 }
-_WIDTHS: Final = (19, 15, 16, 11, 18, 36)  # at least, so that batches of a log stand in line
+_WIDTHS: Final = (19, 15, 12, 11, 36, 0)  # at least, so that batches of a log stand in line
+_WIDEST: Final = 40  # columns that one long cell may make all later batches wide
+_ID: Final = 4  # its place among them
 
 _NOTES: Final = {
     "en": {"attempts": "attempt {attempts}", "duplicate": "possible duplicate", "unheard": "nobody listening"},
@@ -42,11 +44,12 @@ class MessageTable:
 
     def __init__(self, language: Language, console: Console | None = None) -> None:
         self._language: Language = language
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or Console(highlight=False)
         if not self._console.is_terminal:
             self._console.width = _WIDE
-        self._columns = len(_WIDTHS) if self._console.width >= ROOM_FOR_ID else len(_WIDTHS) - 1
-        self._widths = list(_WIDTHS)
+        has_room = self._console.width >= ROOM_FOR_ID
+        self._columns = [place for place in range(len(_WIDTHS)) if has_room or place != _ID]
+        self._widths = [_WIDTHS[place] for place in self._columns]
 
     def print(self, messages: Iterable[ShownMessage], *, headings: bool = False) -> None:
         """One row a message, in the order given."""
@@ -54,9 +57,11 @@ class MessageTable:
         if not rows and not headings:
             return
         table = Table(box=None, show_header=headings, pad_edge=False, padding=(0, 1))
-        for place, heading in enumerate(_HEADINGS[self._language][: self._columns]):
-            self._widths[place] = max([self._widths[place], *(row[place].cell_len for row in rows)])
-            table.add_column(Text(heading), min_width=self._widths[place], overflow="fold")
+        for place, column in enumerate(self._columns):
+            widest = max((row[place].cell_len for row in rows), default=0)
+            self._widths[place] = max(self._widths[place], min(widest, _WIDEST))
+            heading = Text(_HEADINGS[self._language][column])
+            table.add_column(heading, min_width=self._widths[place], overflow="fold")
         for row in rows:
             table.add_row(*row)
         self._console.print(table)
@@ -68,10 +73,10 @@ class MessageTable:
             Text(plain(message.imei)),
             Text(plain(message.micro_op)),
             Text(plain(message.status), style=_STYLES.get(message.status, "")),
-            Text(plain(note(message, self._language))),
             Text(plain(message.id)),
+            Text(plain(note(message, self._language))),
         ]
-        return cells[: self._columns]
+        return [cells[place] for place in self._columns]
 
 
 def note(message: ShownMessage, language: Language) -> str:

@@ -1,0 +1,244 @@
+"""The installed commands against a running gateway, as a user types them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from support.builtin import BuiltinBroker
+from support.gateway import GatewayProcess, find_command
+from support.mosquitto import Mosquitto
+from support.processes import Program
+
+Spawn = Callable[..., Program]
+Start = Callable[..., Program]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def environment(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), **env}
+
+
+def call(folder: Path, env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [find_command(), *arguments],
+        env=environment(folder, env),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Start a command that goes on until it is interrupted."""
+    with ExitStack() as running:
+
+        def spawn(env: Mapping[str, str], *arguments: str) -> Program:
+            program = Program([find_command(), *arguments], folder=tmp_path, env=environment(tmp_path, env))
+            running.callback(program.close)
+            return program
+
+        yield spawn
+
+
+@pytest.fixture
+def broker() -> BuiltinBroker:
+    return BuiltinBroker()
+
+
+@pytest.fixture
+def gateway(start_gateway: Callable[..., GatewayProcess], broker: BuiltinBroker) -> GatewayProcess:
+    """A ready gateway as it is without any setting: the command line sees neither its broker nor its database."""
+    return start_gateway(broker.settings_env)
+
+
+@pytest.fixture
+def env(gateway: GatewayProcess) -> dict[str, str]:
+    """What the commands need to find the gateway and its broker."""
+    return gateway.env | {"CHAPAR_URL": gateway.url}
+
+
+@pytest.fixture
+def run(tmp_path: Path, env: dict[str, str]) -> Run:
+    """Run a command that calls the gateway to its end."""
+    return lambda *arguments, **more: call(tmp_path, env | more, *arguments)
+
+
+@pytest.fixture
+def start(spawn: Spawn, env: dict[str, str]) -> Start:
+    """Start a command that belongs to the gateway and goes on until it is interrupted."""
+    return lambda *arguments: spawn(env, *arguments)
+
+
+def test_a_sent_operation_reaches_the_simulated_device(start: Start, run: Run) -> None:
+    device = start("simulate", "pump-7")
+    device.wait_for_line("Connected: 1 of 1 devices", timeout=20.0)
+    sent = run("send", "pump-7", "push_down")
+    assert sent.returncode == 0, sent.stderr
+    assert sent.stderr == ""
+    told, identity = sent.stdout.splitlines()
+    assert told == "Send `push_down` to topic `devices/pump-7`"
+    assert re.fullmatch(f"id {UUID}", identity)
+    assert device.wait_for_line("push_down").split()[2:] == ["pump-7", "push_down"]
+    assert device.end(signal.SIGINT) == 0
+    assert device.wait_for_line("Messages heard") == "Messages heard: 1, by 1 devices."
+
+
+def test_a_device_of_a_full_broker_is_told_the_message_id(
+    start_gateway: Callable[..., GatewayProcess], mosquitto: Mosquitto, spawn: Spawn, tmp_path: Path
+) -> None:
+    env = mosquitto.settings_env | {"CHAPAR_COMMAND_TOPIC": "farm/{imei}/commands"}
+    gateway = start_gateway(env)
+    device = spawn(env, "simulate", "pump-7")
+    device.wait_for_line("Connected", timeout=20.0)
+    sent = call(tmp_path, {}, "send", "pump-7", "push_down", "--json", "--url", gateway.url)
+    assert device.wait_for_line("push_down").split()[2:] == ["pump-7", "push_down", json.loads(sent.stdout)["id"]]
+    unheard = call(tmp_path, {"CHAPAR_LANGUAGE": "fa"}, "send", "pump-8", "push_down", "--url", gateway.url)
+    assert unheard.returncode == 0
+    assert "گوش نمی‌داد" in unheard.stdout
+
+
+def test_parameters_reach_the_device_as_json(start: Start, run: Run) -> None:
+    device = start("simulate", "pump-7")
+    device.wait_for_line("Connected", timeout=20.0)
+    assert run("send", "pump-7", "set_flow", "--params", '{"note": "آب\\u001b[2J", "litres": 20}').returncode == 0
+    heard = device.wait_for_line("set_flow")
+    assert '"params":{"note":"آب\\u001b[2J","litres":20}' in heard
+
+
+def test_what_a_device_is_told_cannot_command_the_terminal(start: Start, broker: Mosquitto | BuiltinBroker) -> None:
+    device = start("simulate", "pump-7")
+    device.wait_for_line("Connected", timeout=20.0)
+    with broker.device("stranger") as stranger:
+        stranger.publish("devices/pump-7", b"\x1b[2J\xff[red]\n")
+    assert r"pump-7  \x1b[2J\xff[red]\n" in device.wait_for_line("[red]")
+
+
+def test_a_retained_operation_is_heard_later(start: Start, run: Run) -> None:
+    assert run("send", "pump-7", "open", "--retain").returncode == 0
+    device = start("simulate", "pump-7")
+    assert device.wait_for_line("open", timeout=20.0).endswith("(retained)")
+
+
+def test_a_stopped_gateway_is_exit_code_1_and_a_sentence(gateway: GatewayProcess, run: Run) -> None:
+    gateway.terminate()
+    sent = run("send", "pump-7", "push_down")
+    assert sent.returncode == 1
+    assert sent.stdout == ""
+    assert re.fullmatch(r"chapar: No gateway answers at http://.*chapar serve.*\n", sent.stderr)
+    persian = run("send", "pump-7", "push_down", CHAPAR_LANGUAGE="fa")
+    assert persian.returncode == 1
+    assert "پاسخ نمی‌دهد" in persian.stderr
+
+
+def test_a_refused_request_is_exit_code_1_and_the_gateways_sentence(run: Run) -> None:
+    sent = run("send", "pump/7", "push_down", LANG="fa_IR.UTF-8")
+    assert sent.returncode == 1
+    assert "باید ۱ تا ۶۴ نویسه" in sent.stderr
+
+
+def test_misuse_is_exit_code_2(run: Run) -> None:
+    assert run("send", "pump-7").returncode == 2
+
+
+def test_a_table_and_json_show_what_was_sent(run: Run) -> None:
+    for operation in ("first", "second", "third"):
+        assert run("send", "pump-7", operation).returncode == 0
+    assert run("send", "pump-8", "other").returncode == 0
+    table = run("messages", "--device", "pump-7", "--limit", "2")
+    assert table.returncode == 0, table.stderr
+    heading, *rows = table.stdout.splitlines()
+    assert heading.split()[:3] == ["accepted", "device", "operation"]
+    assert [row.split()[2:5] for row in rows] == [["pump-7", "second", "published"], ["pump-7", "third", "published"]]
+    lines = run("messages", "--json", "--since", "1h", "--status", "published").stdout.splitlines()
+    assert [json.loads(line)["micro_op"] for line in lines] == ["first", "second", "third", "other"]
+    assert run("messages", "--until", "1h", "--json").stdout == ""
+    persian = run("messages", CHAPAR_LANGUAGE="fa").stdout.splitlines()
+    assert "دستگاه" in persian[0]
+    assert re.search("[۰-۹]{4}-[۰-۹]{2}-[۰-۹]{2}", persian[1])
+
+
+def test_following_goes_on_over_a_restart_of_the_gateway(gateway: GatewayProcess, start: Start, run: Run) -> None:
+    assert run("send", "pump-7", "before").returncode == 0
+    follower = start("messages", "--follow")
+    follower.wait_for_line("before", timeout=20.0)
+    assert run("send", "pump-7", "between").returncode == 0
+    follower.wait_for_line("between")
+    gateway.terminate()
+    follower.wait_for_line("chapar: ")
+    gateway.start()
+    assert run("send", "pump-7", "after").returncode == 0
+    follower.wait_for_line("after", timeout=20.0)
+    assert follower.end(signal.SIGINT) == 0
+    shown = [line.split() for line in follower.lines]
+    assert [words[3] for words in shown if "pump-7" in words] == ["before", "between", "after"]
+    assert sum(words[0] == "chapar:" for words in shown) == 1
+
+
+def test_what_the_broker_has_not_acknowledged_is_exit_code_3_and_its_change_is_followed(
+    start_gateway: Callable[..., GatewayProcess], mosquitto: Mosquitto, spawn: Spawn, tmp_path: Path
+) -> None:
+    gateway = start_gateway(mosquitto.settings_env)
+    env = {"CHAPAR_URL": gateway.url}
+    follower = spawn(env, "messages", "--follow", "--json")
+    mosquitto.pause()
+    sent = call(tmp_path, env, "send", "pump-7", "push_down", "--timeout", "0.2")
+    assert sent.returncode == 3, sent.stderr
+    location = re.search(f"See {gateway.url}/messaging/messages/({UUID})", sent.stdout)
+    assert location is not None
+    first = json.loads(follower.wait_for_line(location[1], timeout=20.0))
+    assert first["status"] == "publishing"
+    mosquitto.resume()
+    second = json.loads(follower.wait_for_line('"status": "published"', timeout=20.0))
+    assert second["id"] == first["id"]
+    assert follower.end(signal.SIGINT) == 0
+    assert len(follower.lines) == 2
+
+
+def test_a_simulated_device_comes_back_when_its_broker_does(mosquitto: Mosquitto, spawn: Spawn) -> None:
+    device = spawn(mosquitto.settings_env, "simulate", "pump-7", "pump-8")
+    device.wait_for_line("Connected: 2 of 2 devices", timeout=20.0)
+    mosquitto.stop()
+    device.wait_for_line("chapar: ")
+    mosquitto.start()
+    with mosquitto.device("sender") as sender:
+        sender.publish("devices/pump-7", b"welcome", retain=True)
+    device.wait_for_line("welcome", timeout=20.0)
+    assert device.end(signal.SIGINT) == 0
+
+
+def test_simulated_devices_wait_for_a_broker_and_say_once_why(free_port: int, spawn: Spawn) -> None:
+    url = f"mqtt://127.0.0.1:{free_port}"
+    fleet = spawn({"CHAPAR_LANGUAGE": "fa"}, "simulate", "--count", "50", "--broker", url)
+    fleet.wait_for_line("برقرار نشد", timeout=20.0)
+    with Mosquitto(port=free_port):
+        fleet.wait_for_line("متصل شد: ۵۰ از ۵۰ دستگاه", timeout=20.0)
+        assert fleet.end(signal.SIGINT) == 0
+    assert len(fleet.lines) == 3
+
+
+def test_a_thousand_devices_are_told(start: Start, run: Run) -> None:
+    fleet = start("simulate", "--count", "1000", "--prefix", "valve-")
+    fleet.wait_for_line("Connected: 1000 of 1000 devices", timeout=60.0)
+    assert run("send", "valve-1", "open").returncode == 0
+    assert run("send", "valve-1000", "close").returncode == 0
+    assert "valve-1 " in fleet.wait_for_line("open")
+    assert "valve-1000 " in fleet.wait_for_line("close")
+    assert fleet.end(signal.SIGINT, timeout=30.0) == 0
+    assert fleet.wait_for_line("Messages heard") == "Messages heard: 2, by 1000 devices."
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert re.fullmatch(r"chapar \d+\.\d+\.\d+\n", run("--version").stdout)

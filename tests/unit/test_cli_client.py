@@ -1,0 +1,138 @@
+"""The gateway's answers, and what becomes of each on the command line."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from chapar.cli.client import Filters, GatewayClient, ShownMessage
+from chapar.errors import GatewayError, GatewayLost, GatewayRefused, GatewayUnreachable, NotAGateway
+from chapar.message import Status
+
+URL = "http://gateway.example/chapar"
+MESSAGE = {
+    "id": "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55",
+    "imei": "pump-7",
+    "micro_op": "open",
+    "status": "published",
+    "created_at": "2026-11-24T06:30:00.004Z",
+    "finished_at": "2026-11-24T06:30:00.100Z",
+    "novelty": {"of": ["a", "newer", "gateway"]},
+}
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def client(answer: Answer) -> GatewayClient:
+    return GatewayClient(URL + "/", "fa", httpx.MockTransport(answer))
+
+
+def failing(error: httpx.RequestError) -> Answer:
+    def answer(_request: httpx.Request) -> httpx.Response:
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "passing"),
+    [
+        (failing(httpx.ConnectError("[Errno 111] Connection refused")), GatewayUnreachable, True),
+        (failing(httpx.ConnectTimeout("")), GatewayUnreachable, True),
+        (failing(httpx.ReadTimeout("timed out")), GatewayLost, True),
+        (failing(httpx.ReadError("")), GatewayLost, True),
+        (failing(httpx.RemoteProtocolError("Server disconnected")), GatewayLost, True),
+        (lambda _: httpx.Response(502, text="<h1>Bad Gateway</h1>"), NotAGateway, True),
+        (lambda _: httpx.Response(404, json={"detail": "Not Found"}), NotAGateway, False),
+        (lambda _: httpx.Response(301, headers={"Location": "/login"}), NotAGateway, False),
+        (lambda _: httpx.Response(200, text="hello"), NotAGateway, False),
+        (lambda _: httpx.Response(200, content=b"\xff"), NotAGateway, False),
+        (lambda _: httpx.Response(200, json=[]), NotAGateway, False),
+        (lambda _: httpx.Response(422, json={"reason": "no"}), GatewayRefused, False),
+        (lambda _: httpx.Response(503, json={"reason": "later"}), GatewayRefused, True),
+    ],
+)
+def test_every_failure_is_an_error_of_ours(answer: Answer, kind: type[GatewayError], *, passing: bool) -> None:
+    with client(answer) as gateway:
+        for call in (
+            lambda: gateway.send({}, 1.0),
+            lambda: gateway.messages(Filters(), 1),
+            lambda: gateway.message("x"),
+        ):
+            with pytest.raises(kind) as caught:
+                call()
+            assert caught.value.passing is passing
+
+
+def test_the_answer_to_a_send_says_where_to_look() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.method == "POST"
+        assert request.url == f"{URL}/messaging/send"
+        assert request.headers["accept-language"] == "fa"
+        assert request.headers["content-type"] == "application/json"
+        return httpx.Response(202, json={"id": "7"}, headers={"Location": "/messaging/messages/7"})
+
+    with client(answer) as gateway:
+        sent = gateway.send({"imei": "pump-7"}, 1.0)
+    assert not sent.acknowledged
+    assert sent.location == f"{URL}/messaging/messages/7"
+
+
+def test_filters_travel_as_the_api_names_them() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.extend(request.url.params.multi_items())
+        return httpx.Response(200, json={"messages": [MESSAGE], "next": None})
+
+    since = datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
+    filters = Filters("pump-7", "برو بالا", (Status.REJECTED, Status.UNCONFIRMED), since)
+    with client(answer) as gateway:
+        gateway.messages(filters, 20)
+    assert sorted(asked) == [
+        ("imei", "pump-7"),
+        ("limit", "20"),
+        ("micro_op", "برو بالا"),
+        ("since", "2026-11-24T06:30:00+00:00"),
+        ("status", "rejected"),
+        ("status", "unconfirmed"),
+    ]
+
+
+def test_a_large_limit_is_read_page_by_page() -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.params["limit"], request.url.params.get("cursor")))
+        count = int(request.url.params["limit"])
+        return httpx.Response(200, json={"messages": [MESSAGE] * count, "next": f"after {len(asked)}"})
+
+    with client(answer) as gateway:
+        assert len(gateway.messages(Filters(), 2500)) == 2500
+    assert asked == [("1000", None), ("1000", "after 1"), ("500", "after 2")]
+
+
+def test_a_message_keeps_what_a_newer_gateway_adds() -> None:
+    assert MESSAGE.items() <= ShownMessage.model_validate(MESSAGE).model_dump(mode="json").items()
+
+
+def test_a_message_that_is_not_there_is_none() -> None:
+    with client(lambda _: httpx.Response(404, json={"reason": "no such message"})) as gateway:
+        assert gateway.message("7") is None
+
+
+def test_the_gateways_clock_is_read_from_its_answers() -> None:
+    date = {"Date": "Tue, 24 Nov 2026 06:30:00 GMT"}
+    with client(lambda _: httpx.Response(200, json={"messages": [], "next": None}, headers=date)) as gateway:
+        gateway.messages(Filters(), 1)
+        assert gateway.clock == datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_no_proxy_stands_before_a_gateway_on_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:3128")
+    with GatewayClient(f"http://{host}:8000", "en") as gateway:
+        assert not gateway._http.trust_env
+    with GatewayClient("http://gateway.example", "en") as gateway:
+        assert gateway._http.trust_env
