@@ -194,7 +194,7 @@ def test_what_the_broker_has_not_acknowledged_is_exit_code_3_and_its_change_is_f
     env = {"CHAPAR_URL": gateway.url}
     follower = spawn(env, "messages", "--follow", "--json")
     mosquitto.pause()
-    sent = call(tmp_path, env, "send", "pump-7", "push_down", "--timeout", "0.2")
+    sent = call(tmp_path, env, "send", "pump-7", "push_down", "--timeout", "2")
     assert sent.returncode == 3, sent.stderr
     location = re.search(f"See {gateway.url}/messaging/messages/({UUID})", sent.stdout)
     assert location is not None

@@ -112,21 +112,20 @@ async def test_a_message_that_is_not_there_is_not_moved(store: Store) -> None:
     assert await store.move(message, published(message)) is False
 
 
-async def test_a_message_is_added_before_it_is_moved_however_they_share_a_batch(store: Store) -> None:
-    message = new_message()
-    added, moved = store.add(message), store.move(message, published(message))
-    assert await moved is True
-    assert added.done()
+async def test_what_is_given_back_is_in_the_queue_before_another_is_put_behind_it(store: Store) -> None:
+    first, second = new_message(), new_message()
+    await store.add(first)
+    store.move(first, first.moved(Status.QUEUED)._replace(claim=None, attempts=0))
+    assert await store.add(second) is Status.QUEUED
 
 
 async def test_one_bad_operation_fails_alone(store: Store) -> None:
     good = [new_message() for _ in range(5)]
     bad = new_message(attempts=1 << 70)
     futures = [store.add(message) for message in (*good[:3], bad, *good[3:])]
-    moved = store.move(good[0], published(good[0]))
-    results = await asyncio.gather(*futures, moved, return_exceptions=True)
+    results = await asyncio.gather(*futures, return_exceptions=True)
     assert isinstance(results.pop(3), NotSaved)
-    assert results == [None] * 5 + [True]
+    assert results == [Status.PUBLISHING] * 5
     assert len(await every(store, Filters())) == 5
 
 
@@ -149,7 +148,7 @@ async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url
     messages = [new_message() for _ in range(2000)]
     async with open_store(database_url) as store:
         futures = [store.add(message) for message in messages]
-    assert [future.result() for future in futures] == [None] * 2000
+    assert [future.result() for future in futures] == [Status.PUBLISHING] * 2000
     assert writer_processes() == []
     with pytest.raises(NotSaved):
         await store.add(new_message())
@@ -228,23 +227,12 @@ async def test_a_summary_is_bounded_and_says_how_much_it_left_out(store: Store) 
     assert summary.times.counts[-1] == (1599 * minute, 1)
 
 
-async def test_the_messages_of_dead_processes_are_found_in_the_order_of_acceptance(store: Store) -> None:
-    theirs = [new_message(claim="of-the-dead") for _ in range(5)]
-    unclaimed = new_message(claim=None)
-    accepted = [*reversed(theirs), unclaimed]
-    for message in (*accepted, new_message(), new_message(status=Status.QUEUED, claim=None), new_message()):
-        await store.add(message)
-    first = await store.left_behind(CLAIM, limit=4)
-    second = await store.left_behind(CLAIM, after_seq=first[-1][0], limit=4)
-    assert [message for _, message in (*first, *second)] == accepted
-
-
 async def test_a_check_passes_while_the_database_works(store: Store) -> None:
     await store.check()
 
 
 async def test_a_reader_cannot_write(store: Store) -> None:
-    with pytest.raises(Exception, match=r"readonly|read-only"), store._readers.connect() as connection:
+    with pytest.raises(Exception, match=r"readonly|read-only"), store._readers._engine.connect() as connection:
         connection.exec_driver_sql("DELETE FROM messages")
 
 

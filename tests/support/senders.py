@@ -13,7 +13,7 @@ import httpx
 
 from support.api import client_of
 
-_PAUSE_AFTER_FAILURE = 0.05  # seconds; as a caller does, and so that an outage does not fill the table
+_PAUSE_AFTER_FAILURE = 0.1  # seconds; as a caller does, and so that an outage does not fill the table
 
 
 @dataclass(frozen=True, slots=True)

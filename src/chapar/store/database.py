@@ -23,9 +23,6 @@ _SETTING = "CHAPAR_DATABASE_URL"
 # Before 3.51.3 a commit during another connection's checkpoint could corrupt the database (the WAL-reset bug).
 _SAFE_SQLITE = (3, 51, 3)
 
-# Milliseconds. Short for the writer, because its batch can be tried again and meanwhile others wait behind it.
-_WRITER_BUSY_TIMEOUT = 250
-_READER_BUSY_TIMEOUT = 2000
 # Milliseconds. Waiting for a lock is cut short so that "not saved" stays certain; a statement that takes longer
 # than its limit is stuck. A report over ten million rows needs seconds.
 _WRITER_LOCK_TIMEOUT = 2000
@@ -56,6 +53,9 @@ class Role(StrEnum):
     READER = "reader"  #: cannot write
     MIGRATOR = "migrator"  #: changes the schema, for as long as that takes
 
+
+# Milliseconds that SQLite waits for a lock. Short for the writer, because its batch can be tried again.
+_BUSY_TIMEOUT = {Role.WRITER: 250, Role.READER: 2000, Role.MIGRATOR: 30_000}
 
 _BEGIN = {
     ("sqlite", Role.WRITER): "BEGIN IMMEDIATE",
@@ -124,14 +124,17 @@ def check_durable(connection: Connection) -> None:
 
 
 def empty_wal(connection: Connection) -> bool:
-    """Bring everything in SQLite's write-ahead log into the database file; False where readers are in the way.
+    """Bring everything in SQLite's write-ahead log into the database file; False where that is not possible now.
 
     After a failed fsync the log's pages may be in memory only, and a second fsync would not say so. Here they are
-    written once more, elsewhere.
+    written once more, elsewhere. Readers may be in the way.
     """
     cursor = connection.connection.cursor()  # the driver's: a checkpoint must not be inside a transaction
-    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    (busy, *_) = cursor.fetchall()[0]
+    try:
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (busy, *_) = cursor.fetchall()[0]
+    except sqlite.Error:
+        return False
     return not busy
 
 
@@ -196,11 +199,10 @@ def _connect_sqlite(file: Path, role: Role) -> sqlite.Connection:
     connection = sqlite.connect(
         f"file:{quote(str(file))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
     )
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT[role]}")
     if role is Role.READER:
-        connection.execute(f"PRAGMA busy_timeout = {_READER_BUSY_TIMEOUT}")
         connection.execute("PRAGMA query_only = on")
     else:
-        connection.execute(f"PRAGMA busy_timeout = {_WRITER_BUSY_TIMEOUT}")
         connection.execute("PRAGMA journal_mode = wal")
         connection.execute("PRAGMA synchronous = full")
         connection.execute("PRAGMA foreign_keys = on")

@@ -3,7 +3,7 @@
 The exceptions of SQLAlchemy and of the drivers go no further than this package.
 """
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 
 # SQLite's primary result codes (https://sqlite.org/rescode.html)
 _SQLITE_BUSY = 5
@@ -26,7 +26,8 @@ def cause(error: BaseException) -> str:
 def is_operations_fault(error: Exception) -> bool:
     """Whether one operation's values are to blame, so that the others would have succeeded without it."""
     if not isinstance(error, DBAPIError):
-        return True  # a value that the driver cannot even hand over, such as an integer beyond 64 bits
+        # A value that the driver cannot even hand over, such as an integer beyond 64 bits.
+        return not isinstance(error, SQLAlchemyError)
     if isinstance(error, DataError | IntegrityError):
         return True
     return (

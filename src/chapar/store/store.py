@@ -1,13 +1,9 @@
 """What the gateway may ask of the database: add and move messages, find and count them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import NamedTuple, Self, TypeVar
-
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from typing import Final, NamedTuple, Self
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.message import Attempt, Message, Status
@@ -15,16 +11,16 @@ from chapar.settings import Settings
 from chapar.store import database, migrations, reports
 from chapar.store.acceptance import ADD, ANSWER, FORGET, Added, Key, addition
 from chapar.store.commits import Commits, Counters
-from chapar.store.failures import cause
 from chapar.store.operations import CHECK, MOVE, RECORD, move_row
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
+from chapar.store.readers import Readers
 from chapar.store.reports import Backlog, Bucket, Filters, Summary
 from chapar.store.schema import to_message
 
+UNBOUNDED: Final = 2**31
+
 _CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
 _PAGE = 1000  # messages read at once by `pages`: about 1 MB
-
-Result = TypeVar("Result")
 
 
 class Taken(NamedTuple):
@@ -42,10 +38,9 @@ class Store:
     their own, which cannot write. Nothing here ever blocks the event loop.
     """
 
-    def __init__(self, commits: Commits, readers: Engine, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, commits: Commits, readers: Readers) -> None:
         self._commits = commits
         self._readers = readers
-        self._threads = threads
 
     @classmethod
     @asynccontextmanager
@@ -64,14 +59,11 @@ class Store:
                 await asyncio.to_thread(migrations.migrate, database_url)
             else:
                 await asyncio.to_thread(migrations.check_schema, database_url)
-            async with Commits.open(database_url, inherit) as commits:
-                readers = database.open_engine(database_url, database.Role.READER, settings.readers)
-                with ThreadPoolExecutor(settings.readers, "store-reader") as threads:
-                    try:
-                        yield cls(commits, readers, threads)
-                    finally:
-                        threads.shutdown(cancel_futures=True)
-                        readers.dispose()
+            async with (
+                Commits.open(database_url, inherit) as commits,
+                Readers.open(database_url, settings.readers) as readers,
+            ):
+                yield cls(commits, readers)
 
     @property
     def counters(self) -> Counters:
@@ -79,7 +71,7 @@ class Store:
         return self._commits.counters
 
     def add(
-        self, message: Message, *, max_depth: int, key: Key | None = None, deadline: float | None = None
+        self, message: Message, deadline: float | None = None, *, max_depth: int = UNBOUNDED, key: Key | None = None
     ) -> asyncio.Future[Added]:
         """Save a new message, and `key` with it; harmless where it is already there.
 
@@ -148,27 +140,27 @@ class Store:
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.attempts_of(connection, message_id))
+        return await self._readers.read(lambda connection: reports.attempts_of(connection, message_id))
 
     async def backlog(self) -> Backlog:
         """What is unfinished, on all devices; raises StoreUnavailable."""
-        return await self._read(reports.backlog)
+        return await self._readers.read(reports.backlog)
 
     async def find(self, message_id: str) -> Message | None:
         """The message with this id; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.find(connection, message_id))
+        return await self._readers.read(lambda connection: reports.find(connection, message_id))
 
     async def find_all(self, ids: Sequence[str]) -> list[Message]:
         """Those of the messages with these ids that there are; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.find_all(connection, ids))
+        return await self._readers.read(lambda connection: reports.find_all(connection, ids))
 
     async def is_alive(self, process: str) -> bool:
         """Whether a process holds a lease; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.is_alive(connection, process))
+        return await self._readers.read(lambda connection: reports.is_alive(connection, process))
 
     async def page(self, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
         """Up to `limit` messages, newest first, with ids below `before`; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.newest_first(connection, filters, before, limit))
+        return await self._readers.read(lambda connection: reports.newest_first(connection, filters, before, limit))
 
     async def pages(self, filters: Filters, size: int = _PAGE) -> AsyncIterator[list[Message]]:
         """All messages, oldest first, in lists of up to `size`; raises StoreUnavailable.
@@ -184,7 +176,7 @@ class Store:
 
     async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
         """Count the messages that fit; raises StoreUnavailable."""
-        return await self._read(lambda connection: reports.summary(connection, filters, bucket))
+        return await self._readers.read(lambda connection: reports.summary(connection, filters, bucket))
 
     async def check(self) -> None:
         """Raise StoreUnavailable unless, within two seconds, a read works and the writer commits a write."""
@@ -192,30 +184,11 @@ class Store:
         try:
             await self._commits.submit(CHECK, (), until)
             async with asyncio.timeout_at(until):
-                await self._read(lambda connection: reports.find(connection, ""))
+                await self._readers.read(lambda connection: reports.find(connection, ""))
         except NotSaved as error:
             raise StoreUnavailable(error.cause) from None
         except (OutcomeUnknown, TimeoutError):
             raise StoreUnavailable("it does not answer.") from None
 
     async def _oldest_first(self, filters: Filters, after: str | None, limit: int) -> list[Message]:
-        return await self._read(lambda connection: reports.oldest_first(connection, filters, after, limit))
-
-    async def _read(self, query: Callable[[Connection], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._query, query)
-
-    def _query(self, query: Callable[[Connection], Result]) -> Result:
-        try:
-            try:
-                return self._query_once(query)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                # The server was restarted; that also emptied the pool, so this one connects anew.
-                return self._query_once(query)
-        except SQLAlchemyError as error:
-            raise StoreUnavailable(cause(error)) from error
-
-    def _query_once(self, query: Callable[[Connection], Result]) -> Result:
-        with self._readers.connect() as connection:
-            return query(connection)
+        return await self._readers.read(lambda connection: reports.oldest_first(connection, filters, after, limit))

@@ -67,7 +67,7 @@ def _connected(engine: Engine, *, settled: bool) -> Iterator[Connection]:
         with connection.begin():
             check_durable(connection)
         if engine.dialect.name == "sqlite" and not empty_wal(connection) and not settled:
-            raise DatabaseUnsafe("a write failed, and its log cannot be made safe while it is being read.")
+            raise DatabaseUnsafe("a write failed, and what is in its log cannot be made safe yet.")
         yield connection
 
 
@@ -109,29 +109,43 @@ def _run(connection: Connection, batch: Batch) -> list[Answer]:
         if not is_operations_fault(error):
             raise
         connection.rollback()
-        return [_run_alone(connection, name, arguments) for name, arguments in batch]
+        return _run_apart(connection, batch)
 
 
 def _run_together(connection: Connection, batch: Batch) -> list[Answer]:
     answers: list[Answer] = [()] * len(batch)
-    for name, kind in _KINDS.items():
-        positions = [position for position, operation in enumerate(batch) if operation[0] == name]
-        if positions:
-            results = kind.apply(connection, [batch[position][1] for position in positions])
-            for position, result in zip(positions, results, strict=True):
-                answers[position] = ("committed", result)
+    for kind, positions in _by_kind(batch):
+        results = kind.apply(connection, [batch[position][1] for position in positions])
+        for position, result in zip(positions, results, strict=True):
+            answers[position] = ("committed", result)
     return answers
 
 
-def _run_alone(connection: Connection, name: str, arguments: object) -> Answer:
+def _run_apart(connection: Connection, batch: Batch) -> list[Answer]:
+    answers: list[Answer] = [()] * len(batch)
+    for kind, positions in _by_kind(batch):
+        for position in positions:
+            answers[position] = _run_alone(connection, kind, batch[position][1])
+    return answers
+
+
+def _run_alone(connection: Connection, kind: Kind[Any, Any], arguments: object) -> Answer:
     try:
         with connection.begin_nested():
-            (result,) = _KINDS[name].apply(connection, [arguments])
+            (result,) = kind.apply(connection, [arguments])
     except Exception as error:
         if not is_operations_fault(error):
             raise
         return ("not_saved", cause(error), False)
     return ("committed", result)
+
+
+def _by_kind(batch: Batch) -> Iterator[tuple[Kind[Any, Any], list[int]]]:
+    """Each kind that the batch has, in the order of application, and where in the batch its operations are."""
+    for name, kind in _KINDS.items():
+        positions = [position for position, operation in enumerate(batch) if operation[0] == name]
+        if positions:
+            yield kind, positions
 
 
 def _rolled_back(connection: Connection) -> bool:

@@ -19,7 +19,8 @@ from chapar.store.failures import cause
 def migrate(database_url: str) -> tuple[str | None, str]:
     """Bring the schema to the newest revision; gives the revisions before (None: no tables) and after.
 
-    Several may run at once; one does it. Raises SchemaNewer, DatabaseUnsafe, StoreUnavailable, SettingInvalid.
+    Several processes may ask for it at once; one does it.
+    Raises SchemaNewer, DatabaseUnsafe, StoreUnavailable and SettingInvalid.
     """
     config = _config()
     with _connected(database_url) as connection:

@@ -1,0 +1,59 @@
+"""Reading off the event loop, on connections that cannot write."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Self, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from chapar.errors import StoreUnavailable
+from chapar.store.database import Role, open_engine
+from chapar.store.failures import cause
+
+Result = TypeVar("Result")
+
+
+class Readers:
+    """A few threads, each with a connection of its own. Open it with `async with Readers.open(…)`."""
+
+    def __init__(self, engine: Engine, threads: ThreadPoolExecutor) -> None:
+        self._engine = engine
+        self._threads = threads
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, database_url: str, count: int) -> AsyncIterator[Self]:
+        """Make `count` readers; leaving waits for the reads that have begun."""
+        engine = open_engine(database_url, Role.READER, count)
+        threads = ThreadPoolExecutor(count, "store-reader")
+        try:
+            yield cls(engine, threads)
+        finally:
+            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
+            engine.dispose()
+
+    async def read(self, query: Callable[[Connection], Result]) -> Result:
+        """Run `query` on a free reader; raises StoreUnavailable."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, query_once_more, self._engine, query)
+
+
+def query_once_more(engine: Engine, query: Callable[[Connection], Result]) -> Result:
+    """Run `query`, and once more where its connection was lost; raises StoreUnavailable."""
+    try:
+        try:
+            return _query(engine, query)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # The server was restarted. That emptied the pool too, so this connects anew.
+            return _query(engine, query)
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(cause(error)) from error
+
+
+def _query(engine: Engine, query: Callable[[Connection], Result]) -> Result:
+    with engine.connect() as connection:
+        return query(connection)

@@ -1,0 +1,182 @@
+"""What the writer answers where a batch fails: before its COMMIT, at it, or because of one operation."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg
+import pysqlite3.dbapi2 as sqlite
+import pytest
+import sqlalchemy.exc
+from sqlalchemy import Connection, Engine, func, select
+
+from chapar.errors import StoreUnavailable
+from chapar.message import Message
+from chapar.store.acceptance import Addition, addition
+from chapar.store.database import Role, open_engine
+from chapar.store.migrations import migrate
+from chapar.store.operations import move_row
+from chapar.store.readers import query_once_more
+from chapar.store.schema import messages
+from chapar.store.store import UNBOUNDED
+from chapar.store.writer import commit
+from support.stores import new_message, open_store, published, writer_processes
+
+
+def added(message: Message) -> Addition:
+    return addition(message, UNBOUNDED, None)
+
+
+IO_ERROR_AT_FSYNC = 1034  # https://sqlite.org/rescode.html
+IO_ERROR_AT_WRITE = 778
+FULL = 13
+BUSY = 5
+
+
+@pytest.fixture
+def engine(database_url: str) -> Engine:
+    migrate(database_url)
+    return open_engine(database_url, Role.WRITER)
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    with engine.connect() as connection:
+        yield connection
+
+
+def rows(connection: Connection) -> int:
+    with connection.engine.begin() as another:
+        return another.execute(select(func.count()).select_from(messages)).scalar_one()
+
+
+def sqlite_error(code: int) -> sqlite.OperationalError:
+    error = sqlite.OperationalError("it failed")
+    error.sqlite_errorcode = code
+    return error
+
+
+def test_a_batch_is_answered_in_its_own_order(connection: Connection) -> None:
+    first, second = new_message(), new_message()
+    commit(connection, [("add", added(first))])
+    batch = [
+        ("add", added(second)),
+        ("move", move_row(first, published(first))),
+        ("move", move_row(second, published(second))),
+        ("check", ()),
+    ]
+    answers, usable = commit(connection, batch)
+    assert answers == [("committed", result) for result in ("publishing", True, False, None)]
+    assert usable
+
+
+@pytest.mark.parametrize("field", [{"attempts": 1 << 70}, {"imei": None}, {"topic": "\udcff"}])
+def test_an_operation_with_an_impossible_value_fails_alone_and_for_good(
+    connection: Connection, field: dict[str, Any]
+) -> None:
+    bad = new_message(**{"imei": "A", **field})
+    answers, usable = commit(connection, [("add", added(message)) for message in (new_message(), bad, new_message())])
+    assert [answer[0] for answer in answers] == ["committed", "not_saved", "committed"]
+    assert answers[1][2] is False
+    assert usable
+    assert rows(connection) == 2
+
+
+def test_a_batch_that_fails_before_its_commit_left_nothing(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE messages RENAME TO elsewhere")
+    connection.commit()
+    [answer], usable = commit(connection, [("add", added(new_message()))])
+    assert answer[0] == "not_saved"
+    assert answer[2] is True
+    assert usable
+    connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO messages")
+    connection.commit()
+    assert commit(connection, [("add", added(new_message()))]) == ([("committed", "publishing")], True)
+
+
+def fail_at_commit(connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(_connection: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(connection.dialect, "do_commit", fail)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("code", "outcome", "usable"),
+    [
+        (FULL, "not_saved", True),
+        (BUSY, "not_saved", True),
+        (IO_ERROR_AT_FSYNC, "unknown", False),
+        (IO_ERROR_AT_WRITE, "unknown", False),
+    ],
+)
+def test_what_a_failed_commit_of_sqlite_means(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, code: int, outcome: str, *, usable: bool
+) -> None:
+    fail_at_commit(connection, monkeypatch, sqlite_error(code))
+    [answer], still_usable = commit(connection, [("add", added(new_message()))])
+    assert answer[0] == outcome
+    assert still_usable is usable
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (psycopg.errors.SerializationFailure("it failed"), "not_saved"),
+        (psycopg.errors.AdminShutdown("it failed"), "unknown"),
+        (psycopg.errors.IoError("it failed"), "unknown"),
+        (psycopg.OperationalError("the connection is lost"), "unknown"),
+    ],
+)
+def test_what_a_failed_commit_of_postgresql_means(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: str
+) -> None:
+    fail_at_commit(connection, monkeypatch, error)
+    [answer], _ = commit(connection, [("add", added(new_message()))])
+    assert answer[0] == outcome
+
+
+def every_database_error() -> Iterator[Exception]:
+    for kind in vars(sqlalchemy.exc).values():
+        if isinstance(kind, type) and issubclass(kind, sqlalchemy.exc.DBAPIError):
+            yield kind("SELECT 1", (), Exception("it failed"))
+        elif kind is sqlalchemy.exc.StatementError:
+            yield kind("it failed", "SELECT 1", (), Exception())
+        elif isinstance(kind, type) and issubclass(kind, sqlalchemy.exc.SQLAlchemyError):
+            error = kind.__new__(kind)
+            error.args = ("it failed",)
+            yield error
+
+
+@pytest.mark.parametrize("error", list(every_database_error()), ids=lambda error: type(error).__name__)
+def test_no_error_of_the_database_library_leaves_the_store(error: Exception) -> None:
+    def fail(_connection: Connection) -> NoReturn:
+        raise error
+
+    with pytest.raises(StoreUnavailable, match="it failed"):
+        query_once_more(open_engine("sqlite:////dev/null", Role.READER), fail)
+
+
+async def test_the_writer_ends_with_its_gateway_and_at_no_polite_signal(sqlite_url: str) -> None:
+    async with open_store(sqlite_url) as store:
+        await store.check()
+        [writer] = writer_processes()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(writer, number)
+        await store.add(new_message())
+        assert writer_processes() == [writer]
+        assert store.counters.writer_deaths == 0
+
+
+async def test_the_writers_command_line_and_environment_name_no_secret(postgres_url: str) -> None:
+    secret = "not-asked-for-but-given"
+    url = postgres_url.replace("postgres@", f"postgres:{secret}@")
+    async with open_store(url) as store:
+        await store.check()
+        [writer] = writer_processes()
+        shown = b"".join(Path(f"/proc/{writer}/{file}").read_bytes() for file in ("cmdline", "environ"))  # noqa: ASYNC240 - no disk
+        assert secret.encode() not in shown
