@@ -11,11 +11,12 @@ from typing import Final, NamedTuple
 from chapar.errors import LinkError
 from chapar.link.backoff import gap
 from chapar.link.dial import dial
+from chapar.link.link import LIVED
 from chapar.link.publication import Delivery, SignOn
+from chapar.link.session import Session
 from chapar.settings import BrokerAddress, Settings
 
 MOST_DIALLING: Final = 100  # connections opened at a time; a broker's backlog is not endless
-LIVED: Final = 1.0  # seconds after which a session counts as a recovery and not as part of the outage
 
 
 class Told(NamedTuple):
@@ -68,19 +69,23 @@ class Fleet:
         loop = asyncio.get_running_loop()
         down_since = loop.time()
         for address in cycle(brokers):
-            up_since = loop.time()
             try:
-                await self._listen(device, address)
+                async with self._session(device, address) as session:
+                    up_since = loop.time()
+                    try:
+                        await session.ended()
+                    finally:
+                        if loop.time() - up_since >= LIVED:
+                            down_since = loop.time()
             except LinkError as error:
                 self._note(error)
-            if loop.time() - up_since >= LIVED:
-                down_since = loop.time()
             # A round over all brokers is one try, as the link's own.
             if address is brokers[-1]:
                 await asyncio.sleep(gap(loop.time() - down_since))
 
-    async def _listen(self, device: str, address: BrokerAddress) -> None:
-        """Listen as this device until the session ends; raises LinkError saying why."""
+    @contextlib.asynccontextmanager
+    async def _session(self, device: str, address: BrokerAddress) -> AsyncIterator[Session]:
+        """A session that listens as this device; raises LinkError where there is none."""
         sign_on = SignOn(
             client_id=f"{device}-{self._run_id}",
             keep_alive=self._settings.keep_alive,
@@ -91,18 +96,13 @@ class Fleet:
             session = await dial(address, self._settings, sign_on, partial(self._hear, device))
         try:
             await session.subscribe([self._settings.command_topic.replace("{imei}", device)])
-            async with self._counted():
-                await session.ended()
+            await self._count(1)
+            try:
+                yield session
+            finally:
+                await self._count(-1)
         finally:
             await session.close()
-
-    @contextlib.asynccontextmanager
-    async def _counted(self) -> AsyncIterator[None]:
-        await self._count(1)
-        try:
-            yield
-        finally:
-            await self._count(-1)
 
     async def _count(self, change: int) -> None:
         async with self._changed:

@@ -183,6 +183,12 @@ def test_a_faulty_request_stores_and_sends_nothing(
     ]
 
 
+@pytest.mark.parametrize("message_id", ["0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55", "nobody", "%00", "%FF"])
+def test_a_message_that_is_not_there_is_not_found(api: httpx.Client, message_id: str) -> None:
+    answer = api.get(f"/messaging/messages/{message_id}")
+    assert (answer.status_code, problem_of(answer)["code"]) == (404, "message_not_found")
+
+
 def test_with_the_broker_down_a_message_is_recorded_as_rejected_and_never_sent(
     gateway: GatewayProcess, api: httpx.Client, broker: Mosquitto | BuiltinBroker, imei: str
 ) -> None:

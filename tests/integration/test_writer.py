@@ -10,10 +10,13 @@ import psycopg
 import pysqlite3.dbapi2 as sqlite
 import pytest
 import sqlalchemy.exc
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, select
 
 from chapar.errors import StoreUnavailable
-from chapar.message import Message
+from chapar.message import Message, Status
+from chapar.store import reports
 from chapar.store.acceptance import Addition, addition
 from chapar.store.database import Role, open_engine
 from chapar.store.migrations import migrate
@@ -82,6 +85,42 @@ def test_an_operation_with_an_impossible_value_fails_alone_and_for_good(
     assert answers[1][2] is False
     assert usable
     assert rows(connection) == 2
+
+
+# Kind, message, the state that a move believes in, and the one it makes.
+OPERATIONS = st.tuples(st.sampled_from(["add", "move"]), st.integers(0, 2), st.integers(0, 2), st.integers(0, 2))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(st.lists(OPERATIONS, min_size=1, max_size=6), max_size=8))
+def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
+    connection: Connection, batches: list[list[tuple[str, int, int, int]]]
+) -> None:
+    new = [new_message(f"device-{key}") for key in range(3)]
+    states = [[message, message.moved(Status.QUEUED)._replace(claim=None), published(message)] for message in new]
+    table: dict[int, Message] = {}
+
+    def as_row(kind: str, key: int, before: int, after: int) -> tuple[str, object]:
+        if kind == "add":
+            return kind, added(new[key])
+        return kind, move_row(states[key][before], states[key][after])
+
+    def expected(kind: str, key: int, before: int, after: int) -> bool | Status:
+        if kind == "add":
+            return table.setdefault(key, new[key]).status
+        if table.get(key) not in {states[key][before], states[key][after]}:
+            return False
+        table[key] = states[key][after]
+        return True
+
+    for batch in batches:
+        moves_first = sorted(range(len(batch)), key=lambda position: batch[position][0], reverse=True)
+        results = {position: expected(*batch[position]) for position in moves_first}
+        answers, _ = commit(connection, [as_row(*operation) for operation in batch])
+        assert answers == [("committed", results[position]) for position in range(len(batch))]
+    with connection.begin():
+        found = {key: reports.find(connection, message.id) for key, message in enumerate(new)}
+    assert found == {key: table.get(key) for key in range(3)}
 
 
 def test_a_batch_that_fails_before_its_commit_left_nothing(connection: Connection) -> None:

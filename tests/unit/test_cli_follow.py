@@ -216,15 +216,16 @@ def test_a_message_that_was_deleted_is_forgotten(fake: FakeGateway, follower: Fo
     assert not any(old in path for path in fake.asked)
 
 
-def test_memory_is_bounded(fake: FakeGateway, follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_still_nothing_is_seen_twice(
+    fake: FakeGateway, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "MOST_READ", 25)
     monkeypatch.setattr(follow, "MOST_REMEMBERED", 50)
     for _ in range(20):
-        for _ in range(10):
-            fake.accept()
-            fake.accept("queued", ago=3600)
-        follower.look()
+        new = {fake.accept() for _ in range(10)} | {fake.accept("queued", ago=3600) for _ in range(10)}
+        assert {id_ for id_, _ in seen(follower)} == new
         fake.pass_time(WINDOW.total_seconds() / 10)
-    assert len(follower._known) <= 50
+    assert len(follower._known) == 50
 
 
 def test_what_is_finished_and_out_of_the_window_is_forgotten(fake: FakeGateway, follower: Follower) -> None:

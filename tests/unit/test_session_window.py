@@ -1,9 +1,10 @@
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from chapar.errors import BrokerClosed, LinkDown, LinkLost
+from chapar.errors import BrokerClosed, LinkDown, LinkLost, PublicationExpired
 from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
 from support.links import publication
 

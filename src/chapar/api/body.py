@@ -1,11 +1,13 @@
 """Read a request's body within bounds of size and time."""
 
 import asyncio
+import json
 from collections.abc import Collection
 
 from fastapi import Request
+from pydantic import JsonValue
 
-from chapar.errors import BodyTooLarge, BodyTooSlow, MediaTypeUnsupported
+from chapar.errors import BodyMalformed, BodyTooLarge, BodyTooSlow, FieldInvalid, MediaTypeUnsupported
 
 
 async def read_body(request: Request, media_types: Collection[str], *, limit: int, seconds: float) -> tuple[str, bytes]:
@@ -26,6 +28,27 @@ async def read_body(request: Request, media_types: Collection[str], *, limit: in
     except TimeoutError:
         raise BodyTooSlow(seconds) from None
     return media_type, bytes(body)
+
+
+def parse(body: bytes) -> JsonValue:
+    """A JSON body; raises FieldInvalid where an object has a field twice, BodyMalformed where it is no JSON.
+
+    RFC 8259 §4 leaves open which of the two counts: a proxy that checks the device id may have read the other one.
+    """
+    try:
+        document: JsonValue = json.loads(body, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BodyMalformed(str(error)) from None
+    return document
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FieldInvalid(twice, "is given more than once", "بیش از یک بار آمده است")
+    return fields
 
 
 def _media_type(request: Request, media_types: Collection[str]) -> str:

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
 
 from chapar.api import sending
-from chapar.api.body import read_body
+from chapar.api.body import parse, read_body
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
-from chapar.api.problems import answers, invalid, language_of
+from chapar.api.problems import answers, language_of
 from chapar.api.request_route import RequestRoute
 from chapar.api.schemas import SendRequest
 from chapar.api.sending import Answer
-from chapar.errors import BodyMalformed, ChaparError, FieldInvalid, persian_digits
+from chapar.errors import ChaparError, FieldInvalid, persian_digits
 from chapar.gateway import Gateway
 from chapar.settings import Settings
 
@@ -65,11 +65,9 @@ def bulk_router(gateway: Gateway, settings: Settings) -> APIRouter:
 
         async def one(place: int, item: bytes) -> Answer:
             try:
-                command = SendRequest.model_validate_json(item).command()
+                command = sending.read_command(item)
                 use = use_of_key(request, item, f"/{place}")
                 return await sending.send(gateway, without_waiting(command) if asynchronous else command, use, language)
-            except ValidationError as error:
-                return sending.refusal(invalid(error), language)
             except ChaparError as error:
                 return sending.refusal(error, language)
 
@@ -120,10 +118,7 @@ def _lines(body: bytes) -> list[bytes]:
 
 def _items(body: bytes) -> list[bytes]:
     """The messages of `{"messages": […]}`, each as JSON again; raises BodyMalformed, FieldInvalid."""
-    try:
-        document = from_json(body)
-    except ValueError as error:
-        raise BodyMalformed(str(error)) from None
+    document = parse(body)
     if not isinstance(document, dict) or set(document) != {"messages"} or not isinstance(document["messages"], list):
         raise FieldInvalid("messages", "must be a list, and the only field", "باید یک فهرست و تنها فیلد درخواست باشد")
     return [to_json(item, inf_nan_mode="constants") for item in document["messages"]]

@@ -3,14 +3,13 @@
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import ValidationError
 
 from chapar.api import sending
 from chapar.api.body import read_body
 from chapar.api.bulk import bulk_router
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
-from chapar.api.problems import answers, invalid, language_of
+from chapar.api.problems import answers, language_of
 from chapar.api.request_route import RequestRoute
 from chapar.api.schemas import (
     MAX_TIMEOUT,
@@ -24,6 +23,7 @@ from chapar.api.schemas import (
     attempt_view,
     message_view,
 )
+from chapar.errors import MessageNotFound
 from chapar.gateway import Gateway
 from chapar.message import Wait
 from chapar.settings import Settings
@@ -52,10 +52,7 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
     async def send(request: Request) -> Response:
         """Save one operation for one device, deliver it, and say what the broker answered."""
         _, body = await read_body(request, {_JSON}, limit=settings.max_body_bytes, seconds=settings.body_timeout)
-        try:
-            command = SendRequest.model_validate_json(body).command()
-        except ValidationError as error:
-            raise invalid(error) from None
+        command = sending.read_command(body)
         use = use_of_key(request, body)
         if not prefers_async(request):
             return (await sending.send(gateway, command, use, language_of(request))).response()
@@ -90,6 +87,8 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
     @router.get("/messages/{id}", summary="Show one message", responses=answers(404, 422, 503))
     async def message(id: MessageId) -> MessageDetail:  # noqa: A002 - the name is the path's
         """Where a message stands, with its evidence and its attempts."""
+        if "\0" in id:  # PostgreSQL has no text for it
+            raise MessageNotFound(id)
         view = message_view(await gateway.find(id))
         history = list(map(attempt_view, await gateway.attempts(id)))
         return MessageDetail.model_validate({**view, "history": history})

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from chapar.errors import (
     BodyMalformed,
@@ -52,6 +53,9 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
 """The HTTP status of each error; an error not named has that of its nearest ancestor."""
 
 PROBLEM_TYPE: Final = "application/problem+json"
+_BODY_UNREAD: Final = frozenset({408, 413, 415})
+_CLOSE: Final = {"Connection": "close"}  # else uvicorn reads a body that nobody wants to its end, if it has one
+
 NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
 
 
@@ -103,18 +107,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ChaparError, _on_chapar_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
 def problem_response(request: Request, error: ChaparError) -> Response:
     """The answer to a request that ended in `error`."""
     language = language_of(request)
-    headers: dict[str, str] = {}
+    status = status_of(error)
+    headers = dict(_CLOSE) if status in _BODY_UNREAD else {}
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, BodyTooLarge | BodyTooSlow):
-        headers["Connection"] = "close"  # what is left of the body is not read
-    return _response(status_of(error), problem(error, language), language, headers)
+    return _response(status, problem(error, language), language, headers)
 
 
 def problem(error: ChaparError, language: Language) -> dict[str, object]:
@@ -182,6 +186,7 @@ _RULES: Final[Mapping[str, tuple[str, str]]] = {
     "string_type": ("must be a string", "باید رشته باشد"),
     "string_too_long": ("must be at most {max_length} characters", "باید حداکثر {max_length} نویسه باشد"),
     "string_too_short": ("must be at least {min_length} characters", "باید حداقل {min_length} نویسه باشد"),
+    "string_pattern_mismatch": ("must be `next` of an earlier answer", "باید `next` پاسخی پیشین باشد"),
     "int_type": ("must be a whole number", "باید عدد صحیح باشد"),
     "int_parsing": ("must be a whole number", "باید عدد صحیح باشد"),
     "int_from_float": ("must be a whole number", "باید عدد صحیح باشد"),
@@ -244,7 +249,11 @@ async def _on_http_exception(_request: Request, error: Exception) -> Response:
         "code": phrase.lower().replace(" ", "_"),
         "reason": error.detail,
     }
-    return _response(error.status_code, body, "en", error.headers)
+    return _response(error.status_code, body, "en", {**_CLOSE, **(error.headers or {})})
+
+
+async def _on_hang_up(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody hears it
 
 
 async def _on_unexpected(request: Request, _error: Exception) -> Response:
@@ -254,9 +263,5 @@ async def _on_unexpected(request: Request, _error: Exception) -> Response:
 def _response(
     status: int, body: Mapping[str, object], language: Language, headers: Mapping[str, str] | None = None
 ) -> Response:
-    return Response(
-        to_json(body),
-        status,
-        {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})},
-        PROBLEM_TYPE,
-    )
+    every = {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})}
+    return Response(to_json(body), status, every, PROBLEM_TYPE)

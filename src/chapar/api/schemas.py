@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
 from chapar.errors import FieldInvalid
 from chapar.gateway import Bucket, Filters, Ranking, Summary
@@ -16,6 +17,13 @@ MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
 MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's parser
 
 _EXAMPLE_ID = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
+
+
+def _whole(value: object) -> object:
+    """To Python `true` and 1.0 equal 1; to a caller neither is a QoS."""
+    if type(value) is not int:
+        raise PydanticCustomError("int_type", "must be a whole number")
+    return value
 
 
 class SendRequest(BaseModel):
@@ -35,7 +43,7 @@ class SendRequest(BaseModel):
     params: dict[str, JsonValue] | None = Field(
         default=None, description="Parameters; with them the device is told `{id, micro_op, params}` as JSON."
     )
-    qos: Literal[0, 1, 2] = Field(
+    qos: Annotated[Literal[0, 1, 2], BeforeValidator(_whole)] = Field(
         default=1, description="MQTT QoS. 0 is never acknowledged, so its message ends `unconfirmed` and answers 202."
     )
     retain: bool = Field(default=False, description="Whether the broker keeps it for later subscribers.")
@@ -217,7 +225,7 @@ class FilterQuery(BaseModel):
 class PageQuery(FilterQuery):
     """Which messages, and which page of them."""
 
-    cursor: str | None = Field(None, max_length=64, description="`next` of the page before.")
+    cursor: str | None = Field(None, pattern=r"^[0-9a-f-]{36}$", description="`next` of the page before.")
     limit: int = Field(100, ge=1, le=MAX_PAGE, description="Messages on a page.")
 
 

@@ -3,9 +3,12 @@
 from typing import Final, NamedTuple
 
 from fastapi import Response
+from pydantic import ValidationError
 from pydantic_core import to_json
 
-from chapar.api.problems import PROBLEM_TYPE, problem, status_of
+from chapar.api.body import parse
+from chapar.api.problems import PROBLEM_TYPE, invalid, problem, status_of
+from chapar.api.schemas import SendRequest
 from chapar.errors import ChaparError, Language, NotSent
 from chapar.gateway import Gateway, Replay, Use
 from chapar.message import Command, Message, Status
@@ -29,6 +32,16 @@ class Answer(NamedTuple):
         if self.is_replay:
             headers["Idempotency-Replayed"] = "true"
         return Response(self.body, self.status, headers, PROBLEM_TYPE if self.status >= _FIRST_ERROR else _JSON)
+
+
+def read_command(body: bytes) -> Command:
+    """The command in a JSON body; raises RequestError."""
+    try:
+        command = SendRequest.model_validate_json(body).command()
+    except ValidationError as error:
+        raise invalid(error) from None
+    parse(body)  # for what the schema cannot see: fields given twice
+    return command
 
 
 async def send(gateway: Gateway, command: Command, use: Use | None, language: Language) -> Answer:

@@ -75,15 +75,13 @@ class Follower:
         for message_id in gone:
             del self._known[message_id]
         self._since = next_since
-        if len(recent) == MOST_READ:
-            self._since = max(next_since, recent[-1].created_at + timedelta(milliseconds=1))
         if recent:
             self._newest = recent[0].created_at
-        self._forget(self._since)
+        self._forget()
         return Look(sorted(changed, key=lambda message: (message.created_at, message.id)), missed)
 
     def _window_start(self) -> datetime:
-        return (self._gateway.clock or datetime.now(UTC)) - WINDOW
+        return (self._gateway.clock or datetime.now(UTC).replace(microsecond=0)) - WINDOW
 
     def _ask_for(self, seen: dict[str, ShownMessage]) -> list[str]:
         """Add to `seen` what left both lists before it finished; gives what exists no longer."""
@@ -100,6 +98,11 @@ class Follower:
     def _is_short(self, recent: list[ShownMessage]) -> bool:
         return len(recent) == MOST_READ and self._newest is not None and recent[-1].created_at > self._newest
 
-    def _forget(self, since: datetime) -> None:
-        kept = [(id_, known) for id_, known in self._known.items() if known.created_at >= since or not known.finished]
+    def _forget(self) -> None:
+        since = self._since
+        kept = [
+            (message_id, known)
+            for message_id, known in self._known.items()
+            if not known.finished or since is None or known.created_at >= since
+        ]
         self._known = dict(kept[-MOST_REMEMBERED:])
