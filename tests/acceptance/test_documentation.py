@@ -1,0 +1,137 @@
+"""The API explains itself: completely, and without a route to the internet."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from support import chromium
+from support.builtin import BuiltinBroker
+from support.gateway import GatewayProcess
+
+OPERATIONS = {
+    ("post", "/messaging/send"): {201, 202, 400, 406, 408, 413, 415, 422, 503},
+    ("get", "/messaging/messages"): {200, 422, 503},
+    ("get", "/messaging/messages/{id}"): {200, 404, 422, 503},
+    ("get", "/reporting/all"): {200, 422, 503},
+    ("get", "/reporting/summary"): {200, 422, 503},
+    ("get", "/health/live"): {200},
+    ("get", "/health/ready"): {200, 503},
+}
+"""What each may answer; an operation that is not here is held to the general rules only."""
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with GatewayProcess(tmp_path_factory.mktemp("gateway"), BuiltinBroker().settings_env) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def document(gateway: GatewayProcess) -> Any:
+    return httpx.get(f"{gateway.url}/openapi.json").json()
+
+
+def operations(document: Any) -> Iterator[tuple[str, str, Any]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+def resolved(document: Any, schema: Any) -> Any:
+    """The schema behind a reference."""
+    while "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def has_example(document: Any, schema: Any) -> bool:
+    """Whether a reader sees what a value may look like."""
+    schema = resolved(document, schema)
+    if schema.get("type") == "array":
+        return has_example(document, schema["items"])
+    if {"examples", "example", "const", "enum", "default"} & schema.keys():
+        return True
+    return any(has_example(document, member) for member in schema.get("properties", {}).values())
+
+
+def test_every_operation_has_a_summary_and_a_description(document: Any) -> None:
+    for method, path, operation in operations(document):
+        assert operation["summary"], (method, path)
+        assert operation["description"], (method, path)
+        assert operation["tags"], (method, path)
+
+
+def test_every_parameter_is_described(document: Any) -> None:
+    for method, path, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            assert parameter.get("description"), (method, path, parameter["name"])
+
+
+def test_every_body_has_a_schema_with_an_example(document: Any) -> None:
+    for method, path, operation in operations(document):
+        bodies = [operation["requestBody"]] if "requestBody" in operation else []
+        for body in [*bodies, *operation["responses"].values()]:
+            assert body["content"], (method, path)
+            for media_type, content in body["content"].items():
+                if media_type in {"application/json", "application/problem+json"}:
+                    assert has_example(document, content["schema"]), (method, path, media_type)
+
+
+def test_every_operation_documents_what_it_may_answer(document: Any) -> None:
+    documented = {
+        (method, path): {int(status) for status in operation["responses"]}
+        for method, path, operation in operations(document)
+    }
+    assert {key: documented.get(key) for key in OPERATIONS} == OPERATIONS
+
+
+def test_every_problem_is_documented_as_one(document: Any) -> None:
+    for method, path, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400 and path != "/health/ready":
+                assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+
+
+def test_what_the_document_shows_as_an_example_is_answered_as_it_says(gateway: GatewayProcess, document: Any) -> None:
+    schema = resolved(
+        document, document["paths"]["/messaging/send"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    )
+    [example] = schema["examples"]
+    answer = httpx.post(f"{gateway.url}/messaging/send", json=example)
+    assert answer.status_code == 201
+    shown = resolved(
+        document,
+        document["paths"]["/messaging/send"]["post"]["responses"]["201"]["content"]["application/json"]["schema"],
+    )
+    assert answer.json().keys() == shown["properties"].keys()
+
+
+def test_the_pages_and_all_they_load_are_served_by_chapar(gateway: GatewayProcess) -> None:
+    page = httpx.get(f"{gateway.url}/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+    assert len(loaded) >= 3
+    for asset in loaded:
+        assert asset.startswith("/"), "no other host"
+        answer = httpx.get(f"{gateway.url}{asset}")
+        assert (answer.status_code, len(answer.content) > 100) == (200, True), asset
+        if asset.endswith(".css"):
+            assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", answer.text), asset
+    assert not re.search(r"[\"'](?:https?:)?//(?!127\.0\.0\.1)", page.text)
+
+
+def test_a_browser_without_internet_shows_every_operation(
+    gateway: GatewayProcess, document: Any, tmp_path: Path
+) -> None:
+    if not chromium.installed():
+        pytest.skip("Chromium is not installed")
+    page = chromium.rendered(f"{gateway.url}/docs", tmp_path / "profile")
+    shown = set(re.findall(r'data-path="([^"]+)"', page))
+    assert shown == set(document["paths"])
+    for _method, _path, operation in operations(document):
+        assert operation["summary"] in page
+    assert "Failed to load" not in page
