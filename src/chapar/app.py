@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar import __version__
 from chapar.api import documentation, problems
@@ -96,7 +97,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     async with lifespan(settings) as gateway:
         server = _Server(
             uvicorn.Config(
-                api(gateway, settings),
+                _quiet_when_cancelled(api(gateway, settings)),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -123,6 +124,16 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.when_started()
+
+
+def _quiet_when_cancelled(app: ASGIApp) -> ASGIApp:
+    """An answer that the stop cuts short, such as a long report, is no fault to fill the log with."""
+
+    async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return quiet
 
 
 def _check_access(settings: Settings) -> None:

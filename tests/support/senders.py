@@ -135,5 +135,5 @@ class Senders:
             time.monotonic(),
             told.status_code,
             told.headers.get("location"),
-            told.json(),
+            told.json() if "json" in told.headers.get("content-type", "") else {},
         )
