@@ -96,7 +96,7 @@ OPERATIONS = st.tuples(st.sampled_from(["add", "move"]), st.integers(0, 2), st.i
 def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
     connection: Connection, batches: list[list[tuple[str, int, int, int]]]
 ) -> None:
-    new = [new_message(f"device-{key}") for key in range(3)]
+    new = [message._replace(imei=message.id) for message in (new_message(), new_message(), new_message())]
     states = [[message, message.moved(Status.QUEUED)._replace(claim=None), published(message)] for message in new]
     table: dict[int, Message] = {}
 

@@ -24,6 +24,7 @@ class Answer(NamedTuple):
     body: bytes  #: JSON
     message_id: str | None = None
     is_replay: bool = False  #: whether this is the answer of an earlier request with the same key
+    language: Language | None = None  #: of the sentence in it
 
     def response(self, **headers: str) -> Response:
         """The answer as an HTTP response of its own."""
@@ -31,6 +32,8 @@ class Answer(NamedTuple):
             headers["Location"] = f"/messaging/messages/{self.message_id}"
         if self.is_replay:
             headers["Idempotency-Replayed"] = "true"
+        if self.language is not None:
+            headers |= {"Content-Language": self.language, "Vary": "Accept-Language"}
         return Response(self.body, self.status, headers, PROBLEM_TYPE if self.status >= _FIRST_ERROR else _JSON)
 
 
@@ -80,4 +83,4 @@ def sent_answer(message: Message) -> Answer:
 def refusal(error: ChaparError, language: Language) -> Answer:
     """The problem document of an error."""
     message_id = error.id if isinstance(error, NotSent) else None
-    return Answer(status_of(error), to_json(problem(error, language)), message_id)
+    return Answer(status_of(error), to_json(problem(error, language)), message_id, language=language)
