@@ -21,6 +21,7 @@ from chapar.api import documentation, problems
 from chapar.api.health import health_router
 from chapar.api.messaging import messaging_router
 from chapar.api.reporting import reporting_router
+from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
 from chapar.errors import PortTaken, SettingInvalid
 from chapar.gateway import Gateway
@@ -59,25 +60,31 @@ async def lifespan(settings: Settings) -> AsyncIterator[Gateway]:
     Raises PortTaken, DatabaseInUse, DatabaseUnsafe, SchemaOutdated, StoreUnavailable before anything serves.
     """
     process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
+    clock = Clock()
     link = Link(settings)
     async with contextlib.AsyncExitStack() as stack:
         if settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port))
         store = await stack.enter_async_context(Store.open(settings))
-        dispatcher = Dispatcher(store, link, process)
+        dispatcher = Dispatcher(settings, store, link, clock, process)
+        gateway = Gateway(settings, store, link, dispatcher, clock, process)
+        await dispatcher.enter()
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(link.run(), name="link"),
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
+                tasks.create_task(gateway.run(), name="gateway"),
             ]
             try:
-                yield Gateway(settings, store, link, dispatcher.deliver, process)
+                yield gateway
+                dispatcher.stop()
                 await _at_most(_GRACE, dispatcher.drained())
             finally:
                 for loop in loops:
                     loop.cancel()
         # The link is closed now: what was still under way has its outcome, and only has to be committed.
         await _at_most(_GRACE, dispatcher.drained())
+        await _at_most(_GRACE, dispatcher.leave())
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:

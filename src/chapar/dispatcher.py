@@ -1,21 +1,37 @@
 """What is due goes over the link, and what came of it goes into the store."""
 
 import asyncio
+import os
+import random
+import socket
 from collections.abc import Coroutine
+from contextlib import suppress
 from itertools import count
+from typing import Final
 
 import structlog
 
-from chapar.errors import LinkDown, LinkLost, PublicationInvalid
+from chapar.clock import Clock
+from chapar.errors import BrokerClosed, BrokerError, LinkDown, LinkLost, PublicationExpired, PublicationInvalid
 from chapar.link.link import Link
 from chapar.link.publication import Publication
-from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, reason_slug
-from chapar.message import Message, Status, now
-from chapar.store.store import Store
+from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_FAULTS, TRANSIENT, reason_slug
+from chapar.message import Attempt, Message, Status
+from chapar.settings import Settings
+from chapar.store.queue import Lease
+from chapar.store.store import Store, Taken
 
 log = structlog.get_logger(__name__)
 
-_PAGE = 500  # messages claimed at a time: bounds memory, yet keeps the broker's window full between two commits
+PAGE: Final = 500  # messages taken at a time: bounds memory, yet keeps the broker's window full between two commits
+MAX_UNDER_WAY: Final = 2 * PAGE  # deliveries at a time; beyond it messages wait in the database, not in memory
+MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the last comes two minutes after the first
+
+_POLL_ALONE = 1.0  # seconds between looks at the queue; what this process queues itself wakes it
+_POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed read
+_FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
+_LONGEST_BACKOFF = 60_000  # … up to this
+_QUARANTINE = 4  # strikes: 2 for a disconnect that blames a packet, 1 for one without a word
 
 
 class Dispatcher:
@@ -25,104 +41,237 @@ class Dispatcher:
     row says that a PUBLISH may have left.
     """
 
-    def __init__(self, store: Store, link: Link, process: str) -> None:
+    def __init__(self, settings: Settings, store: Store, link: Link, clock: Clock, process: str) -> None:
+        self._settings = settings
         self._store = store
         self._link = link
+        self._clock = clock
         self._process = process
+        self._alone = settings.serves_alone
         self._claims = count(1)
-        self._queued = asyncio.Event()
-        self._deliveries: set[asyncio.Task[Message]] = set()
+        self._work = asyncio.Event()  # something was queued here
+        self._under_way: set[asyncio.Task[Message]] = set()
+        self._one_finished = asyncio.Event()
+        self._waiters: dict[str, asyncio.Future[Message]] = {}
+        self._strikes: dict[str, int] = {}  # messages in flight when a session ended, and how suspicious that was
+        self._isolating = False
+        self._stopping = False
+
+    async def enter(self) -> None:
+        """Take a lease on what this process will claim. Must be done before anything is claimed."""
+        await self._store.hold(self._lease())
 
     async def run(self) -> None:
-        """Settle what dead processes left, then deliver what is queued, until cancelled."""
-        settled = await self._store.settle(self._process)
-        if settled:
-            log.warning("left_behind_by_dead_process", messages=settled)
-        while True:
-            await self._link.connected()
-            self._queued.clear()
-            page = await self._store.claim(f"{self._process}.{next(self._claims)}", _PAGE)
-            if page:
-                await asyncio.wait([self.deliver(message, may_queue=True) for message in page])
-            else:
-                await self._queued.wait()
+        """Settle what dead processes left, and deliver what is due, until stopped."""
+        async with asyncio.TaskGroup() as tasks:
+            lease = tasks.create_task(self._keep_lease(), name="lease")
+            await self._drain()
+            lease.cancel()
+
+    def stop(self) -> None:
+        """Take nothing more from the queue; `run` ends, and what is under way goes on."""
+        self._stopping = True
+        self.wake()
+
+    async def leave(self) -> None:
+        """Give the lease up; other processes take over at once what is left."""
+        await self._store.leave(self._process)
+
+    async def drained(self) -> None:
+        """Wait until every delivery under way has come to an end."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    @property
+    def takes_direct(self) -> bool:
+        """Whether a message may be published as it comes; else it belongs into the queue."""
+        return self._link.up and not self._isolating and len(self._under_way) < MAX_UNDER_WAY
 
     def deliver(self, message: Message, *, may_queue: bool) -> asyncio.Task[Message]:
         """Publish a claimed message; the task's result is the message as it stands afterwards, committed.
 
-        Where the link is down and nothing left, `may_queue` says whether the message waits or is rejected. The task
-        is the dispatcher's own: a caller that stops waiting does not stop it.
+        `may_queue` says whether it waits or is rejected where the link is down or the broker puts it off. The task is
+        the dispatcher's own: a caller that stops waiting does not stop it.
         """
         return self._own(self._deliver(message, may_queue=may_queue))
 
-    async def drained(self) -> None:
-        """Wait until every delivery under way has come to an end."""
-        while self._deliveries:
-            await asyncio.wait(self._deliveries)
+    def outcome(self, message_id: str) -> asyncio.Future[Message]:
+        """What becomes of a message that is about to be queued: a future of it in a state that is not `queued`."""
+        waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiters[message_id] = waiter
+        waiter.add_done_callback(lambda _: self._waiters.pop(message_id, None))
+        return waiter
+
+    def wake(self) -> None:
+        """Look at the queue now: something was put there."""
+        self._work.set()
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await self._store.hold(self._lease())
+            if settled := await self._store.settle(self._process, self._clock.now()):
+                log.warning("left_behind_by_dead_process", messages=settled)
+                self.wake()
+            await asyncio.sleep(self._settings.lease / 3)
+
+    def _lease(self) -> Lease:
+        return Lease(self._process, f"{socket.gethostname()}:{os.getpid()}", self._settings.lease, self._alone)
+
+    async def _drain(self) -> None:
+        while not self._stopping:
+            self._work.clear()
+            self._one_finished.clear()
+            room = PAGE if self._link.up and len(self._under_way) <= PAGE else 0
+            taken = await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
+            for message in taken.messages:
+                if message.id in self._strikes:
+                    await self._isolate(message)
+                else:
+                    self.deliver(message, may_queue=True)
+            await self._tell_waiters(taken.expired)
+            if len(self._under_way) > PAGE:
+                await self._one_finished.wait()
+            elif len(taken.messages) < PAGE:
+                await self._pause(taken)
+
+    async def _pause(self, taken: Taken) -> None:
+        """Until something is queued, due or expired, the link is back, or it is time to look at what others queued."""
+        seconds = _POLL_ALONE if self._alone else _POLL_SHARED
+        if taken.next_at is not None:
+            seconds = min(seconds, max(0, taken.next_at - self._clock.now()) / 1000)
+        happens = self._work.wait() if self._link.up or self._stopping else self._link.connected()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(happens, seconds)
+
+    async def _tell_waiters(self, expired: list[str]) -> None:
+        """Tell who waits for messages that another process may have moved, or that have just expired."""
+        ids = [id_ for id_ in expired if id_ in self._waiters] if self._alone else list(self._waiters)
+        for message in await self._store.find_all(ids) if ids else ():
+            if message.status not in {Status.QUEUED, Status.PUBLISHING}:
+                self._tell(message)
+
+    async def _isolate(self, message: Message) -> None:
+        """Deliver a suspect with nothing else in flight, so that it cannot be mistaken for an innocent one."""
+        self._isolating = True
+        try:
+            await self.drained()
+            await self.deliver(message, may_queue=True)
+        finally:
+            self._isolating = False
 
     async def _deliver(self, message: Message, *, may_queue: bool) -> Message:
         try:
-            reason_code = await self._link.publish(
-                Publication(
-                    topic=message.topic,
-                    payload=message.payload,
-                    qos=message.qos,
-                    retain=message.retain,
-                    message_id=message.id,
-                    attempt=message.attempts,
-                )
-            )
+            reason_code = await self._link.publish(self._publication(message))
         except LinkDown:
-            after = _given_back(message) if may_queue else ended(message, Status.REJECTED, "broker_unreachable")
-        except LinkLost:
-            after = _outcome_unknown(message)
+            after = self._unsent(message, may_queue=may_queue)
+        except LinkLost as error:
+            after = self._in_doubt(message, error.cause)
+        except PublicationExpired:
+            after = self._ended(message, Status.EXPIRED, "expired", attempts=message.attempts - 1)
         except PublicationInvalid as error:
-            after = _refused(message, error.reason_code)
+            after = self._refused(message, error.reason_code)
         else:
-            after = self._answered(message, reason_code)
+            after = self._answered(message, reason_code, may_queue=may_queue)
         if not await self._store.move(message, after):
             log.warning("moved_by_another_process", id=message.id)
-            return await self._store.find(message.id) or message
+            after = await self._store.find(message.id) or message
         if after.status is Status.QUEUED:
-            self._queued.set()
+            self.wake()
+        else:
+            self._strikes.pop(message.id, None)
+        self._tell(after)
         return after
 
-    def _answered(self, message: Message, reason_code: int) -> Message:
+    def _publication(self, message: Message) -> Publication:
+        deadline = None
+        if message.expires_at is not None:
+            left = (message.expires_at - self._clock.now()) / 1000
+            deadline = asyncio.get_running_loop().time() + left
+        return Publication(
+            topic=message.topic,
+            payload=message.payload,
+            qos=message.qos,
+            retain=message.retain,
+            message_id=message.id,
+            attempt=message.attempts,
+            deadline=deadline,
+        )
+
+    def _answered(self, message: Message, reason_code: int, *, may_queue: bool) -> Message:
         """The message after its PUBACK."""
         if reason_code >= FIRST_FAILURE:
-            return _refused(message, reason_code)
+            if may_queue and reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS:
+                return self._put_off(message, reason_code)
+            return self._refused(message, reason_code)
         if message.qos == 0:  # there was no PUBACK: it left, and that is all anybody knows
-            return ended(message, Status.UNCONFIRMED, "qos_0")
+            return self._ended(message, Status.UNCONFIRMED, "qos_0")
+        if message.attempts > 1:
+            self._record(message, "published", reason_code)
         heard = reason_code != NO_MATCHING_SUBSCRIBERS
-        return ended(message, Status.PUBLISHED)._replace(
+        return self._ended(message, Status.PUBLISHED)._replace(
             reason_code=reason_code,
             subscribers=False if not heard else self._link.reports_subscribers or None,
-            published_at=now(),
+            published_at=self._clock.now(),
         )
+
+    def _refused(self, message: Message, reason_code: int) -> Message:
+        self._record(message, reason_slug(reason_code), reason_code)
+        return self._ended(message, Status.REJECTED, reason_slug(reason_code))._replace(reason_code=reason_code)
+
+    def _put_off(self, message: Message, reason_code: int) -> Message:
+        """The broker may take it later: it waits in the queue, and what is behind it on its device waits too."""
+        self._record(message, reason_slug(reason_code), reason_code)
+        backoff = min(_FIRST_BACKOFF << (message.attempts - 1), _LONGEST_BACKOFF)
+        not_before = self._clock.now() + round(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load
+        return message.moved(Status.QUEUED)._replace(claim=None, not_before=not_before)
+
+    def _unsent(self, message: Message, *, may_queue: bool) -> Message:
+        """Nothing of it left, so the attempt does not count."""
+        if may_queue:
+            return message.moved(Status.QUEUED)._replace(attempts=message.attempts - 1, claim=None)
+        return self._ended(message, Status.REJECTED, "broker_unreachable", attempts=message.attempts - 1)
+
+    def _in_doubt(self, message: Message, cause: BrokerError | None) -> Message:
+        """The link fell between PUBLISH and PUBACK."""
+        if isinstance(cause, BrokerClosed):
+            blamed = cause.reason_code in PACKET_FAULTS
+            self._strikes[message.id] = self._strikes.get(message.id, 0) + (2 if blamed else 1)
+            if self._strikes[message.id] >= _QUARANTINE:
+                self._record(message, "quarantined", cause.reason_code)
+                return self._ended(message, Status.REJECTED, "quarantined")._replace(reason_code=cause.reason_code)
+        self._record(message, "link_lost", None)
+        if message.at_most_once:
+            return self._ended(message, Status.UNCONFIRMED, "link_lost")
+        return message.moved(Status.QUEUED)._replace(possible_duplicate=True, claim=None)
+
+    def _ended(
+        self, message: Message, status: Status, reason: str | None = None, *, attempts: int | None = None
+    ) -> Message:
+        """The message in a final state: no process claims it any longer."""
+        return message.moved(status)._replace(
+            reason=reason,
+            attempts=message.attempts if attempts is None else attempts,
+            claim=None,
+            finished_at=self._clock.now(),
+        )
+
+    def _record(self, message: Message, outcome: str, reason_code: int | None) -> None:
+        """Keep an attempt that was not the plain first success."""
+        self._store.record(
+            Attempt(message.id, message.attempts, self._clock.now(), self._process, outcome, reason_code)
+        )
+
+    def _tell(self, message: Message) -> None:
+        waiter = self._waiters.get(message.id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(message)
 
     def _own(self, delivery: Coroutine[None, None, Message]) -> asyncio.Task[Message]:
         task = asyncio.create_task(delivery)
-        self._deliveries.add(task)
-        task.add_done_callback(self._deliveries.discard)
+        self._under_way.add(task)
+        task.add_done_callback(self._finished)
         return task
 
-
-def ended(message: Message, status: Status, reason: str | None = None) -> Message:
-    """The message in a final state: no process claims it any longer."""
-    return message.moved(status)._replace(reason=reason, claim=None, finished_at=now())
-
-
-def _refused(message: Message, reason_code: int) -> Message:
-    return ended(message, Status.REJECTED, reason_slug(reason_code))._replace(reason_code=reason_code)
-
-
-def _given_back(message: Message) -> Message:
-    """Nothing of it left, so the attempt does not count."""
-    return message.moved(Status.QUEUED)._replace(attempts=message.attempts - 1, claim=None)
-
-
-def _outcome_unknown(message: Message) -> Message:
-    """The link fell between PUBLISH and PUBACK."""
-    if message.at_most_once:
-        return ended(message, Status.UNCONFIRMED, "link_lost")
-    return message.moved(Status.QUEUED)._replace(possible_duplicate=True, claim=None)
+    def _finished(self, task: asyncio.Task[Message]) -> None:
+        self._under_way.discard(task)
+        self._one_finished.set()

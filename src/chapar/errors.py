@@ -16,9 +16,16 @@ ChaparError
 │   ├── BodyTooSlow          … the body did not arrive in time
 │   └── MediaTypeUnsupported … the body is not sent as JSON
 ├── MessageNotFound          no message has this id
+├── NotCancellable           the message is past the states in which it can be withdrawn
+├── QueueFull                a bound of the queue is reached: nothing stored, nothing sent
+├── KeyMismatch              an idempotency key was used for another request
+├── KeyInFlight              the first request with this idempotency key has not been answered
 ├── NotSent                  the message was not sent and never will be
 │   ├── BrokerUnreachable    … the broker could not be reached
-│   └── BrokerRefused        … the broker said no, with an MQTT 5 reason code
+│   ├── BrokerRefused        … the broker said no, with an MQTT 5 reason code
+│   ├── Quarantined          … it was in flight whenever the broker ended the session
+│   ├── MessageExpired       … its time ran out
+│   └── MessageCancelled     … it was withdrawn
 ├── StoreError
 │   ├── NotSaved             nothing was committed
 │   ├── OutcomeUnknown       the database cannot say whether it committed
@@ -31,6 +38,7 @@ ChaparError
     ├── LinkDown             there is no session, and nothing was sent
     ├── LinkLost             the session ended between PUBLISH and its acknowledgement
     ├── PublicationInvalid   the broker's announced limits forbid it, so it was not tried
+    ├── PublicationExpired   its time ran out before a byte of it left
     ├── SubscriptionRefused  the broker refused a SUBSCRIBE
     ├── EmbeddedBrokerFailed the built-in broker does not start
     └── BrokerError          why no session could be had (each a sentence for the log)
@@ -289,6 +297,56 @@ class MessageNotFound(ChaparError):
 
 
 @dataclass(eq=False)
+class NotCancellable(ChaparError):
+    """The message is past the states in which it can be withdrawn."""
+
+    code = "not_cancellable"
+    en = "The message {id} cannot be cancelled: it is {status}. Only scheduled and queued messages can."
+    fa = "پیام {id} را نمی‌توان لغو کرد: در وضعیت {status} است. تنها پیام‌های scheduled و queued لغو می‌شوند."
+
+    id: str
+    status: str
+
+
+@dataclass(eq=False)
+class QueueFull(ChaparError):
+    """A bound of the queue is reached. `retry_after` is in seconds; `oldest` is the message in front."""
+
+    code = "queue_full"
+    en = (
+        "The queue is full: {bound} allows {limit} unfinished messages, and the oldest is {oldest}. "
+        "Try again in {retry_after} s, cancel what is no longer wanted, or raise the bound."
+    )
+    fa = (
+        "صف پر است: {bound} اجازهٔ {limit} پیام ناتمام می‌دهد و قدیمی‌ترین آن‌ها {oldest} است. "
+        "{retry_after} ثانیهٔ دیگر بکوشید، پیام‌های بی‌مصرف را لغو کنید یا این حد را بالا ببرید."
+    )
+
+    bound: str
+    limit: int
+    oldest: str
+    retry_after: int
+
+
+@dataclass(eq=False)
+class KeyMismatch(ChaparError):
+    """An idempotency key was used for another request (draft-ietf-httpapi-idempotency-key-header §2.7)."""
+
+    code = "idempotency_key_mismatch"
+    en = "This Idempotency-Key was used for another request. Use a new key for a new request."
+    fa = "این Idempotency-Key برای درخواست دیگری به کار رفته است. برای درخواست تازه کلید تازه بسازید."
+
+
+@dataclass(eq=False)
+class KeyInFlight(ChaparError):
+    """The first request with this idempotency key has not been answered yet."""
+
+    code = "idempotency_key_in_flight"
+    en = "The first request with this Idempotency-Key has not been answered yet. Repeat this one in a moment."
+    fa = "نخستین درخواست با این Idempotency-Key هنوز پاسخ نگرفته است. این درخواست را اندکی بعد تکرار کنید."
+
+
+@dataclass(eq=False)
 class NotSent(ChaparError):
     """The message was not sent and never will be."""
 
@@ -328,6 +386,39 @@ class BrokerRefused(NotSent):
     def facts(self) -> Mapping[str, object]:
         """Add the reason code as the specification writes it."""
         return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
+
+
+@dataclass(eq=False)
+class Quarantined(NotSent):
+    """Sessions ended again and again while this message was in flight; it is taken for the cause."""
+
+    code = "quarantined"
+    en = (
+        "The broker ended the session each time this message was sent, so it is not sent any more. "
+        "Look for what the broker does not take in its operation, its parameters or its size."
+    )
+    fa = (
+        "هر بار که این پیام فرستاده شد کارگزار (broker) نشست را پایان داد؛ پس دیگر فرستاده نمی‌شود. "
+        "در عملیات، پارامترها یا اندازهٔ آن به دنبال چیزی بگردید که کارگزار نمی‌پذیرد."
+    )
+
+
+@dataclass(eq=False)
+class MessageExpired(NotSent):
+    """The message's time ran out before the broker had it."""
+
+    code = "expired"
+    en = "The time of the message ran out before the broker had it, so it was not sent and never will be."
+    fa = "مهلت پیام پیش از رسیدن به کارگزار (broker) گذشت؛ پیام فرستاده نشد و فرستاده نخواهد شد."
+
+
+@dataclass(eq=False)
+class MessageCancelled(NotSent):
+    """The message was withdrawn before it was sent."""
+
+    code = "cancelled"
+    en = "The message was cancelled before it was sent."
+    fa = "پیام پیش از آنکه فرستاده شود لغو شد."
 
 
 @dataclass(eq=False)
@@ -490,6 +581,15 @@ class PublicationInvalid(LinkError):
     allowed: int
     actual: int
     reason_code: int
+
+
+@dataclass(eq=False)
+class PublicationExpired(LinkError):
+    """Its time ran out while it waited for room in the broker's window; nothing left."""
+
+    code = "publication_expired"
+    en = "The time of the message ran out before it could be sent."
+    fa = "مهلت پیام پیش از آنکه فرستاده شود گذشت."
 
 
 @dataclass(eq=False)

@@ -1,25 +1,44 @@
-"""The use cases: send a message, find it, list, report, and say whether the gateway is ready."""
+"""The use cases: send a message, withdraw it, find it, list, report, and say whether the gateway is ready."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Literal, NamedTuple, Protocol
+from contextlib import suppress
+from typing import Final, NamedTuple
 
-from chapar.errors import BrokerRefused, BrokerUnreachable, MessageNotFound, NotSent, OutcomeUnknown, StoreUnavailable
+from chapar.clock import Clock
+from chapar.dispatcher import Dispatcher
+from chapar.errors import (
+    BrokerRefused,
+    BrokerUnreachable,
+    FieldInvalid,
+    KeyInFlight,
+    KeyMismatch,
+    MessageCancelled,
+    MessageExpired,
+    MessageNotFound,
+    NotCancellable,
+    NotSent,
+    OutcomeUnknown,
+    Quarantined,
+    QueueFull,
+    StoreUnavailable,
+    persian_digits,
+)
 from chapar.link.link import Link
 from chapar.link.reason_codes import reason_name
-from chapar.message import Message, Status, check_device_id, check_operation, new_id, now
+from chapar.message import Attempt, Command, Message, Status, Wait, check_device_id, check_operation, new_id
 from chapar.settings import Settings
-from chapar.store.reports import Bucket, Filters, Ranking, Summary
+from chapar.store.acceptance import Full, Key
+from chapar.store.reports import Backlog, Bucket, Filters, Ranking, Summary
 from chapar.store.store import Store
 
-__all__ = ["Bucket", "Deliver", "Filters", "Gateway", "Ranking", "Readiness", "Summary"]
+__all__ = ["Bucket", "Filters", "Gateway", "Ranking", "Readiness", "Replay", "Summary", "Use"]
 
+KEY_KEPT: Final = 24 * 3600 * 1000  # ms an idempotency key is kept at least, and in any case past its message's expiry
 
-class Deliver(Protocol):
-    """Publishes a claimed message; the task's result is the message afterwards, committed."""
-
-    def __call__(self, message: Message, *, may_queue: bool) -> asyncio.Task[Message]:
-        """Begin it; `may_queue` says whether it waits for a broker or is rejected without one."""
+_DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
+_QUEUE_PATIENCE = 5  # seconds after which the whole full queue is worth another try
+_BACKLOG_EVERY = 1.0  # seconds between counts of what is unfinished
 
 
 class Readiness(NamedTuple):
@@ -29,78 +48,115 @@ class Readiness(NamedTuple):
     broker: str | None
 
 
+class Use(NamedTuple):
+    """The use of an idempotency key for a request."""
+
+    principal: str  #: whose key it is
+    key: str
+    fingerprint: str  #: SHA-256 of the request, in hexadecimal
+
+
+class Replay(NamedTuple):
+    """The answer that the first request with this key was given."""
+
+    message_id: str
+    status: int
+    body: str
+
+
 class Gateway:
     """What a caller may ask of Chapar. Knows neither HTTP nor the command line."""
 
-    def __init__(self, settings: Settings, store: Store, link: Link, deliver: Deliver, process: str) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, link: Link, dispatcher: Dispatcher, clock: Clock, process: str
+    ) -> None:
         self._settings = settings
         self._store = store
         self._link = link
-        self._deliver = deliver
-        self._claim = f"{process}.0"  # of what is sent as it comes; the dispatcher numbers its own from 1
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._process = process
+        self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
+        self._backlog = Backlog({}, None)
+        self._queued_since = 0  # messages queued here since the backlog was counted
 
-    async def send(
-        self,
-        imei: str,
-        micro_op: str,
-        *,
-        params: str | None = None,
-        qos: Literal[0, 1, 2] = 1,
-        retain: bool = False,
-        at_most_once: bool = False,
-        patience: float | None = None,
-    ) -> Message:
-        """Save a message, publish it, and return it as it stands when the broker has answered.
+    async def run(self) -> None:
+        """Keep count of what is unfinished, until cancelled."""
+        while True:
+            with suppress(StoreUnavailable):
+                self._backlog = await self._store.backlog()
+                self._queued_since = 0
+            await asyncio.sleep(_BACKLOG_EVERY)
 
-        Still `publishing` or `queued` where the broker did not answer within `patience` seconds (default: the setting
-        `publish_timeout`): the delivery goes on, and `find` tells its end.
+    async def send(self, command: Command, *, use: Use | None = None, origin: str | None = None) -> Message | Replay:
+        """Save a message, deliver it, and return it as it stands when what the caller waits for is there.
 
-        Raises FieldInvalid, BrokerUnreachable, BrokerRefused, NotSaved, OutcomeUnknown.
+        Still `scheduled`, `queued` or `publishing` where the caller does not wait, or not long enough: the delivery
+        goes on, and `find` tells its end. A Replay where `use` names a key whose first request was answered.
+
+        Raises FieldInvalid, BrokerUnreachable, BrokerRefused, QueueFull, KeyMismatch, KeyInFlight, NotSaved,
+        OutcomeUnknown.
         """
-        deadline = asyncio.get_running_loop().time() + (patience or self._settings.publish_timeout)
-        imei = check_device_id(imei)
-        message = Message(
-            id=new_id(),
-            imei=imei,
-            micro_op=check_operation(micro_op),
-            params=params,
-            topic=self._settings.command_topic.replace("{imei}", imei),
-            qos=qos,
-            retain=retain,
-            at_most_once=at_most_once or qos == 0,
-            status=Status.PUBLISHING,
-            reason=None,
-            reason_code=None,
-            attempts=1,
-            possible_duplicate=False,
-            subscribers=None,
-            claim=self._claim,
-            created_at=now(),
-            published_at=None,
-            finished_at=None,
-        )
-        if not self._link.up:
-            await self._store.add(_never_sent(message, "broker_unreachable"), deadline)
-            raise BrokerUnreachable(message.id)
-        await self._save(message, deadline)
-        delivery = self._deliver(message, may_queue=False)
+        deadline = asyncio.get_running_loop().time() + (command.patience or self._settings.publish_timeout)
+        message = self._accepted(command, origin)
+        key = None if use is None else self._key(use, message)
+        if key is None:
+            return await self._send(message, None, command.wait, deadline)
+        if (first := self._answering.setdefault(key[:2], key)) is not key:
+            raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
+        unanswered = False  # whether `answered` is still to come
         try:
-            async with asyncio.timeout_at(deadline):
-                # Shielded: a caller who stops waiting, or hangs up, does not stop the delivery.
-                message = await asyncio.shield(delivery)
-        except TimeoutError:
-            return message
-        if message.status is Status.REJECTED:
-            raise _why_rejected(message)
-        return message
-
-    async def _save(self, message: Message, deadline: float) -> None:
-        try:
-            await self._store.add(message, deadline)
-        except OutcomeUnknown:
-            # The row may be there, or still appear. It was never sent, so it must not be taken for an attempt.
-            self._store.move(message, _never_sent(message, "outcome_unknown"))
+            sent = await self._send(message, key, command.wait, deadline)
+            unanswered = isinstance(sent, Message)
+        except NotSent:
+            unanswered = True
             raise
+        finally:
+            if not unanswered:
+                self._answering.pop(key[:2], None)
+        return sent
+
+    async def answered(self, use: Use, status: int, body: str) -> None:
+        """Keep the answer to the first request with a key, before it is given: repetitions get the same."""
+        if (key := self._answering.get(use[:2])) is not None:
+            try:
+                await self._store.answer(key, status, body)
+            finally:
+                self._answering.pop(use[:2], None)
+
+    async def cancel(self, message_id: str) -> Message:
+        """Withdraw a message that waits; it either is withdrawn or goes out, never both.
+
+        Raises MessageNotFound, NotCancellable, NotSaved, OutcomeUnknown.
+        """
+        deadline = asyncio.get_running_loop().time() + self._settings.publish_timeout
+        won, status = await self._store.cancel(message_id, self._clock.now(), deadline)
+        if status is None:
+            raise MessageNotFound(message_id)
+        if not won and status is not Status.CANCELLED:
+            raise NotCancellable(message_id, status.value)
+        return await self.find(message_id)
+
+    async def resend(self, message_id: str, wait: Wait, patience: float | None) -> Message:
+        """Send the same operation once more, as a new message that names its origin.
+
+        Raises what `find` and `send` raise.
+        """
+        first = await self.find(message_id)
+        again = Command(
+            imei=first.imei,
+            micro_op=first.micro_op,
+            params=first.params,
+            qos=first.qos,
+            retain=first.retain,
+            at_most_once=first.at_most_once,
+            expires_in=None if first.expires_at is None else (first.expires_at - _due_at(first)) / 1000,
+            wait=wait,
+            patience=patience,
+        )
+        sent = await self.send(again, origin=first.id)
+        assert isinstance(sent, Message)  # noqa: S101 - there is no key to replay
+        return sent
 
     async def find(self, message_id: str) -> Message:
         """The message with this id; raises MessageNotFound, StoreUnavailable."""
@@ -108,6 +164,10 @@ class Gateway:
         if message is None:
             raise MessageNotFound(message_id)
         return message
+
+    async def attempts(self, message_id: str) -> list[Attempt]:
+        """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
+        return await self._store.attempts(message_id)
 
     async def page(self, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
         """At most `limit` messages older than the id `before`, newest first; raises StoreUnavailable."""
@@ -132,12 +192,150 @@ class Gateway:
         broker = None if self._link.up else str(self._link.last_error or "The broker has not answered yet.")
         return Readiness(database, broker)
 
+    def _accepted(self, command: Command, origin: str | None) -> Message:
+        """The message that a command makes, not yet in a state of its own."""
+        imei = check_device_id(command.imei)
+        now = self._clock.now()
+        deliver_at = command.deliver_at if command.deliver_at is not None and command.deliver_at > now else None
+        expires_in = self._settings.default_expiry if command.expires_in is None else command.expires_in
+        if expires_in > self._settings.max_expiry:
+            raise _too_far("expires_in", self._settings.max_expiry)
+        if deliver_at is not None and deliver_at - now > self._settings.max_expiry * 1000:
+            raise _too_far("deliver_at", self._settings.max_expiry)
+        return Message(
+            id=new_id(),
+            imei=imei,
+            micro_op=check_operation(command.micro_op),
+            params=command.params,
+            topic=self._settings.command_topic.replace("{imei}", imei),
+            qos=command.qos,
+            retain=command.retain,
+            at_most_once=command.at_most_once or command.qos == 0,
+            status=Status.QUEUED,
+            reason=None,
+            reason_code=None,
+            attempts=0,
+            possible_duplicate=False,
+            subscribers=None,
+            claim=None,
+            created_at=now,
+            deliver_at=deliver_at,
+            expires_at=(deliver_at or now) + round(expires_in * 1000),
+            not_before=None,
+            origin=origin,
+            published_at=None,
+            finished_at=None,
+        )
 
-def _never_sent(message: Message, reason: str) -> Message:
-    return message.moved(Status.REJECTED)._replace(reason=reason, attempts=0, claim=None, finished_at=now())
+    async def _send(self, message: Message, key: Key | None, wait: Wait, deadline: float) -> Message | Replay:
+        message = self._placed(message, wait)
+        added = await self._add(message, key, deadline)
+        match added:
+            case Full(oldest):
+                bound = self._settings.max_device_queue
+                raise QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE)
+            case Key():
+                return await self._repeated(added, use=key or added)
+            case Status.REJECTED:
+                raise BrokerUnreachable(message.id)
+            case Status.PUBLISHING:
+                # Shielded: a caller who stops waiting, or hangs up, does not stop the delivery.
+                outcome = asyncio.shield(self._dispatcher.deliver(message, may_queue=False))
+            case Status.QUEUED if wait is Wait.BROKER:
+                message = message._replace(status=added, attempts=0, claim=None)
+                outcome = self._dispatcher.outcome(message.id)
+                self._queued()
+            case _:
+                self._queued()
+                return message
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await outcome
+        except TimeoutError:
+            return message
+        return _unless_not_sent(message)
+
+    def _placed(self, message: Message, wait: Wait) -> Message:
+        """Where a new message begins: scheduled, in the queue, on its way, or rejected for want of a broker."""
+        if message.deliver_at is not None:
+            placed = message._replace(status=Status.SCHEDULED)
+        elif wait is Wait.BROKER and not self._link.up:
+            return message._replace(status=Status.REJECTED, reason="broker_unreachable", finished_at=message.created_at)
+        elif wait is Wait.BROKER and self._dispatcher.takes_direct:
+            # The claim ends in 0; the dispatcher numbers its own from 1.
+            return message._replace(status=Status.PUBLISHING, attempts=1, claim=f"{self._process}.0")
+        else:
+            placed = message
+        if sum(self._backlog.depths.values()) + self._queued_since >= self._settings.max_queue:
+            oldest = self._backlog.oldest.id if self._backlog.oldest else "-"
+            raise QueueFull("CHAPAR_MAX_QUEUE", self._settings.max_queue, oldest, _QUEUE_PATIENCE)
+        return placed
+
+    async def _add(self, message: Message, key: Key | None, deadline: float) -> Status | Key | Full:
+        try:
+            return await self._store.add(message, max_depth=self._settings.max_device_queue, key=key, deadline=deadline)
+        except OutcomeUnknown:
+            # The row may be there, or still appear. The caller is told that nothing was sent, so nothing must be.
+            never = message._replace(
+                status=Status.REJECTED, reason="outcome_unknown", attempts=0, claim=None, finished_at=self._clock.now()
+            )
+            self._store.move(message, never)
+            if key is not None:
+                self._store.forget(key)
+            raise
+
+    def _queued(self) -> None:
+        self._queued_since += 1
+        self._dispatcher.wake()
+
+    def _key(self, use: Use, message: Message) -> Key:
+        return Key(
+            *use,
+            message_id=message.id,
+            process=self._process,
+            answer_status=None,
+            answer_body=None,
+            kept_until=max(message.created_at + KEY_KEPT, message.expires_at or 0),
+        )
+
+    async def _repeated(self, owner: Key, *, use: Key) -> Message | Replay:
+        """The answer to a request whose key made another message before."""
+        if owner.fingerprint != use.fingerprint:
+            raise KeyMismatch
+        if owner.answer_status is not None:
+            return Replay(owner.message_id, owner.answer_status, owner.answer_body or "")
+        if owner.process != self._process and await self._store.is_alive(owner.process):
+            raise KeyInFlight
+        # The process of the first request died before it answered: this is the first answer.
+        self._answering[owner[:2]] = owner
+        return _unless_not_sent(await self.find(owner.message_id))
 
 
-def _why_rejected(message: Message) -> NotSent:
-    if message.reason_code is None:
-        return BrokerUnreachable(message.id)
-    return BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)
+def _due_at(message: Message) -> int:
+    return message.deliver_at or message.created_at
+
+
+def _too_far(field: str, seconds: float) -> FieldInvalid:
+    days = round(seconds / 86400, 1)
+    return FieldInvalid(
+        field,
+        f"must be at most {days} days ahead (CHAPAR_MAX_EXPIRY)",
+        f"باید حداکثر {persian_digits(days)} روز پیش رو باشد (CHAPAR_MAX_EXPIRY)",
+    )
+
+
+def _unless_not_sent(message: Message) -> Message:
+    """The message; raises the NotSent that says why where it is certain never to have been sent."""
+    match message.status:
+        case Status.REJECTED if message.reason == "quarantined":
+            raise Quarantined(message.id)
+        case Status.REJECTED if message.reason_code is not None:
+            raise BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)
+        case Status.REJECTED:
+            raise BrokerUnreachable(message.id)
+        case Status.EXPIRED if not message.possible_duplicate:
+            raise MessageExpired(message.id)
+        case Status.CANCELLED if not message.possible_duplicate:
+            raise MessageCancelled(message.id)
+        case _:
+            return message

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
@@ -66,6 +65,28 @@ UNFINISHED = frozenset({Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING})
 """The states in which the gateway still owes the message something."""
 
 
+class Wait(StrEnum):
+    """What a caller waits for."""
+
+    NONE = "none"  #: The commit: answered at once, delivered as soon as it can be.
+    BROKER = "broker"  #: The broker's acknowledgement.
+
+
+class Command(NamedTuple):
+    """What a caller asks for: one operation for one device. Its text is checked already."""
+
+    imei: str
+    micro_op: str
+    params: str | None = None  #: a JSON object as text
+    qos: int = 1
+    retain: bool = False
+    at_most_once: bool = False
+    expires_in: float | None = None  #: seconds from when it is due; None: the setting `default_expiry`
+    deliver_at: int | None = None  #: not before this time, ms since the epoch
+    wait: Wait = Wait.BROKER
+    patience: float | None = None  #: seconds to wait; None: the setting `publish_timeout`
+
+
 class Message(NamedTuple):
     """One operation for one device. Immutable: a step is a new value, and the store compares old and new.
 
@@ -89,6 +110,10 @@ class Message(NamedTuple):
     subscribers: bool | None  #: whether the broker had a subscriber for it; None where it does not say
     claim: str | None  #: token of the process that is moving it
     created_at: int  #: when it was accepted
+    deliver_at: int | None  #: not sent before; None: at once
+    expires_at: int | None  #: not sent at or after; None: never too late
+    not_before: int | None  #: when the next attempt may be made, after the broker asked for patience
+    origin: str | None  #: the message that this one repeats, by `resend`
     published_at: int | None  #: when the broker's acknowledgement came
     finished_at: int | None  #: when it reached a final state
 
@@ -106,14 +131,20 @@ class Message(NamedTuple):
         return f'{{"id":"{self.id}","micro_op":{json.dumps(self.micro_op)},"params":{self.params}}}'.encode()
 
 
+class Attempt(NamedTuple):
+    """One attempt to hand a message to the broker that was not the plain first success."""
+
+    message_id: str
+    attempt: int  #: counted from 1
+    at: int  #: when its outcome was known, ms since the epoch
+    process: str  #: token of the process that made it
+    outcome: str  #: `published`, `link_lost`, `process_died`, or the name of the broker's reason code
+    reason_code: int | None  #: the broker's MQTT 5 reason code
+
+
 def new_id() -> str:
     """A UUIDv7 (RFC 9562): unique everywhere, and in the order of time, so that one index serves both."""
     return str(uuid_utils.uuid7())
-
-
-def now() -> int:
-    """Milliseconds since the Unix epoch, UTC."""
-    return time.time_ns() // 1_000_000
 
 
 def check_device_id(text: str, field: str = "imei") -> str:

@@ -106,10 +106,39 @@ class Settings(BaseSettings):
         description="Seconds a call waits for the database and the broker before it is answered without them. "
         "Below common HTTP client time-outs of 10 s.",
     )
+    default_expiry: float = Field(
+        3600.0,
+        gt=0,
+        description="Seconds after which a message that names no `expires_in` is not sent any more. "
+        "One hour, because a stale command floods a field.",
+    )
+    max_expiry: float = Field(
+        30 * 86400.0, gt=0, description="Largest `expires_in`, and how far ahead `deliver_at` may be, in seconds."
+    )
+    max_device_queue: int = Field(
+        1000, ge=1, description="Unfinished messages one device may have; more means that it is long gone."
+    )
+    max_queue: int = Field(
+        1_000_000,
+        ge=1,
+        description="Unfinished messages in all. Bounds the disk that an outage may fill: about 0.5 GB.",
+    )
+    lease: float = Field(
+        15.0,
+        ge=1,
+        le=600,
+        description="Seconds after which another process takes over what a silent one held (PostgreSQL). "
+        "Longer than a pause of a busy machine.",
+    )
     max_body_bytes: int = Field(
         64 * 1024,
         ge=1024,
         description="Largest request body in bytes; reading stops there. A command is small.",
+    )
+    max_bulk_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        description="Largest body of one bulk call in bytes: 10,000 messages with parameters.",
     )
     body_timeout: float = Field(
         10.0,
@@ -163,6 +192,11 @@ class Settings(BaseSettings):
         if self.broker_url is None:
             return (BrokerAddress("127.0.0.1", self.embedded_port + 1, properties=False),)
         return tuple(BrokerAddress.parse(url) for url in self.broker_url.get_secret_value().split(","))
+
+    @property
+    def serves_alone(self) -> bool:
+        """Whether no other gateway process can use the database."""
+        return urlsplit(self.database_url.get_secret_value()).scheme.startswith("sqlite")
 
     @property
     def database(self) -> str:

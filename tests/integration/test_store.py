@@ -112,21 +112,20 @@ async def test_a_message_that_is_not_there_is_not_moved(store: Store) -> None:
     assert await store.move(message, published(message)) is False
 
 
-async def test_a_message_is_added_before_it_is_moved_however_they_share_a_batch(store: Store) -> None:
-    message = new_message()
-    added, moved = store.add(message), store.move(message, published(message))
-    assert await moved is True
-    assert added.done()
+async def test_what_is_given_back_is_in_the_queue_before_another_is_put_behind_it(store: Store) -> None:
+    first, second = new_message(), new_message()
+    await store.add(first)
+    store.move(first, first.moved(Status.QUEUED)._replace(claim=None, attempts=0))
+    assert await store.add(second) is Status.QUEUED
 
 
 async def test_one_bad_operation_fails_alone(store: Store) -> None:
     good = [new_message() for _ in range(5)]
     bad = new_message(attempts=1 << 70)
     futures = [store.add(message) for message in (*good[:3], bad, *good[3:])]
-    moved = store.move(good[0], published(good[0]))
-    results = await asyncio.gather(*futures, moved, return_exceptions=True)
+    results = await asyncio.gather(*futures, return_exceptions=True)
     assert isinstance(results.pop(3), NotSaved)
-    assert results == [None] * 5 + [True]
+    assert results == [Status.PUBLISHING] * 5
     assert len(await every(store, Filters())) == 5
 
 
@@ -149,7 +148,7 @@ async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url
     messages = [new_message() for _ in range(2000)]
     async with open_store(database_url) as store:
         futures = [store.add(message) for message in messages]
-    assert [future.result() for future in futures] == [None] * 2000
+    assert [future.result() for future in futures] == [Status.PUBLISHING] * 2000
     assert writer_processes() == []
     with pytest.raises(NotSaved):
         await store.add(new_message())
@@ -226,36 +225,6 @@ async def test_a_summary_is_bounded_and_says_how_much_it_left_out(store: Store) 
     assert (len(summary.devices.counts), summary.devices.others) == (100, 1500)
     assert (len(summary.times.counts), summary.times.others) == (1500, 100)
     assert summary.times.counts[-1] == (1599 * minute, 1)
-
-
-async def test_what_is_queued_is_claimed_once_in_the_order_of_acceptance(store: Store) -> None:
-    queued = [new_message(status=Status.QUEUED, claim=None) for _ in range(5)]
-    for message in (new_message(), *reversed(queued), new_message(status=Status.REJECTED)):
-        await store.add(message)
-    expected = [message.moved(Status.PUBLISHING)._replace(attempts=2, claim="p.1") for message in reversed(queued)]
-    assert await store.claim("p.1", 3) == expected[:3]
-    # A claim whose answer was lost is asked for again under its own name.
-    assert await store.claim("p.1", 3) == expected[:3]
-    assert await store.claim("p.2", 3) == [message._replace(claim="p.2") for message in expected[3:]]
-    assert await store.claim("p.3", 3) == []
-
-
-async def test_what_a_dead_process_left_is_queued_again_or_unconfirmed(store: Store) -> None:
-    ours = new_message(claim="ours.1")
-    theirs = new_message(claim="theirs.1")
-    unclaimed = new_message(claim=None)
-    once = new_message(claim="theirs.2", at_most_once=True)
-    await add(store, ours, theirs, unclaimed, once, new_message(status=Status.PUBLISHED, claim="theirs.3"))
-    assert await store.settle("ours") == 3
-    assert await store.settle("ours") == 0
-    again: dict[str, Any] = {"status": Status.QUEUED, "possible_duplicate": True, "claim": None}
-    assert await store.find(ours.id) == ours
-    assert await store.find(theirs.id) == theirs._replace(**again)
-    assert await store.find(unclaimed.id) == unclaimed._replace(**again)
-    unconfirmed = await store.find(once.id)
-    assert unconfirmed is not None
-    assert unconfirmed.status is Status.UNCONFIRMED
-    assert unconfirmed.finished_at is not None
 
 
 async def test_a_check_passes_while_the_database_works(store: Store) -> None:

@@ -17,13 +17,20 @@ from sqlalchemy import Connection, Engine, func, select
 from chapar.errors import StoreUnavailable
 from chapar.message import Message, Status
 from chapar.store import reports
+from chapar.store.acceptance import Addition, addition
 from chapar.store.database import Role, open_engine
 from chapar.store.migrations import migrate
-from chapar.store.operations import add_row, move_row
+from chapar.store.operations import move_row
 from chapar.store.readers import query_once_more
-from chapar.store.schema import Row, messages
+from chapar.store.schema import messages
+from chapar.store.store import UNBOUNDED
 from chapar.store.writer import commit
 from support.stores import new_message, open_store, published, writer_processes
+
+
+def added(message: Message) -> Addition:
+    return addition(message, UNBOUNDED, None)
+
 
 IO_ERROR_AT_FSYNC = 1034  # https://sqlite.org/rescode.html
 IO_ERROR_AT_WRITE = 778
@@ -56,14 +63,15 @@ def sqlite_error(code: int) -> sqlite.OperationalError:
 
 def test_a_batch_is_answered_in_its_own_order(connection: Connection) -> None:
     first, second = new_message(), new_message()
+    commit(connection, [("add", added(first))])
     batch = [
+        ("add", added(second)),
         ("move", move_row(first, published(first))),
-        ("add", add_row(first)),
         ("move", move_row(second, published(second))),
         ("check", ()),
     ]
     answers, usable = commit(connection, batch)
-    assert answers == [("committed", True), ("committed", None), ("committed", False), ("committed", None)]
+    assert answers == [("committed", result) for result in ("publishing", True, False, None)]
     assert usable
 
 
@@ -72,7 +80,7 @@ def test_an_operation_with_an_impossible_value_fails_alone_and_for_good(
     connection: Connection, field: dict[str, Any]
 ) -> None:
     bad = new_message(**{"imei": "A", **field})
-    answers, usable = commit(connection, [("add", add_row(message)) for message in (new_message(), bad, new_message())])
+    answers, usable = commit(connection, [("add", added(message)) for message in (new_message(), bad, new_message())])
     assert [answer[0] for answer in answers] == ["committed", "not_saved", "committed"]
     assert answers[1][2] is False
     assert usable
@@ -88,27 +96,26 @@ OPERATIONS = st.tuples(st.sampled_from(["add", "move"]), st.integers(0, 2), st.i
 def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
     connection: Connection, batches: list[list[tuple[str, int, int, int]]]
 ) -> None:
-    new = [new_message() for _ in range(3)]
+    new = [message._replace(imei=message.id) for message in (new_message(), new_message(), new_message())]
     states = [[message, message.moved(Status.QUEUED)._replace(claim=None), published(message)] for message in new]
     table: dict[int, Message] = {}
 
-    def as_row(kind: str, key: int, before: int, after: int) -> tuple[str, Row]:
+    def as_row(kind: str, key: int, before: int, after: int) -> tuple[str, object]:
         if kind == "add":
-            return kind, add_row(new[key])
+            return kind, added(new[key])
         return kind, move_row(states[key][before], states[key][after])
 
-    def expected(kind: str, key: int, before: int, after: int) -> bool | None:
+    def expected(kind: str, key: int, before: int, after: int) -> bool | Status:
         if kind == "add":
-            table.setdefault(key, new[key])
-            return None
+            return table.setdefault(key, new[key]).status
         if table.get(key) not in {states[key][before], states[key][after]}:
             return False
         table[key] = states[key][after]
         return True
 
     for batch in batches:
-        adds_first = sorted(range(len(batch)), key=lambda position: batch[position][0])
-        results = {position: expected(*batch[position]) for position in adds_first}
+        moves_first = sorted(range(len(batch)), key=lambda position: batch[position][0], reverse=True)
+        results = {position: expected(*batch[position]) for position in moves_first}
         answers, _ = commit(connection, [as_row(*operation) for operation in batch])
         assert answers == [("committed", results[position]) for position in range(len(batch))]
     with connection.begin():
@@ -119,13 +126,13 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
 def test_a_batch_that_fails_before_its_commit_left_nothing(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE messages RENAME TO elsewhere")
     connection.commit()
-    [answer], usable = commit(connection, [("add", add_row(new_message()))])
+    [answer], usable = commit(connection, [("add", added(new_message()))])
     assert answer[0] == "not_saved"
     assert answer[2] is True
     assert usable
     connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO messages")
     connection.commit()
-    assert commit(connection, [("add", add_row(new_message()))]) == ([("committed", None)], True)
+    assert commit(connection, [("add", added(new_message()))]) == ([("committed", "publishing")], True)
 
 
 def fail_at_commit(connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -149,7 +156,7 @@ def test_what_a_failed_commit_of_sqlite_means(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, code: int, outcome: str, *, usable: bool
 ) -> None:
     fail_at_commit(connection, monkeypatch, sqlite_error(code))
-    [answer], still_usable = commit(connection, [("add", add_row(new_message()))])
+    [answer], still_usable = commit(connection, [("add", added(new_message()))])
     assert answer[0] == outcome
     assert still_usable is usable
 
@@ -168,7 +175,7 @@ def test_what_a_failed_commit_of_postgresql_means(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: str
 ) -> None:
     fail_at_commit(connection, monkeypatch, error)
-    [answer], _ = commit(connection, [("add", add_row(new_message()))])
+    [answer], _ = commit(connection, [("add", added(new_message()))])
     assert answer[0] == outcome
 
 

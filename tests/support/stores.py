@@ -14,7 +14,12 @@ from chapar.settings import Settings
 from chapar.store.store import Store
 from support.processes import children, describe
 
-CLAIM = "claim-of-this-process"
+PROCESS = "0123456789abcdef"
+CLAIM = f"{PROCESS}.0"
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def settings_for(database_url: str) -> Settings:
@@ -44,7 +49,11 @@ def new_message(imei: str = "861230000000001", status: Status = Status.PUBLISHIN
         possible_duplicate=False,
         subscribers=None,
         claim=CLAIM,
-        created_at=time.time_ns() // 1_000_000,
+        created_at=now(),
+        deliver_at=None,
+        expires_at=None,
+        not_before=None,
+        origin=None,
         published_at=None,
         finished_at=None,
     )
@@ -52,8 +61,8 @@ def new_message(imei: str = "861230000000001", status: Status = Status.PUBLISHIN
 
 
 def published(message: Message) -> Message:
-    now = time.time_ns() // 1_000_000
-    return message.moved(Status.PUBLISHED)._replace(claim=None, published_at=now, finished_at=now)
+    at = now()
+    return message.moved(Status.PUBLISHED)._replace(claim=None, published_at=at, finished_at=at)
 
 
 def writer_processes() -> list[int]:

@@ -1,9 +1,10 @@
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from chapar.errors import BrokerClosed, LinkDown, LinkLost
+from chapar.errors import BrokerClosed, LinkDown, LinkLost, PublicationExpired
 from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
 from support.links import publication
 
@@ -15,7 +16,7 @@ def add(window: Window, *, qos: int = 1, payload: str = "x") -> asyncio.Future[i
 
 
 def send(window: Window) -> int:
-    following = window.next()
+    following = window.next(0.0)
     assert following is not None
     return following[1]
 
@@ -25,12 +26,12 @@ async def test_no_more_leave_than_the_window_holds() -> None:
     window.size = 2
     outcomes = [add(window) for _ in range(3)]
     first, _ = send(window), send(window)
-    assert window.next() is None
+    assert window.next(0.0) is None
     assert (window.in_flight, window.waiting) == (2, 1)
     window.acknowledged(first, 0x10)
     assert window.met_no_subscribers
     assert await outcomes[0] == 0x10
-    assert window.next() is not None
+    assert window.next(0.0) is not None
 
 
 async def test_the_line_keeps_its_order_across_qualities_of_service() -> None:
@@ -39,9 +40,9 @@ async def test_the_line_keeps_its_order_across_qualities_of_service() -> None:
     for name, qos in (("first", 1), ("second", 0), ("third", 2)):
         add(window, payload=name, qos=qos)
     packet_id = send(window)
-    assert window.next() is None  # QoS 0 does not overtake
+    assert window.next(0.0) is None  # QoS 0 does not overtake
     window.acknowledged(packet_id, 0)
-    following = window.next()
+    following = window.next(0.0)
     assert following is not None
     assert following[0].payload == b"second"
 
@@ -63,9 +64,9 @@ async def test_quality_2_holds_its_place_until_pubcomp() -> None:
     packet_id = send(window)
     assert window.received(packet_id, 0x10)
     assert outcome.result() == 0x10
-    assert window.next() is None
+    assert window.next(0.0) is None
     window.completed(packet_id)
-    assert window.next() is not None
+    assert window.next(0.0) is not None
 
 
 async def test_quality_2_that_is_refused_gives_its_place_back_at_once() -> None:
@@ -77,6 +78,19 @@ async def test_quality_2_that_is_refused_gives_its_place_back_at_once() -> None:
     assert window.in_flight == 0
 
 
+async def test_what_is_past_its_deadline_never_leaves() -> None:
+    window = Window()
+    window.size = 1
+    late, in_time = asyncio.Future[int](), asyncio.Future[int]()
+    window.add(replace(publication("late"), deadline=5.0), late)
+    window.add(replace(publication("in time"), deadline=5.1), in_time)
+    following = window.next(5.0)
+    assert following is not None
+    assert following[0].payload == b"in time"
+    with pytest.raises(PublicationExpired):
+        await late
+
+
 async def test_what_was_taken_back_in_time_never_leaves() -> None:
     window = Window()
     window.size = 1
@@ -86,7 +100,7 @@ async def test_what_was_taken_back_in_time_never_leaves() -> None:
     add(window, payload="next")
     sent.cancel()  # too late: it left, and its answer is still expected
     window.acknowledged(packet_id, 0)
-    following = window.next()
+    following = window.next(0.0)
     assert following is not None
     assert following[0].payload == b"next"
 

@@ -2,20 +2,20 @@
 
 import asyncio
 import json
+from collections.abc import Collection
 
 from fastapi import Request
+from pydantic import JsonValue
 
 from chapar.errors import BodyMalformed, BodyTooLarge, BodyTooSlow, FieldInvalid, MediaTypeUnsupported
 
-_JSON = "application/json"
 
-
-async def read_json_body(request: Request, *, limit: int, seconds: float) -> bytes:
-    """The body of a request that says it is JSON; reading stops at `limit` bytes and after `seconds`.
+async def read_body(request: Request, media_types: Collection[str], *, limit: int, seconds: float) -> tuple[str, bytes]:
+    """The media type, one of `media_types`, and the body; reading stops at `limit` bytes and after `seconds`.
 
     Raises MediaTypeUnsupported, BodyTooLarge, BodyTooSlow.
     """
-    _check_media_type(request)
+    media_type = _media_type(request, media_types)
     if int(request.headers.get("content-length", 0)) > limit:
         raise BodyTooLarge(limit)
     body = bytearray()
@@ -27,18 +27,19 @@ async def read_json_body(request: Request, *, limit: int, seconds: float) -> byt
                     raise BodyTooLarge(limit)
     except TimeoutError:
         raise BodyTooSlow(seconds) from None
-    return bytes(body)
+    return media_type, bytes(body)
 
 
-def check_unique_fields(body: bytes) -> None:
-    """Raise FieldInvalid where an object in a JSON body has a field twice, BodyMalformed where it is no JSON.
+def parse(body: bytes) -> JsonValue:
+    """A JSON body; raises FieldInvalid where an object has a field twice, BodyMalformed where it is no JSON.
 
-    RFC 8259 §4 leaves open which of them counts: a proxy that checks the device id may have read the other one.
+    RFC 8259 §4 leaves open which of the two counts: a proxy that checks the device id may have read the other one.
     """
     try:
-        json.loads(body, object_pairs_hook=_unique)
+        document: JsonValue = json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise BodyMalformed(str(error)) from None
+    return document
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -50,13 +51,15 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
-def _check_media_type(request: Request) -> None:
+def _media_type(request: Request, media_types: Collection[str]) -> str:
     """JSON only: a form that another site's page submits cannot say it (CSRF)."""
     content_type = request.headers.get("content-type", "")
     media_type, _, parameters = content_type.partition(";")
+    media_type = media_type.strip().lower()
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if media_type.strip().lower() != _JSON or charset not in {"", "utf-8", "utf8"}:
+    if media_type not in media_types or charset not in {"", "utf-8", "utf8"}:
         raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else "a body without a type")
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise MediaTypeUnsupported(repr(encoding[:100]))
+    return media_type

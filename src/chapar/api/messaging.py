@@ -1,40 +1,48 @@
-"""`/messaging`: send a message, find it again, list messages."""
+"""`/messaging`: send messages, withdraw and repeat them, find them again."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Path, Request, Response
-from fastapi.routing import APIRoute
-from pydantic import ValidationError
-from pydantic_core import to_json
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from chapar.api.body import check_unique_fields, read_json_body
-from chapar.api.problems import answers, invalid
+from chapar.api import sending
+from chapar.api.body import read_body
+from chapar.api.bulk import bulk_router
+from chapar.api.idempotency import KEY_PARAMETER, use_of_key
+from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
+from chapar.api.problems import answers, language_of
+from chapar.api.request_route import RequestRoute
 from chapar.api.schemas import (
+    MAX_TIMEOUT,
     AcceptedAnswer,
+    MessageDetail,
     MessagePage,
     MessageView,
     Paged,
     SendRequest,
     SentAnswer,
+    attempt_view,
     message_view,
 )
 from chapar.errors import MessageNotFound
 from chapar.gateway import Gateway
-from chapar.message import Message, Status
+from chapar.message import Wait
 from chapar.settings import Settings
+
+_JSON: Final = "application/json"
 
 MessageId = Annotated[str, Path(description="The `id` of the answer that accepted the message.", max_length=64)]
 
-
-class _RequestRoute(APIRoute):
-    """A documented route whose endpoint takes the request as it is.
-
-    FastAPI's own handling of a body costs more than all the rest of a send, and reads it without bounds.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        return self.endpoint
+_SENT: Final[dict[int | str, dict[str, object]]] = {
+    201: {
+        "model": SentAnswer,
+        "description": "Committed, and the broker acknowledged it. It is never sent again.",
+    },
+    202: {
+        "model": AcceptedAnswer,
+        "description": "Committed, and its delivery goes on; `Location` says where to look. Or it was sent at most "
+        "once, and nobody knows whether it arrived (`unconfirmed`).",
+    },
+}
 
 
 def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
@@ -42,24 +50,14 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
     router = APIRouter(prefix="/messaging", tags=["messaging"])
 
     async def send(request: Request) -> Response:
-        """Save one operation for one device, publish it, and say what the broker answered."""
-        body = await read_json_body(request, limit=settings.max_body_bytes, seconds=settings.body_timeout)
-        try:
-            asked = SendRequest.model_validate_json(body)
-        except ValidationError as error:
-            raise invalid(error) from None
-        check_unique_fields(body)
-        asked = asked.checked()
-        message = await gateway.send(
-            asked.imei,
-            asked.micro_op,
-            params=asked.params_as_text(),
-            qos=asked.qos,
-            retain=asked.retain,
-            at_most_once=asked.at_most_once,
-            patience=asked.timeout,
-        )
-        return _sent(message) if message.status is Status.PUBLISHED else _accepted(message)
+        """Save one operation for one device, deliver it, and say what the broker answered."""
+        _, body = await read_body(request, {_JSON}, limit=settings.max_body_bytes, seconds=settings.body_timeout)
+        command = sending.read_command(body)
+        use = use_of_key(request, body)
+        if not prefers_async(request):
+            return (await sending.send(gateway, command, use, language_of(request))).response()
+        answer = await sending.send(gateway, without_waiting(command), use, language_of(request))
+        return answer.response(**{"Preference-Applied": ASYNC})
 
     router.add_api_route(
         "/send",
@@ -67,24 +65,17 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
         methods=["POST"],
         summary="Send an operation to a device",
         status_code=201,
-        response_description="Committed, and the broker acknowledged it. It is never sent again.",
-        response_model=SentAnswer,
-        responses={
-            202: {
-                "model": AcceptedAnswer,
-                "description": "Committed; the broker has not answered yet and the delivery goes on, or it was sent "
-                "at most once and nobody knows (`unconfirmed`). `Location` says where to look.",
-            },
-            **answers(400, 406, 408, 413, 415, 422, 503),
-        },
+        responses=_SENT | answers(400, 406, 408, 409, 413, 415, 422, 429, 503),
         openapi_extra={
+            "parameters": [KEY_PARAMETER, PREFER_PARAMETER],
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": SendRequest.model_json_schema()}},
-            }
+            },
         },
-        route_class_override=_RequestRoute,
+        route_class_override=RequestRoute,
     )
+    router.include_router(bulk_router(gateway, settings))
 
     @router.get("/messages", summary="List messages, newest first", responses=answers(422, 503))
     async def messages(query: Paged) -> MessagePage:
@@ -94,35 +85,31 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
         return MessagePage.model_validate({"messages": list(map(message_view, found)), "next": following})
 
     @router.get("/messages/{id}", summary="Show one message", responses=answers(404, 422, 503))
-    async def message(id: MessageId) -> MessageView:  # noqa: A002 - the name is the path's
-        """Where a message stands, with its evidence."""
+    async def message(id: MessageId) -> MessageDetail:  # noqa: A002 - the name is the path's
+        """Where a message stands, with its evidence and its attempts."""
         if "\0" in id:  # PostgreSQL has no text for it
             raise MessageNotFound(id)
-        return MessageView.model_validate(message_view(await gateway.find(id)))
+        view = message_view(await gateway.find(id))
+        history = list(map(attempt_view, await gateway.attempts(id)))
+        return MessageDetail.model_validate({**view, "history": history})
+
+    @router.post("/messages/{id}/cancel", summary="Withdraw a message", responses=answers(404, 406, 409, 422, 503))
+    async def cancel(id: MessageId) -> MessageView:  # noqa: A002 - the name is the path's
+        """Withdraw a message that waits. It is either withdrawn or goes out, never both: 409 says that it has gone."""
+        return MessageView.model_validate(message_view(await gateway.cancel(id)))
+
+    @router.post(
+        "/messages/{id}/resend",
+        summary="Send the same operation again",
+        status_code=201,
+        responses=_SENT | answers(404, 406, 422, 429, 503),
+    )
+    async def resend(
+        id: MessageId,  # noqa: A002 - the name is the path's
+        wait: Annotated[Literal["none", "broker"], Query(description="As for `/messaging/send`.")] = "broker",
+        timeout: Annotated[float | None, Query(gt=0, le=MAX_TIMEOUT, description="Seconds to wait.")] = None,  # noqa: ASYNC109
+    ) -> Response:
+        """Make a new message of the same operation for the same device; its `origin` is this one."""
+        return sending.sent_answer(await gateway.resend(id, Wait(wait), timeout)).response()
 
     return router
-
-
-def _sent(message: Message) -> Response:
-    body = {
-        "detail": f"Send `{message.micro_op}` to topic `{message.topic}`",
-        "id": message.id,
-        "status": message.status.value,
-        "topic": message.topic,
-        "subscribers": message.subscribers,
-    }
-    return Response(to_json(body), 201, _location(message), "application/json")
-
-
-def _accepted(message: Message) -> Response:
-    body = {
-        "detail": f"Accepted `{message.micro_op}` for topic `{message.topic}`",
-        "id": message.id,
-        "status": message.status.value,
-        "topic": message.topic,
-    }
-    return Response(to_json(body), 202, _location(message), "application/json")
-
-
-def _location(message: Message) -> dict[str, str]:
-    return {"Location": f"/messaging/messages/{message.id}"}

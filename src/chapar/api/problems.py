@@ -17,12 +17,16 @@ from chapar.errors import (
     BodyTooSlow,
     ChaparError,
     FieldInvalid,
+    KeyInFlight,
+    KeyMismatch,
     Language,
     MediaTypeUnsupported,
     MessageNotFound,
+    NotCancellable,
     NotSaved,
     NotSent,
     OutcomeUnknown,
+    QueueFull,
     RequestError,
     StoreError,
     persian_digits,
@@ -37,6 +41,10 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
     RequestError: 400,
     MessageNotFound: 404,
     NotSent: 406,
+    NotCancellable: 409,
+    QueueFull: 429,
+    KeyMismatch: 422,
+    KeyInFlight: 409,
     NotSaved: 406,
     OutcomeUnknown: 503,
     StoreError: 503,
@@ -44,6 +52,7 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
 }
 """The HTTP status of each error; an error not named has that of its nearest ancestor."""
 
+PROBLEM_TYPE: Final = "application/problem+json"
 _BODY_UNREAD: Final = frozenset({408, 413, 415})
 _CLOSE: Final = {"Connection": "close"}  # else uvicorn reads a body that nobody wants to its end, if it has one
 
@@ -87,7 +96,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, object]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase,
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses
     }
@@ -104,8 +113,17 @@ def install(app: FastAPI) -> None:
 
 def problem_response(request: Request, error: ChaparError) -> Response:
     """The answer to a request that ended in `error`."""
+    language = language_of(request)
     status = status_of(error)
-    language = preferred_language(request.headers.get("accept-language", ""))
+    headers = dict(_CLOSE) if status in _BODY_UNREAD else {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(error.retry_after)
+    return _response(status, problem(error, language), language, headers)
+
+
+def problem(error: ChaparError, language: Language) -> dict[str, object]:
+    """The problem document of an error."""
+    status = status_of(error)
     reason = error.sentence(language)
     body: dict[str, object] = {
         "type": f"urn:chapar:problem:{error.code}",
@@ -125,7 +143,7 @@ def problem_response(request: Request, error: ChaparError) -> Response:
     ]
     if errors:
         body["errors"] = errors
-    return _response(status, body, language, _CLOSE if status in _BODY_UNREAD else None)
+    return body
 
 
 def status_of(error: ChaparError) -> int:
@@ -133,6 +151,11 @@ def status_of(error: ChaparError) -> int:
     if isinstance(error, Invalid):
         return STATUSES[FieldInvalid]
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def language_of(request: Request) -> Language:
+    """The language the caller prefers to read."""
+    return preferred_language(request.headers.get("accept-language", ""))
 
 
 def preferred_language(accept_language: str) -> Language:
@@ -241,4 +264,4 @@ def _response(
     status: int, body: Mapping[str, object], language: Language, headers: Mapping[str, str] | None = None
 ) -> Response:
     every = {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})}
-    return Response(to_json(body), status, every, "application/problem+json")
+    return Response(to_json(body), status, every, PROBLEM_TYPE)

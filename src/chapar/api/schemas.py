@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
 from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from chapar.errors import FieldInvalid
 from chapar.gateway import Bucket, Filters, Ranking, Summary
-from chapar.message import Message, Status, check_device_id, check_operation
+from chapar.message import Attempt, Command, Message, Status, Wait, check_device_id, check_operation
 
 MAX_TIMEOUT: Final = 300  # seconds; longer waits belong to `GET /messaging/messages/{id}`
 MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
@@ -50,21 +50,44 @@ class SendRequest(BaseModel):
     at_most_once: bool = Field(
         default=False, description="Never send again when the outcome of an attempt is unknown; ends `unconfirmed`."
     )
+    expires_in: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which it is not sent any more, counted from when it is due. Default: one hour.",
+        examples=[600],
+    )
+    deliver_at: AwareDatetime | None = Field(
+        default=None, description="Not sent before this time (RFC 3339).", examples=["2026-11-25T05:30:00+03:30"]
+    )
+    wait: Literal["broker", "none"] = Field(
+        default="broker",
+        description="`broker`: answer when the broker has it. `none`: answer once it is committed; it is delivered as "
+        "soon as the broker is there. `Prefer: respond-async` says the same.",
+    )
     timeout: float | None = Field(
         default=None, gt=0, le=MAX_TIMEOUT, description="Seconds to wait for the broker before the answer is 202."
     )
 
-    def checked(self) -> Self:
-        """The same request, its device id with ASCII digits; raises FieldInvalid naming the first broken rule."""
-        check_operation(self.micro_op)
-        if self.params is not None and _depth(self.params) > MAX_PARAMS_DEPTH:
-            raise FieldInvalid("params", "must be at most 32 levels deep", "باید حداکثر ۳۲ لایه باشد")
-        return self.model_copy(update={"imei": check_device_id(self.imei)})
+    def command(self) -> Command:
+        """The command it asks for; raises FieldInvalid naming the first rule that it breaks."""
+        return Command(
+            imei=check_device_id(self.imei),
+            micro_op=check_operation(self.micro_op),
+            params=self._params_as_text(),
+            qos=self.qos,
+            retain=self.retain,
+            at_most_once=self.at_most_once,
+            expires_in=self.expires_in,
+            deliver_at=_milliseconds(self.deliver_at),
+            wait=Wait(self.wait),
+            patience=self.timeout,
+        )
 
-    def params_as_text(self) -> str | None:
-        """The parameters as compact JSON; raises FieldInvalid where JSON has no way to write them."""
+    def _params_as_text(self) -> str | None:
         if self.params is None:
             return None
+        if _depth(self.params) > MAX_PARAMS_DEPTH:
+            raise FieldInvalid("params", "must be at most 32 levels deep", "باید حداکثر ۳۲ لایه باشد")
         try:
             return json.dumps(self.params, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         except ValueError:
@@ -119,8 +142,28 @@ class MessageView(BaseModel):
     possible_duplicate: bool
     subscribers: bool | None
     created_at: str = Field(examples=["2026-11-24T06:30:00.000Z"])
+    deliver_at: str | None = Field(description="Not sent before.", examples=[None])
+    expires_at: str | None = Field(description="Not sent any more.", examples=["2026-11-24T07:30:00.000Z"])
+    not_before: str | None = Field(description="Next attempt, where the broker put it off.", examples=[None])
+    origin: str | None = Field(description="The message that this one repeats.", examples=[None])
     published_at: str | None = Field(examples=["2026-11-24T06:30:00.004Z"])
     finished_at: str | None = Field(examples=["2026-11-24T06:30:00.004Z"])
+
+
+class AttemptView(BaseModel):
+    """One attempt that was not the plain first success."""
+
+    attempt: int = Field(description="Counted from 1.", examples=[1])
+    at: str = Field(description="When its outcome was known.", examples=["2026-11-24T06:30:00.004Z"])
+    process: str = Field(description="Token of the process that made it.", examples=["9f86d081884c7d65"])
+    outcome: str = Field(examples=["link_lost"])
+    reason_code: int | None = Field(examples=[None])
+
+
+class MessageDetail(MessageView):
+    """A message, and its attempts."""
+
+    history: list[AttemptView] = Field(description="Empty where the first attempt plainly succeeded.")
 
 
 class MessagePage(BaseModel):
@@ -222,8 +265,23 @@ def message_view(message: Message) -> dict[str, object]:
         "possible_duplicate": message.possible_duplicate,
         "subscribers": message.subscribers,
         "created_at": rfc3339(message.created_at),
+        "deliver_at": rfc3339(message.deliver_at),
+        "expires_at": rfc3339(message.expires_at),
+        "not_before": rfc3339(message.not_before),
+        "origin": message.origin,
         "published_at": rfc3339(message.published_at),
         "finished_at": rfc3339(message.finished_at),
+    }
+
+
+def attempt_view(attempt: Attempt) -> dict[str, object]:
+    """An attempt as `AttemptView` documents it."""
+    return {
+        "attempt": attempt.attempt,
+        "at": rfc3339(attempt.at),
+        "process": attempt.process,
+        "outcome": attempt.outcome,
+        "reason_code": attempt.reason_code,
     }
 
 

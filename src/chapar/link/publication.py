@@ -27,7 +27,7 @@ class Publication:
     retain: bool
     message_id: str  #: ASCII; travels as correlation data and as user property `message-id`
     attempt: int = 1
-    expiry: int | None = None  #: seconds that the message has left
+    deadline: float | None = None  #: loop time from which it must not leave; the broker is told how long that is
     response_topic: str | None = None
 
 

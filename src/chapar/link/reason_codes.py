@@ -57,6 +57,12 @@ _NAMES: Mapping[int, str] = {
     0xA2: "Wildcard Subscriptions not supported",
 }
 
+TRANSIENT: Final = frozenset({0x80, 0x83, 0x91, 0x97})
+"""Refusals of a PUBLISH that may be gone a moment later (MQTT 5.0 §3.4.2.1)."""
+
+PACKET_FAULTS: Final = frozenset({0x81, 0x82, 0x90, 0x95, 0x99})
+"""Reasons of a DISCONNECT that blame a packet of ours (MQTT 5.0 §3.14.2.1)."""
+
 
 def reason_name(reason_code: int) -> str:
     """The specification's name of a reason code, for a sentence: `Not authorized`."""

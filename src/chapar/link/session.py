@@ -313,11 +313,17 @@ class Session(asyncio.Protocol):
             qos=_QOS[publication.qos],
             retain=publication.retain,
             packet_id=packet_id if publication.qos else None,
-            message_expiry_interval=publication.expiry if properties else None,
+            message_expiry_interval=self._seconds_left(publication) if properties else None,
             response_topic=publication.response_topic if properties else None,
             correlation_data=publication.message_id.encode("ascii") if properties else None,
             user_properties=user_properties if properties else None,
         ).write()
+
+    def _seconds_left(self, publication: Publication) -> int | None:
+        """The Message Expiry Interval: whole seconds, rounded down, and 1 for what is left of the last one."""
+        if publication.deadline is None:
+            return None
+        return max(1, int(publication.deadline - self._loop.time()))
 
     def _schedule_flush(self) -> None:
         """Write at the end of this turn of the event loop, so that all its packets leave in one go."""
@@ -328,7 +334,7 @@ class Session(asyncio.Protocol):
     def _flush(self) -> None:
         self._flush_scheduled = False
         batch, self._replies = self._replies, bytearray()
-        while self._up and self._writable and (following := self._window.next()):
+        while self._up and self._writable and (following := self._window.next(self._loop.time())):
             batch += self._encoded(*following)
             if len(batch) >= MAX_BATCH:
                 self._write(batch)

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from typing import Final, NamedTuple
 
-from chapar.errors import BrokerError, LinkDown, LinkLost
+from chapar.errors import BrokerError, LinkDown, LinkLost, PublicationExpired
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, SUCCESS
 
@@ -49,12 +49,15 @@ class Window:
         """Put a publication at the end of the line."""
         self._waiting.append((publication, outcome))
 
-    def next(self) -> tuple[Publication, int] | None:
+    def next(self, now: float) -> tuple[Publication, int] | None:
         """Take the publication that may leave now, with its packet id; None where the window or the line is empty."""
         while self._waiting and len(self._flights) < self.size:
             publication, outcome = self._waiting.popleft()
             if outcome.done():
                 continue  # its caller took it back
+            if publication.deadline is not None and publication.deadline <= now:
+                outcome.set_exception(PublicationExpired())
+                continue
             if publication.qos == 0:
                 outcome.set_result(SUCCESS)
                 return publication, 0

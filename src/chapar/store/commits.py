@@ -17,7 +17,6 @@ import structlog
 
 from chapar.errors import NotSaved, OutcomeUnknown
 from chapar.store.operations import Kind
-from chapar.store.schema import Row
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
 log = structlog.get_logger()
@@ -30,13 +29,14 @@ _LONGEST_RESTART_PAUSE = 5.0  # seconds between starts of a writer that dies bef
 _CLOSE_PATIENCE = 5.0  # seconds in which closing still commits what is queued
 _EXIT_PATIENCE = 5.0  # seconds the writer may take to end once its socket is closed
 
+Arguments = TypeVar("Arguments")
 Result = TypeVar("Result")
 
 
 @dataclass(eq=False, slots=True)
 class _Operation:
     kind: str
-    row: Row
+    arguments: object
     deadline: float  #: loop time from which it is not tried again
     future: asyncio.Future[Any]
     may_be_committed: bool = False  #: it was handed over, and no clear answer came
@@ -102,14 +102,16 @@ class Commits:
                 await keeper
             commits._end()
 
-    def submit(self, kind: Kind[Result], row: Row, deadline: float | None = None) -> asyncio.Future[Result]:
+    def submit(
+        self, kind: Kind[Arguments, Result], arguments: Arguments, deadline: float | None = None
+    ) -> asyncio.Future[Result]:
         """Queue an operation; the future has its result once it is committed.
 
         It is tried until `deadline` (loop time; None: for ever). Then the future raises NotSaved where certainly
         nothing was committed, OutcomeUnknown where it may have been. Cancelling the future cancels nothing.
         """
         future: asyncio.Future[Result] = self._loop.create_future()
-        operation = _Operation(kind.name, row, math.inf if deadline is None else deadline, future)
+        operation = _Operation(kind.name, arguments, math.inf if deadline is None else deadline, future)
         if self._closed:
             operation.fail("the gateway is stopping.")
             return future
@@ -137,7 +139,7 @@ class Commits:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
         if not batch:
             return
-        self._writer.write(pack([(operation.kind, operation.row) for operation in batch]))
+        self._writer.write(pack([(operation.kind, operation.arguments) for operation in batch]))
         self._in_flight = batch
         self.counters.batches += 1
         self.counters.operations += len(batch)

@@ -20,9 +20,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
-from chapar.message import Message
-from chapar.store.schema import MUTABLE, Row, messages, to_row
+from chapar.message import Attempt, Message
+from chapar.store.schema import MUTABLE, Row, attempts, messages
 
+Arguments = TypeVar("Arguments")
 Result = TypeVar("Result")
 
 
@@ -31,19 +32,14 @@ class Ambiguous(Exception):
 
 
 @dataclass(frozen=True)
-class Kind(Generic[Result]):
+class Kind(Generic[Arguments, Result]):
     """A kind of operation. `apply` runs many of it in the open transaction and gives a result for each."""
 
     name: str
-    apply: Callable[[Connection, Sequence[Row]], Sequence[Result]]
+    apply: Callable[[Connection, Sequence[Arguments]], Sequence[Result]]
 
 
 _GUARDS = ("id", "status", "attempts", "claim")
-
-
-def add_row(message: Message) -> Row:
-    """The arguments of an ADD."""
-    return to_row(message)
 
 
 def move_row(before: Message, after: Message) -> Row:
@@ -56,6 +52,7 @@ def move_row(before: Message, after: Message) -> Row:
         after.possible_duplicate,
         after.subscribers,
         after.claim,
+        after.not_before,
         after.published_at,
         after.finished_at,
     )
@@ -70,7 +67,7 @@ def move_row(before: Message, after: Message) -> Row:
 
 @cache
 def insert_sql(dialect: Dialect) -> str:
-    """The statement of an ADD. Repeated because its answer was lost, it finds its row, and that is fine."""
+    """The statement that adds messages. Repeated because its answer was lost, it finds its row, and that is fine."""
     names = list(Message._fields)
     if dialect.name == "postgresql":
         rows = _unnest({name: messages.c[name].type for name in names})
@@ -119,9 +116,9 @@ def _execute(connection: Connection, sql: str, rows: Sequence[Row]) -> int:
 _MUTABLE_NOW = select(*(messages.c[name] for name in MUTABLE)).where(messages.c.id == bindparam("before_id"))
 
 
-def _add(connection: Connection, rows: Sequence[Row]) -> Sequence[None]:
-    _execute(connection, insert_sql(connection.dialect), rows)
-    return [None] * len(rows)
+def insert_messages(connection: Connection, rows: Sequence[Row]) -> int:
+    """Insert the messages that are not there yet; gives how many those were."""
+    return _execute(connection, insert_sql(connection.dialect), rows)
 
 
 def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool]:
@@ -139,12 +136,18 @@ def _is_there(connection: Connection, row: Row) -> bool:
     return now is not None and tuple(now) == row[: len(MUTABLE)]
 
 
-def _check(connection: Connection, rows: Sequence[Row]) -> Sequence[None]:
+def _check(connection: Connection, rows: Sequence[tuple[()]]) -> Sequence[None]:
     # A real write: a full disk or a read-only database would answer a SELECT happily.
     connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
     return [None] * len(rows)
 
 
-ADD = Kind("add", _add)
-MOVE = Kind("move", _move)
-CHECK = Kind("check", _check)
+def _record(connection: Connection, rows: Sequence[Attempt]) -> Sequence[None]:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(insert(attempts).on_conflict_do_nothing(), [attempt._asdict() for attempt in rows])
+    return [None] * len(rows)
+
+
+MOVE: Kind[Row, bool] = Kind("move", _move)
+RECORD: Kind[Attempt, None] = Kind("record", _record)
+CHECK: Kind[tuple[()], None] = Kind("check", _check)

@@ -1,77 +1,201 @@
-"""The dispatcher's operations: take what is queued, and settle what a dead process left."""
+"""The dispatcher's operations: take what is due, withdraw, hold a lease, and settle what a dead process left."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.message import Status
 from chapar.store.operations import Kind
-from chapar.store.schema import COLUMNS, Row, messages
+from chapar.store.schema import COLUMNS, PROCESS_LENGTH, Row, attempts, database_time, messages, processes
 
-# A CTE, because PostgreSQL may run a plain subquery with LIMIT more than once.
-_PICKED = (
+# What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more.
+_SCHEDULED = text("messages.status = 'scheduled'")
+_QUEUED = text("messages.status = 'queued'")
+_EXPIRING = text("messages.status IN ('scheduled', 'queued') AND messages.expires_at IS NOT NULL")
+_WAITING = text("messages.status = 'queued' AND messages.not_before IS NOT NULL")
+
+_AT: ColumnElement[int] = bindparam("at", type_=BigInteger)
+_PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
+
+_ONE_TAKER = 0x63686170  # the advisory lock under which PostgreSQL lets one process at a time take messages
+
+_BECOME_DUE = update(messages).where(_SCHEDULED, messages.c.deliver_at <= _AT).values(status=Status.QUEUED.value)
+_EXPIRE = (
+    update(messages)
+    .where(_EXPIRING, messages.c.expires_at <= _AT)
+    .values(status=Status.EXPIRED.value, reason="expired", finished_at=_AT)
+    .returning(messages.c.id)
+)
+
+# A device whose front message waits, or is in another process's hands, keeps what is behind it.
+_waiting = select(messages.c.imei, messages.c.seq).where(_WAITING, messages.c.not_before > _AT).cte("waiting")
+_elsewhere = (
+    select(messages.c.imei)
+    .where(messages.c.status == Status.PUBLISHING.value, bindparam("process") != _PROCESS)
+    .cte("elsewhere")
+)
+_picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT more than once
     select(messages.c.seq)
-    .where(messages.c.status == Status.QUEUED.value)
+    .where(
+        _QUEUED,
+        ~exists().where(_waiting.c.imei == messages.c.imei, _waiting.c.seq <= messages.c.seq),
+        messages.c.imei.not_in(select(_elsewhere.c.imei)),
+    )
     .order_by(messages.c.seq)
     .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True, of=messages)
     .cte("picked")
 )
 _TAKE = (
     update(messages)
-    .where(messages.c.seq.in_(select(_PICKED.c.seq)))
-    .values(status=Status.PUBLISHING.value, attempts=messages.c.attempts + 1, claim=bindparam("taker"))
+    .where(messages.c.seq.in_(select(_picked.c.seq)))
+    .values(status=Status.PUBLISHING.value, attempts=messages.c.attempts + 1, claim=bindparam("taker"), not_before=None)
 )
 _TAKEN = (
     select(*COLUMNS)
     .where(messages.c.status == Status.PUBLISHING.value, messages.c.claim == bindparam("taker"))
     .order_by(messages.c.seq)
 )
-
-_LEFT_BEHIND = and_(
-    messages.c.status == Status.PUBLISHING.value,
-    func.substr(func.coalesce(messages.c.claim, ""), 1, func.length(bindparam("process"))) != bindparam("process"),
+_NEXT = (
+    select(func.min(messages.c.deliver_at)).where(_SCHEDULED),
+    select(func.min(messages.c.expires_at)).where(_EXPIRING),
+    select(func.min(messages.c.not_before)).where(_WAITING, messages.c.not_before > _AT),
 )
-_UNCONFIRMED = (
+
+_CANCEL = (
     update(messages)
-    .where(_LEFT_BEHIND, messages.c.at_most_once.is_(True))
-    .values(status=Status.UNCONFIRMED.value, reason="process_died", claim=None, finished_at=bindparam("at"))
+    .where(
+        messages.c.id == bindparam("of_message"),
+        messages.c.status.in_([Status.SCHEDULED.value, Status.QUEUED.value]),
+    )
+    .values(status=Status.CANCELLED.value, reason="cancelled", not_before=None, finished_at=_AT)
 )
-_QUEUED_AGAIN = (
-    update(messages).where(_LEFT_BEHIND).values(status=Status.QUEUED.value, possible_duplicate=True, claim=None)
-)
+_STATUS = select(messages.c.status).where(messages.c.id == bindparam("of_message"))
 
 
-def claim_row(claim: str, limit: int) -> Row:
-    """The arguments of a CLAIM. `claim` must be new each time: it is how a repeated CLAIM finds what it took."""
-    return (claim, limit)
+Found = tuple[list[Row], list[str], int | None]
+"""What a TAKE found: the rows taken, the ids of what expired, and when there is something to do next."""
 
 
-def settle_row(process: str, at: int) -> Row:
-    """The arguments of a SETTLE: what every claim of this process begins with, and the time in ms."""
-    return (process, at)
+class Take(NamedTuple):
+    """The arguments of a TAKE."""
+
+    claim: str  #: must be new each time: it is how a repeated TAKE finds what it took
+    limit: int
+    at: int  #: the time, ms since the epoch
 
 
-def _claim(connection: Connection, rows: Sequence[Row]) -> Sequence[list[Row]]:
-    return [_take(connection, taker, limit) for taker, limit in rows]
+def _take(connection: Connection, takes: Sequence[Take]) -> Sequence[Found]:
+    return [_take_one(connection, take) for take in takes]
 
 
-def _take(connection: Connection, taker: object, limit: object) -> list[Row]:
-    taken = [tuple(row) for row in connection.execute(_TAKEN, {"taker": taker})]
-    if taken:  # this CLAIM was committed before, and its answer was lost
-        return taken
-    if connection.execute(_TAKE, {"taker": taker, "limit": limit}).rowcount == 0:
-        return []
-    return [tuple(row) for row in connection.execute(_TAKEN, {"taker": taker})]
+def _take_one(connection: Connection, take: Take) -> Found:
+    now = {"at": take.at}
+    connection.execute(_BECOME_DUE, now)
+    expired = [str(id_) for id_ in connection.execute(_EXPIRE, now).scalars()]
+    taken = _of_claim(connection, take.claim)  # of a TAKE that was committed, and its answer lost
+    if not taken and take.limit:
+        if connection.dialect.name == "postgresql":
+            # Order per device: two processes must not split one device's messages between them.
+            connection.execute(select(func.pg_advisory_xact_lock(_ONE_TAKER)))
+        found = connection.execute(
+            _TAKE, now | {"taker": take.claim, "process": take.claim[:PROCESS_LENGTH], "limit": take.limit}
+        )
+        taken = _of_claim(connection, take.claim) if found.rowcount else []
+    times = [time for query in _NEXT if (time := connection.execute(query, now).scalar_one()) is not None]
+    return taken, expired, min(times, default=None)
 
 
-def _settle(connection: Connection, rows: Sequence[Row]) -> Sequence[int]:
-    return [
-        connection.execute(_UNCONFIRMED, {"process": process, "at": at}).rowcount
-        + connection.execute(_QUEUED_AGAIN, {"process": process}).rowcount
-        for process, at in rows
-    ]
+def _of_claim(connection: Connection, claim: str) -> list[Row]:
+    return [tuple(row) for row in connection.execute(_TAKEN, {"taker": claim})]
 
 
-CLAIM = Kind("claim", _claim)
-SETTLE = Kind("settle", _settle)
+def _cancel(connection: Connection, cancels: Sequence[tuple[str, int]]) -> Sequence[tuple[bool, str | None]]:
+    """Whether each was withdrawn by this, and its status now; None where there is no such message."""
+    results = []
+    for message_id, at in cancels:
+        won = connection.execute(_CANCEL, {"of_message": message_id, "at": at}).rowcount == 1
+        results.append((won, connection.execute(_STATUS, {"of_message": message_id}).scalar_one_or_none()))
+    return results
+
+
+class Lease(NamedTuple):
+    """The arguments of a HOLD."""
+
+    process: str  #: token
+    name: str  #: of the process, for people
+    seconds: float  #: how long the lease is from now on
+    alone: bool  #: no other process can be alive: this one holds the database's lock
+
+
+def _hold(connection: Connection, leases: Sequence[Lease]) -> Sequence[None]:
+    now = database_time(connection)
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    for lease in leases:
+        if lease.alone:
+            connection.execute(delete(processes).where(processes.c.token != lease.process))
+        until = now + literal(round(lease.seconds * 1000), BigInteger)
+        statement = insert(processes).values(token=lease.process, name=lease.name, lease_until=until)
+        connection.execute(statement.on_conflict_do_update(index_elements=["token"], set_={"lease_until": until}))
+    return [None] * len(leases)
+
+
+def _leave(connection: Connection, left: Sequence[str]) -> Sequence[None]:
+    connection.execute(delete(processes).where(processes.c.token.in_(left)))
+    return [None] * len(left)
+
+
+def _settle(connection: Connection, settles: Sequence[tuple[str, int]]) -> Sequence[int]:
+    """How many messages were in the hands of processes that are dead: no lease, or one that is over."""
+    return [_settle_one(connection, process, at) for process, at in settles]
+
+
+def _settle_one(connection: Connection, process: str, at: int) -> int:
+    alive = select(processes.c.token).where(processes.c.lease_until > database_time(connection))
+    left_behind = and_(
+        messages.c.status == Status.PUBLISHING.value,
+        or_(messages.c.claim.is_(None), and_(_PROCESS.is_distinct_from(process), _PROCESS.not_in(alive))),
+    )
+    record = select(
+        messages.c.id,
+        messages.c.attempts,
+        literal(at, BigInteger),
+        func.coalesce(_PROCESS, ""),
+        literal("process_died"),
+    ).where(left_behind)
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(
+        insert(attempts)
+        .from_select(["message_id", "attempt", "at", "process", "outcome"], record)
+        .on_conflict_do_nothing()
+    )
+    unconfirmed = (
+        update(messages)
+        .where(left_behind, messages.c.at_most_once.is_(True))
+        .values(status=Status.UNCONFIRMED.value, reason="process_died", claim=None, finished_at=at)
+    )
+    queued = update(messages).where(left_behind).values(status=Status.QUEUED.value, possible_duplicate=True, claim=None)
+    return connection.execute(unconfirmed).rowcount + connection.execute(queued).rowcount
+
+
+TAKE: Kind[Take, Found] = Kind("take", _take)
+CANCEL: Kind[tuple[str, int], tuple[bool, str | None]] = Kind("cancel", _cancel)
+HOLD: Kind[Lease, None] = Kind("hold", _hold)
+LEAVE: Kind[str, None] = Kind("leave", _leave)
+SETTLE: Kind[tuple[str, int], int] = Kind("settle", _settle)

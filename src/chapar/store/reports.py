@@ -1,6 +1,6 @@
 """What is asked of the table of messages: the statements that read it, and what their answers look like."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,11 +15,12 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     union_all,
 )
 
-from chapar.message import Message, Status
-from chapar.store.schema import COLUMNS, messages, to_message
+from chapar.message import Attempt, Message, Status
+from chapar.store.schema import COLUMNS, attempts, database_time, messages, processes, to_message
 
 Bucket = Literal["minute", "hour", "day"]
 
@@ -71,10 +72,32 @@ class Summary:
     times: Timeline  #: of the newest `BUCKETS` buckets
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is unfinished, on all devices."""
+
+    depths: Mapping[Status, int]  #: messages, by status
+    oldest: Message | None  #: the one that was accepted first
+
+
 def find(connection: Connection, message_id: str) -> Message | None:
     """The message with this id."""
     row = connection.execute(select(*COLUMNS).where(messages.c.id == message_id)).one_or_none()
     return None if row is None else to_message(tuple(row))
+
+
+def find_all(connection: Connection, ids: Sequence[str]) -> list[Message]:
+    """Those of the messages with these ids that there are."""
+    found = connection.execute(select(*COLUMNS).where(messages.c.id.in_(ids)))
+    return [to_message(tuple(row)) for row in found]
+
+
+def is_alive(connection: Connection, process: str) -> bool:
+    """Whether a process holds a lease that is not over."""
+    lease = select(processes.c.token).where(
+        processes.c.token == process, processes.c.lease_until > database_time(connection)
+    )
+    return connection.execute(lease).one_or_none() is not None
 
 
 def newest_first(connection: Connection, filters: Filters, before: str | None, limit: int) -> list[Message]:
@@ -87,6 +110,25 @@ def oldest_first(connection: Connection, filters: Filters, after: str | None, li
     """Up to `limit` messages with ids above `after`, oldest first."""
     cursor = [] if after is None else [messages.c.id > after]
     return _page(connection, filters, cursor, asc, limit)
+
+
+def attempts_of(connection: Connection, message_id: str) -> list[Attempt]:
+    """The attempts kept of a message, in their order."""
+    statement = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.attempt)
+    return [Attempt._make(row) for row in connection.execute(statement)]
+
+
+def backlog(connection: Connection) -> Backlog:
+    """How many messages are unfinished, by status, and the one accepted first."""
+    unfinished = text("messages.status IN ('scheduled', 'queued', 'publishing')")
+    depths: dict[Status, int] = {}
+    front: int | None = None
+    counted = select(messages.c.status, func.count(), func.min(messages.c.seq)).where(unfinished)
+    for status, count, first in connection.execute(counted.group_by(messages.c.status)):
+        depths[Status(status)] = count
+        front = first if front is None else min(front, first)
+    oldest = connection.execute(select(*COLUMNS).where(messages.c.seq == front)).one_or_none()
+    return Backlog(depths, None if oldest is None else to_message(tuple(oldest)))
 
 
 def summary(connection: Connection, filters: Filters, bucket: Bucket) -> Summary:

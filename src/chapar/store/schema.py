@@ -4,6 +4,8 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
+    Connection,
     Identity,
     Index,
     Integer,
@@ -12,11 +14,17 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    cast,
+    func,
+    text,
 )
 
 from chapar.message import Message, Status
 
 metadata = MetaData()
+
+PROCESS_LENGTH = 16
+"""Characters of a process's token; every claim of the process begins with it."""
 
 # SQLite numbers rows by itself only where the type is exactly INTEGER.
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
@@ -28,9 +36,8 @@ _ID = String(36).with_variant(String(36, collation="C"), "postgresql")
 messages = Table(
     "messages",
     metadata,
-    Column(
-        "seq", _SEQUENCE, Identity(always=True), primary_key=True
-    ),  # the order of acceptance, whatever the clock does
+    # The order of acceptance, whatever the clock does.
+    Column("seq", _SEQUENCE, Identity(always=True), primary_key=True),
     Column("id", _ID, nullable=False),
     Column("imei", String(64), nullable=False),
     Column("micro_op", Text, nullable=False),
@@ -47,11 +54,20 @@ messages = Table(
     Column("subscribers", Boolean),
     Column("claim", Text),
     Column("created_at", BigInteger, nullable=False),
+    Column("deliver_at", BigInteger),
+    Column("expires_at", BigInteger),
+    Column("not_before", BigInteger),
+    Column("origin", _ID),
     Column("published_at", BigInteger),
     Column("finished_at", BigInteger),
     # A number is never given twice, also after the newest rows were pruned.
     sqlite_autoincrement=True,
 )
+
+
+def _index(name: str, where: str, *columns: str) -> None:
+    Index(name, *(messages.c[column] for column in columns), sqlite_where=text(where), postgresql_where=text(where))
+
 
 # Every index is paid for by each accepted message, so each answers something that is asked of ten million rows.
 
@@ -62,15 +78,48 @@ Index("ix_messages_imei_id", messages.c.imei, messages.c.id)
 # The pages of one status, however rare, and what is queued or publishing. Whole, because which status most messages
 # end in depends on who replies: leaving out the published ones would save 6 % and make their pages a search.
 Index("ix_messages_status_id", messages.c.status, messages.c.id)
-# What a device still waits for, in the order of acceptance. Nearly empty, so nearly free.
-Index(
-    "ix_messages_unfinished",
-    messages.c.imei,
-    messages.c.seq,
-    sqlite_where=messages.c.status.in_(["scheduled", "queued", "publishing"]),
-    postgresql_where=messages.c.status.in_(["scheduled", "queued", "publishing"]),
+# The rest are partial: a message is in them only while it is unfinished, and in the last four hardly ever.
+_index("ix_messages_unfinished", "status IN ('scheduled', 'queued', 'publishing')", "imei", "seq")
+_index("ix_messages_queued", "status = 'queued'", "seq")
+_index("ix_messages_scheduled", "status = 'scheduled'", "deliver_at")
+_index("ix_messages_expiring", "status IN ('scheduled', 'queued') AND expires_at IS NOT NULL", "expires_at")
+_index("ix_messages_waiting", "status = 'queued' AND not_before IS NOT NULL", "not_before")
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("message_id", _ID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("process", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reason_code", SmallInteger),
 )
-# None by operation: pages of one are found among the newest, and an index would cost 17 %.
+"""Attempts that were not the plain first success."""
+
+keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("principal", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("message_id", _ID, nullable=False),
+    Column("process", Text, nullable=False),
+    Column("answer_status", SmallInteger),
+    Column("answer_body", Text),
+    Column("kept_until", BigInteger, nullable=False),
+    Index("ix_idempotency_keys_kept_until", "kept_until"),
+)
+"""Idempotency keys, each committed with the message that it made."""
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("token", String(PROCESS_LENGTH), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("lease_until", BigInteger, nullable=False),
+)
+"""The gateway processes on this database; what one holds is taken over when its lease, in database time, is over."""
 
 COLUMNS = tuple(messages.c[name] for name in Message._fields)
 """The columns of a message in the order of its fields: all but `seq`."""
@@ -83,6 +132,7 @@ MUTABLE = (
     "possible_duplicate",
     "subscribers",
     "claim",
+    "not_before",
     "published_at",
     "finished_at",
 )
@@ -97,9 +147,16 @@ _STATUSES = {status.value: status for status in Status}
 
 def to_row(message: Message) -> Row:
     """The message as plain values in the order of `COLUMNS` (an enum member would cost more to hand over)."""
-    return (*message[:_STATUS_AT], message.status.value, *message[_STATUS_AT + 1 :])
+    return (*message[:_STATUS_AT], str(message.status), *message[_STATUS_AT + 1 :])
 
 
 def to_message(row: tuple[object, ...]) -> Message:
     """The message in a row of `COLUMNS`."""
     return Message._make((*row[:_STATUS_AT], _STATUSES[str(row[_STATUS_AT])], *row[_STATUS_AT + 1 :]))
+
+
+def database_time(connection: Connection) -> ColumnElement[int]:
+    """The database's clock in ms since the epoch: leases of several hosts are measured by one clock."""
+    if connection.dialect.name == "postgresql":
+        return cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
+    return cast(func.unixepoch("now", "subsec") * 1000, BigInteger)

@@ -1,23 +1,34 @@
 """What the gateway may ask of the database: add and move messages, find and count them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Self
+from typing import Final, NamedTuple, Self
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
-from chapar.message import Message, now
+from chapar.message import Attempt, Message, Status
 from chapar.settings import Settings
 from chapar.store import database, migrations, reports
+from chapar.store.acceptance import ADD, ANSWER, FORGET, Added, Key, addition
 from chapar.store.commits import Commits, Counters
-from chapar.store.operations import ADD, CHECK, MOVE, add_row, move_row
-from chapar.store.queue import CLAIM, SETTLE, claim_row, settle_row
+from chapar.store.operations import CHECK, MOVE, RECORD, move_row
+from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
 from chapar.store.readers import Readers
-from chapar.store.reports import Bucket, Filters, Summary
+from chapar.store.reports import Backlog, Bucket, Filters, Summary
 from chapar.store.schema import to_message
+
+UNBOUNDED: Final = 2**31
 
 _CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
 _PAGE = 1000  # messages read at once by `pages`: about 1 MB
+
+
+class Taken(NamedTuple):
+    """What a `take` found to do."""
+
+    messages: list[Message]  #: now PUBLISHING, in the order of acceptance
+    expired: list[str]  #: ids of those that have just expired
+    next_at: int | None  #: when something becomes due or expires next, ms since the epoch
 
 
 class Store:
@@ -59,13 +70,19 @@ class Store:
         """What the writer has done since the start."""
         return self._commits.counters
 
-    def add(self, message: Message, deadline: float | None = None) -> asyncio.Future[None]:
-        """Save a new message; harmless where it is already there.
+    def add(
+        self, message: Message, deadline: float | None = None, *, max_depth: int = UNBOUNDED, key: Key | None = None
+    ) -> asyncio.Future[Added]:
+        """Save a new message, and `key` with it; harmless where it is already there.
+
+        A message that would be PUBLISHING is QUEUED instead where its device has something that must leave first.
+        The future says what it became; Full where its device has `max_depth` unfinished messages and it would wait
+        too; the key's owner where the key was used for another message. The last two add nothing.
 
         It is tried until `deadline` (loop time; None: for ever). The future then raises NotSaved where certainly
         nothing was committed, OutcomeUnknown where it may have been. Cancelling the future does not stop the commit.
         """
-        return self._commits.submit(ADD, add_row(message), deadline)
+        return self._commits.submit(ADD, addition(message, max_depth, key), deadline)
 
     def move(self, before: Message, after: Message, deadline: float | None = None) -> asyncio.Future[bool]:
         """Make the message in the database, which is `before`, what `after` says.
@@ -76,24 +93,70 @@ class Store:
         """
         return self._commits.submit(MOVE, move_row(before, after), deadline)
 
-    async def claim(self, claim: str, limit: int) -> list[Message]:
-        """Take up to `limit` queued messages in the order of acceptance: PUBLISHING, their attempt counted.
+    def record(self, attempt: Attempt) -> asyncio.Future[None]:
+        """Keep an attempt; ask before the move that ends it, so that the two are committed together."""
+        return self._commits.submit(RECORD, attempt)
 
-        `claim` begins with the token of this process and must not have been used before.
+    async def take(self, claim: str, limit: int, at: int) -> Taken:
+        """At the time `at` (ms since the epoch): make due what is due, expire what is too late, take what is next.
+
+        Up to `limit` messages become PUBLISHING, their attempt counted. `claim` begins with the token of this
+        process and must not have been used before.
         """
-        return [to_message(row) for row in await self._commits.submit(CLAIM, claim_row(claim, limit))]
+        rows, expired, next_at = await self._commits.submit(TAKE, Take(claim, limit, at))
+        return Taken([to_message(row) for row in rows], expired, next_at)
 
-    async def settle(self, process: str) -> int:
-        """Settle what is PUBLISHING under claims that do not begin with `process`; gives how many those were.
+    async def cancel(self, message_id: str, at: int, deadline: float) -> tuple[bool, Status | None]:
+        """Withdraw a message that waits. Whether this did, and its status now; None where there is no such message.
+
+        Raises NotSaved, OutcomeUnknown.
+        """
+        won, status = await self._commits.submit(CANCEL, (message_id, at), deadline)
+        return won, None if status is None else Status(status)
+
+    async def hold(self, lease: Lease) -> None:
+        """Say that this process lives; what it holds is its own until the lease is over."""
+        await self._commits.submit(HOLD, lease)
+
+    async def leave(self, process: str) -> None:
+        """Give the lease up, so that others take over at once what this process still holds."""
+        await self._commits.submit(LEAVE, process)
+
+    async def settle(self, process: str, at: int) -> int:
+        """Settle what dead processes have PUBLISHING, seen from `process`; gives how many messages those were.
 
         Nobody knows whether they left: they are queued again as possible duplicates, or UNCONFIRMED where they may
         be sent at most once.
         """
-        return await self._commits.submit(SETTLE, settle_row(process, now()))
+        return await self._commits.submit(SETTLE, (process, at))
+
+    def answer(self, key: Key, status: int, body: str) -> asyncio.Future[None]:
+        """Keep what the first request of a key was answered; later ones get the same."""
+        return self._commits.submit(ANSWER, (key, status, body))
+
+    def forget(self, key: Key) -> asyncio.Future[None]:
+        """Free a key whose message was never sent and never will be, so that the caller can try again with it."""
+        return self._commits.submit(FORGET, key)
+
+    async def attempts(self, message_id: str) -> list[Attempt]:
+        """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
+        return await self._readers.read(lambda connection: reports.attempts_of(connection, message_id))
+
+    async def backlog(self) -> Backlog:
+        """What is unfinished, on all devices; raises StoreUnavailable."""
+        return await self._readers.read(reports.backlog)
 
     async def find(self, message_id: str) -> Message | None:
         """The message with this id; raises StoreUnavailable."""
         return await self._readers.read(lambda connection: reports.find(connection, message_id))
+
+    async def find_all(self, ids: Sequence[str]) -> list[Message]:
+        """Those of the messages with these ids that there are; raises StoreUnavailable."""
+        return await self._readers.read(lambda connection: reports.find_all(connection, ids))
+
+    async def is_alive(self, process: str) -> bool:
+        """Whether a process holds a lease; raises StoreUnavailable."""
+        return await self._readers.read(lambda connection: reports.is_alive(connection, process))
 
     async def page(self, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
         """Up to `limit` messages, newest first, with ids below `before`; raises StoreUnavailable."""

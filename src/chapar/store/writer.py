@@ -24,19 +24,21 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from chapar.errors import ChaparError, DatabaseUnsafe
+from chapar.store.acceptance import ADD, ANSWER, FORGET
 from chapar.store.database import Role, check_durable, empty_wal, open_engine
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
-from chapar.store.operations import ADD, CHECK, MOVE, Kind
-from chapar.store.queue import CLAIM, SETTLE
-from chapar.store.schema import Row
+from chapar.store.operations import CHECK, MOVE, RECORD, Kind
+from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
-# In the order in which a batch applies them: what is given back is queued before anything is claimed.
-_KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (ADD, MOVE, SETTLE, CLAIM, CHECK)}
+# In the order in which a batch applies them: what is given back is in the queue before anything is put behind it.
+_KINDS: Mapping[str, Kind[Any, Any]] = {
+    kind.name: kind for kind in (RECORD, MOVE, CANCEL, HOLD, SETTLE, LEAVE, ADD, ANSWER, FORGET, TAKE, CHECK)
+}
 
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
 
-Batch = Sequence[tuple[str, Row]]
+Batch = Sequence[tuple[str, Any]]
 Answer = tuple[object, ...]
 
 
@@ -127,10 +129,10 @@ def _run_apart(connection: Connection, batch: Batch) -> list[Answer]:
     return answers
 
 
-def _run_alone(connection: Connection, kind: Kind[Any], row: Row) -> Answer:
+def _run_alone(connection: Connection, kind: Kind[Any, Any], arguments: object) -> Answer:
     try:
         with connection.begin_nested():
-            (result,) = kind.apply(connection, [row])
+            (result,) = kind.apply(connection, [arguments])
     except Exception as error:
         if not is_operations_fault(error):
             raise
@@ -138,7 +140,7 @@ def _run_alone(connection: Connection, kind: Kind[Any], row: Row) -> Answer:
     return ("committed", result)
 
 
-def _by_kind(batch: Batch) -> Iterator[tuple[Kind[Any], list[int]]]:
+def _by_kind(batch: Batch) -> Iterator[tuple[Kind[Any, Any], list[int]]]:
     """Each kind that the batch has, in the order of application, and where in the batch its operations are."""
     for name, kind in _KINDS.items():
         positions = [position for position, operation in enumerate(batch) if operation[0] == name]

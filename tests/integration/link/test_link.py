@@ -302,7 +302,8 @@ class TestPublishing:
     async def test_a_device_hears_all_of_it_in_order(self, mosquitto: Mosquitto) -> None:
         with mosquitto.device("1", mqtt5=True) as device:
             async with open_session(mosquitto.url) as session:
-                sent = Publication("devices/1", b"push_down", 1, retain=False, message_id="id-1", expiry=30)
+                deadline = asyncio.get_running_loop().time() + 30.9
+                sent = Publication("devices/1", b"push_down", 1, retain=False, message_id="id-1", deadline=deadline)
                 assert await session.publish(sent) == 0
                 assert await session.publish(replace(sent, attempt=2, response_topic="devices/1/reply")) == 0
                 outcomes = [session.publish(publication(str(number))) for number in range(300)]

@@ -1,0 +1,130 @@
+"""`/messaging/bulk`: many messages in one call, an answer for each."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
+
+from chapar.api import sending
+from chapar.api.body import parse, read_body
+from chapar.api.idempotency import KEY_PARAMETER, use_of_key
+from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
+from chapar.api.problems import answers, language_of
+from chapar.api.request_route import RequestRoute
+from chapar.api.schemas import SendRequest
+from chapar.api.sending import Answer
+from chapar.errors import ChaparError, FieldInvalid, persian_digits
+from chapar.gateway import Gateway
+from chapar.settings import Settings
+
+MAX_MESSAGES: Final = 10_000
+
+_JSON: Final = "application/json"
+_NDJSON: Final = "application/x-ndjson"
+
+
+class BulkItem(BaseModel):
+    """What became of one message: the status and the body that `/messaging/send` would have answered."""
+
+    status: int = Field(examples=[201])
+    body: dict[str, object]
+
+
+class BulkAnswer(BaseModel):
+    """An answer for each message, in the order of the request."""
+
+    summary: dict[str, int] = Field(description="Messages by status.", examples=[{"201": 998, "422": 2}])
+    answers: list[BulkItem]
+
+
+def bulk_router(gateway: Gateway, settings: Settings) -> APIRouter:
+    """The route of `/messaging/bulk`."""
+    router = APIRouter()
+
+    async def bulk(request: Request) -> Response:
+        """Check, save and deliver each message by itself; messages to one device leave in the order given.
+
+        An `Idempotency-Key` covers each message at its place: after a cut call, the same call completes it.
+        """
+        media_type, body = await read_body(
+            request, {_JSON, _NDJSON}, limit=settings.max_bulk_bytes, seconds=settings.body_timeout
+        )
+        items = _lines(body) if media_type == _NDJSON else _items(body)
+        if not 0 < len(items) <= MAX_MESSAGES:
+            raise FieldInvalid(
+                "messages",
+                f"must hold 1 to {MAX_MESSAGES:,} messages",
+                f"باید ۱ تا {persian_digits(f'{MAX_MESSAGES:,}')} پیام داشته باشد",
+            )
+        asynchronous = prefers_async(request)
+        language = language_of(request)
+
+        async def one(place: int, item: bytes) -> Answer:
+            try:
+                command = sending.read_command(item)
+                use = use_of_key(request, item, f"/{place}")
+                return await sending.send(gateway, without_waiting(command) if asynchronous else command, use, language)
+            except ChaparError as error:
+                return sending.refusal(error, language)
+
+        answered = await asyncio.gather(*(one(place, item) for place, item in enumerate(items)))
+        return Response(
+            _as_json(answered), headers={"Preference-Applied": ASYNC} if asynchronous else None, media_type=_JSON
+        )
+
+    router.add_api_route(
+        "/bulk",
+        bulk,
+        methods=["POST"],
+        summary="Send many operations in one call",
+        response_model=BulkAnswer,
+        responses=answers(400, 408, 413, 415, 422),
+        openapi_extra={
+            "parameters": [KEY_PARAMETER, PREFER_PARAMETER],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    _JSON: {
+                        "schema": {
+                            "type": "object",
+                            "required": ["messages"],
+                            "additionalProperties": False,
+                            "properties": {
+                                "messages": {
+                                    "type": "array",
+                                    "minItems": 1,
+                                    "maxItems": MAX_MESSAGES,
+                                    "items": SendRequest.model_json_schema(),
+                                }
+                            },
+                        }
+                    },
+                    _NDJSON: {"schema": {"type": "string", "description": "One message a line."}},
+                },
+            },
+        },
+        route_class_override=RequestRoute,
+    )
+    return router
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for line in body.splitlines() if line.strip()]
+
+
+def _items(body: bytes) -> list[bytes]:
+    """The messages of `{"messages": […]}`, each as JSON again; raises BodyMalformed, FieldInvalid."""
+    document = parse(body)
+    if not isinstance(document, dict) or set(document) != {"messages"} or not isinstance(document["messages"], list):
+        raise FieldInvalid("messages", "must be a list, and the only field", "باید یک فهرست و تنها فیلد درخواست باشد")
+    return [to_json(item, inf_nan_mode="constants") for item in document["messages"]]
+
+
+def _as_json(answered: Sequence[Answer]) -> bytes:
+    summary = Counter(str(answer.status) for answer in answered)
+    items = b",\n".join(b'{"status":%d,"body":%s}' % (answer.status, answer.body) for answer in answered)
+    return b'{"summary":%s,"answers":[\n%s\n]}\n' % (to_json(dict(sorted(summary.items()))), items)

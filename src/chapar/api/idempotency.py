@@ -1,0 +1,39 @@
+"""The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header): one message a key, one answer a key."""
+
+import hashlib
+from typing import Final
+
+from fastapi import Request
+
+from chapar.errors import FieldInvalid
+from chapar.gateway import Use
+
+MAX_KEY_LENGTH: Final = 255  # characters; a UUID has 36
+
+KEY_PARAMETER: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Makes a repetition safe: the same key with the same request gets the answer of the first one and "
+    "sends nothing. Kept for a day, and longer than the message can be delivered.",
+    "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH},
+    "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+}
+
+
+def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
+    """How the request uses a key, None where it names none; `part` tells the parts of one request from each other.
+
+    Raises FieldInvalid for a key that cannot be one.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    key = key.strip().removeprefix('"').removesuffix('"')  # the draft's string, and what most clients send
+    if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise FieldInvalid(
+            "Idempotency-Key",
+            f"must be 1 to {MAX_KEY_LENGTH} printable ASCII characters",
+            "باید ۱ تا ۲۵۵ نویسهٔ چاپی ASCII باشد",
+        )
+    fingerprint = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + content).hexdigest()
+    return Use("", key + part, fingerprint)

@@ -1,0 +1,166 @@
+"""Accepting a message: its idempotency key, its place behind the device's backlog, and the bound of that backlog."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, case, func, or_, select, text, tuple_, update
+
+from chapar.message import Message, Status
+from chapar.store.operations import Kind, insert_messages
+from chapar.store.schema import PROCESS_LENGTH, Row, keys, messages, to_row
+
+# What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more.
+_UNFINISHED = text("messages.status IN ('scheduled', 'queued', 'publishing')")
+
+_BLOCKS = or_(
+    messages.c.status == Status.QUEUED.value,
+    and_(
+        messages.c.status == Status.PUBLISHING.value,
+        func.substr(messages.c.claim, 1, PROCESS_LENGTH) != bindparam("process"),
+    ),
+)
+_LANES = (
+    select(messages.c.imei, func.count(), func.max(case((_BLOCKS, 1), else_=0)), func.min(messages.c.seq))
+    .where(messages.c.imei.in_(bindparam("imeis", expanding=True)), _UNFINISHED)
+    .group_by(messages.c.imei)
+)
+_STATUSES = select(messages.c.id, messages.c.status).where(messages.c.id.in_(bindparam("ids", expanding=True)))
+_ID_AT = select(messages.c.id).where(messages.c.seq == bindparam("seq"))
+
+_OWNERS = select(keys).where(tuple_(keys.c.principal, keys.c.key).in_(bindparam("pairs", expanding=True)))
+_OWN_KEY = and_(
+    keys.c.principal == bindparam("of_principal"),
+    keys.c.key == bindparam("of_key"),
+    keys.c.message_id == bindparam("of_message"),
+)
+_ANSWER = (
+    update(keys)
+    .where(_OWN_KEY, keys.c.answer_status.is_(None))
+    .values(answer_status=bindparam("status"), answer_body=bindparam("body"))
+)
+_FORGET = keys.delete().where(_OWN_KEY)
+
+
+class Key(NamedTuple):
+    """An idempotency key, and what it was used for. The fields are the columns of the table, in their order."""
+
+    principal: str  #: whose key it is
+    key: str
+    fingerprint: str  #: SHA-256 of the request, in hexadecimal
+    message_id: str  #: the message it made
+    process: str  #: token of the process that answers the first request
+    answer_status: int | None  #: what was answered, None while nothing was
+    answer_body: str | None
+    kept_until: int  #: ms since the epoch; then the key may be used anew
+
+
+class Full(NamedTuple):
+    """Not added: the device has as many unfinished messages as it may have."""
+
+    oldest: str  #: id of the one in front
+
+
+Addition = tuple[Row, int, Key | None]
+"""The arguments of an ADD: the message, how many unfinished ones its device may have, the key to commit with it."""
+
+Added = Status | Key | Full
+"""What came of an ADD: the state the message was given; the key's owner, where that is another message; or Full."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What one device has unfinished."""
+
+    depth: int = 0
+    blocked: bool = False  #: something has to leave before what comes now
+    front: int | None = None  #: the oldest one's seq
+
+
+def addition(message: Message, max_depth: int, key: Key | None) -> Addition:
+    """The arguments of an ADD."""
+    return to_row(message), max_depth, key
+
+
+def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Added]:
+    owners = _owners(connection, additions)
+    lanes = _lanes(connection, additions)
+    results: list[Added] = []
+    new_keys: list[Key] = []
+    new_messages: list[Message] = []
+    for row, max_depth, key in additions:
+        message = Message._make(row)
+        if key is not None and owners.setdefault(key[:2], key).message_id != message.id:
+            results.append(owners[key[:2]])
+            continue
+        # What is only to be recorded is in nobody's way.
+        lane = _Lane() if message.status == Status.REJECTED else lanes.setdefault(message.imei, _Lane())
+        if message.status == Status.PUBLISHING and lane.blocked:
+            message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
+        waits = message.status in {Status.QUEUED, Status.SCHEDULED}
+        if waits and lane.depth >= max_depth and not _statuses(connection, [message.id]):
+            results.append(Full(connection.execute(_ID_AT, {"seq": lane.front}).scalar_one_or_none() or message.id))
+            continue
+        lane.blocked |= message.status == Status.QUEUED
+        lane.depth += 1
+        new_messages.append(message)
+        if key is not None and owners[key[:2]] is key:
+            new_keys.append(key)
+        results.append(Status(message.status))
+    if new_keys:
+        connection.execute(keys.insert(), [key._asdict() for key in new_keys])
+    if new_messages and insert_messages(connection, list(map(to_row, new_messages))) < len(new_messages):
+        return _as_first_answered(connection, additions, results)
+    return results
+
+
+def _owners(connection: Connection, additions: Sequence[Addition]) -> dict[tuple[str, ...], Key]:
+    """Keys in use among those asked for; the outlived ones are dropped."""
+    asked = {key[:2]: row for row, _, key in additions if key is not None}
+    if not asked:
+        return {}
+    owners: dict[tuple[str, ...], Key] = {}
+    for owner in map(Key._make, connection.execute(_OWNERS, {"pairs": list(asked)}).all()):
+        if owner.kept_until > Message._make(asked[owner[:2]]).created_at:
+            owners[owner[:2]] = owner
+        else:
+            connection.execute(_FORGET, _own(owner))
+    return owners
+
+
+def _lanes(connection: Connection, additions: Sequence[Addition]) -> dict[str, _Lane]:
+    joining = [m for m in (Message._make(row) for row, _, _ in additions) if m.status != Status.REJECTED]
+    if not joining:
+        return {}
+    process = next((message.claim[:PROCESS_LENGTH] for message in joining if message.claim is not None), "")
+    found = connection.execute(_LANES, {"imeis": list({message.imei for message in joining}), "process": process})
+    return {imei: _Lane(depth, bool(blocked), front) for imei, depth, blocked, front in found}
+
+
+def _as_first_answered(connection: Connection, additions: Sequence[Addition], results: list[Added]) -> list[Added]:
+    """The results where some messages were there already: this is a repetition, and what they were given counts."""
+    there = _statuses(connection, [str(row[0]) for row, _, _ in additions])
+    return [there.get(str(row[0]), result) for (row, _, _), result in zip(additions, results, strict=True)]
+
+
+def _statuses(connection: Connection, ids: Sequence[str]) -> dict[str, Status]:
+    return {id_: Status(status) for id_, status in connection.execute(_STATUSES, {"ids": ids})}
+
+
+def _answer(connection: Connection, answers: Sequence[tuple[Key, int, str]]) -> Sequence[None]:
+    connection.execute(_ANSWER, [_own(key) | {"status": status, "body": body} for key, status, body in answers])
+    return [None] * len(answers)
+
+
+def _forget(connection: Connection, forgotten: Sequence[Key]) -> Sequence[None]:
+    connection.execute(_FORGET, [_own(key) for key in forgotten])
+    return [None] * len(forgotten)
+
+
+def _own(key: Key) -> dict[str, str]:
+    return {"of_principal": key.principal, "of_key": key.key, "of_message": key.message_id}
+
+
+ADD: Kind[Addition, Added] = Kind("add", _add)
+ANSWER: Kind[tuple[Key, int, str], None] = Kind("answer", _answer)
+FORGET: Kind[Key, None] = Kind("forget", _forget)

@@ -1,0 +1,223 @@
+"""The queue in the database: who comes next, what waits, what is too late, and what a dead process leaves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+
+import pytest
+
+from chapar.message import Message, Status
+from chapar.store.acceptance import Full, Key
+from chapar.store.queue import Lease
+from chapar.store.store import Store, Taken
+from support.stores import CLAIM, PROCESS, new_message, now, open_store, published
+
+OTHER = "fedcba9876543210"
+CLAIMS = count(1)
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with open_store(database_url) as store:
+        await store.hold(Lease(PROCESS, "this", 60, alone=False))
+        yield store
+
+
+def queued(imei: str = "A", **fields: object) -> Message:
+    return new_message(imei, Status.QUEUED, **{"claim": None, "attempts": 0} | fields)
+
+
+async def take(store: Store, limit: int = 100, at: int | None = None, process: str = PROCESS) -> Taken:
+    return await store.take(f"{process}.{next(CLAIMS)}", limit, now() if at is None else at)
+
+
+async def add_all(store: Store, *messages: Message) -> None:
+    for message in messages:
+        assert await store.add(message) == message.status
+
+
+async def test_messages_are_taken_in_the_order_of_acceptance(store: Store) -> None:
+    messages = [queued(imei) for imei in "BABAC"]
+    await add_all(store, *messages)
+    taken = (await take(store, 3)).messages + (await take(store, 3)).messages
+    assert [message.id for message in taken] == [message.id for message in messages]
+    assert {message.status for message in taken} == {Status.PUBLISHING}
+    assert [message.attempts for message in taken] == [1] * 5
+
+
+async def test_a_repeated_take_finds_what_it_took_and_takes_no_more(store: Store) -> None:
+    await add_all(store, *(queued() for _ in range(4)))
+    first = await store.take(f"{PROCESS}.again", 2, now())
+    again = await store.take(f"{PROCESS}.again", 2, now())
+    assert again == first
+    assert len((await take(store)).messages) == 2
+
+
+async def test_what_comes_for_a_device_with_a_backlog_goes_behind_it(store: Store) -> None:
+    await add_all(store, queued("A"))
+    behind, elsewhere = new_message("A"), new_message("B")
+    assert await store.add(behind) is Status.QUEUED
+    assert await store.add(elsewhere) is Status.PUBLISHING
+    found = await store.find(behind.id)
+    assert found is not None
+    assert (found.status, found.attempts, found.claim) == (Status.QUEUED, 0, None)
+
+
+async def test_what_this_process_has_in_flight_is_no_backlog(store: Store) -> None:
+    assert await store.add(new_message("A")) is Status.PUBLISHING
+    assert await store.add(new_message("A")) is Status.PUBLISHING
+
+
+async def test_what_another_process_has_in_flight_keeps_its_device(store: Store) -> None:
+    await store.hold(Lease(OTHER, "other", 60, alone=False))
+    await add_all(store, new_message("A", claim=f"{OTHER}.1"))
+    assert await store.add(new_message("A")) is Status.QUEUED
+    await add_all(store, queued("B"))
+    assert [message.imei for message in (await take(store)).messages] == ["B"]
+
+
+async def test_a_message_put_off_keeps_its_device_and_no_other(store: Store) -> None:
+    later = now() + 60_000
+    await add_all(store, queued("A", not_before=later), queued("A"), queued("B"))
+    taken = await take(store)
+    assert [message.imei for message in taken.messages] == ["B"]
+    assert taken.next_at == later
+    assert [message.imei for message in (await take(store, at=later)).messages] == ["A", "A"]
+
+
+async def test_a_scheduled_message_becomes_due_and_never_early(store: Store) -> None:
+    due = now() + 60_000
+    scheduled = new_message("A", Status.SCHEDULED, deliver_at=due, claim=None, attempts=0)
+    await add_all(store, scheduled)
+    early = await take(store, at=due - 1)
+    assert (early.messages, early.next_at) == ([], due)
+    assert [message.id for message in (await take(store, at=due)).messages] == [scheduled.id]
+
+
+async def test_what_is_too_late_expires_and_is_not_taken(store: Store) -> None:
+    at = now() + 1000
+    late, in_time = queued("A", expires_at=at), queued("A", expires_at=at + 1)
+    await add_all(store, late, in_time)
+    taken = await take(store, at=at)
+    assert taken.expired == [late.id]
+    assert [message.id for message in taken.messages] == [in_time.id]
+    found = await store.find(late.id)
+    assert found is not None
+    assert (found.status, found.reason, found.finished_at) == (Status.EXPIRED, "expired", at)
+
+
+async def test_taking_nothing_still_lets_time_pass(store: Store) -> None:
+    at = now() + 1000
+    await add_all(store, queued(expires_at=at), queued("B", expires_at=at + 5))
+    taken = await take(store, 0, at)
+    assert (taken.messages, len(taken.expired), taken.next_at) == ([], 1, at + 5)
+
+
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.SCHEDULED])
+async def test_a_message_that_waits_is_withdrawn_once_and_for_all(store: Store, status: Status) -> None:
+    message = queued()._replace(status=status, deliver_at=now() if status is Status.SCHEDULED else None)
+    await add_all(store, message)
+    assert await store.cancel(message.id, now(), deadline_of()) == (True, Status.CANCELLED)
+    assert await store.cancel(message.id, now(), deadline_of()) == (False, Status.CANCELLED)
+    assert (await take(store, at=now() + 10)).messages == []
+
+
+async def test_a_message_on_its_way_is_not_withdrawn(store: Store) -> None:
+    message = new_message()
+    await add_all(store, message)
+    assert await store.cancel(message.id, now(), deadline_of()) == (False, Status.PUBLISHING)
+    assert await store.cancel("there-is-none", now(), deadline_of()) == (False, None)
+    assert await store.move(message, published(message)) is True
+
+
+async def test_a_dead_process_is_settled_and_a_living_one_left_alone(store: Store) -> None:
+    await store.hold(Lease(OTHER, "other", 60, alone=False))
+    own, living = new_message("A"), new_message("B", claim=f"{OTHER}.1")
+    dead, once = new_message("C", claim="0000000000000000.7"), new_message("D", claim="0000000000000000.8")
+    once = once._replace(at_most_once=True)
+    await add_all(store, own, living, dead, once)
+    assert await store.settle(PROCESS, now()) == 2
+    after = {message.id: message for message in await store.find_all([own.id, living.id, dead.id, once.id])}
+    assert after[own.id] == own
+    assert after[living.id] == living
+    assert (after[dead.id].status, after[dead.id].possible_duplicate) == (Status.QUEUED, True)
+    assert (after[once.id].status, after[once.id].reason) == (Status.UNCONFIRMED, "process_died")
+    assert [attempt.outcome for attempt in await store.attempts(dead.id)] == ["process_died"]
+    await store.leave(OTHER)
+    assert await store.settle(PROCESS, now()) == 1
+
+
+async def test_a_lease_that_is_over_is_no_lease(store: Store) -> None:
+    await store.hold(Lease(OTHER, "other", 0, alone=False))
+    await add_all(store, new_message(claim=f"{OTHER}.1"))
+    assert await store.is_alive(OTHER) is False
+    assert await store.is_alive(PROCESS) is True
+    assert await store.settle(PROCESS, now()) == 1
+
+
+async def test_a_device_has_no_more_unfinished_messages_than_it_may(store: Store) -> None:
+    front = queued("A")
+    assert await store.add(front, max_depth=2) is Status.QUEUED
+    second = queued("A")
+    assert await store.add(second, max_depth=2) is Status.QUEUED
+    assert await store.add(queued("A"), max_depth=2) == Full(front.id)
+    assert await store.add(queued("B"), max_depth=2) is Status.QUEUED
+    assert await store.add(second, max_depth=2) is Status.QUEUED, "it is there: this is a repetition"
+
+
+def key(message: Message, name: str = "k", fingerprint: str = "f", kept_until: int | None = None) -> Key:
+    return Key("me", name, fingerprint, message.id, PROCESS, None, None, kept_until or now() + 60_000)
+
+
+async def test_a_key_makes_one_message_and_keeps_its_first_answer(store: Store) -> None:
+    first, second = queued(), queued()
+    assert await store.add(first, key=key(first)) is Status.QUEUED
+    assert await store.add(second, key=key(second)) == key(first)._replace(
+        kept_until=(await owner(store, first)).kept_until
+    )
+    assert await store.find(second.id) is None
+    assert await store.add(first, key=key(first)) is Status.QUEUED, "repeated because its answer was lost"
+    await store.answer(key(first), 202, "{}")
+    await store.answer(key(first), 500, "too late")
+    assert (await owner(store, first))[5:7] == (202, "{}")
+
+
+async def test_a_key_belongs_to_its_principal(store: Store) -> None:
+    first, second = queued(), queued()
+    assert await store.add(first, key=key(first)) is Status.QUEUED
+    assert await store.add(second, key=key(second)._replace(principal="you")) is Status.QUEUED
+
+
+async def test_a_key_that_is_outlived_or_forgotten_is_new(store: Store) -> None:
+    first, second, third = queued(), queued(), queued()
+    assert await store.add(first, key=key(first, kept_until=1)) is Status.QUEUED
+    assert await store.add(second, key=key(second)) is Status.QUEUED
+    await store.forget(key(second))
+    assert await store.add(third, key=key(third)) is Status.QUEUED
+
+
+async def test_a_full_device_leaves_the_key_unused(store: Store) -> None:
+    first, second = queued(), queued()
+    await add_all(store, first)
+    assert await store.add(second, max_depth=1, key=key(second)) == Full(first.id)
+    assert await store.add(second, max_depth=2, key=key(second)) is Status.QUEUED
+
+
+async def test_the_backlog_is_counted_by_status_and_names_its_front(store: Store) -> None:
+    front = queued("A")
+    await add_all(store, front, queued("B"), new_message("C", claim=CLAIM), published(new_message()))
+    backlog = await store.backlog()
+    assert backlog.depths == {Status.QUEUED: 2, Status.PUBLISHING: 1}
+    assert backlog.oldest == front
+
+
+async def owner(store: Store, message: Message) -> Key:
+    """The row of the key, as somebody else who asks for it is told."""
+    found = await store.add(queued(), key=key(queued()))
+    assert isinstance(found, Key)
+    assert found.message_id == message.id
+    return found
+
+
+def deadline_of() -> float:
+    return asyncio.get_running_loop().time() + 10
