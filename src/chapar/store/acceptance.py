@@ -10,7 +10,8 @@ from chapar.message import Message, Status
 from chapar.store.operations import Kind, insert_messages
 from chapar.store.schema import PROCESS_LENGTH, Row, keys, messages, to_row
 
-# What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more.
+# What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
+# `seq > 0`, which is always true, makes that index a better match than the one of all that the device ever had.
 _UNFINISHED = text("messages.status IN ('scheduled', 'queued', 'publishing')")
 
 _BLOCKS = or_(
@@ -22,7 +23,7 @@ _BLOCKS = or_(
 )
 _LANES = (
     select(messages.c.imei, func.count(), func.max(case((_BLOCKS, 1), else_=0)), func.min(messages.c.seq))
-    .where(messages.c.imei.in_(bindparam("imeis", expanding=True)), _UNFINISHED)
+    .where(messages.c.imei.in_(bindparam("imeis", expanding=True)), messages.c.seq > 0, _UNFINISHED)
     .group_by(messages.c.imei)
 )
 _STATUSES = select(messages.c.id, messages.c.status).where(messages.c.id.in_(bindparam("ids", expanding=True)))

@@ -9,13 +9,13 @@ from sqlalchemy import (
     Connection,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
     literal,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -24,37 +24,39 @@ from chapar.message import Status
 from chapar.store.operations import Kind
 from chapar.store.schema import COLUMNS, PROCESS_LENGTH, Row, attempts, database_time, messages, processes
 
-# What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more.
-_SCHEDULED = text("messages.status = 'scheduled'")
-_QUEUED = text("messages.status = 'queued'")
-_EXPIRING = text("messages.status IN ('scheduled', 'queued') AND messages.expires_at IS NOT NULL")
-_WAITING = text("messages.status = 'queued' AND messages.not_before IS NOT NULL")
-
 _AT: ColumnElement[int] = bindparam("at", type_=BigInteger)
 _PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
 
 _ONE_TAKER = 0x63686170  # the advisory lock under which PostgreSQL lets one process at a time take messages
 
-_BECOME_DUE = update(messages).where(_SCHEDULED, messages.c.deliver_at <= _AT).values(status=Status.QUEUED.value)
-_EXPIRE = (
+# What time does: what is too late expires; what was scheduled or put off joins the queue. Nothing but `wake_at` is
+# asked for, so that its index is what every planner takes.
+_too_late = and_(messages.c.expires_at.is_not(None), messages.c.expires_at <= _AT)
+_WAKE = (
     update(messages)
-    .where(_EXPIRING, messages.c.expires_at <= _AT)
-    .values(status=Status.EXPIRED.value, reason="expired", finished_at=_AT)
-    .returning(messages.c.id)
+    .where(messages.c.wake_at <= _AT)
+    .values(
+        status=case((_too_late, Status.EXPIRED.value), else_=Status.QUEUED.value),
+        reason=case((_too_late, "expired"), else_=messages.c.reason),
+        finished_at=case((_too_late, _AT), else_=messages.c.finished_at),
+        not_before=None,
+    )
+    .returning(messages.c.id, messages.c.status)
 )
+_NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(None))
 
-# A device whose front message waits, or is in another process's hands, keeps what is behind it.
-_waiting = select(messages.c.imei, messages.c.seq).where(_WAITING, messages.c.not_before > _AT).cte("waiting")
+# A device whose front message was put off, or is in another process's hands, keeps what is behind it.
+_put_off = select(messages.c.imei, messages.c.seq).where(messages.c.not_before.is_not(None)).cte("put_off")
 _elsewhere = (
     select(messages.c.imei)
-    .where(messages.c.status == Status.PUBLISHING.value, bindparam("process") != _PROCESS)
+    .where(messages.c.status == Status.PUBLISHING.value, _PROCESS.is_distinct_from(bindparam("process")))
     .cte("elsewhere")
 )
 _picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT more than once
     select(messages.c.seq)
     .where(
-        _QUEUED,
-        ~exists().where(_waiting.c.imei == messages.c.imei, _waiting.c.seq <= messages.c.seq),
+        messages.c.status == Status.QUEUED.value,
+        ~exists().where(_put_off.c.imei == messages.c.imei, _put_off.c.seq <= messages.c.seq),
         messages.c.imei.not_in(select(_elsewhere.c.imei)),
     )
     .order_by(messages.c.seq)
@@ -65,17 +67,12 @@ _picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT mor
 _TAKE = (
     update(messages)
     .where(messages.c.seq.in_(select(_picked.c.seq)))
-    .values(status=Status.PUBLISHING.value, attempts=messages.c.attempts + 1, claim=bindparam("taker"), not_before=None)
+    .values(status=Status.PUBLISHING.value, attempts=messages.c.attempts + 1, claim=bindparam("taker"))
 )
 _TAKEN = (
     select(*COLUMNS)
     .where(messages.c.status == Status.PUBLISHING.value, messages.c.claim == bindparam("taker"))
     .order_by(messages.c.seq)
-)
-_NEXT = (
-    select(func.min(messages.c.deliver_at)).where(_SCHEDULED),
-    select(func.min(messages.c.expires_at)).where(_EXPIRING),
-    select(func.min(messages.c.not_before)).where(_WAITING, messages.c.not_before > _AT),
 )
 
 _CANCEL = (
@@ -107,19 +104,18 @@ def _take(connection: Connection, takes: Sequence[Take]) -> Sequence[Found]:
 
 def _take_one(connection: Connection, take: Take) -> Found:
     now = {"at": take.at}
-    connection.execute(_BECOME_DUE, now)
-    expired = [str(id_) for id_ in connection.execute(_EXPIRE, now).scalars()]
+    woken = connection.execute(_WAKE, now).all()
+    expired = [str(id_) for id_, status in woken if status == Status.EXPIRED]
     taken = _of_claim(connection, take.claim)  # of a TAKE that was committed, and its answer lost
     if not taken and take.limit:
         if connection.dialect.name == "postgresql":
             # Order per device: two processes must not split one device's messages between them.
             connection.execute(select(func.pg_advisory_xact_lock(_ONE_TAKER)))
         found = connection.execute(
-            _TAKE, now | {"taker": take.claim, "process": take.claim[:PROCESS_LENGTH], "limit": take.limit}
+            _TAKE, {"taker": take.claim, "process": take.claim[:PROCESS_LENGTH], "limit": take.limit}
         )
         taken = _of_claim(connection, take.claim) if found.rowcount else []
-    times = [time for query in _NEXT if (time := connection.execute(query, now).scalar_one()) is not None]
-    return taken, expired, min(times, default=None)
+    return taken, expired, connection.execute(_NEXT).scalar_one()
 
 
 def _of_claim(connection: Connection, claim: str) -> list[Row]:

@@ -1,6 +1,6 @@
 """What is asked of the table of messages: the statements that read it, and what their answers look like."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,9 +9,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    UnaryExpression,
-    asc,
-    desc,
     func,
     literal_column,
     select,
@@ -101,15 +98,13 @@ def is_alive(connection: Connection, process: str) -> bool:
 
 
 def newest_first(connection: Connection, filters: Filters, before: str | None, limit: int) -> list[Message]:
-    """Up to `limit` messages with ids below `before`, newest first."""
-    cursor = [] if before is None else [messages.c.id < before]
-    return _page(connection, filters, cursor, desc, limit)
+    """Up to `limit` messages, newest first, of those accepted before the one whose id is `before`."""
+    return _page(connection, filters, before, limit, newest_first=True)
 
 
 def oldest_first(connection: Connection, filters: Filters, after: str | None, limit: int) -> list[Message]:
-    """Up to `limit` messages with ids above `after`, oldest first."""
-    cursor = [] if after is None else [messages.c.id > after]
-    return _page(connection, filters, cursor, asc, limit)
+    """Up to `limit` messages, oldest first, of those accepted after the one whose id is `after`."""
+    return _page(connection, filters, after, limit, newest_first=False)
 
 
 def attempts_of(connection: Connection, message_id: str) -> list[Attempt]:
@@ -168,26 +163,28 @@ def _ranking(
 
 
 def _page(
-    connection: Connection,
-    filters: Filters,
-    cursor: list[ColumnElement[bool]],
-    order: Callable[[ColumnElement[str]], UnaryExpression[str]],
-    limit: int,
+    connection: Connection, filters: Filters, cursor: str | None, limit: int, *, newest_first: bool
 ) -> list[Message]:
-    fitting = select(*COLUMNS).where(*_conditions(filters), *cursor).order_by(order(messages.c.id)).limit(limit)
     statuses = [status.value for status in filters.status]
-    statement: Select[*tuple[Any, ...]]
-    if not statuses:
-        statement = fitting
-    elif filters.imei is not None:
-        # The empty string keeps a planner without statistics off the index by status: a device has fewer messages.
-        statement = fitting.where(messages.c.status.concat("").in_(statuses))
-    else:
+    by_status = bool(statuses) and filters.imei is None
+    # The index by status is in the order of acceptance, the others are in that of ids. The two differ where the clock
+    # was stepped, and each is as good for a page.
+    place: ColumnElement[Any] = messages.c.seq if by_status else messages.c.id
+    fitting = select(messages.c.seq, *COLUMNS).where(*_conditions(filters)).limit(limit)
+    if cursor is not None:
+        bound = select(messages.c.seq).where(messages.c.id == cursor).scalar_subquery() if by_status else cursor
+        fitting = fitting.where(place < bound if newest_first else place > bound)
+    fitting = fitting.order_by(place.desc() if newest_first else place.asc())
+    statement: Select[*tuple[Any, ...]] = fitting
+    if by_status:
         # One ordered read of the index for each status: with IN, every match would be collected and sorted.
         each = [select(fitting.where(messages.c.status == status).subquery()) for status in statuses]
         merged = union_all(*each).subquery()
-        statement = select(merged).order_by(order(merged.c.id)).limit(limit)
-    return [to_message(tuple(row)) for row in connection.execute(statement)]
+        statement = select(merged).order_by(merged.c.seq.desc() if newest_first else merged.c.seq.asc()).limit(limit)
+    elif statuses:
+        # The empty string keeps a planner without statistics off the index by status: a device has fewer messages.
+        statement = fitting.where(messages.c.status.concat("").in_(statuses))
+    return [to_message(tuple(row[1:])) for row in connection.execute(statement)]
 
 
 def _conditions(filters: Filters) -> list[ColumnElement[bool]]:

@@ -5,6 +5,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Computed,
     Connection,
     Identity,
     Index,
@@ -33,6 +34,13 @@ _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 # the bounds of a time range are ids.
 _ID = String(36).with_variant(String(36, collation="C"), "postgresql")
 
+WAKE_AT = """CASE
+    WHEN status = 'scheduled' THEN deliver_at
+    WHEN status = 'queued' AND (not_before IS NULL OR not_before > expires_at) THEN expires_at
+    WHEN status = 'queued' THEN not_before
+END"""
+"""When time does something to a message: it becomes due, may be tried again, or expires."""
+
 messages = Table(
     "messages",
     metadata,
@@ -60,13 +68,10 @@ messages = Table(
     Column("origin", _ID),
     Column("published_at", BigInteger),
     Column("finished_at", BigInteger),
+    Column("wake_at", BigInteger, Computed(WAKE_AT, persisted=True)),
     # A number is never given twice, also after the newest rows were pruned.
     sqlite_autoincrement=True,
 )
-
-
-def _index(name: str, where: str, *columns: str) -> None:
-    Index(name, *(messages.c[column] for column in columns), sqlite_where=text(where), postgresql_where=text(where))
 
 
 # Every index is paid for by each accepted message, so each answers something that is asked of ten million rows.
@@ -75,15 +80,21 @@ def _index(name: str, where: str, *columns: str) -> None:
 Index("ix_messages_id", messages.c.id, unique=True)
 # The pages of one device. The dearest: with many devices, each message dirties an index page of its own.
 Index("ix_messages_imei_id", messages.c.imei, messages.c.id)
-# The pages of one status, however rare, and what is queued or publishing. Whole, because which status most messages
-# end in depends on who replies: leaving out the published ones would save 6 % and make their pages a search.
-Index("ix_messages_status_id", messages.c.status, messages.c.id)
-# The rest are partial: a message is in them only while it is unfinished, and in the last four hardly ever.
-_index("ix_messages_unfinished", "status IN ('scheduled', 'queued', 'publishing')", "imei", "seq")
-_index("ix_messages_queued", "status = 'queued'", "seq")
-_index("ix_messages_scheduled", "status = 'scheduled'", "deliver_at")
-_index("ix_messages_expiring", "status IN ('scheduled', 'queued') AND expires_at IS NOT NULL", "expires_at")
-_index("ix_messages_waiting", "status = 'queued' AND not_before IS NOT NULL", "not_before")
+# The pages of one status, however rare, and the queue in its order. Whole, because which status most messages end in
+# depends on who replies: leaving out the published ones would save 6 % and make their pages a search.
+Index("ix_messages_status_seq", messages.c.status, messages.c.seq)
+
+
+def _partial_index(name: str, where: str, *columns: str) -> None:
+    Index(name, *(messages.c[column] for column in columns), sqlite_where=text(where), postgresql_where=text(where))
+
+
+# The rest are nearly empty, so nearly free: a message is in them only while it is unfinished, waits for a time, or
+# was put off.
+_partial_index("ix_messages_unfinished", "status IN ('scheduled', 'queued', 'publishing')", "imei", "seq")
+_partial_index("ix_messages_wake_at", "wake_at IS NOT NULL", "wake_at")
+_partial_index("ix_messages_put_off", "not_before IS NOT NULL", "imei", "seq")
+# None by operation: pages of one are found among the newest, and an index would cost 17 %.
 
 attempts = Table(
     "attempts",

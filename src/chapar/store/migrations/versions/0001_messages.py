@@ -10,6 +10,12 @@ depends_on = None
 
 ID = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
 
+WAKE_AT = """CASE
+    WHEN status = 'scheduled' THEN deliver_at
+    WHEN status = 'queued' AND (not_before IS NULL OR not_before > expires_at) THEN expires_at
+    WHEN status = 'queued' THEN not_before
+END"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -39,16 +45,15 @@ def upgrade() -> None:
         sa.Column("origin", ID),
         sa.Column("published_at", sa.BigInteger),
         sa.Column("finished_at", sa.BigInteger),
+        sa.Column("wake_at", sa.BigInteger, sa.Computed(WAKE_AT, persisted=True)),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_messages_id", "messages", ["id"], unique=True)
     op.create_index("ix_messages_imei_id", "messages", ["imei", "id"])
-    op.create_index("ix_messages_status_id", "messages", ["status", "id"])
+    op.create_index("ix_messages_status_seq", "messages", ["status", "seq"])
     _partial_index("ix_messages_unfinished", "status IN ('scheduled', 'queued', 'publishing')", "imei", "seq")
-    _partial_index("ix_messages_queued", "status = 'queued'", "seq")
-    _partial_index("ix_messages_scheduled", "status = 'scheduled'", "deliver_at")
-    _partial_index("ix_messages_expiring", "status IN ('scheduled', 'queued') AND expires_at IS NOT NULL", "expires_at")
-    _partial_index("ix_messages_waiting", "status = 'queued' AND not_before IS NOT NULL", "not_before")
+    _partial_index("ix_messages_wake_at", "wake_at IS NOT NULL", "wake_at")
+    _partial_index("ix_messages_put_off", "not_before IS NOT NULL", "imei", "seq")
 
     op.create_table(
         "attempts",
