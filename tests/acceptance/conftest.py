@@ -54,7 +54,11 @@ def database_env(database_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def start_gateway(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
-    """Start a gateway with these variables; the test's end stops it and checks that nothing is left of it."""
+    """Start a gateway with these variables; the test's end stops it and checks that nothing is left of it.
+
+    A test asks for it behind its database: fixtures end in the reverse order, and a gateway whose database is gone
+    stops only when its patience ends.
+    """
     with ExitStack() as running:
 
         def start(env: Mapping[str, str] | None = None, *arguments: str, until: str | None = "ready") -> GatewayProcess:
@@ -67,7 +71,7 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
 
 @pytest.fixture
 def gateway(
-    start_gateway: Callable[..., GatewayProcess], broker: Mosquitto | BuiltinBroker, database_env: dict[str, str]
+    database_env: dict[str, str], broker: Mosquitto | BuiltinBroker, start_gateway: Callable[..., GatewayProcess]
 ) -> GatewayProcess:
     """A ready gateway, once with each broker and each database."""
     return start_gateway(broker.settings_env | database_env)

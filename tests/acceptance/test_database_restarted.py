@@ -22,10 +22,10 @@ TRUTHS = {"201", "202", "406 not_saved", "503 outcome_unknown"}
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_no_answer_is_wrong_when_the_database_restarts_under_load(
-    start_gateway: Callable[..., GatewayProcess],
-    mosquitto: Mosquitto,
     postgres_server: PostgresServer,
     postgres_url: str,
+    mosquitto: Mosquitto,
+    start_gateway: Callable[..., GatewayProcess],
     figure: Callable[[str], None],
     mode: Literal["fast", "immediate"],
 ) -> None:
@@ -52,10 +52,10 @@ async def test_no_answer_is_wrong_when_the_database_restarts_under_load(
 
 
 async def test_reading_without_a_database_says_so_and_works_again_afterwards(
-    start_gateway: Callable[..., GatewayProcess],
-    mosquitto: Mosquitto,
     postgres_server: PostgresServer,
     postgres_url: str,
+    mosquitto: Mosquitto,
+    start_gateway: Callable[..., GatewayProcess],
 ) -> None:
     env = {"CHAPAR_DATABASE_URL": postgres_url, "CHAPAR_AUTO_MIGRATE": "true", "CHAPAR_PUBLISH_TIMEOUT": "0.5"}
     gateway = await asyncio.to_thread(start_gateway, {**mosquitto.settings_env, **env})

@@ -13,7 +13,7 @@ READY = {"ready": True, "reason": None}
 
 
 def test_ready_names_the_broker_while_it_is_away(
-    start_gateway: Callable[..., GatewayProcess], mosquitto: Mosquitto
+    mosquitto: Mosquitto, start_gateway: Callable[..., GatewayProcess]
 ) -> None:
     gateway = start_gateway(mosquitto.settings_env)
     ready = httpx.get(f"{gateway.url}/health/ready")
@@ -32,10 +32,10 @@ def test_ready_names_the_broker_while_it_is_away(
 
 
 def test_ready_names_the_database_while_it_is_away(
-    start_gateway: Callable[..., GatewayProcess],
-    mosquitto: Mosquitto,
     postgres_server: PostgresServer,
     postgres_url: str,
+    mosquitto: Mosquitto,
+    start_gateway: Callable[..., GatewayProcess],
 ) -> None:
     env = {**mosquitto.settings_env, "CHAPAR_DATABASE_URL": postgres_url, "CHAPAR_AUTO_MIGRATE": "true"}
     gateway = start_gateway(env)

@@ -148,7 +148,7 @@ def test_a_range_of_time_takes_its_beginning_and_not_its_end(api: httpx.Client) 
     middle = next(
         at for at, before in zip(times[10:], times[9:], strict=False) if at - before > timedelta(milliseconds=2)
     )
-    # An id is made just before its message's time is taken, and the range is one of ids.
+    # The range is one of ids, whose time may be a millisecond off the message's own.
     border = (middle - timedelta(milliseconds=1)).isoformat()
     early, late = reported(api, until=border), reported(api, since=border)
     assert early + late == rows

@@ -78,25 +78,14 @@ def test_a_second_gateway_on_one_sqlite_file_is_refused(
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("CHAPAR_PORT", "http"),
         ("CHAPAR_PORT", "70000"),
         ("CHAPAR_PUBLISH_TIMEOUT", "0"),
-        ("CHAPAR_PUBLISH_TIMEOUT", "soon"),
-        ("CHAPAR_BROKER_URL", "127.0.0.1:1883"),
         ("CHAPAR_BROKER_URL", "http://127.0.0.1:1883"),
         ("CHAPAR_DATABASE_URL", "mysql://localhost/chapar"),
-        ("CHAPAR_DATABASE_URL", "sqlite://"),
         ("CHAPAR_DATABASE_URL", "sqlite:///nowhere/chapar.db"),
-        ("CHAPAR_COMMAND_TOPIC", "devices"),
         ("CHAPAR_COMMAND_TOPIC", "devices/#/{imei}"),
-        ("CHAPAR_LOG_LEVEL", "loud"),
-        ("CHAPAR_MAX_BODY_BYTES", "12"),
-        ("CHAPAR_KEEP_ALIVE", "0"),
         ("CHAPAR_EMBEDDED_PORT", "65535"),
-        ("CHAPAR_READERS", "0"),
-        ("CHAPAR_HOST", "0.0.0.0"),  # noqa: S104 - refused
         ("CHAPAR_HOST", "::"),
-        ("CHAPAR_HOST", "192.0.2.1"),
         ("CHAPAR_HOST", "no such host"),
     ],
 )
@@ -104,8 +93,9 @@ def test_a_bad_setting_is_named(tmp_path: Path, setting: str, value: str) -> Non
     assert setting in refused(tmp_path, {"CHAPAR_BROKER_URL": NO_BROKER, setting: value})
 
 
-def test_an_address_that_others_can_reach_is_refused_as_an_option_too(tmp_path: Path) -> None:
+def test_an_address_that_others_can_reach_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path, {"CHAPAR_BROKER_URL": NO_BROKER}, "--host", "0.0.0.0")  # noqa: S104 - refused
+    assert "CHAPAR_HOST" in said
     assert "other machines" in said
 
 

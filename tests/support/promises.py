@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from support.api import UNFINISHED, Row
 from support.devices import Heard
@@ -74,6 +75,8 @@ def _broken(answer: Answer, row: Row | None, attempts: Sequence[int]) -> list[st
     match answer.status:
         case 201 if row["status"] != "published" or not attempts:
             wrong.append(f"201, and {row['status']}, heard {attempts}: {row}")
+        case 201 if datetime.fromisoformat(row["published_at"]).timestamp() > answer.told_at:
+            wrong.append(f"sent again after 201: {row}")
         case 202 if answer.location != f"/messaging/messages/{answer.id}":
             wrong.append(f"Location of {answer}")
         case 406 if row["status"] != "rejected" or attempts:

@@ -25,6 +25,7 @@ class Answer:
     at_most_once: bool
     asked_at: float  #: time.monotonic()
     answered_at: float
+    told_at: float  #: time.time(), to compare with what the gateway writes down
     status: int | None
     location: str | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -126,13 +127,14 @@ class Senders:
         try:
             told = await client.post("/messaging/send", json=asked)
         except httpx.TransportError:
-            return Answer(imei, micro_op, at_most_once, asked_at, time.monotonic(), None)
+            return Answer(imei, micro_op, at_most_once, asked_at, time.monotonic(), time.time(), None)
         return Answer(
             imei,
             micro_op,
             at_most_once,
             asked_at,
             time.monotonic(),
+            time.time(),
             told.status_code,
             told.headers.get("location"),
             told.json() if "json" in told.headers.get("content-type", "") else {},

@@ -1,0 +1,1 @@
+"""What is promised, under faults: `python -m faults`, or `scripts/faults`, which sets everything up for it."""

@@ -1,0 +1,72 @@
+"""The ledger: what each message was asked to do, and what its caller was told."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["broker", "none", "bulk", "once", "brief", "later", "keyed", "crowd", "cut"]
+"""How a message was asked for.
+
+`broker` and `crowd` wait for the broker, the crowd on one device; `none` and `bulk` do not wait; `once` goes at most
+once; `brief` expires soon; `later` is due soon; `keyed` is repeated under its key until it is answered; for `cut` the
+caller hangs up behind the request.
+"""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One message. The operation that the device is told is its number, so it is known wherever it turns up."""
+
+    number: int
+    imei: str
+    kind: Kind
+    in_turn: bool  #: whether its device has one caller only, who asks for one thing after the other
+    asked_at: float  #: time.time()
+    at_most_once: bool = False
+    expires_in: float | None = None  #: seconds
+    deliver_at: int | None = None  #: ms since the epoch
+    told_at: float = 0.0  #: time.time()
+    status: int | None = None  #: None: no answer came
+    code: str | None = None
+    id: str | None = None
+
+    @property
+    def micro_op(self) -> str:
+        return f"n-{self.number}"
+
+    @property
+    def accepted(self) -> bool:
+        return self.status in {201, 202}
+
+    @property
+    def refused(self) -> bool:
+        """Whether the caller was told that nothing was sent."""
+        return self.status is not None and not self.accepted
+
+
+def number_of(micro_op: str) -> int:
+    """The number of the message with this operation."""
+    return int(micro_op.removeprefix("n-"))
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything that was asked in one run; on each device the numbers only grow."""
+
+    entries: dict[int, Entry] = field(default_factory=dict)
+    answered: int = 0  #: messages with an answer, for progress
+    accepted: int = 0
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def open(self, imei: str, kind: Kind, asked_at: float, *, in_turn: bool = True) -> Entry:
+        """A new entry, not yet answered."""
+        entry = Entry(next(self._numbers), imei, kind, in_turn, asked_at)
+        self.entries[entry.number] = entry
+        return entry
+
+    def tell(self, entry: Entry, told_at: float, status: int, *, id_: str | None, code: str | None) -> None:
+        """The answer to it came."""
+        entry.told_at, entry.status, entry.id, entry.code = told_at, status, id_, code
+        self.answered += 1
+        self.accepted += entry.accepted

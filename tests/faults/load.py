@@ -1,0 +1,210 @@
+"""Callers of every kind who send at the same time, and write each answer into the ledger."""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+from faults.connection import Connection, NoAnswer, Reply
+from faults.ledger import Entry, Kind, Ledger
+
+SEND: Final = "/messaging/send"
+BULK: Final = "/messaging/bulk"
+_PAUSE: Final = 0.05  # seconds after a refusal or no answer; as a caller does, and so that an outage fills no table
+_DEVICES: Final = 4  # of one caller
+_KEY_STILL_IN_USE: Final = 409
+_ASK_AGAIN: Final = {409, 503}  # with the same key
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How many callers of each kind there are."""
+
+    broker: int = 4
+    none: int = 2
+    bulk: int = 1
+    once: int = 2
+    brief: int = 2
+    later: int = 1
+    keyed: int = 2
+    crowd: int = 4
+    cut: int = 0
+    bulk_size: int = 100  #: messages in one call
+    bulk_rate: float = 500  #: messages a second of each bulk caller, at most
+    pause: float = 0.01  #: seconds between two calls of one caller
+
+
+class Load:
+    """The callers; they send from `async with` to its end."""
+
+    def __init__(self, ports: Sequence[int], ledger: Ledger, mix: Mix) -> None:
+        self._ports = ports
+        self._ledger = ledger
+        self._mix = mix
+        self._stopping = asyncio.Event()
+        self._callers: list[asyncio.Task[None]] = []
+
+    async def answers(self, count: int, within: float = 30.0) -> None:
+        """Wait until `count` more messages were accepted; raises AssertionError where that takes too long."""
+        wanted = self._ledger.accepted + count
+        deadline = time.monotonic() + within
+        while self._ledger.accepted < wanted:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{wanted - self._ledger.accepted} of {count} messages not accepted in {within} s")
+            await self.check()
+            await asyncio.sleep(0.005)
+
+    async def refusals(self, count: int, within: float = 30.0) -> None:
+        """Wait until `count` more messages were refused."""
+        wanted = self._ledger.answered - self._ledger.accepted + count
+        deadline = time.monotonic() + within
+        while self._ledger.answered - self._ledger.accepted < wanted:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not {count} refusals in {within} s")
+            await self.check()
+            await asyncio.sleep(0.005)
+
+    async def check(self) -> None:
+        """Raise what ended a caller."""
+        for caller in self._callers:
+            if caller.done():
+                await caller
+
+    async def __aenter__(self) -> Self:
+        callers: dict[Kind, Callable[[Connection, int], Awaitable[None]]] = {
+            "broker": self._broker,
+            "none": self._none,
+            "bulk": self._bulk,
+            "once": self._once,
+            "brief": self._brief,
+            "later": self._later,
+            "keyed": self._keyed,
+            "crowd": self._crowd,
+            "cut": self._cut,
+        }
+        for kind, call in callers.items():
+            for caller in range(getattr(self._mix, kind)):
+                self._callers.append(asyncio.create_task(self._repeat(call, caller), name=f"{kind} {caller}"))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Every call under way still gets its answer."""
+        self._stopping.set()
+        outcomes = await asyncio.gather(*self._callers, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and error is None:
+                raise outcome
+
+    async def _repeat(self, call: Callable[[Connection, int], Awaitable[None]], caller: int) -> None:
+        async with Connection(self._ports) as connection:
+            while not self._stopping.is_set():
+                if await connection.connected():  # else there is nobody to ask
+                    await call(connection, caller)
+                await asyncio.sleep(self._mix.pause * random.uniform(0.5, 1.5))
+
+    async def _broker(self, connection: Connection, caller: int) -> None:
+        await self._send(connection, self._open("broker", caller))
+
+    async def _crowd(self, connection: Connection, _caller: int) -> None:
+        await self._send(connection, self._ledger.open("crowd", "crowd", time.time(), in_turn=False))
+
+    async def _none(self, connection: Connection, caller: int) -> None:
+        await self._send(connection, self._open("none", caller), wait="none")
+
+    async def _once(self, connection: Connection, caller: int) -> None:
+        entry = self._open("once", caller)
+        entry.at_most_once = True
+        await self._send(connection, entry, at_most_once=True, wait=random.choice(["none", "broker"]))
+
+    async def _brief(self, connection: Connection, caller: int) -> None:
+        entry = self._open("brief", caller)
+        entry.expires_in = round(random.uniform(0.2, 2.5), 3)
+        await self._send(connection, entry, expires_in=entry.expires_in, wait=random.choice(["none", "broker"]))
+
+    async def _later(self, connection: Connection, caller: int) -> None:
+        entry = self._open("later", caller)
+        entry.deliver_at = round((time.time() + random.uniform(0.1, 2.0)) * 1000)
+        at = datetime.fromtimestamp(entry.deliver_at / 1000, UTC).isoformat(timespec="milliseconds")
+        await self._send(connection, entry, deliver_at=at, wait="none")
+
+    async def _cut(self, connection: Connection, caller: int) -> None:
+        """Somebody who hangs up behind the request; nothing is known of it but what the table and the device say."""
+        entry = self._open("cut", caller)
+        body = _body(entry, wait=random.choice(["none", "broker"]))
+        with contextlib.suppress(NoAnswer):
+            await connection.post_and_hang_up(SEND, body, after=random.choice([0, 0, 0.001, 0.003]))
+
+    async def _keyed(self, connection: Connection, caller: int) -> None:
+        """Somebody who repeats until there is an answer, under one key."""
+        entry = self._open("keyed", caller)
+        await ask_until_answered(connection, entry, self._ledger, self._stopping)
+
+    async def _bulk(self, connection: Connection, caller: int) -> None:
+        entries = [self._open("bulk", caller) for _ in range(self._mix.bulk_size)]
+        wait = random.choice(["none", "none", "broker"])
+        items = ",".join(_text(entry, wait=wait) for entry in entries)
+        try:
+            reply = await connection.post(BULK, b'{"messages":[%s]}' % items.encode())
+        except NoAnswer:
+            await asyncio.sleep(_PAUSE)
+            return
+        told_at = time.time()
+        answers = json.loads(reply.body)["answers"]
+        for entry, answer in zip(entries, answers, strict=True):
+            body = answer["body"]
+            self._ledger.tell(entry, told_at, answer["status"], id_=body.get("id"), code=body.get("code"))
+        await asyncio.sleep(self._mix.bulk_size / self._mix.bulk_rate)
+
+    def _open(self, kind: Kind, caller: int) -> Entry:
+        return self._ledger.open(f"{kind}-{caller}-{random.randrange(_DEVICES)}", kind, time.time())
+
+    async def _send(self, connection: Connection, entry: Entry, **fields: object) -> None:
+        try:
+            reply = await connection.post(SEND, _body(entry, **fields))
+        except NoAnswer:
+            await asyncio.sleep(_PAUSE)
+            return
+        tell(self._ledger, entry, reply)
+        if entry.refused:
+            await asyncio.sleep(_PAUSE)
+
+
+async def ask_until_answered(
+    connection: Connection, entry: Entry, ledger: Ledger, stopping: asyncio.Event
+) -> Reply | None:
+    """Repeat under one key until there is an answer that ends the matter; None where `stopping` came first."""
+    headers = {"Idempotency-Key": f"key-{entry.number}"}
+    while True:
+        try:
+            reply = await connection.post(SEND, _body(entry), headers)
+        except NoAnswer:
+            reply = None
+        if reply is not None and reply.status not in _ASK_AGAIN:
+            if entry.status is None:
+                tell(ledger, entry, reply)
+            return reply
+        if stopping.is_set():
+            return None
+        await asyncio.sleep(_PAUSE)
+
+
+def tell(ledger: Ledger, entry: Entry, reply: Reply) -> None:
+    """Write an answer to one message into the ledger."""
+    body: dict[str, Any] = json.loads(reply.body)
+    ledger.tell(entry, time.time(), reply.status, id_=body.get("id"), code=body.get("code"))
+
+
+def _text(entry: Entry, **fields: object) -> str:
+    return json.dumps({"imei": entry.imei, "micro_op": entry.micro_op, **fields})
+
+
+def _body(entry: Entry, **fields: object) -> bytes:
+    return _text(entry, **fields).encode()

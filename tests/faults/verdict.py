@@ -1,0 +1,219 @@
+"""Hold what was promised against what the device heard and what the database says."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from faults.ledger import Entry, Ledger
+from faults.listener import Hearing, topic_of
+from faults.table import Row
+
+EXPIRY_GRANULARITY: Final = 1.0
+"""Seconds that a message may be heard after its expiry: MQTT counts it in whole seconds, and the last is sent as 1."""
+
+_CLOCK_STEP: Final = 0.002  # seconds; the gateway writes whole milliseconds down
+_NEVER_SENT: Final = {"rejected", "expired", "cancelled"}
+_FINAL: Final = {"published", "unconfirmed", *_NEVER_SENT}
+
+
+class Broken(StrEnum):
+    """The ways to break a promise, as the table of a run names them."""
+
+    LOST = "lost"  #: promised, and neither heard nor truthfully given up
+    SENT_AFTER_REFUSAL = "sent after refusal"  #: the caller was told that it was not and will not be sent
+    SENT_AGAIN = "sent again after 201"
+    UNFLAGGED = "duplicates not flagged"
+    OUT_OF_ORDER = "out of order"  #: first deliveries to one device, against the order of acceptance
+    EARLY = "early"  #: heard before its time, or expired before it was due
+    AFTER_EXPIRY = "after expiry"
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What came of one run."""
+
+    accepted: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    heard: int = 0  #: messages
+    heard_again: int = 0  #: messages heard more than once, each flagged as possible duplicate unless counted as broken
+    late_in_transit: int = 0  #: left in time and stalled on the way past their expiry
+    broken: dict[Broken, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def count(self, what: Broken) -> int:
+        return len(self.broken.get(what, ()))
+
+    @property
+    def kept(self) -> bool:
+        """Whether every promise was kept."""
+        return not any(self.broken.values())
+
+
+def judge(
+    ledger: Ledger,
+    rows: Sequence[Row],
+    hearings: Iterable[Hearing],
+    *,
+    stalls: Sequence[tuple[float, float]] = (),
+    same_clock: bool = True,
+) -> Verdict:
+    """`stalls` are the times in which the way to the device was stalled; `same_clock`: the gateway's is ours."""
+    judge_ = _Judge(ledger, rows, hearings, stalls, same_clock=same_clock)
+    judge_.rows()
+    judge_.entries()
+    judge_.order()
+    return judge_.verdict
+
+
+class _Judge:
+    def __init__(
+        self,
+        ledger: Ledger,
+        rows: Sequence[Row],
+        hearings: Iterable[Hearing],
+        stalls: Sequence[tuple[float, float]],
+        *,
+        same_clock: bool,
+    ) -> None:
+        self.verdict = Verdict()
+        self._ledger = ledger
+        self._rows: Mapping[str, Row] = {row.id: row for row in rows}
+        self._of_number: dict[int, list[Row]] = defaultdict(list)
+        for row in rows:
+            self._of_number[row.number].append(row)
+        self._heard: dict[str, list[Hearing]] = {}  # by message id
+        self._first: dict[str, int] = {}  # message id → place among first hearings
+        self._stalls = stalls
+        self._same_clock = same_clock
+        for hearing in hearings:
+            so_far = self._heard.setdefault(hearing.id, [])
+            if not so_far:
+                self._first[hearing.id] = len(self._first)
+            # What the broker itself repeats after the device was away is the same attempt.
+            if not (hearing.redelivered and any(hearing.attempt == each.attempt for each in so_far)):
+                so_far.append(hearing)
+        self.verdict.heard = len(self._heard)
+
+    def rows(self) -> None:
+        """What the database says, whoever was told what."""
+        for row in self._rows.values():
+            entry, heard = self._ledger.entries.get(row.number), self._heard.get(row.id, [])
+            if entry is None or entry.imei != row.imei:
+                raise AssertionError(f"nobody asked for {row}")
+            if row.status not in _FINAL:
+                self._breaks(Broken.LOST, "unfinished", entry, row, heard)
+            elif row.status == "published" and not heard:
+                self._breaks(Broken.LOST, "published and never heard", entry, row, heard)
+            elif row.status == "unconfirmed" and not row.at_most_once:
+                self._breaks(Broken.LOST, "given up although it may be repeated", entry, row, heard)
+            elif row.status == "expired" and row.finished_at is not None and row.finished_at < (row.expires_at or 0):
+                self._breaks(Broken.EARLY, "expired before its time", entry, row, heard)
+            if row.status in _NEVER_SENT and heard and not row.possible_duplicate:
+                self._breaks(Broken.SENT_AFTER_REFUSAL, f"{row.status}, and heard", entry, row, heard)
+        for message_id, heard in self._heard.items():
+            self._misheard(self._ledger.entries[heard[0].number], self._rows.get(message_id), heard)
+
+    def entries(self) -> None:
+        """What callers were told."""
+        for entry in self._ledger.entries.values():
+            rows = self._of_number.get(entry.number, [])
+            if entry.status is None:
+                self.verdict.unanswered += 1
+            elif entry.accepted:
+                self.verdict.accepted += 1
+                self._accepted(entry, self._rows.get(entry.id or ""))
+            else:
+                self.verdict.refused += 1
+                self._refused(entry, rows)
+            # A repetition may add a message where the first attempt at it was given up unsent.
+            sent = [row for row in rows if row.status not in _NEVER_SENT or row.id in self._heard]
+            if len(sent) > 1:
+                self._breaks(Broken.SENT_AGAIN, f"{len(sent)} messages of one request", entry, sent[0], ())
+                self._note(Broken.SENT_AGAIN, sent[1])
+
+    def order(self) -> None:
+        """First deliveries to each device, against the order in which the database accepted them."""
+        devices: dict[str, list[Row]] = defaultdict(list)
+        for row in self._rows.values():
+            if row.deliver_at is None:
+                devices[row.imei].append(row)
+        for rows in devices.values():
+            self._order_of_hearing([row for row in rows if row.id in self._first])
+            entries = [(self._ledger.entries[row.number], row) for row in rows]
+            self._order_of_calls([(entry, row) for entry, row in entries if entry.in_turn and entry.id == row.id])
+
+    def _order_of_hearing(self, rows: Sequence[Row]) -> None:
+        latest = None
+        for row in rows:
+            if latest is not None and self._first[row.id] < self._first[latest.id]:
+                entry = self._ledger.entries[row.number]
+                before = f"heard before {latest.micro_op} (seq {latest.seq}), accepted after it"
+                # It is the earlier one that came late; say both.
+                self._breaks(Broken.OUT_OF_ORDER, before, entry, row, self._heard[row.id])
+                self._note(Broken.OUT_OF_ORDER, latest)
+            else:
+                latest = row
+
+    def _order_of_calls(self, asked: Sequence[tuple[Entry, Row]]) -> None:
+        for (before, _), (entry, row) in zip(asked, asked[1:], strict=False):
+            if entry.number < before.number:
+                text = f"accepted after {before.micro_op}, asked for before it"
+                self._breaks(Broken.OUT_OF_ORDER, text, entry, row, self._heard.get(row.id, []))
+
+    def _accepted(self, entry: Entry, row: Row | None) -> None:
+        heard = () if row is None else self._heard.get(row.id, ())
+        if row is None or row.number != entry.number:
+            self._breaks(Broken.LOST, f"{entry.status}, and not in the table", entry, row, heard)
+        elif entry.status == 201:
+            if row.status != "published":
+                self._breaks(Broken.LOST, f"201, and {row.status}", entry, row, heard)
+            elif self._same_clock and (row.published_at or 0) / 1000 > entry.told_at + _CLOCK_STEP:
+                self._breaks(Broken.SENT_AGAIN, "published after 201", entry, row, heard)
+        elif row.status in {"rejected", "cancelled"}:
+            self._breaks(Broken.LOST, f"202, and {row.status}", entry, row, heard)
+
+    def _refused(self, entry: Entry, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.id in self._heard or row.status in {"published", "unconfirmed"}:
+                heard = self._heard.get(row.id, ())
+                self._breaks(Broken.SENT_AFTER_REFUSAL, f"{entry.status} {entry.code}", entry, row, heard)
+
+    def _misheard(self, entry: Entry, row: Row | None, heard: Sequence[Hearing]) -> None:
+        if row is None:
+            self._breaks(Broken.LOST, "heard, and not in the table", entry, row, heard)
+            return
+        if any(hearing.number != row.number or hearing.topic != topic_of(entry.imei) for hearing in heard):
+            raise AssertionError(f"heard as another operation or on another topic: {row}, {heard}")
+        if len(heard) > 1:
+            self.verdict.heard_again += 1
+            if not row.possible_duplicate and entry.status == 201:
+                self._breaks(Broken.SENT_AGAIN, "heard again", entry, row, heard)
+            elif not row.possible_duplicate or row.at_most_once:
+                self._breaks(Broken.UNFLAGGED, "heard again", entry, row, heard)
+        if max(hearing.attempt for hearing in heard) > row.attempts:
+            self._breaks(Broken.UNFLAGGED, "attempts not counted", entry, row, heard)
+        if entry.deliver_at is not None and heard[0].at < entry.deliver_at / 1000 - _CLOCK_STEP:
+            self._breaks(Broken.EARLY, "heard early", entry, row, heard)
+        if row.expires_at is not None:
+            self._expiry(entry, row, row.expires_at / 1000, heard)
+
+    def _expiry(self, entry: Entry, row: Row, expires_at: float, heard: Sequence[Hearing]) -> None:
+        last = max(hearing.at for hearing in heard)
+        if last <= expires_at + EXPIRY_GRANULARITY:
+            return
+        if any(since <= expires_at and last <= until + EXPIRY_GRANULARITY for since, until in self._stalls):
+            self.verdict.late_in_transit += 1
+        else:
+            self._breaks(Broken.AFTER_EXPIRY, f"heard {last - expires_at:.3f} s late", entry, row, heard)
+
+    def _breaks(
+        self, what: Broken, how: str, entry: Entry, row: Row | None, heard: Sequence[Hearing]
+    ) -> None:
+        self.verdict.broken[what].append(f"{how}\n    {entry}\n    {row}\n    heard {[tuple(h) for h in heard]}")
+
+    def _note(self, what: Broken, row: Row) -> None:
+        entry = self._ledger.entries[row.number]
+        heard = [tuple(hearing) for hearing in self._heard.get(row.id, [])]
+        self.verdict.broken[what][-1] += f"\n    the other: {entry}\n    {row}\n    heard {heard}"

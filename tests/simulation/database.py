@@ -1,0 +1,358 @@
+"""A database in memory that keeps the contract of `chapar.store`: the writer's operations, and the reads."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from chapar.errors import StoreUnavailable
+from chapar.message import MOVES, UNFINISHED, Attempt, Message, Status
+from chapar.settings import Settings
+from chapar.store.acceptance import Added, Full, Key
+from chapar.store.commits import Commits
+from chapar.store.queue import Found, Lease, Take
+from chapar.store.reports import Backlog
+from chapar.store.schema import MUTABLE, PROCESS_LENGTH, Row, to_message, to_row
+from chapar.store.store import Store
+from chapar.store.wire import LENGTH, unpack
+from chapar.store.writer import _KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from simulation.world import Process, World
+
+_WAITING = {Status.SCHEDULED, Status.QUEUED}
+
+
+class Change(NamedTuple):
+    """A message that was added (`before` is None) or moved."""
+
+    at: float  #: loop time
+    before: Message | None
+    after: Message
+
+
+class Database:
+    """What is committed. Whoever applies a batch applies all of it."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.messages: dict[str, Message] = {}
+        self.seq: dict[str, int] = {}
+        self.unfinished: dict[str, None] = {}  # ids in the order of acceptance
+        self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.keys: dict[tuple[str, str], Key] = {}
+        self.leases: dict[str, int] = {}
+        self.changes: list[Change] = []
+        self._apply: Mapping[str, Callable[[Any], object]] = {
+            "add": self._add,
+            "move": self._move,
+            "record": self._record,
+            "take": self._take,
+            "cancel": self._cancel,
+            "hold": self._hold,
+            "leave": self._leave,
+            "settle": self._settle,
+            "answer": self._answer,
+            "forget": self._forget,
+            "check": lambda _: None,
+        }
+
+    def commit(self, batch: Sequence[tuple[str, Any]]) -> list[object]:
+        """Apply a batch in the writer's order; gives the results in the batch's order."""
+        if len(batch) == 1:
+            kind, arguments = batch[0]
+            return [self._apply[kind](arguments)]
+        results: list[object] = [None] * len(batch)
+        for name in _KINDS:
+            for position, (kind, arguments) in enumerate(batch):
+                if kind == name:
+                    results[position] = self._apply[kind](arguments)
+        return results
+
+    def time(self) -> int:
+        """The clock of the database's host, ms since the epoch."""
+        return self._world.wall_clock()
+
+    def is_alive(self, process: str) -> bool:
+        return self.leases.get(process, 0) > self.time()
+
+    def backlog(self) -> Backlog:
+        depths: dict[Status, int] = {}
+        for id_ in self.unfinished:
+            status = self.messages[id_].status
+            depths[status] = depths.get(status, 0) + 1
+        return Backlog(depths, next((self.messages[id_] for id_ in self.unfinished), None))
+
+    def _put(self, before: Message | None, after: Message) -> None:
+        if before is None:
+            self.seq[after.id] = len(self.seq) + 1
+        elif before.status is not after.status and after.status not in MOVES[before.status]:
+            self._world.fails(f"{after.id} moved from {before.status} to {after.status}, which MOVES does not list")
+        self.messages[after.id] = after
+        if after.status in UNFINISHED:
+            self.unfinished[after.id] = None
+        else:
+            self.unfinished.pop(after.id, None)
+        self.changes.append(Change(self._world.loop.time(), before, after))
+        self._world.trace("database", after.id, before.status if before else "new", after.status, after)
+
+    def _lane(self, imei: str) -> Iterator[Message]:
+        return (message for id_ in self.unfinished if (message := self.messages[id_]).imei == imei)
+
+    def _add(self, addition: tuple[Row, int, Key | None]) -> Added:
+        row, max_depth, key = addition
+        message = to_message(row)
+        if key is not None and (owner := self.keys.get(key[:2])) is not None:
+            if owner.kept_until <= message.created_at:
+                del self.keys[key[:2]]
+            elif owner.message_id != message.id:
+                return owner
+        if (there := self.messages.get(message.id)) is not None:
+            return there.status
+        if message.status is not Status.REJECTED:
+            lane = list(self._lane(message.imei))
+            process = (message.claim or "")[:PROCESS_LENGTH]
+            if message.status is Status.PUBLISHING and any(_blocks(other, process) for other in lane):
+                message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
+            if message.status in _WAITING and len(lane) >= max_depth:
+                return Full(lane[0].id)
+        self._put(None, message)
+        if key is not None:
+            self.keys[key[:2]] = key
+        return message.status
+
+    def _move(self, row: Row) -> bool:
+        after = dict(zip(MUTABLE, row, strict=False))
+        id_, *guard = row[len(MUTABLE) :]
+        before = self.messages.get(str(id_))
+        if before is None:
+            return False
+        if [before.status.value, before.attempts, before.claim] == guard:
+            self._put(before, before._replace(**after | {"status": Status(str(row[0]))}))
+            return True
+        return all(getattr(before, name) == value for name, value in after.items())
+
+    def _record(self, attempt: Attempt) -> None:
+        self.attempts.setdefault((attempt.message_id, attempt.attempt), Attempt._make(attempt))
+
+    def _take(self, take: Take) -> Found:
+        claim, limit, at = take
+        process = claim[:PROCESS_LENGTH]
+        expired = []
+        for message in [self.messages[id_] for id_ in self.unfinished]:
+            due = message
+            if message.status is Status.SCHEDULED and (message.deliver_at or 0) <= at:
+                due = message._replace(status=Status.QUEUED)
+                self._put(message, due)
+            if due.status in _WAITING and due.expires_at is not None and due.expires_at <= at:
+                self._put(due, due._replace(status=Status.EXPIRED, reason="expired", finished_at=at))
+                expired.append(message.id)
+        taken = self._of_claim(claim)
+        if not taken and limit:
+            self._claim(claim, limit, at, process)
+            taken = self._of_claim(claim)
+        times = []
+        for message in (self.messages[id_] for id_ in self.unfinished):
+            if message.status is Status.SCHEDULED:
+                times += [message.deliver_at, message.expires_at]
+            elif message.status is Status.QUEUED:
+                waits = message.not_before is not None and message.not_before > at
+                times += [message.expires_at, message.not_before if waits else None]
+        return taken, expired, min((time for time in times if time is not None), default=None)
+
+    def _claim(self, claim: str, limit: int, at: int, process: str) -> None:
+        unfinished = [self.messages[id_] for id_ in self.unfinished]
+        kept = {
+            message.imei
+            for message in unfinished
+            if message.status is Status.PUBLISHING and (message.claim or "")[:PROCESS_LENGTH] != process
+        }
+        for message in unfinished:
+            if message.status is not Status.QUEUED or message.imei in kept:
+                continue
+            if message.not_before is not None and message.not_before > at:
+                kept.add(message.imei)
+                continue
+            after = message._replace(
+                status=Status.PUBLISHING, attempts=message.attempts + 1, claim=claim, not_before=None
+            )
+            self._put(message, after)
+            limit -= 1
+            if not limit:
+                return
+
+    def _of_claim(self, claim: str) -> list[Row]:
+        messages = (self.messages[id_] for id_ in self.unfinished)
+        return [to_row(message) for message in messages if message.claim == claim]
+
+    def _cancel(self, cancel: tuple[str, int]) -> tuple[bool, str | None]:
+        id_, at = cancel
+        before = self.messages.get(id_)
+        if before is None or before.status not in _WAITING:
+            return False, None if before is None else before.status.value
+        after = before._replace(status=Status.CANCELLED, reason="cancelled", not_before=None, finished_at=at)
+        self._put(before, after)
+        return True, after.status.value
+
+    def _hold(self, lease: Lease) -> None:
+        if lease.alone:
+            self.leases = {token: until for token, until in self.leases.items() if token == lease.process}
+        self.leases[lease.process] = self.time() + round(lease.seconds * 1000)
+
+    def _leave(self, process: str) -> None:
+        self.leases.pop(process, None)
+
+    def _settle(self, settle: tuple[str, int]) -> int:
+        process, at = settle
+        settled = 0
+        for message in [self.messages[id_] for id_ in self.unfinished]:
+            if message.status is not Status.PUBLISHING:
+                continue
+            owner = (message.claim or "")[:PROCESS_LENGTH]
+            if owner and (owner == process or self.is_alive(owner)):
+                continue
+            settled += 1
+            self._record(Attempt(message.id, message.attempts, at, owner, "process_died", None))
+            if message.at_most_once:
+                after = message._replace(
+                    status=Status.UNCONFIRMED, reason="process_died", claim=None, finished_at=at
+                )
+            else:
+                after = message._replace(status=Status.QUEUED, possible_duplicate=True, claim=None)
+            self._put(message, after)
+        return settled
+
+    def _answer(self, answer: tuple[Key, int, str]) -> None:
+        key, status, body = answer
+        owner = self.keys.get(key[:2])
+        if owner is not None and owner.message_id == key[3] and owner.answer_status is None:
+            self.keys[key[:2]] = owner._replace(answer_status=status, answer_body=body)
+
+    def _forget(self, key: Key) -> None:
+        owner = self.keys.get(key[:2])
+        if owner is not None and owner.message_id == key[3]:
+            del self.keys[key[:2]]
+
+
+def _blocks(other: Message, process: str) -> bool:
+    elsewhere = other.status is Status.PUBLISHING and (other.claim or "")[:PROCESS_LENGTH] != process
+    return other.status is Status.QUEUED or elsewhere
+
+
+class WriterProcess:
+    """One life of a gateway's writer. It takes its time, and in bad weather it fails in every way there is."""
+
+    def __init__(self, process: "Process", commits: Commits) -> None:
+        self._process = process
+        self._world = process.world
+        self._commits = commits
+        self._batch: list[tuple[str, Any]] | None = None
+        self._applied = False
+
+    def write(self, frame: bytes) -> None:
+        """Take a batch; its answer comes later."""
+        self._batch = [*unpack(frame[LENGTH:])]
+        self._applied = False
+        self._world.loop.call_later(self._world.weather.commit_time(), self._commit)
+
+    def die(self) -> None:
+        """Be killed with the gateway. What was handed over may have been committed already, or not."""
+        if self._batch is not None and not self._applied and self._world.chaos.random() < 0.5:
+            self._world.database.commit(self._batch)
+        self._batch = None
+
+    def _commit(self) -> None:
+        if self._batch is None:
+            return
+        fate = self._world.weather.fate_of_batch()
+        if fate in {"committed", "committed, answer lost", "committed, writer died"}:
+            results = self._world.database.commit(self._batch)
+        self._applied = True
+        if fate == "committed":
+            answers = [("committed", result) for result in results]
+            self._world.loop.call_later(self._world.weather.answer_time(), self._answer, answers)
+            return
+        self._world.trace(self._process.name, "batch", fate)
+        if fate in {"committed, answer lost", "not committed, answer lost"}:
+            self._answer([("unknown", "the connection was lost.")] * len(self._batch), usable=False)
+        elif fate == "refused":
+            self._answer([("not_saved", "the disk is full.", True)] * len(self._batch), usable=True)
+        else:
+            self._batch = None
+            self._commits._writer_lost()
+            self._ready_later()
+
+    def _answer(self, answers: list[tuple[object, ...]], *, usable: bool = True) -> None:
+        if self._batch is None:
+            return
+        self._batch = None
+        self._commits._hear(("answers", answers, usable), self)
+        if not usable:
+            self._ready_later()
+
+    def _ready_later(self) -> None:
+        self._world.loop.call_later(self._world.weather.restart_time(), self._ready)
+
+    def _ready(self) -> None:
+        if not self._process.dead:
+            self._commits._hear(("ready",), self)
+
+
+class SimulatedStore(Store):
+    """The real store over a writer and readers in memory."""
+
+    def __init__(self, process: "Process", commits: Commits) -> None:
+        self._process = process
+        self._commits = commits
+        self.writer = WriterProcess(process, commits)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, _settings: Settings) -> "AsyncIterator[Self]":
+        from simulation.world import here
+
+        process = here()
+        commits = Commits()
+        store = cls(process, commits)
+        process.store = store
+        commits._hear(("ready",), store.writer)
+        try:
+            yield store
+        finally:
+            commits._closed = True
+            if not process.dead:
+                try:
+                    await asyncio.wait_for(commits._idle.wait(), 5)
+                except TimeoutError:
+                    pass
+                store.writer.die()
+            commits._end()
+
+    async def find(self, message_id: str) -> Message | None:
+        await self._read()
+        return self._process.world.database.messages.get(message_id)
+
+    async def find_all(self, ids: Sequence[str]) -> list[Message]:
+        await self._read()
+        found = self._process.world.database.messages
+        return [found[id_] for id_ in ids if id_ in found]
+
+    async def attempts(self, message_id: str) -> list[Attempt]:
+        await self._read()
+        history = self._process.world.database.attempts
+        return [attempt for (id_, _), attempt in sorted(history.items()) if id_ == message_id]
+
+    async def backlog(self) -> Backlog:
+        await self._read()
+        return self._process.world.database.backlog()
+
+    async def is_alive(self, process: str) -> bool:
+        await self._read()
+        return self._process.world.database.is_alive(process)
+
+    async def _read(self) -> None:
+        await asyncio.sleep(self._process.world.weather.read_time())
+        if self._process.world.weather.read_fails():
+            raise StoreUnavailable("the simulated server restarts.")

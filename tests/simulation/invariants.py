@@ -1,0 +1,190 @@
+"""What must hold of a world that has come to rest."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from chapar.link.reason_codes import FIRST_FAILURE, TRANSIENT
+from chapar.message import UNFINISHED, Message, Status
+from simulation.network import Passage
+from simulation.world import Given, World
+
+_NOTHING_STORED = {400, 401, 403, 404, 409, 413, 415, 422, 429}
+
+
+def broken(world: World) -> list[str]:
+    """One sentence for each promise that the world broke."""
+    return [*world.failures, *Verdict(world).sentences()]
+
+
+class Verdict:
+    """The invariants over one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._messages = world.database.messages
+        self._heard: dict[str, list[Passage]] = defaultdict(list)
+        self._left: dict[str, list[Passage]] = defaultdict(list)
+        self._refused: dict[str, list[Passage]] = defaultdict(list)
+        for passages, by_id in (
+            (world.broker.heard, self._heard),
+            (world.broker.left, self._left),
+            (world.broker.refused, self._refused),
+        ):
+            for passage in passages:
+                by_id[passage.message_id].append(passage)
+
+    def sentences(self) -> Iterator[str]:
+        for message in self._messages.values():
+            yield from self._of_message(message)
+            yield from self._attempts(message)
+        for id_ in self._left:
+            if id_ not in self._messages:
+                yield f"{id_} left, and is not stored"
+        yield from self._answers()
+        yield from self._keys()
+        yield from self._cancellations()
+        yield from self._order()
+
+    def _of_message(self, message: Message) -> Iterator[str]:
+        heard = self._heard[message.id]
+        status = message.status
+        if status in UNFINISHED:
+            yield f"{message.id} is still {status}"
+        if len(heard) > 1 and not message.possible_duplicate:
+            yield f"{message.id} was heard {len(heard)} times and is no possible duplicate"
+        if len(heard) > 1 and message.at_most_once:
+            yield f"{message.id} was heard {len(heard)} times, and may be at most once"
+        if status is Status.PUBLISHED and not heard:
+            yield f"{message.id} is published, and nobody heard it"
+        if status in {Status.CANCELLED, Status.EXPIRED, Status.REJECTED} and heard and not message.possible_duplicate:
+            yield f"{message.id} is {status} ({message.reason}), and was heard"
+        if status is Status.UNCONFIRMED and not message.at_most_once:
+            yield f"{message.id} is unconfirmed, and was to be sent again"
+        if message.reason == "broker_unreachable" and self._left[message.id]:
+            yield f"{message.id} is broker_unreachable, and left"
+        if message.reason_code is not None and message.reason_code >= FIRST_FAILURE and message.reason != "quarantined":
+            invalid = self._world.by_name[message.micro_op].kind == "too large"
+            if not invalid and message.reason_code not in {passage.code for passage in self._refused[message.id]}:
+                yield f"{message.id} is {message.reason}, and the broker never said so"
+        if message.reason == "quarantined" and self._world.broker.ended_sessions.get(message.id, 0) < 2:
+            yield f"{message.id} is quarantined, and was not in flight at two disconnects"
+        if (message.finished_at is None) != (status in UNFINISHED):
+            yield f"{message.id} is {status} and finished_at is {message.finished_at}"
+        if status not in UNFINISHED and message.claim is not None:
+            yield f"{message.id} is {status} and still claimed"
+        for passage in self._left[message.id]:
+            if message.deliver_at is not None and passage.latest_clock < message.deliver_at:
+                yield f"{message.id} left {message.deliver_at - passage.latest_clock} ms early"
+            if message.expires_at is not None and passage.clock > message.expires_at:
+                yield f"{message.id} left {passage.clock - message.expires_at} ms too late"
+
+    def _attempts(self, message: Message) -> Iterator[str]:
+        kept = {number for id_, number in self._world.database.attempts if id_ == message.id}
+        if len(self._left[message.id]) > message.attempts:
+            yield f"{message.id} left {len(self._left[message.id])} times, and counts {message.attempts} attempts"
+        for number in range(1, message.attempts):
+            if number not in kept:
+                yield f"attempt {number} of {message.id} is not in its history {kept}"
+        if kept and max(kept) > message.attempts:
+            yield f"the history {kept} of {message.id} has more than its {message.attempts} attempts"
+
+    def _answers(self) -> Iterator[str]:
+        for request in self._world.requests:
+            ids = {id_ for id_, message in self._messages.items() if message.micro_op == request.name}
+            originals = {id_ for id_ in ids if self._messages[id_].origin is None}
+            for given in request.given:
+                yield from self._answer(request.name, given)
+            statuses = {given.status for given in request.given}
+            if statuses and not request.lost and statuses <= _NOTHING_STORED and originals:
+                yield f"{request.name} was answered {statuses}, and {originals} are stored"
+            if request.key is not None:
+                heard = [id_ for id_ in originals if self._heard[id_]]
+                if len(heard) > 1:
+                    yield f"{request.name} has one key, and {heard} were heard"
+        for given in self._world.resent:
+            yield from self._answer("resend", given)
+
+    def _answer(self, name: str, given: Given) -> Iterator[str]:
+        if given.status not in {201, 202, 406}:
+            if given.status >= 500 and given.status != 503:
+                yield f"{name} was answered {given.status}"
+            return
+        if given.message_id is None:  # NotSaved
+            return
+        message = self._messages.get(given.message_id)
+        if message is None:
+            yield f"{name} was answered {given.status} for {given.message_id}, which is not stored"
+            return
+        heard = len(self._heard[message.id])
+        if given.status == 201:
+            if message.status is not Status.PUBLISHED:
+                yield f"{name} was answered 201, and {message.id} is {message.status}"
+            if heard != 1 and not message.possible_duplicate:
+                yield f"{name} was answered 201, and {message.id} was heard {heard} times"
+        if given.status == 202 and message.reason in {"broker_unreachable", "outcome_unknown"}:
+            yield f"{name} was answered 202, and {message.id} is {message.status} ({message.reason})"
+        if given.status == 202 and message.reason_code in TRANSIENT and message.attempts < 8:
+            yield f"{name} was answered 202, and {message.id} was given up at attempt {message.attempts}"
+        if given.status == 406 and heard:
+            yield f"{name} was answered 406, and {message.id} ({message.status}, {message.reason}) was heard"
+
+    def _keys(self) -> Iterator[str]:
+        for request in self._world.requests:
+            if request.key is None:
+                continue
+            final = [given for given in request.given if given.status in {201, 202, 406} and given.message_id]
+            if len({given.message_id for given in final}) > 1 and not any(
+                given.status == 503 for given in request.given
+            ):
+                yield f"{request.name}: one key made {[given.message_id for given in final]}"
+            elif len({(given.message_id, given.status, given.body) for given in final}) > len(
+                {given.message_id for given in final}
+            ):
+                yield f"{request.name}: replays differ: {[(given.status, given.body) for given in final]}"
+
+    def _cancellations(self) -> Iterator[str]:
+        for at, id_, status in self._world.cancelled:
+            message = self._messages.get(id_)
+            if status != 200 or message is None:
+                continue
+            if message.status is not Status.CANCELLED:
+                yield f"{id_} was cancelled, and is {message.status}"
+            if any(passage.at > at for passage in self._left[id_]) and not message.possible_duplicate:
+                yield f"{id_} was cancelled, and left afterwards"
+
+    def _order(self) -> Iterator[str]:
+        entered: dict[str, int] = {}
+        for place, change in enumerate(self._world.database.changes):
+            if change.after.status is not Status.SCHEDULED:
+                entered.setdefault(change.after.id, place)
+        by_device: dict[str, list[str]] = defaultdict(list)
+        for id_, message in self._messages.items():
+            by_device[message.imei].append(id_)
+        first_left = _first(self._world.broker.left)
+        first_heard = _first(self._world.broker.heard)
+        put_off = {id_ for id_, passages in self._refused.items() if any(each.code in TRANSIENT for each in passages)}
+        for ids in by_device.values():
+            for place, first in enumerate(ids):
+                for second in ids[place + 1 :]:
+                    if entered.get(first, 0) > entered.get(second, 0):
+                        continue
+                    if first in first_left and second in first_left and first_left[second] < first_left[first]:
+                        yield f"{second} left before {first}, which was accepted before it"
+                    elif (
+                        first in first_heard
+                        and second in first_heard
+                        and first_heard[second] < first_heard[first]
+                        and first not in put_off
+                        and self._messages[first].qos != 2  # released with PUBREL, when others of QoS 1 are through
+                    ):
+                        yield f"{second} was heard before {first}, which was accepted before it"
+
+
+def _first(passages: list[Passage]) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for place, passage in enumerate(passages):
+        first.setdefault(passage.message_id, place)
+    return first
+
+
+__all__ = ["Counter", "broken"]
