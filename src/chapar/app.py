@@ -106,6 +106,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             )
         )
         server.when_started = lambda: announce(_address(listener))
+        server.when_stopping = gateway.hurry
         await server.serve(sockets=[listener])
 
 
@@ -113,6 +114,7 @@ class _Server(uvicorn.Server):
     """uvicorn, which stops on a signal without raising it again: the rest of the gateway has yet to close."""
 
     when_started: Callable[[], None]
+    when_stopping: Callable[[], None]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -124,6 +126,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.when_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.when_stopping()
+        await super().shutdown(sockets)
 
 
 def _quiet_when_cancelled(app: ASGIApp) -> ASGIApp:

@@ -13,9 +13,13 @@ class Clock:
     def __init__(self) -> None:
         self._epoch = time.time_ns() - time.monotonic_ns()
 
+    def now_ns(self) -> int:
+        """Nanoseconds since the Unix epoch."""
+        return self._epoch + time.monotonic_ns()
+
     def now(self) -> int:
         """Milliseconds since the Unix epoch."""
-        return (self._epoch + time.monotonic_ns()) // 1_000_000
+        return self.now_ns() // 1_000_000
 
     def drift(self) -> int:
         """Milliseconds by which the system's clock is ahead of this one."""

@@ -12,7 +12,15 @@ from typing import Final
 import structlog
 
 from chapar.clock import Clock
-from chapar.errors import BrokerClosed, BrokerError, LinkDown, LinkLost, PublicationExpired, PublicationInvalid
+from chapar.errors import (
+    BrokerClosed,
+    BrokerError,
+    LinkDown,
+    LinkLost,
+    PublicationExpired,
+    PublicationInvalid,
+    StoreUnavailable,
+)
 from chapar.link.link import Link
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_FAULTS, TRANSIENT, reason_slug
@@ -56,6 +64,7 @@ class Dispatcher:
         self._strikes: dict[str, int] = {}  # messages in flight when a session ended, and how suspicious that was
         self._isolating = False
         self._stopping = False
+        self._hurried = False
 
     async def enter(self) -> None:
         """Take a lease on what this process will claim. Must be done before anything is claimed."""
@@ -87,20 +96,32 @@ class Dispatcher:
         """Whether a message may be published as it comes; else it belongs into the queue."""
         return self._link.up and not self._isolating and len(self._under_way) < MAX_UNDER_WAY
 
-    def deliver(self, message: Message, *, may_queue: bool) -> asyncio.Task[Message]:
+    def deliver(self, message: Message, *, direct: bool = False) -> asyncio.Task[Message]:
         """Publish a claimed message; the task's result is the message as it stands afterwards, committed.
 
-        `may_queue` says whether it waits or is rejected where the link is down or the broker puts it off. The task is
-        the dispatcher's own: a caller that stops waiting does not stop it.
+        One that comes `direct` was never in the queue. While its caller waits it is rejected where the link is down
+        or the broker refuses it; otherwise it waits in the queue then. The task is the dispatcher's own.
         """
-        return self._own(self._deliver(message, may_queue=may_queue))
+        return self._own(self._deliver(message, direct=direct))
 
     def outcome(self, message_id: str) -> asyncio.Future[Message]:
-        """What becomes of a message that is about to be queued: a future of it in a state that is not `queued`."""
+        """A future of what becomes of a message: the message once it ended, or once nobody can say what came of it.
+
+        Ask before the message is added. Cancelling the future is how a caller stops waiting.
+        """
         waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        if self._hurried:
+            waiter.set_exception(TimeoutError())
         self._waiters[message_id] = waiter
         waiter.add_done_callback(lambda _: self._waiters.pop(message_id, None))
         return waiter
+
+    def hurry(self) -> None:
+        """The gateway stops: whoever waits is told now that time is up; what is under way goes on."""
+        self._hurried = True
+        for waiter in list(self._waiters.values()):
+            if not waiter.done():
+                waiter.set_exception(TimeoutError())
 
     def wake(self) -> None:
         """Look at the queue now: something was put there."""
@@ -127,7 +148,7 @@ class Dispatcher:
                 if message.id in self._strikes:
                     await self._isolate(message)
                 else:
-                    self.deliver(message, may_queue=True)
+                    self.deliver(message)
             await self._tell_waiters(taken.expired)
             if len(self._under_way) > PAGE:
                 await self._one_finished.wait()
@@ -146,40 +167,45 @@ class Dispatcher:
     async def _tell_waiters(self, expired: list[str]) -> None:
         """Tell who waits for messages that another process may have moved, or that have just expired."""
         ids = [id_ for id_ in expired if id_ in self._waiters] if self._alone else list(self._waiters)
-        for message in await self._store.find_all(ids) if ids else ():
-            if message.status not in {Status.QUEUED, Status.PUBLISHING}:
-                self._tell(message)
+        if ids:
+            with suppress(StoreUnavailable):
+                for message in await self._store.find_all(ids):
+                    if message.status not in {Status.QUEUED, Status.PUBLISHING}:
+                        self._tell(message)
 
     async def _isolate(self, message: Message) -> None:
         """Deliver a suspect with nothing else in flight, so that it cannot be mistaken for an innocent one."""
         self._isolating = True
         try:
             await self.drained()
-            await self.deliver(message, may_queue=True)
+            await self.deliver(message)
         finally:
             self._isolating = False
 
-    async def _deliver(self, message: Message, *, may_queue: bool) -> Message:
+    async def _deliver(self, message: Message, *, direct: bool) -> Message:
         try:
             reason_code = await self._link.publish(self._publication(message))
         except LinkDown:
-            after = self._unsent(message, may_queue=may_queue)
+            after = self._unsent(message, direct=direct)
         except LinkLost as error:
             after = self._in_doubt(message, error.cause)
         except PublicationExpired:
             after = self._ended(message, Status.EXPIRED, "expired", attempts=message.attempts - 1)
         except PublicationInvalid as error:
-            after = self._refused(message, error.reason_code)
+            after = self._impossible(message, error.reason_code)
         else:
-            after = self._answered(message, reason_code, may_queue=may_queue)
+            after = self._answered(message, reason_code, direct=direct)
         if not await self._store.move(message, after):
             log.warning("moved_by_another_process", id=message.id)
-            after = await self._store.find(message.id) or message
+            with suppress(StoreUnavailable):
+                after = await self._store.find(message.id) or message
         if after.status is Status.QUEUED:
             self.wake()
         else:
             self._strikes.pop(message.id, None)
-        self._tell(after)
+        if after.status is not Status.QUEUED or after.possible_duplicate:
+            # A 201 is for what was heard once: whoever waits for one whose outcome is in doubt is told so now.
+            self._tell(after)
         return after
 
     def _publication(self, message: Message) -> Publication:
@@ -197,10 +223,10 @@ class Dispatcher:
             deadline=deadline,
         )
 
-    def _answered(self, message: Message, reason_code: int, *, may_queue: bool) -> Message:
+    def _answered(self, message: Message, reason_code: int, *, direct: bool) -> Message:
         """The message after its PUBACK."""
         if reason_code >= FIRST_FAILURE:
-            if may_queue and reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS:
+            if reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS and self._may_queue(message, direct=direct):
                 return self._put_off(message, reason_code)
             return self._refused(message, reason_code)
         if message.qos == 0:  # there was no PUBACK: it left, and that is all anybody knows
@@ -218,6 +244,11 @@ class Dispatcher:
         self._record(message, reason_slug(reason_code), reason_code)
         return self._ended(message, Status.REJECTED, reason_slug(reason_code))._replace(reason_code=reason_code)
 
+    def _impossible(self, message: Message, reason_code: int) -> Message:
+        """The broker's announced limits forbid it, so it was not tried."""
+        refused = self._ended(message, Status.REJECTED, reason_slug(reason_code), attempts=message.attempts - 1)
+        return refused._replace(reason_code=reason_code)
+
     def _put_off(self, message: Message, reason_code: int) -> Message:
         """The broker may take it later: it waits in the queue, and what is behind it on its device waits too."""
         self._record(message, reason_slug(reason_code), reason_code)
@@ -225,9 +256,14 @@ class Dispatcher:
         not_before = self._clock.now() + round(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load
         return message.moved(Status.QUEUED)._replace(claim=None, not_before=not_before)
 
-    def _unsent(self, message: Message, *, may_queue: bool) -> Message:
+    def _may_queue(self, message: Message, *, direct: bool) -> bool:
+        """Whether a message may wait: unless its caller waits, who was not told that it would."""
+        waiter = self._waiters.get(message.id)
+        return not direct or waiter is None or waiter.done()
+
+    def _unsent(self, message: Message, *, direct: bool) -> Message:
         """Nothing of it left, so the attempt does not count."""
-        if may_queue:
+        if self._may_queue(message, direct=direct):
             return message.moved(Status.QUEUED)._replace(attempts=message.attempts - 1, claim=None)
         return self._ended(message, Status.REJECTED, "broker_unreachable", attempts=message.attempts - 1)
 

@@ -445,11 +445,12 @@ class OutcomeUnknown(StoreError):
 
     code = "outcome_unknown"
     en = (
-        "The database did not say whether it saved the message. The message was not sent. "
+        "The database did not say in time whether it saved the message, so the message may or may not be sent. "
         "Repeat the call with the same Idempotency-Key."
     )
     fa = (
-        "پایگاه داده نگفت که پیام ذخیره شد یا نه. پیام فرستاده نشده است. درخواست را با همان Idempotency-Key تکرار کنید."
+        "پایگاه داده به‌موقع نگفت که پیام ذخیره شد یا نه؛ شاید فرستاده شود و شاید نه. "
+        "درخواست را با همان Idempotency-Key تکرار کنید."
     )
 
 

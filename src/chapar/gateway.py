@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 from chapar.clock import Clock
@@ -28,7 +29,7 @@ from chapar.link.link import Link
 from chapar.link.reason_codes import reason_name
 from chapar.message import Attempt, Command, Message, Status, Wait, check_device_id, check_operation, new_id
 from chapar.settings import Settings
-from chapar.store.acceptance import Full, Key
+from chapar.store.acceptance import Added, Full, Key, Place
 from chapar.store.reports import Backlog, Bucket, Filters, Ranking, Summary
 from chapar.store.store import Store
 
@@ -38,6 +39,7 @@ KEY_KEPT: Final = 24 * 3600 * 1000  # ms an idempotency key is kept at least, an
 
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
 _QUEUE_PATIENCE = 5  # seconds after which the whole full queue is worth another try
+_LONGEST_WAIT = 310_000  # ms after which a request has been answered, or its caller is gone
 _BACKLOG_EVERY = 1.0  # seconds between counts of what is unfinished
 
 
@@ -87,6 +89,10 @@ class Gateway:
                 self._backlog = await self._store.backlog()
                 self._queued_since = 0
             await asyncio.sleep(_BACKLOG_EVERY)
+
+    def hurry(self) -> None:
+        """The gateway stops: callers who wait are answered with what is known now."""
+        self._dispatcher.hurry()
 
     async def send(self, command: Command, *, use: Use | None = None, origin: str | None = None) -> Message | Replay:
         """Save a message, deliver it, and return it as it stands when what the caller waits for is there.
@@ -195,7 +201,8 @@ class Gateway:
     def _accepted(self, command: Command, origin: str | None) -> Message:
         """The message that a command makes, not yet in a state of its own."""
         imei = check_device_id(command.imei)
-        now = self._clock.now()
+        stamp = self._clock.now_ns()
+        now = stamp // 1_000_000
         deliver_at = command.deliver_at if command.deliver_at is not None and command.deliver_at > now else None
         expires_in = self._settings.default_expiry if command.expires_in is None else command.expires_in
         if expires_in > self._settings.max_expiry:
@@ -203,7 +210,7 @@ class Gateway:
         if deliver_at is not None and deliver_at - now > self._settings.max_expiry * 1000:
             raise _too_far("deliver_at", self._settings.max_expiry)
         return Message(
-            id=new_id(),
+            id=new_id(stamp),
             imei=imei,
             micro_op=check_operation(command.micro_op),
             params=command.params,
@@ -229,30 +236,31 @@ class Gateway:
 
     async def _send(self, message: Message, key: Key | None, wait: Wait, deadline: float) -> Message | Replay:
         message = self._placed(message, wait)
-        added = await self._add(message, key, deadline)
-        match added:
-            case Full(oldest):
-                bound = self._settings.max_device_queue
-                raise QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE)
-            case Key():
-                return await self._repeated(added, use=key or added)
-            case Status.REJECTED:
-                raise BrokerUnreachable(message.id)
-            case Status.PUBLISHING:
-                # Shielded: a caller who stops waiting, or hangs up, does not stop the delivery.
-                outcome = asyncio.shield(self._dispatcher.deliver(message, may_queue=False))
-            case Status.QUEUED if wait is Wait.BROKER:
-                message = message._replace(status=added, attempts=0, claim=None)
-                outcome = self._dispatcher.outcome(message.id)
-                self._queued()
-            case _:
-                self._queued()
-                return message
+        waits = wait is Wait.BROKER and message.status in {Status.PUBLISHING, Status.QUEUED}
+        outcome = self._dispatcher.outcome(message.id) if waits else None
         try:
+            # Shielded: what is saved is delivered, also where the caller is gone by then.
+            match await asyncio.shield(self._add(message, key, deadline)):
+                case Full(oldest):
+                    bound = self._settings.max_device_queue
+                    raise QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE)
+                case Key() as owner:
+                    return await self._repeated(owner, use=key or owner)
+                case Place(Status.REJECTED):
+                    raise BrokerUnreachable(message.id)
+                case Place(status, claim):
+                    message = message._replace(
+                        status=status, claim=claim, attempts=min(message.attempts, claim is not None)
+                    )
+            if outcome is None:
+                return message
             async with asyncio.timeout_at(deadline):
                 message = await outcome
         except TimeoutError:
             return message
+        finally:
+            if outcome is not None:
+                outcome.cancel()
         return _unless_not_sent(message)
 
     def _placed(self, message: Message, wait: Wait) -> Message:
@@ -271,18 +279,30 @@ class Gateway:
             raise QueueFull("CHAPAR_MAX_QUEUE", self._settings.max_queue, oldest, _QUEUE_PATIENCE)
         return placed
 
-    async def _add(self, message: Message, key: Key | None, deadline: float) -> Status | Key | Full:
-        try:
-            return await self._store.add(message, max_depth=self._settings.max_device_queue, key=key, deadline=deadline)
-        except OutcomeUnknown:
-            # The row may be there, or still appear. The caller is told that nothing was sent, so nothing must be.
-            never = message._replace(
-                status=Status.REJECTED, reason="outcome_unknown", attempts=0, claim=None, finished_at=self._clock.now()
-            )
-            self._store.move(message, never)
-            if key is not None:
-                self._store.forget(key)
-            raise
+    def _add(self, message: Message, key: Key | None, deadline: float) -> asyncio.Future[Added]:
+        added = self._store.add(message, deadline, max_depth=self._settings.max_device_queue, key=key)
+        added.add_done_callback(partial(self._landed, message, key))
+        return added
+
+    def _landed(self, message: Message, key: Key | None, added: asyncio.Future[Added]) -> None:
+        """What follows from a commit, at once and whoever still waits for it."""
+        match added.exception():
+            case None:
+                place = added.result()
+                if place == (Status.PUBLISHING, message.claim):
+                    self._dispatcher.deliver(message, direct=True)
+                elif isinstance(place, Place) and place.status in {Status.QUEUED, Status.SCHEDULED}:
+                    self._queued()
+            case OutcomeUnknown():
+                # The row may be there, or still appear. Unless it is on its way already, it must not go any more.
+                never = message._replace(
+                    status=Status.REJECTED,
+                    reason="outcome_unknown",
+                    attempts=0,
+                    claim=None,
+                    finished_at=self._clock.now(),
+                )
+                self._store.withdraw(never, message.claim, key)
 
     def _queued(self) -> None:
         self._queued_since += 1
@@ -304,11 +324,13 @@ class Gateway:
             raise KeyMismatch
         if owner.answer_status is not None:
             return Replay(owner.message_id, owner.answer_status, owner.answer_body or "")
-        if owner.process != self._process and await self._store.is_alive(owner.process):
+        message = await self.find(owner.message_id)
+        is_recent = self._clock.now() - message.created_at < _LONGEST_WAIT
+        if owner.process != self._process and is_recent and await self._store.is_alive(owner.process):
             raise KeyInFlight
-        # The process of the first request died before it answered: this is the first answer.
+        # The first request's process died, or its caller went away, before it was answered: this is the first answer.
         self._answering[owner[:2]] = owner
-        return _unless_not_sent(await self.find(owner.message_id))
+        return _unless_not_sent(message)
 
 
 def _due_at(message: Message) -> int:
@@ -326,6 +348,8 @@ def _too_far(field: str, seconds: float) -> FieldInvalid:
 
 def _unless_not_sent(message: Message) -> Message:
     """The message; raises the NotSent that says why where it is certain never to have been sent."""
+    if message.possible_duplicate:
+        return message
     match message.status:
         case Status.REJECTED if message.reason == "quarantined":
             raise Quarantined(message.id)
@@ -333,9 +357,9 @@ def _unless_not_sent(message: Message) -> Message:
             raise BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)
         case Status.REJECTED:
             raise BrokerUnreachable(message.id)
-        case Status.EXPIRED if not message.possible_duplicate:
+        case Status.EXPIRED:
             raise MessageExpired(message.id)
-        case Status.CANCELLED if not message.possible_duplicate:
+        case Status.CANCELLED:
             raise MessageCancelled(message.id)
         case _:
             return message

@@ -1,13 +1,12 @@
 """A message, the states it can be in, and the rules its device id, operation and topic must keep. No I/O."""
 
 import json
+import random
 import re
 import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, Self
-
-import uuid_utils
 
 from chapar.errors import FieldInvalid
 
@@ -142,9 +141,17 @@ class Attempt(NamedTuple):
     reason_code: int | None  #: the broker's MQTT 5 reason code
 
 
-def new_id() -> str:
-    """A UUIDv7 (RFC 9562): unique everywhere, and in the order of time, so that one index serves both."""
-    return str(uuid_utils.uuid7())
+def new_id(nanoseconds: int) -> str:
+    """A UUIDv7 of this time, in ns since the Unix epoch: unique everywhere, and in the order of time.
+
+    The milliseconds are followed by their fraction to 1/4096 (RFC 9562 §6.2, method 3), so that ids made one after
+    the other sort so; one index then serves look-ups, pages and ranges of time.
+    """
+    milliseconds, rest = divmod(nanoseconds, 1_000_000)
+    fraction = (rest << 12) // 1_000_000
+    value = milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random.getrandbits(62)
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def check_device_id(text: str, field: str = "imei") -> str:

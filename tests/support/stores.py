@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from pydantic import SecretStr
-from uuid_utils import uuid7
 
-from chapar.message import Message, Status
+from chapar.message import Message, Status, new_id
 from chapar.settings import Settings
 from chapar.store.store import Store
 from support.processes import children, describe
@@ -34,7 +33,7 @@ async def open_store(database_url: str) -> AsyncIterator[Store]:
 
 def new_message(imei: str = "861230000000001", status: Status = Status.PUBLISHING, **fields: Any) -> Message:
     message = Message(
-        id=str(uuid7()),
+        id=new_id(time.time_ns()),
         imei=imei,
         micro_op="push_down",
         params=None,

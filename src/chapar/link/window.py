@@ -18,14 +18,14 @@ class UnexpectedAnswer(ValueError):
 class _Flight(NamedTuple):
     qos: int
     outcome: asyncio.Future[int]
-    received: bool = False  #: QoS 2: PUBREC came, PUBCOMP did not
+    received: int | None = None  #: QoS 2: the reason code of PUBREC, while PUBCOMP has not come
 
 
 class Window:
     """A strict FIFO in front of the broker's Receive Maximum (MQTT 5.0 §4.9).
 
-    The outcome of a publication is the reason code of its PUBACK or PUBREC. One of QoS 2 keeps its place in the
-    window until PUBCOMP.
+    The outcome of a publication is the reason code of its PUBACK or PUBREC. One of QoS 2 has it with PUBCOMP: before,
+    the broker still owns no more than a packet id, and drops the message with the session (MQTT 5.0 §4.3.3).
     """
 
     def __init__(self) -> None:
@@ -77,22 +77,23 @@ class Window:
     def received(self, packet_id: int, reason_code: int) -> bool:
         """PUBREC came; answer whether PUBREL follows. Raises UnexpectedAnswer like `acknowledged()`."""
         flight = self._flights.get(packet_id)
-        if flight is None or flight.qos == 1 or flight.received:
+        if flight is None or flight.qos == 1 or flight.received is not None:
             raise UnexpectedAnswer(f"PUBREC of packet {packet_id}, which does not wait for one")
         accepted = reason_code < FIRST_FAILURE
         if accepted:
-            self._flights[packet_id] = flight._replace(received=True)
+            self._flights[packet_id] = flight._replace(received=reason_code)
         else:
             del self._flights[packet_id]
-        self._settle(flight.outcome, reason_code)
+            self._settle(flight.outcome, reason_code)
         return accepted
 
     def completed(self, packet_id: int) -> None:
         """PUBCOMP came; raises UnexpectedAnswer like `acknowledged()`."""
         flight = self._flights.get(packet_id)
-        if flight is None or not flight.received:
+        if flight is None or flight.received is None:
             raise UnexpectedAnswer(f"PUBCOMP of packet {packet_id}, which does not wait for one")
         del self._flights[packet_id]
+        self._settle(flight.outcome, flight.received)
 
     def fail(self, cause: BrokerError | None) -> None:
         """The session ended: what was sent is in doubt, what waited was certainly not sent."""

@@ -26,7 +26,9 @@ _LANES = (
     .where(messages.c.imei.in_(bindparam("imeis", expanding=True)), messages.c.seq > 0, _UNFINISHED)
     .group_by(messages.c.imei)
 )
-_STATUSES = select(messages.c.id, messages.c.status).where(messages.c.id.in_(bindparam("ids", expanding=True)))
+_PLACES = select(messages.c.id, messages.c.status, messages.c.claim).where(
+    messages.c.id.in_(bindparam("ids", expanding=True))
+)
 _ID_AT = select(messages.c.id).where(messages.c.seq == bindparam("seq"))
 
 _OWNERS = select(keys).where(tuple_(keys.c.principal, keys.c.key).in_(bindparam("pairs", expanding=True)))
@@ -41,6 +43,26 @@ _ANSWER = (
     .values(answer_status=bindparam("status"), answer_body=bindparam("body"))
 )
 _FORGET = keys.delete().where(_OWN_KEY)
+_WITHDRAW = (
+    update(messages)
+    .where(
+        messages.c.id == bindparam("of_message"),
+        or_(
+            messages.c.status == Status.SCHEDULED.value,
+            and_(messages.c.status == Status.QUEUED.value, messages.c.attempts == 0),
+            and_(messages.c.status == Status.PUBLISHING.value, messages.c.claim == bindparam("of_claim")),
+        ),
+    )
+    .values(
+        status=case(
+            (messages.c.status == Status.PUBLISHING.value, Status.REJECTED.value), else_=Status.CANCELLED.value
+        ),
+        reason=bindparam("reason"),
+        attempts=0,
+        claim=None,
+        finished_at=bindparam("at"),
+    )
+)
 
 
 class Key(NamedTuple):
@@ -65,8 +87,20 @@ class Full(NamedTuple):
 Addition = tuple[Row, int, Key | None]
 """The arguments of an ADD: the message, how many unfinished ones its device may have, the key to commit with it."""
 
-Added = Status | Key | Full
-"""What came of an ADD: the state the message was given; the key's owner, where that is another message; or Full."""
+
+class Place(NamedTuple):
+    """Where a message that was added stands."""
+
+    status: Status
+    claim: str | None
+
+
+Added = Place | Key | Full
+"""What came of an ADD: where the message stands; the key's owner, where that is another message; or Full."""
+
+Withdrawal = tuple[Row, str | None, Key | None]
+"""The arguments of a WITHDRAW: the message as it is recorded where it is not there, the claim under which it was to
+be added, and its key."""
 
 
 @dataclass(slots=True)
@@ -99,7 +133,7 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Adde
         if message.status == Status.PUBLISHING and lane.blocked:
             message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
         waits = message.status in {Status.QUEUED, Status.SCHEDULED}
-        if waits and lane.depth >= max_depth and not _statuses(connection, [message.id]):
+        if waits and lane.depth >= max_depth and not _places(connection, [message.id]):
             results.append(Full(connection.execute(_ID_AT, {"seq": lane.front}).scalar_one_or_none() or message.id))
             continue
         lane.blocked |= message.status == Status.QUEUED
@@ -107,11 +141,13 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Adde
         new_messages.append(message)
         if key is not None and owners[key[:2]] is key:
             new_keys.append(key)
-        results.append(Status(message.status))
+        results.append(Place(Status(message.status), message.claim))
     if new_keys:
         connection.execute(keys.insert(), [key._asdict() for key in new_keys])
     if new_messages and insert_messages(connection, list(map(to_row, new_messages))) < len(new_messages):
-        return _as_first_answered(connection, additions, results)
+        # Some were there already: this is a repetition, and where they stand counts.
+        there = _places(connection, [message.id for message in new_messages])
+        return [there.get(str(row[0]), result) for (row, _, _), result in zip(additions, results, strict=True)]
     return results
 
 
@@ -138,14 +174,26 @@ def _lanes(connection: Connection, additions: Sequence[Addition]) -> dict[str, _
     return {imei: _Lane(depth, bool(blocked), front) for imei, depth, blocked, front in found}
 
 
-def _as_first_answered(connection: Connection, additions: Sequence[Addition], results: list[Added]) -> list[Added]:
-    """The results where some messages were there already: this is a repetition, and what they were given counts."""
-    there = _statuses(connection, [str(row[0]) for row, _, _ in additions])
-    return [there.get(str(row[0]), result) for (row, _, _), result in zip(additions, results, strict=True)]
+def _places(connection: Connection, ids: Sequence[str]) -> dict[str, Place]:
+    found = connection.execute(_PLACES, {"ids": ids})
+    return {id_: Place(Status(status), claim) for id_, status, claim in found}
 
 
-def _statuses(connection: Connection, ids: Sequence[str]) -> dict[str, Status]:
-    return {id_: Status(status) for id_, status in connection.execute(_STATUSES, {"ids": ids})}
+def _withdraw(connection: Connection, withdrawals: Sequence[Withdrawal]) -> Sequence[bool]:
+    """Whether each message is now certain never to be sent."""
+    return [_withdraw_one(connection, *withdrawal) for withdrawal in withdrawals]
+
+
+def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Key | None) -> bool:
+    never = Message._make(row)
+    # Where it is not there, it is recorded as rejected: an INSERT of it that is still under way then finds it taken.
+    withdrawn = insert_messages(connection, [row]) == 1
+    if not withdrawn:
+        as_added = {"of_message": never.id, "of_claim": claim, "reason": never.reason, "at": never.finished_at}
+        withdrawn = connection.execute(_WITHDRAW, as_added).rowcount == 1
+    if withdrawn and key is not None:
+        connection.execute(_FORGET, _own(key))
+    return withdrawn
 
 
 def _answer(connection: Connection, answers: Sequence[tuple[Key, int, str]]) -> Sequence[None]:
@@ -153,15 +201,10 @@ def _answer(connection: Connection, answers: Sequence[tuple[Key, int, str]]) -> 
     return [None] * len(answers)
 
 
-def _forget(connection: Connection, forgotten: Sequence[Key]) -> Sequence[None]:
-    connection.execute(_FORGET, [_own(key) for key in forgotten])
-    return [None] * len(forgotten)
-
-
 def _own(key: Key) -> dict[str, str]:
     return {"of_principal": key.principal, "of_key": key.key, "of_message": key.message_id}
 
 
-ADD: Kind[Addition, Added] = Kind("add", _add)
-ANSWER: Kind[tuple[Key, int, str], None] = Kind("answer", _answer)
-FORGET: Kind[Key, None] = Kind("forget", _forget)
+ADD: Kind[Addition, Added] = Kind("add", 4, _add)
+WITHDRAW: Kind[Withdrawal, bool] = Kind("withdraw", 5, _withdraw)
+ANSWER: Kind[tuple[Key, int, str], None] = Kind("answer", 6, _answer)

@@ -26,6 +26,8 @@ _FIRST_BACKOFF = 0.05  # seconds before a batch that failed is tried again; doub
 _LONGEST_BACKOFF = 0.5  # … up to this, so that recovery is noticed within a caller's patience
 _FIRST_RESTART_PAUSE = 0.1
 _LONGEST_RESTART_PAUSE = 5.0  # seconds between starts of a writer that dies before it is ready
+_STANDSTILL = 0.1  # seconds by which a timer is late only where the process was stopped or starved
+_AFTER_STANDSTILL = 0.05  # seconds until answers that came meanwhile have been read
 _CLOSE_PATIENCE = 5.0  # seconds in which closing still commits what is queued
 _EXIT_PATIENCE = 5.0  # seconds the writer may take to end once its socket is closed
 
@@ -35,7 +37,7 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False, slots=True)
 class _Operation:
-    kind: str
+    kind: Kind[Any, Any]
     arguments: object
     deadline: float  #: loop time from which it is not tried again
     future: asyncio.Future[Any]
@@ -111,7 +113,7 @@ class Commits:
         nothing was committed, OutcomeUnknown where it may have been. Cancelling the future cancels nothing.
         """
         future: asyncio.Future[Result] = self._loop.create_future()
-        operation = _Operation(kind.name, arguments, math.inf if deadline is None else deadline, future)
+        operation = _Operation(kind, arguments, math.inf if deadline is None else deadline, future)
         if self._closed:
             operation.fail("the gateway is stopping.")
             return future
@@ -139,7 +141,7 @@ class Commits:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
         if not batch:
             return
-        self._writer.write(pack([(operation.kind, operation.arguments) for operation in batch]))
+        self._writer.write(pack([(operation.kind.name, operation.arguments) for operation in batch]))
         self._in_flight = batch
         self.counters.batches += 1
         self.counters.operations += len(batch)
@@ -148,7 +150,8 @@ class Commits:
     def _answered(self, answers: Sequence[tuple[Any, ...]]) -> None:
         batch, self._in_flight = self._in_flight, []
         again = []
-        for operation, answer in zip(batch, answers, strict=True):
+        # In the order in which they were applied: what wakes up first is delivered first.
+        for operation, answer in sorted(zip(batch, answers, strict=True), key=_rank):
             match answer:
                 case ("committed", result):
                     if not operation.future.done():
@@ -189,10 +192,15 @@ class Commits:
 
     def _sweep(self) -> None:
         """Fail what is past its deadline. One timer serves all: deadlines are rarely reached."""
+        now = self._loop.time()
         if self._sweep_timer is not None:
+            late = now - self._sweep_timer.when()
             self._sweep_timer.cancel()
             self._sweep_timer = None
-        now = self._loop.time()
+            if late > _STANDSTILL:
+                # The process stood still. What was answered meanwhile is read first, and then judged.
+                self._sweep_timer = self._loop.call_later(_AFTER_STANDSTILL, self._sweep)
+                return
         for operation in self._in_flight:
             if operation.deadline <= now and not operation.over:
                 operation.may_be_committed = True
@@ -257,6 +265,10 @@ class Commits:
         for operation in batch:
             operation.may_be_committed = True
         self._queue.extendleft(operation for operation in reversed(batch) if not operation.over)
+
+
+def _rank(answered: tuple[_Operation, object]) -> int:
+    return answered[0].kind.rank
 
 
 @asynccontextmanager

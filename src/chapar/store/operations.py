@@ -36,6 +36,7 @@ class Kind(Generic[Arguments, Result]):
     """A kind of operation. `apply` runs many of it in the open transaction and gives a result for each."""
 
     name: str
+    rank: int  #: in one batch, kinds of a lower rank are applied, and answered, before those of a higher one
     apply: Callable[[Connection, Sequence[Arguments]], Sequence[Result]]
 
 
@@ -148,6 +149,6 @@ def _record(connection: Connection, rows: Sequence[Attempt]) -> Sequence[None]:
     return [None] * len(rows)
 
 
-MOVE: Kind[Row, bool] = Kind("move", _move)
-RECORD: Kind[Attempt, None] = Kind("record", _record)
-CHECK: Kind[tuple[()], None] = Kind("check", _check)
+MOVE: Kind[Row, bool] = Kind("move", 1, _move)
+RECORD: Kind[Attempt, None] = Kind("record", 0, _record)
+CHECK: Kind[tuple[()], None] = Kind("check", 9, _check)

@@ -190,8 +190,8 @@ def _settle_one(connection: Connection, process: str, at: int) -> int:
     return connection.execute(unconfirmed).rowcount + connection.execute(queued).rowcount
 
 
-TAKE: Kind[Take, Found] = Kind("take", _take)
-CANCEL: Kind[tuple[str, int], tuple[bool, str | None]] = Kind("cancel", _cancel)
-HOLD: Kind[Lease, None] = Kind("hold", _hold)
-LEAVE: Kind[str, None] = Kind("leave", _leave)
-SETTLE: Kind[tuple[str, int], int] = Kind("settle", _settle)
+TAKE: Kind[Take, Found] = Kind("take", 7, _take)
+CANCEL: Kind[tuple[str, int], tuple[bool, str | None]] = Kind("cancel", 1, _cancel)
+HOLD: Kind[Lease, None] = Kind("hold", 2, _hold)
+LEAVE: Kind[str, None] = Kind("leave", 3, _leave)
+SETTLE: Kind[tuple[str, int], int] = Kind("settle", 2, _settle)

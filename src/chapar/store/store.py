@@ -9,13 +9,13 @@ from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.message import Attempt, Message, Status
 from chapar.settings import Settings
 from chapar.store import database, migrations, reports
-from chapar.store.acceptance import ADD, ANSWER, FORGET, Added, Key, addition
+from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, addition
 from chapar.store.commits import Commits, Counters
 from chapar.store.operations import CHECK, MOVE, RECORD, move_row
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
 from chapar.store.readers import Readers
 from chapar.store.reports import Backlog, Bucket, Filters, Summary
-from chapar.store.schema import to_message
+from chapar.store.schema import to_message, to_row
 
 UNBOUNDED: Final = 2**31
 
@@ -76,7 +76,7 @@ class Store:
         """Save a new message, and `key` with it; harmless where it is already there.
 
         A message that would be PUBLISHING is QUEUED instead where its device has something that must leave first.
-        The future says what it became; Full where its device has `max_depth` unfinished messages and it would wait
+        The future says where it stands; Full where its device has `max_depth` unfinished messages and it would wait
         too; the key's owner where the key was used for another message. The last two add nothing.
 
         It is tried until `deadline` (loop time; None: for ever). The future then raises NotSaved where certainly
@@ -134,9 +134,13 @@ class Store:
         """Keep what the first request of a key was answered; later ones get the same."""
         return self._commits.submit(ANSWER, (key, status, body))
 
-    def forget(self, key: Key) -> asyncio.Future[None]:
-        """Free a key whose message was never sent and never will be, so that the caller can try again with it."""
-        return self._commits.submit(FORGET, key)
+    def withdraw(self, never: Message, claim: str | None, key: Key | None) -> asyncio.Future[bool]:
+        """Take back an `add` whose outcome is unknown: `never` is the message as rejected, `claim` the one it had.
+
+        The future is True where it is now certain never to be sent, and its key is free again; False where it was
+        there and has been taken for delivery.
+        """
+        return self._commits.submit(WITHDRAW, (to_row(never), claim, key))
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""

@@ -18,23 +18,23 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from chapar.errors import ChaparError, DatabaseUnsafe
-from chapar.store.acceptance import ADD, ANSWER, FORGET
+from chapar.store.acceptance import ADD, ANSWER, WITHDRAW
 from chapar.store.database import Role, check_durable, empty_wal, open_engine
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.operations import CHECK, MOVE, RECORD, Kind
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
-# In the order in which a batch applies them: what is given back is in the queue before anything is put behind it.
-_KINDS: Mapping[str, Kind[Any, Any]] = {
-    kind.name: kind for kind in (RECORD, MOVE, CANCEL, HOLD, SETTLE, LEAVE, ADD, ANSWER, FORGET, TAKE, CHECK)
-}
+_ALL: Sequence[Kind[Any, Any]] = (ADD, ANSWER, CANCEL, CHECK, HOLD, LEAVE, MOVE, RECORD, SETTLE, TAKE, WITHDRAW)
+# What is given back is in the queue before anything is put behind it, and what is added can be taken at once.
+_KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in sorted(_ALL, key=attrgetter("rank"))}
 
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
 
