@@ -152,7 +152,6 @@ async def test_a_signal_ends_it_while_much_is_under_way_and_nothing_promised_is_
     assert {answer.status for answer in senders.answers} <= {201, 202, 406, None}
 
 
-@pytest.mark.xfail(strict=True, reason="a stop cancels calls that wait for the broker; they are told 500")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_stop_answers_whoever_waits_for_the_broker_that_the_delivery_goes_on(
     start_gateway: Callable[..., GatewayProcess], mosquitto: Mosquitto, number: signal.Signals

@@ -1,6 +1,6 @@
 """Hold what was promised against what the device heard and what the database says."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -208,7 +208,9 @@ class _Judge:
         else:
             self._breaks(Broken.AFTER_EXPIRY, f"heard {last - expires_at:.3f} s late", entry, row, heard)
 
-    def _breaks(self, what: Broken, how: str, entry: Entry, row: Row | None, heard: Sequence[Hearing]) -> None:
+    def _breaks(
+        self, what: Broken, how: str, entry: Entry, row: Row | None, heard: Sequence[Hearing]
+    ) -> None:
         self.verdict.broken[what].append(f"{how}\n    {entry}\n    {row}\n    heard {[tuple(h) for h in heard]}")
 
     def _note(self, what: Broken, row: Row) -> None:

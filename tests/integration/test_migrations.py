@@ -56,7 +56,7 @@ def test_a_database_of_a_newer_program_is_left_alone(database_url: str) -> None:
 
 def test_a_migration_that_fails_leaves_nothing_behind(database_url: str) -> None:
     execute(database_url, "CREATE TABLE somebody (ix INTEGER)")
-    execute(database_url, "CREATE INDEX ix_messages_status_id ON somebody (ix)")
+    execute(database_url, "CREATE INDEX ix_messages_status_seq ON somebody (ix)")
     with pytest.raises(StoreUnavailable, match="already exists"):
         migrate(database_url)
     execute(database_url, "DROP TABLE somebody")

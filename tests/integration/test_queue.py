@@ -7,9 +7,9 @@ from itertools import count
 import pytest
 
 from chapar.message import Message, Status
-from chapar.store.acceptance import Full, Key
+from chapar.store.acceptance import Added, Full, Key, Place
 from chapar.store.queue import Lease
-from chapar.store.store import Store, Taken
+from chapar.store.store import UNBOUNDED, Store, Taken
 from support.stores import CLAIM, PROCESS, new_message, now, open_store, published
 
 OTHER = "fedcba9876543210"
@@ -31,9 +31,15 @@ async def take(store: Store, limit: int = 100, at: int | None = None, process: s
     return await store.take(f"{process}.{next(CLAIMS)}", limit, now() if at is None else at)
 
 
+async def add(store: Store, message: Message, max_depth: int = UNBOUNDED, key: Key | None = None) -> Added | Status:
+    """What came of it: the status alone where the message was added."""
+    added = await store.add(message, max_depth=max_depth, key=key)
+    return added.status if isinstance(added, Place) else added
+
+
 async def add_all(store: Store, *messages: Message) -> None:
     for message in messages:
-        assert await store.add(message) == message.status
+        assert await add(store, message) == message.status
 
 
 async def test_messages_are_taken_in_the_order_of_acceptance(store: Store) -> None:
@@ -56,22 +62,22 @@ async def test_a_repeated_take_finds_what_it_took_and_takes_no_more(store: Store
 async def test_what_comes_for_a_device_with_a_backlog_goes_behind_it(store: Store) -> None:
     await add_all(store, queued("A"))
     behind, elsewhere = new_message("A"), new_message("B")
-    assert await store.add(behind) is Status.QUEUED
-    assert await store.add(elsewhere) is Status.PUBLISHING
+    assert await add(store, behind) is Status.QUEUED
+    assert await add(store, elsewhere) is Status.PUBLISHING
     found = await store.find(behind.id)
     assert found is not None
     assert (found.status, found.attempts, found.claim) == (Status.QUEUED, 0, None)
 
 
 async def test_what_this_process_has_in_flight_is_no_backlog(store: Store) -> None:
-    assert await store.add(new_message("A")) is Status.PUBLISHING
-    assert await store.add(new_message("A")) is Status.PUBLISHING
+    assert await add(store, new_message("A")) is Status.PUBLISHING
+    assert await add(store, new_message("A")) is Status.PUBLISHING
 
 
 async def test_what_another_process_has_in_flight_keeps_its_device(store: Store) -> None:
     await store.hold(Lease(OTHER, "other", 60, alone=False))
     await add_all(store, new_message("A", claim=f"{OTHER}.1"))
-    assert await store.add(new_message("A")) is Status.QUEUED
+    assert await add(store, new_message("A")) is Status.QUEUED
     await add_all(store, queued("B"))
     assert [message.imei for message in (await take(store)).messages] == ["B"]
 
@@ -157,12 +163,12 @@ async def test_a_lease_that_is_over_is_no_lease(store: Store) -> None:
 
 async def test_a_device_has_no_more_unfinished_messages_than_it_may(store: Store) -> None:
     front = queued("A")
-    assert await store.add(front, max_depth=2) is Status.QUEUED
+    assert await add(store, front, max_depth=2) is Status.QUEUED
     second = queued("A")
-    assert await store.add(second, max_depth=2) is Status.QUEUED
-    assert await store.add(queued("A"), max_depth=2) == Full(front.id)
-    assert await store.add(queued("B"), max_depth=2) is Status.QUEUED
-    assert await store.add(second, max_depth=2) is Status.QUEUED, "it is there: this is a repetition"
+    assert await add(store, second, max_depth=2) is Status.QUEUED
+    assert await add(store, queued("A"), max_depth=2) == Full(front.id)
+    assert await add(store, queued("B"), max_depth=2) is Status.QUEUED
+    assert await add(store, second, max_depth=2) is Status.QUEUED, "it is there: this is a repetition"
 
 
 def key(message: Message, name: str = "k", fingerprint: str = "f", kept_until: int | None = None) -> Key:
@@ -171,12 +177,12 @@ def key(message: Message, name: str = "k", fingerprint: str = "f", kept_until: i
 
 async def test_a_key_makes_one_message_and_keeps_its_first_answer(store: Store) -> None:
     first, second = queued(), queued()
-    assert await store.add(first, key=key(first)) is Status.QUEUED
-    assert await store.add(second, key=key(second)) == key(first)._replace(
+    assert await add(store, first, key=key(first)) is Status.QUEUED
+    assert await add(store, second, key=key(second)) == key(first)._replace(
         kept_until=(await owner(store, first)).kept_until
     )
     assert await store.find(second.id) is None
-    assert await store.add(first, key=key(first)) is Status.QUEUED, "repeated because its answer was lost"
+    assert await add(store, first, key=key(first)) is Status.QUEUED, "repeated because its answer was lost"
     await store.answer(key(first), 202, "{}")
     await store.answer(key(first), 500, "too late")
     assert (await owner(store, first))[5:7] == (202, "{}")
@@ -184,23 +190,50 @@ async def test_a_key_makes_one_message_and_keeps_its_first_answer(store: Store) 
 
 async def test_a_key_belongs_to_its_principal(store: Store) -> None:
     first, second = queued(), queued()
-    assert await store.add(first, key=key(first)) is Status.QUEUED
-    assert await store.add(second, key=key(second)._replace(principal="you")) is Status.QUEUED
+    assert await add(store, first, key=key(first)) is Status.QUEUED
+    assert await add(store, second, key=key(second)._replace(principal="you")) is Status.QUEUED
 
 
-async def test_a_key_that_is_outlived_or_forgotten_is_new(store: Store) -> None:
-    first, second, third = queued(), queued(), queued()
-    assert await store.add(first, key=key(first, kept_until=1)) is Status.QUEUED
-    assert await store.add(second, key=key(second)) is Status.QUEUED
-    await store.forget(key(second))
-    assert await store.add(third, key=key(third)) is Status.QUEUED
+async def test_a_key_that_is_outlived_is_new(store: Store) -> None:
+    first, second = queued(), queued()
+    assert await add(store, first, key=key(first, kept_until=1)) is Status.QUEUED
+    assert await add(store, second, key=key(second)) is Status.QUEUED
+
+
+def never(message: Message) -> Message:
+    return message._replace(status=Status.REJECTED, reason="outcome_unknown", attempts=0, claim=None, finished_at=now())
+
+
+@pytest.mark.parametrize("place", ["nowhere", "queued", "scheduled", "direct"])
+async def test_what_nobody_can_vouch_for_is_withdrawn_with_its_key(store: Store, place: str) -> None:
+    message = new_message() if place == "direct" else queued()
+    if place == "scheduled":
+        message = message._replace(status=Status.SCHEDULED, deliver_at=now())
+    if place != "nowhere":
+        await add(store, message, key=key(message))
+    assert await store.withdraw(never(message), message.claim, key(message)) is True
+    found = await store.find(message.id)
+    assert found is not None
+    expected = Status.REJECTED if place in {"nowhere", "direct"} else Status.CANCELLED
+    assert (found.status, found.reason, found.claim) == (expected, "outcome_unknown", None)
+    assert (await take(store, at=now() + 10)).messages == []
+    another = queued()
+    assert await add(store, another, key=key(another)) is Status.QUEUED, "the key is free again"
+
+
+async def test_what_is_on_its_way_is_not_withdrawn_and_keeps_its_key(store: Store) -> None:
+    message = queued()
+    await add(store, message, key=key(message))
+    await take(store)
+    assert await store.withdraw(never(message), message.claim, key(message)) is False
+    assert isinstance(await add(store, queued(), key=key(queued())), Key)
 
 
 async def test_a_full_device_leaves_the_key_unused(store: Store) -> None:
     first, second = queued(), queued()
     await add_all(store, first)
-    assert await store.add(second, max_depth=1, key=key(second)) == Full(first.id)
-    assert await store.add(second, max_depth=2, key=key(second)) is Status.QUEUED
+    assert await add(store, second, max_depth=1, key=key(second)) == Full(first.id)
+    assert await add(store, second, max_depth=2, key=key(second)) is Status.QUEUED
 
 
 async def test_the_backlog_is_counted_by_status_and_names_its_front(store: Store) -> None:
@@ -213,7 +246,7 @@ async def test_the_backlog_is_counted_by_status_and_names_its_front(store: Store
 
 async def owner(store: Store, message: Message) -> Key:
     """The row of the key, as somebody else who asks for it is told."""
-    found = await store.add(queued(), key=key(queued()))
+    found = await add(store, queued(), key=key(queued()))
     assert isinstance(found, Key)
     assert found.message_id == message.id
     return found

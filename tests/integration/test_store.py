@@ -116,7 +116,7 @@ async def test_what_is_given_back_is_in_the_queue_before_another_is_put_behind_i
     first, second = new_message(), new_message()
     await store.add(first)
     store.move(first, first.moved(Status.QUEUED)._replace(claim=None, attempts=0))
-    assert await store.add(second) is Status.QUEUED
+    assert (await store.add(second)) == (Status.QUEUED, None)
 
 
 async def test_one_bad_operation_fails_alone(store: Store) -> None:
@@ -125,7 +125,7 @@ async def test_one_bad_operation_fails_alone(store: Store) -> None:
     futures = [store.add(message) for message in (*good[:3], bad, *good[3:])]
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert isinstance(results.pop(3), NotSaved)
-    assert results == [Status.PUBLISHING] * 5
+    assert results == [(Status.PUBLISHING, CLAIM)] * 5
     assert len(await every(store, Filters())) == 5
 
 
@@ -148,7 +148,7 @@ async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url
     messages = [new_message() for _ in range(2000)]
     async with open_store(database_url) as store:
         futures = [store.add(message) for message in messages]
-    assert [future.result() for future in futures] == [Status.PUBLISHING] * 2000
+    assert [future.result() for future in futures] == [(Status.PUBLISHING, CLAIM)] * 2000
     assert writer_processes() == []
     with pytest.raises(NotSaved):
         await store.add(new_message())

@@ -25,7 +25,7 @@ from chapar.store.readers import query_once_more
 from chapar.store.schema import messages
 from chapar.store.store import UNBOUNDED
 from chapar.store.writer import commit
-from support.stores import new_message, open_store, published, writer_processes
+from support.stores import CLAIM, new_message, open_store, published, writer_processes
 
 
 def added(message: Message) -> Addition:
@@ -71,7 +71,7 @@ def test_a_batch_is_answered_in_its_own_order(connection: Connection) -> None:
         ("check", ()),
     ]
     answers, usable = commit(connection, batch)
-    assert answers == [("committed", result) for result in ("publishing", True, False, None)]
+    assert answers == [("committed", result) for result in ((Status.PUBLISHING, CLAIM), True, False, None)]
     assert usable
 
 
@@ -105,9 +105,10 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
             return kind, added(new[key])
         return kind, move_row(states[key][before], states[key][after])
 
-    def expected(kind: str, key: int, before: int, after: int) -> bool | Status:
+    def expected(kind: str, key: int, before: int, after: int) -> bool | tuple[Status, str | None]:
         if kind == "add":
-            return table.setdefault(key, new[key]).status
+            there = table.setdefault(key, new[key])
+            return there.status, there.claim
         if table.get(key) not in {states[key][before], states[key][after]}:
             return False
         table[key] = states[key][after]
@@ -132,7 +133,7 @@ def test_a_batch_that_fails_before_its_commit_left_nothing(connection: Connectio
     assert usable
     connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO messages")
     connection.commit()
-    assert commit(connection, [("add", added(new_message()))]) == ([("committed", "publishing")], True)
+    assert commit(connection, [("add", added(new_message()))]) == ([("committed", (Status.PUBLISHING, CLAIM))], True)
 
 
 def fail_at_commit(connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

@@ -216,7 +216,9 @@ class Database:
             settled += 1
             self._record(Attempt(message.id, message.attempts, at, owner, "process_died", None))
             if message.at_most_once:
-                after = message._replace(status=Status.UNCONFIRMED, reason="process_died", claim=None, finished_at=at)
+                after = message._replace(
+                    status=Status.UNCONFIRMED, reason="process_died", claim=None, finished_at=at
+                )
             else:
                 after = message._replace(status=Status.QUEUED, possible_duplicate=True, claim=None)
             self._put(message, after)

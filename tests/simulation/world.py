@@ -471,9 +471,7 @@ def run(seed: int) -> World:
 
 def as_text(world: World) -> str:
     """What happened, for people."""
-    lines = [
-        f"seed {world.seed}: {'alone' if world.alone else 'shared'}, window {world.weather.window}, page {world.page}"
-    ]
+    lines = [f"seed {world.seed}: {'alone' if world.alone else 'shared'}, window {world.weather.window}, page {world.page}"]
     for at, words in world.lines:
         lines.append(f"{at:9.4f}  " + " ".join(_word(word) for word in words))
     return "\n".join(lines)

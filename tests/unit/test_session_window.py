@@ -56,16 +56,17 @@ async def test_quality_0_has_its_outcome_when_it_leaves() -> None:
     assert window.in_flight == 0
 
 
-async def test_quality_2_holds_its_place_until_pubcomp() -> None:
+async def test_quality_2_holds_its_place_and_its_outcome_until_pubcomp() -> None:
     window = Window()
     window.size = 1
     outcome = add(window, qos=2)
     add(window)
     packet_id = send(window)
     assert window.received(packet_id, 0x10)
-    assert outcome.result() == 0x10
+    assert not outcome.done()
     assert window.next(0.0) is None
     window.completed(packet_id)
+    assert outcome.result() == 0x10
     assert window.next(0.0) is not None
 
 

@@ -21,7 +21,7 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 
 
 def test_the_columns_are_seq_and_then_the_fields_of_a_message() -> None:
-    assert [column.name for column in messages.columns] == ["seq", *Message._fields]
+    assert [column.name for column in messages.columns] == ["seq", *Message._fields, "wake_at"]
     assert [column.name for column in COLUMNS] == list(Message._fields)
 
 
