@@ -110,6 +110,8 @@ class Database:
             elif owner.message_id != message.id:
                 return owner
         if (there := self.messages.get(message.id)) is not None:
+            if there.status is Status.PUBLISHING and there.claim != message.claim:
+                return Status.QUEUED
             return there.status
         if message.status is not Status.REJECTED:
             lane = list(self._lane(message.imei))
@@ -329,6 +331,11 @@ class SimulatedStore(Store):
                     pass
                 store.writer.die()
             commits._end()
+
+    @property
+    def commits_under_way(self) -> bool:
+        """Whether something is still to be committed, by a living process."""
+        return not self._process.dead and not self._commits._idle.is_set()
 
     async def find(self, message_id: str) -> Message | None:
         await self._read()

@@ -1,7 +1,7 @@
 """The broker, what it heard, and the sessions that gateways have with it."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from chapar.errors import BrokerClosed, BrokerError, BrokerSilent, ConnectionFailed, LinkDown, PublicationInvalid
@@ -40,7 +40,7 @@ class Broker:
         self.left: list[Passage] = []
         self.heard: list[Passage] = []
         self.refused: list[Passage] = []
-        self.ended_sessions: dict[str, int] = {}  # message → sessions that the broker ended while it was in flight
+        self.ended_sessions: Counter[str] = Counter()  # how many the broker ended while this message was in flight
         self.sessions: list[SimulatedSession] = []
         self.opened = 0
 
@@ -86,6 +86,7 @@ class SimulatedSession:
         self._flushing = False
         self._underway: deque[tuple[Any, tuple[Any, ...]]] = deque()  # on the wire to the broker, in order
         self._answers: deque[tuple[Any, tuple[Any, ...]]] = deque()  # on the wire back
+        self._unanswered: dict[int, str] = {}  # packet id → message
         self._last_arrival = 0.0
         self._last_answer = 0.0
 
@@ -132,8 +133,7 @@ class SimulatedSession:
         self._broker.sessions.remove(self)
         self._world.trace(self.process.name, "session", self.number, "ends:", error or "closed")
         if isinstance(error, BrokerClosed):
-            for flight in {passage.message_id for passage in self._in_flight()}:
-                self._broker.ended_sessions[flight] = self._broker.ended_sessions.get(flight, 0) + 1
+            self._broker.ended_sessions.update(self._unanswered.values())
         if self._underway:
             for _ in range(self._world.chaos.randint(0, len(self._underway))):
                 self._underway.pop()
@@ -141,9 +141,6 @@ class SimulatedSession:
         self._window.fail(error)
         if not self._gone.done():
             self._gone.set_result(None)
-
-    def _in_flight(self) -> list[Passage]:
-        return [passage for passage in self._broker.left if passage.session == self.number]
 
     def _flush_soon(self) -> None:
         if not self._flushing:
@@ -164,6 +161,8 @@ class SimulatedSession:
                 max(process.clock.now() for process in self._world.processes),
             )
             self._broker.left.append(passage)
+            if packet_id:
+                self._unanswered[packet_id] = publication.message_id
             self._world.trace(self.process.name, "publishes", publication.message_id, "attempt", publication.attempt)
             self._send(self._arrive, passage, publication, packet_id)
 
@@ -221,9 +220,11 @@ class SimulatedSession:
             self._flush_soon()
 
     def _acknowledge(self, packet_id: int, code: int) -> None:
+        del self._unanswered[packet_id]
         self._window.acknowledged(packet_id, code)
 
     def _refuse(self, qos: int, packet_id: int, code: int) -> None:
+        del self._unanswered[packet_id]
         if qos == 1:
             self._window.acknowledged(packet_id, code)
         else:
@@ -239,6 +240,7 @@ class SimulatedSession:
         self._answer(self._complete, packet_id)
 
     def _complete(self, packet_id: int) -> None:
+        del self._unanswered[packet_id]
         self._window.completed(packet_id)
 
 

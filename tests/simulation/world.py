@@ -95,7 +95,7 @@ class Process:
         self.stopping = asyncio.Event()
         self.store: SimulatedStore | None = None
         self.gateway: Gateway | None = None
-        self.calls: set[asyncio.Task[None]] = set()
+        self.calls: dict[asyncio.Task[Any], None] = {}  # in their order
         self.task = world.loop.create_task(self._main(), name=self.name)
         world.trace(self.name, "starts")
 
@@ -110,7 +110,7 @@ class Process:
                 self.gateway = running
                 await self.stopping.wait()
                 self.world.trace(self.name, "stops")
-                for call in self.calls:
+                for call in [*self.calls]:
                     call.cancel()
         except asyncio.CancelledError:
             pass
@@ -118,7 +118,7 @@ class Process:
             self.world.fails(f"{self.name} came down: {_described(error)}")
         finally:
             self.dead = True
-            for call in self.calls:
+            for call in [*self.calls]:
                 call.cancel()
 
     def kill(self) -> None:
@@ -248,11 +248,16 @@ class World:
         if not any(process.serves for process in self.processes):
             self._start()
         until = self.loop.time() + QUIET_WITHIN
-        while self.database.unfinished and self.loop.time() < until:
+        await asyncio.sleep(0.5)
+        while self._busy() and self.loop.time() < until:
             await asyncio.sleep(0.5)
         for process in self.processes:
             process.stopping.set()
         await asyncio.wait([process.task for process in self.processes], timeout=30)
+
+    def _busy(self) -> bool:
+        committing = any(process.store.commits_under_way for process in self.processes if process.store)
+        return committing or bool(self.database.unfinished)
 
     def _start(self) -> None:
         self.processes.append(Process(self, len(self.processes) + 1))
@@ -274,11 +279,11 @@ class World:
             status = None
             if (process := self._serving()) is not None:
                 call = self.loop.create_task(self._call(process, request))
-                process.calls.add(call)
+                process.calls[call] = None
                 if request.hangs_up_after is not None and attempt == 0:
                     self.loop.call_later(request.hangs_up_after, call.cancel)
                 await asyncio.wait([call])
-                process.calls.discard(call)
+                process.calls.pop(call, None)
                 if call.cancelled():
                     self.trace(request.name, "hears no answer")
                     request.lost += 1
@@ -374,7 +379,7 @@ class World:
         self.trace(id_, "is to be cancelled by", process.name)
         status = 200
         call = self.loop.create_task(process.gateway.cancel(id_))
-        process.calls.add(call)
+        process.calls[call] = None
         try:
             await asyncio.wait([call])
             call.result()
@@ -397,7 +402,7 @@ class World:
             return sending.sent_answer(await gateway_.resend(id_, Wait.BROKER, None))
 
         call = self.loop.create_task(self._answered(resend(process.gateway)))
-        process.calls.add(call)
+        process.calls[call] = None
         with suppress(asyncio.CancelledError):
             await asyncio.wait([call])
             self.trace(id_, "resend is answered", call.result().status)

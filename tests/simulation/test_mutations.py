@@ -1,0 +1,93 @@
+"""The simulation can fail: mistakes that somebody might make are found within a few hundred worlds."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from chapar import dispatcher, gateway
+from chapar.dispatcher import Dispatcher
+from chapar.errors import BrokerRefused
+from chapar.gateway import Gateway
+from chapar.link.publication import Publication
+from chapar.message import Message, Status
+from chapar.store.store import Store
+from simulation import database
+from simulation.invariants import broken
+from simulation.world import run, simulated
+
+WORLDS = 500
+
+_in_doubt = Dispatcher._in_doubt
+_publication = Dispatcher._publication
+_refused = Dispatcher._refused
+_cancel = Store.cancel
+
+
+def in_doubt_is_unsent(self: Dispatcher, message: Message, _: object) -> Message:
+    return self._unsent(message, may_queue=True)
+
+
+def attempt_is_not_counted(self: Dispatcher, message: Message, cause: Any) -> Message:
+    after = _in_doubt(self, message, cause)
+    return after._replace(attempts=after.attempts - 1)
+
+
+def at_most_once_is_ignored(self: Dispatcher, message: Message, cause: Any) -> Message:
+    return _in_doubt(self, message._replace(at_most_once=False), cause)
+
+
+def expiry_is_ignored(self: Dispatcher, message: Message) -> Publication:
+    return _publication(self, message._replace(expires_at=None))
+
+
+def refusal_is_success(self: Dispatcher, message: Message, _: int) -> Message:
+    return self._ended(message, Status.PUBLISHED)
+
+
+async def cancel_always_succeeds(self: Store, message_id: str, at: int, deadline: float) -> tuple[bool, Status | None]:
+    await _cancel(self, message_id, at, deadline)
+    return True, Status.CANCELLED
+
+
+def queued_is_refused(message: Message) -> Message:
+    if message.status in {Status.QUEUED, Status.PUBLISHING}:
+        raise BrokerRefused(message.id, "Not authorized", 0x87)
+    return message
+
+
+MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
+    "an attempt in doubt counts as unsent": (
+        patch.object(Dispatcher, "_in_doubt", in_doubt_is_unsent),
+        "and is no possible duplicate",
+    ),
+    "an attempt is not counted": (patch.object(Dispatcher, "_in_doubt", attempt_is_not_counted), "and counts"),
+    "at most once is ignored": (patch.object(Dispatcher, "_in_doubt", at_most_once_is_ignored), "may be at most once"),
+    "an attempt is not kept": (patch.object(Dispatcher, "_record", lambda *_: None), "is not in its history"),
+    "the expiry is not handed over": (patch.object(Dispatcher, "_publication", expiry_is_ignored), "ms too late"),
+    "a refusal counts as success": (patch.object(Dispatcher, "_refused", refusal_is_success), "nobody heard it"),
+    "nothing is quarantined": (patch.object(dispatcher, "_QUARANTINE", 10**9), "are enough"),
+    "nothing is put off": (patch.object(dispatcher, "TRANSIENT", frozenset()), "was given up at attempt"),
+    "what is in line does not keep others back": (patch.object(database, "_blocks", lambda *_: False), "left before"),
+    "cancelling always seems to succeed": (patch.object(Store, "cancel", cancel_always_succeeds), "was cancelled, and"),
+    "keys are not kept": (patch.object(Gateway, "_key", lambda *_: None), "one key"),
+    "what waits counts as refused": (
+        patch.object(gateway, "_unless_not_sent", queued_is_refused),
+        "was answered 406, and",
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _simulated() -> Iterator[None]:
+    with simulated():
+        yield
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(mistake: str) -> None:
+    mutation, sentence = MISTAKES[mistake]
+    with mutation:
+        assert any(sentence in found for seed in range(WORLDS) for found in broken(run(seed)))
