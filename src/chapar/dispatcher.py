@@ -4,7 +4,8 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Final
@@ -61,6 +62,8 @@ class Dispatcher:
         self._under_way: set[asyncio.Task[Message]] = set()
         self._one_finished = asyncio.Event()
         self._waiters: dict[str, asyncio.Future[Message]] = {}
+        self._returning = Counter[str]()  # devices with something on its way back into the queue
+        self._leased_until = 0.0  # loop time until which nobody takes over what this process holds
         self._strikes: dict[str, int] = {}  # messages in flight when a session ended, and how suspicious that was
         self._isolating = False
         self._stopping = False
@@ -68,7 +71,10 @@ class Dispatcher:
 
     async def enter(self) -> None:
         """Take a lease on what this process will claim. Must be done before anything is claimed."""
-        await self._store.hold(self._lease())
+        asked = asyncio.get_running_loop().time()
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        await self._store.hold(Lease(self._process, name, self._settings.lease, self._alone))
+        self._leased_until = asked + self._settings.lease
 
     async def run(self) -> None:
         """Settle what dead processes left, and deliver what is due, until stopped."""
@@ -129,14 +135,11 @@ class Dispatcher:
 
     async def _keep_lease(self) -> None:
         while True:
-            await self._store.hold(self._lease())
+            await self.enter()
             if settled := await self._store.settle(self._process, self._clock.now()):
                 log.warning("left_behind_by_dead_process", messages=settled)
                 self.wake()
             await asyncio.sleep(self._settings.lease / 3)
-
-    def _lease(self) -> Lease:
-        return Lease(self._process, f"{socket.gethostname()}:{os.getpid()}", self._settings.lease, self._alone)
 
     async def _drain(self) -> None:
         while not self._stopping:
@@ -144,16 +147,23 @@ class Dispatcher:
             self._one_finished.clear()
             room = PAGE if self._link.up and len(self._under_way) <= PAGE else 0
             taken = await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
-            for message in taken.messages:
-                if message.id in self._strikes:
-                    await self._isolate(message)
-                else:
-                    self.deliver(message)
+            await self._deliver_all(taken.messages)
             await self._tell_waiters(taken.expired)
             if len(self._under_way) > PAGE:
                 await self._one_finished.wait()
             elif len(taken.messages) < PAGE:
                 await self._pause(taken)
+
+    async def _deliver_all(self, messages: Sequence[Message]) -> None:
+        """Deliver in this order; what is behind a suspect of its device that had to go back goes back too."""
+        held: set[str] = set()
+        for message in messages:
+            if message.imei in held:
+                self._own(self._give_back(message))
+            elif message.id not in self._strikes:
+                self.deliver(message)
+            elif (await self._isolate(message)).status is Status.QUEUED:
+                held.add(message.imei)
 
     async def _pause(self, taken: Taken) -> None:
         """Until something is queued, due or expired, the link is back, or it is time to look at what others queued."""
@@ -173,16 +183,18 @@ class Dispatcher:
                     if message.status not in {Status.QUEUED, Status.PUBLISHING}:
                         self._tell(message)
 
-    async def _isolate(self, message: Message) -> None:
+    async def _isolate(self, message: Message) -> Message:
         """Deliver a suspect with nothing else in flight, so that it cannot be mistaken for an innocent one."""
         self._isolating = True
         try:
             await self.drained()
-            await self.deliver(message)
+            return await self.deliver(message)
         finally:
             self._isolating = False
 
     async def _deliver(self, message: Message, *, direct: bool) -> Message:
+        if self._must_wait(message, direct=direct):
+            return await self._give_back(message)
         try:
             reason_code = await self._link.publish(self._publication(message))
         except LinkDown:
@@ -195,7 +207,33 @@ class Dispatcher:
             after = self._impossible(message, error.reason_code)
         else:
             after = self._answered(message, reason_code, direct=direct)
-        if not await self._store.move(message, after):
+        return await self._move(message, after)
+
+    def _must_wait(self, message: Message, *, direct: bool) -> bool:
+        """Whether something has to happen before this message may leave.
+
+        Something earlier of its device is on its way back into the queue; or it came direct while a suspect is being
+        delivered alone; or this process stood still for so long that another may have taken over.
+        """
+        if message.imei in self._returning or (direct and self._isolating):
+            return True
+        return not self._alone and asyncio.get_running_loop().time() >= self._leased_until
+
+    async def _give_back(self, message: Message) -> Message:
+        """Put a message that was not tried back where it came from."""
+        back = message.moved(Status.QUEUED)._replace(attempts=message.attempts - 1, claim=None)
+        return await self._move(message, back)
+
+    async def _move(self, message: Message, after: Message) -> Message:
+        """Commit what came of a delivery, and tell who waits for it."""
+        if after.status is Status.QUEUED:
+            self._returning[message.imei] += 1
+        moved = await self._store.move(message, after)
+        if after.status is Status.QUEUED:
+            self._returning[message.imei] -= 1
+            if not self._returning[message.imei]:
+                del self._returning[message.imei]
+        if not moved:
             log.warning("moved_by_another_process", id=message.id)
             with suppress(StoreUnavailable):
                 after = await self._store.find(message.id) or message

@@ -73,6 +73,7 @@ class Commits:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Operation] = deque()
         self._in_flight: list[_Operation] = []
+        self._repeated = 0  # operations at the head of the queue that were handed over together before
         self._writer: asyncio.StreamWriter | None = None  # None unless it is ready for a batch
         self._down = False  # whether the writer says that it has no database
         self._cause = "the writer is starting."
@@ -138,7 +139,10 @@ class Commits:
             return
         if self._sweep_timer is not None and self._sweep_timer.when() <= self._loop.time():
             self._sweep()
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
+        # A batch that is repeated is repeated by itself: its order then is what it was at the first time.
+        size = min(len(self._queue), self._repeated or _LARGEST_BATCH)
+        self._repeated = 0
+        batch = [self._queue.popleft() for _ in range(size)]
         if not batch:
             return
         self._writer.write(pack([(operation.kind.name, operation.arguments) for operation in batch]))
@@ -174,7 +178,7 @@ class Commits:
             if self._backoff:
                 log.info("commits_succeed_again")
             self._backoff = 0.0
-        self._queue.extendleft(operation for operation in reversed(operations) if not operation.over)
+        self._put_back(operations)
         if self._queue:
             self._flush_within(self._backoff)
         else:
@@ -208,6 +212,7 @@ class Commits:
         for operation in self._queue:
             if operation.deadline <= now:
                 operation.fail(self._cause)
+        self._repeated = sum(not operation.over for operation in list(self._queue)[: self._repeated])
         self._queue = deque(operation for operation in self._queue if not operation.over)
         if not self._queue and not self._in_flight:
             self._idle.set()
@@ -264,7 +269,13 @@ class Commits:
         batch, self._in_flight = self._in_flight, []
         for operation in batch:
             operation.may_be_committed = True
-        self._queue.extendleft(operation for operation in reversed(batch) if not operation.over)
+        self._put_back(batch)
+
+    def _put_back(self, operations: Sequence[_Operation]) -> None:
+        """Put what failed to the head of the queue, to be repeated."""
+        again = [operation for operation in operations if not operation.over]
+        self._queue.extendleft(reversed(again))
+        self._repeated = len(again)
 
 
 def _rank(answered: tuple[_Operation, object]) -> int:
