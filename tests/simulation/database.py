@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from chapar.errors import StoreUnavailable
 from chapar.message import MOVES, UNFINISHED, Attempt, Message, Status
 from chapar.settings import Settings
-from chapar.store.acceptance import Added, Full, Key
+from chapar.store.acceptance import Added, Full, Key, Place, Withdrawal
 from chapar.store.commits import Commits
 from chapar.store.queue import Found, Lease, Take
 from chapar.store.reports import Backlog
@@ -55,7 +55,7 @@ class Database:
             "leave": self._leave,
             "settle": self._settle,
             "answer": self._answer,
-            "forget": self._forget,
+            "withdraw": self._withdraw,
             "check": lambda _: None,
         }
 
@@ -110,9 +110,7 @@ class Database:
             elif owner.message_id != message.id:
                 return owner
         if (there := self.messages.get(message.id)) is not None:
-            if there.status is Status.PUBLISHING and there.claim != message.claim:
-                return Status.QUEUED
-            return there.status
+            return Place(there.status, there.claim)
         if message.status is not Status.REJECTED:
             lane = list(self._lane(message.imei))
             process = (message.claim or "")[:PROCESS_LENGTH]
@@ -123,7 +121,24 @@ class Database:
         self._put(None, message)
         if key is not None:
             self.keys[key[:2]] = key
-        return message.status
+        return Place(message.status, message.claim)
+
+    def _withdraw(self, withdrawal: Withdrawal) -> bool:
+        row, claim, key = withdrawal
+        never = to_message(row)
+        before = self.messages.get(never.id)
+        if before is None:
+            self._put(None, never)
+        elif _is_unsent(before, claim):
+            rejects = before.status is Status.PUBLISHING
+            status = Status.REJECTED if rejects else Status.CANCELLED
+            ended = before._replace(status=status, reason=never.reason, attempts=0, claim=None)
+            self._put(before, ended._replace(finished_at=never.finished_at))
+        else:
+            return False
+        if key is not None:
+            self._forget(key)
+        return True
 
     def _move(self, row: Row) -> bool:
         after = dict(zip(MUTABLE, row, strict=False))
@@ -144,27 +159,23 @@ class Database:
         process = claim[:PROCESS_LENGTH]
         expired = []
         for message in [self.messages[id_] for id_ in self.unfinished]:
-            due = message
-            if message.status is Status.SCHEDULED and (message.deliver_at or 0) <= at:
-                due = message._replace(status=Status.QUEUED)
-                self._put(message, due)
-            if due.status in _WAITING and due.expires_at is not None and due.expires_at <= at:
-                self._put(due, due._replace(status=Status.EXPIRED, reason="expired", finished_at=at))
+            wake_at = _wake_at(message)
+            if wake_at is None or wake_at > at:
+                continue
+            if message.expires_at is not None and message.expires_at <= at:
+                ended = message._replace(status=Status.EXPIRED, reason="expired", finished_at=at, not_before=None)
+                self._put(message, ended)
                 expired.append(message.id)
+            else:
+                self._put(message, message._replace(status=Status.QUEUED, not_before=None))
         taken = self._of_claim(claim)
         if not taken and limit:
-            self._claim(claim, limit, at, process)
+            self._claim(claim, limit, process)
             taken = self._of_claim(claim)
-        times = []
-        for message in (self.messages[id_] for id_ in self.unfinished):
-            if message.status is Status.SCHEDULED:
-                times += [message.deliver_at, message.expires_at]
-            elif message.status is Status.QUEUED:
-                waits = message.not_before is not None and message.not_before > at
-                times += [message.expires_at, message.not_before if waits else None]
+        times = (_wake_at(self.messages[id_]) for id_ in self.unfinished)
         return taken, expired, min((time for time in times if time is not None), default=None)
 
-    def _claim(self, claim: str, limit: int, at: int, process: str) -> None:
+    def _claim(self, claim: str, limit: int, process: str) -> None:
         unfinished = [self.messages[id_] for id_ in self.unfinished]
         kept = {
             message.imei
@@ -174,13 +185,12 @@ class Database:
         for message in unfinished:
             if message.status is not Status.QUEUED or message.imei in kept:
                 continue
-            if message.not_before is not None and message.not_before > at:
+            if message.not_before is not None:
                 kept.add(message.imei)
                 continue
-            after = message._replace(
-                status=Status.PUBLISHING, attempts=message.attempts + 1, claim=claim, not_before=None
+            self._put(
+                message, message._replace(status=Status.PUBLISHING, attempts=message.attempts + 1, claim=claim)
             )
-            self._put(message, after)
             limit -= 1
             if not limit:
                 return
@@ -241,6 +251,23 @@ class Database:
 def _blocks(other: Message, process: str) -> bool:
     elsewhere = other.status is Status.PUBLISHING and (other.claim or "")[:PROCESS_LENGTH] != process
     return other.status is Status.QUEUED or elsewhere
+
+
+def _is_unsent(message: Message, claim: str | None) -> bool:
+    """Whether a message that was asked for under `claim` has certainly not left."""
+    if message.status is Status.QUEUED:
+        return message.attempts == 0
+    return message.status is Status.SCHEDULED or (message.status is Status.PUBLISHING and message.claim == claim)
+
+
+def _wake_at(message: Message) -> int | None:
+    """When time does something to a message: it becomes due, expires, or may be tried again."""
+    if message.status is Status.SCHEDULED:
+        return message.deliver_at
+    if message.status is not Status.QUEUED:
+        return None
+    late = message.expires_at is not None and message.not_before is not None and message.not_before > message.expires_at
+    return message.expires_at if message.not_before is None or late else message.not_before
 
 
 class WriterProcess:

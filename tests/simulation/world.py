@@ -79,8 +79,8 @@ class VirtualClock(Clock):
         self._world = world
         self._offset = world.wall_offset
 
-    def now(self) -> int:
-        return EPOCH + self._offset + int(self._world.loop.time() * 1000)
+    def now_ns(self) -> int:
+        return (EPOCH + self._offset) * 1_000_000 + int(self._world.loop.time() * 1_000_000_000)
 
 
 class Process:
@@ -436,7 +436,7 @@ def _settings(plan: random.Random, *, alone: bool) -> Settings:
 _world: World
 
 
-def _new_id() -> str:
+def _new_id(_: int) -> str:
     return _world.new_id()
 
 
