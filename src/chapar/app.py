@@ -20,6 +20,7 @@ from chapar import __version__
 from chapar.api import documentation, problems
 from chapar.api.health import health_router
 from chapar.api.messaging import messaging_router
+from chapar.api.metrics import metrics_router
 from chapar.api.reporting import reporting_router
 from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
@@ -27,6 +28,7 @@ from chapar.errors import PortTaken, SettingInvalid
 from chapar.gateway import Gateway
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.link import Link
+from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.store import Store
 
@@ -48,26 +50,29 @@ def api(gateway: Gateway, settings: Settings) -> FastAPI:
     app.include_router(messaging_router(gateway, settings))
     app.include_router(reporting_router(gateway))
     app.include_router(health_router(gateway))
+    app.include_router(metrics_router(gateway))
     problems.install(app)
     documentation.install(app)
     return app
 
 
 @contextlib.asynccontextmanager
-async def lifespan(settings: Settings) -> AsyncIterator[Gateway]:
+async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIterator[Gateway]:
     """A running gateway: the seed's start-up event, and its counterpart.
+
+    The built-in broker runs with it where no other is set, unless somebody else runs it (`with_broker` False).
 
     Raises PortTaken, DatabaseInUse, DatabaseUnsafe, SchemaOutdated, StoreUnavailable before anything serves.
     """
     process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
-    clock = Clock()
+    clock, metrics = Clock(), Metrics()
     link = Link(settings)
     async with contextlib.AsyncExitStack() as stack:
-        if settings.broker_url is None:
+        if with_broker and settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port))
-        store = await stack.enter_async_context(Store.open(settings))
-        dispatcher = Dispatcher(settings, store, link, clock, process)
-        gateway = Gateway(settings, store, link, dispatcher, clock, process)
+        store = await stack.enter_async_context(Store.open(settings, metrics))
+        dispatcher = Dispatcher(settings, store, link, clock, process, metrics)
+        gateway = Gateway(settings, store, link, dispatcher, clock, process, metrics)
         await dispatcher.enter()
         async with asyncio.TaskGroup() as tasks:
             loops = [
@@ -92,9 +97,14 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
     Raises what `lifespan` raises, and SettingInvalid for an address that nothing protects.
     """
-    _check_access(settings)
-    listener = _listen(settings.host, settings.port)
-    async with lifespan(settings) as gateway:
+    await serve_on(listen(settings), settings, announce)
+
+
+async def serve_on(
+    listener: socket.socket, settings: Settings, announce: Callable[[str], None], *, with_broker: bool = True
+) -> None:
+    """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
+    async with lifespan(settings, with_broker=with_broker) as gateway:
         server = _Server(
             uvicorn.Config(
                 _quiet_when_cancelled(api(gateway, settings)),
@@ -105,7 +115,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 timeout_graceful_shutdown=_GRACE,
             )
         )
-        server.when_started = lambda: announce(_address(listener))
+        server.when_started = lambda: announce(address_of(listener))
         server.when_stopping = gateway.hurry
         await server.serve(sockets=[listener])
 
@@ -159,8 +169,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the API's port before anything else is started."""
+def listen(settings: Settings) -> socket.socket:
+    """Take the API's port, before anything else is started.
+
+    Raises PortTaken, and SettingInvalid for an address that nothing protects.
+    """
+    _check_access(settings)
+    host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -170,7 +185,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingInvalid("CHAPAR_HOST", f"{host}: {error.strerror or error}.") from None
 
 
-def _address(listener: socket.socket) -> str:
+def address_of(listener: socket.socket) -> str:
+    """Where a browser finds what listens there."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

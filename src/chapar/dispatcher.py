@@ -25,7 +25,8 @@ from chapar.errors import (
 from chapar.link.link import Link
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_FAULTS, TRANSIENT, reason_slug
-from chapar.message import Attempt, Message, Status
+from chapar.message import UNFINISHED, Attempt, Message, Status
+from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.queue import Lease
 from chapar.store.store import Store, Taken
@@ -50,12 +51,21 @@ class Dispatcher:
     row says that a PUBLISH may have left.
     """
 
-    def __init__(self, settings: Settings, store: Store, link: Link, clock: Clock, process: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        link: Link,
+        clock: Clock,
+        process: str,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._link = link
         self._clock = clock
         self._process = process
+        self._metrics = metrics or Metrics()
         self._alone = settings.serves_alone
         self._claims = count(1)
         self._work = asyncio.Event()  # something was queued here
@@ -148,6 +158,8 @@ class Dispatcher:
             room = PAGE if self._link.up and len(self._under_way) <= PAGE else 0
             taken = await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
             await self._deliver_all(taken.messages)
+            if taken.expired:
+                self._metrics.finished.labels(Status.EXPIRED.value, "expired").inc(len(taken.expired))
             await self._tell_waiters(taken.expired)
             if len(self._under_way) > PAGE:
                 await self._one_finished.wait()
@@ -195,6 +207,8 @@ class Dispatcher:
     async def _deliver(self, message: Message, *, direct: bool) -> Message:
         if self._must_wait(message, direct=direct):
             return await self._give_back(message)
+        loop = asyncio.get_running_loop()
+        handed_over = loop.time()
         try:
             reason_code = await self._link.publish(self._publication(message))
         except LinkDown:
@@ -206,6 +220,7 @@ class Dispatcher:
         except PublicationInvalid as error:
             after = self._impossible(message, error.reason_code)
         else:
+            self._metrics.publish.observe(loop.time() - handed_over)
             after = self._answered(message, reason_code, direct=direct)
         return await self._move(message, after)
 
@@ -228,6 +243,8 @@ class Dispatcher:
         """Commit what came of a delivery, and tell who waits for it."""
         if after.status is Status.QUEUED:
             self._returning[message.imei] += 1
+        else:
+            self._metrics.finished.labels(after.status.value, after.reason or "").inc()
         moved = await self._store.move(message, after)
         if after.status is Status.QUEUED:
             self._returning[message.imei] -= 1
@@ -239,7 +256,7 @@ class Dispatcher:
                 after = await self._store.find(message.id) or message
         if after.status is Status.QUEUED:
             self.wake()
-        else:
+        elif after.status not in UNFINISHED:
             self._strikes.pop(message.id, None)
         if after.status is not Status.QUEUED or after.possible_duplicate:
             # A 201 is for what was heard once: whoever waits for one whose outcome is in doubt is told so now.

@@ -3,6 +3,7 @@
 ChaparError
 ├── SettingInvalid           a setting has a value that cannot work
 ├── PortTaken                a port that must be listened on is in use
+├── WorkerFailed             a worker ended before it served
 ├── UsageInvalid             the command was not written as it must be
 ├── GatewayError             the command line did not get from a gateway what it asked for
 │   ├── GatewayUnreachable   … nothing answers there, and nothing was asked
@@ -219,6 +220,17 @@ class NotAGateway(GatewayError):
     def passing(self) -> bool:
         """502 and its like are how a proxy says that the gateway is away."""
         return self.status >= _SERVER_ERROR
+
+
+@dataclass(eq=False)
+class WorkerFailed(ChaparError):
+    """One of several gateway processes ended before it served; it has said why."""
+
+    code = "worker_failed"
+    en = "A worker ended at its start, with exit code {exit_code}. What it said stands above."
+    fa = "یکی از فرایندهای کارگر در آغاز کار پایان یافت (کد خروج {exit_code}). علت را بالاتر نوشته است."
+
+    exit_code: int
 
 
 @dataclass(eq=False)

@@ -6,6 +6,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
+import structlog
+
 from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
 from chapar.errors import (
@@ -27,19 +29,25 @@ from chapar.errors import (
 )
 from chapar.link.link import Link
 from chapar.link.reason_codes import reason_name
-from chapar.message import Attempt, Command, Message, Status, Wait, check_device_id, check_operation, new_id
+from chapar.message import UNFINISHED, Attempt, Command, Message, Status, Wait, check_device_id, check_operation, new_id
+from chapar.metrics import CONTENT_TYPE as METRICS_TYPE
+from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.acceptance import Added, Full, Key, Place
 from chapar.store.reports import Backlog, Bucket, Filters, Ranking, Summary
 from chapar.store.store import Store
 
-__all__ = ["Bucket", "Filters", "Gateway", "Ranking", "Readiness", "Replay", "Summary", "Use"]
+__all__ = ["METRICS_TYPE", "Bucket", "Filters", "Gateway", "Ranking", "Readiness", "Replay", "Summary", "Use"]
+
+log = structlog.get_logger(__name__)
 
 KEY_KEPT: Final = 24 * 3600 * 1000  # ms an idempotency key is kept at least, and in any case past its message's expiry
 
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
 _QUEUE_PATIENCE = 5  # seconds after which the whole full queue is worth another try
 _LONGEST_WAIT = 310_000  # ms after which a request has been answered, or its caller is gone
+_STEP = 1000  # ms by which the system's clock moves only where it was stepped
+_FORGET_EVERY = 600.0  # seconds between looks for what is old enough to be forgotten
 _BACKLOG_EVERY = 1.0  # seconds between counts of what is unfinished
 
 
@@ -70,7 +78,14 @@ class Gateway:
     """What a caller may ask of Chapar. Knows neither HTTP nor the command line."""
 
     def __init__(
-        self, settings: Settings, store: Store, link: Link, dispatcher: Dispatcher, clock: Clock, process: str
+        self,
+        settings: Settings,
+        store: Store,
+        link: Link,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        process: str,
+        metrics: Metrics | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -78,17 +93,53 @@ class Gateway:
         self._dispatcher = dispatcher
         self._clock = clock
         self._process = process
+        self._metrics = metrics or Metrics()
         self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
         self._backlog = Backlog({}, None)
         self._queued_since = 0  # messages queued here since the backlog was counted
+        self._reconnects = 0  # of the link, as counted so far
+        self._drift = 0  # ms by which the system's clock was ahead when that was last said
 
     async def run(self) -> None:
-        """Keep count of what is unfinished, until cancelled."""
+        """Count what is unfinished, and forget what is old, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._count(), name="backlog")
+            if self._settings.retention_days is not None:
+                tasks.create_task(self._forget(self._settings.retention_days), name="retention")
+
+    async def _count(self) -> None:
         while True:
             with suppress(StoreUnavailable):
                 self._backlog = await self._store.backlog()
                 self._queued_since = 0
+            self._measure()
             await asyncio.sleep(_BACKLOG_EVERY)
+
+    def _measure(self) -> None:
+        for status in UNFINISHED:
+            self._metrics.queue.labels(status.value).set(self._backlog.depths.get(status, 0))
+        oldest = self._backlog.oldest
+        self._metrics.oldest.set(0 if oldest is None else (self._clock.now() - oldest.created_at) / 1000)
+        self._metrics.link_up.set(self._link.up)
+        self._metrics.in_flight.set(self._link.in_flight)
+        self._metrics.window.set(self._link.window)
+        self._metrics.reconnects.inc(self._link.reconnects - self._reconnects)
+        self._reconnects = self._link.reconnects
+        if abs((drift := self._clock.drift()) - self._drift) > _STEP:
+            log.warning("system_clock_stepped", by_ms=drift, note="Chapar keeps its own time until it is restarted.")
+            self._drift = drift
+
+    async def _forget(self, days: float) -> None:
+        while True:
+            now = self._clock.now()
+            async for removed in self._store.prune(now - round(days * 86_400_000), now):
+                log.debug("messages_forgotten", messages=removed)
+            await asyncio.sleep(_FORGET_EVERY)
+
+    def exposition(self) -> bytes:
+        """The measurements in Prometheus's text format."""
+        self._measure()
+        return self._metrics.exposition()
 
     def hurry(self) -> None:
         """The gateway stops: callers who wait are answered with what is known now."""
@@ -103,11 +154,14 @@ class Gateway:
         Raises FieldInvalid, BrokerUnreachable, BrokerRefused, QueueFull, KeyMismatch, KeyInFlight, NotSaved,
         OutcomeUnknown.
         """
-        deadline = asyncio.get_running_loop().time() + (command.patience or self._settings.publish_timeout)
+        began = asyncio.get_running_loop().time()
+        deadline = began + (command.patience or self._settings.publish_timeout)
         message = self._accepted(command, origin)
         key = None if use is None else self._key(use, message)
         if key is None:
-            return await self._send(message, None, command.wait, deadline)
+            sent = await self._send(message, None, command.wait, deadline)
+            self._metrics.whole.observe(asyncio.get_running_loop().time() - began)
+            return sent
         if (first := self._answering.setdefault(key[:2], key)) is not key:
             raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
         unanswered = False  # whether `answered` is still to come
@@ -281,14 +335,18 @@ class Gateway:
 
     def _add(self, message: Message, key: Key | None, deadline: float) -> asyncio.Future[Added]:
         added = self._store.add(message, deadline, max_depth=self._settings.max_device_queue, key=key)
-        added.add_done_callback(partial(self._landed, message, key))
+        began = asyncio.get_running_loop().time()
+        added.add_done_callback(partial(self._landed, message, key, began))
         return added
 
-    def _landed(self, message: Message, key: Key | None, added: asyncio.Future[Added]) -> None:
+    def _landed(self, message: Message, key: Key | None, began: float, added: asyncio.Future[Added]) -> None:
         """What follows from a commit, at once and whoever still waits for it."""
         match added.exception():
             case None:
+                self._metrics.commit.observe(asyncio.get_running_loop().time() - began)
                 place = added.result()
+                if isinstance(place, Place):
+                    self._metrics.accepted.labels(place.status.value).inc()
                 if place == (Status.PUBLISHING, message.claim):
                     self._dispatcher.deliver(message, direct=True)
                 elif isinstance(place, Place) and place.status in {Status.QUEUED, Status.SCHEDULED}:

@@ -130,6 +130,14 @@ class Settings(BaseSettings):
         description="Seconds after which another process takes over what a silent one held (PostgreSQL). "
         "Longer than a pause of a busy machine.",
     )
+    retention_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days after which finished messages are forgotten. Unset: never; nothing is lost unasked.",
+    )
+    workers: int = Field(
+        1, ge=1, le=64, description="Gateway processes behind one port; more than one needs PostgreSQL."
+    )
     max_body_bytes: int = Field(
         64 * 1024,
         ge=1024,

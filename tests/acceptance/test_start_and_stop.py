@@ -64,6 +64,12 @@ def test_a_taken_port_of_the_built_in_broker_names_the_setting(tmp_path: Path, t
     assert "CHAPAR_EMBEDDED_PORT" in said
 
 
+def test_several_workers_on_sqlite_are_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path, {"CHAPAR_BROKER_URL": NO_BROKER}, "--workers", "2")
+    assert "CHAPAR_WORKERS" in said
+    assert "PostgreSQL" in said
+
+
 def test_a_second_gateway_on_one_sqlite_file_is_refused(
     start_gateway: Callable[..., GatewayProcess], tmp_path: Path
 ) -> None:

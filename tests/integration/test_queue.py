@@ -69,9 +69,16 @@ async def test_what_comes_for_a_device_with_a_backlog_goes_behind_it(store: Stor
     assert (found.status, found.attempts, found.claim) == (Status.QUEUED, 0, None)
 
 
-async def test_what_this_process_has_in_flight_is_no_backlog(store: Store) -> None:
+async def test_what_came_direct_to_this_process_is_no_backlog(store: Store) -> None:
     assert await add(store, new_message("A")) is Status.PUBLISHING
     assert await add(store, new_message("A")) is Status.PUBLISHING
+
+
+async def test_what_was_taken_from_the_queue_is_not_overtaken(store: Store) -> None:
+    await add_all(store, queued("A"))
+    await take(store)
+    assert await add(store, new_message("A")) is Status.QUEUED
+    assert await add(store, new_message("B")) is Status.PUBLISHING
 
 
 async def test_what_another_process_has_in_flight_keeps_its_device(store: Store) -> None:

@@ -76,13 +76,13 @@ def test_the_parameters_of_the_update_are_the_values_of_a_move_in_order(dialect:
 def test_the_first_id_of_a_millisecond_sorts_before_every_id_of_it(time: int) -> None:
     digits = f"{time:012x}"
     lowest = f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
-    assert reports._first_id(time) <= lowest
-    assert time == 0 or reports._first_id(time) > f"{time - 1:012x}"[:8]
+    assert reports.first_id(time) <= lowest
+    assert time == 0 or reports.first_id(time) > f"{time - 1:012x}"[:8]
 
 
 def test_a_time_beyond_an_ids_reach_is_the_nearest_within() -> None:
-    assert reports._first_id(-5) == "00000000-0000"
-    assert reports._first_id(1 << 60) == "ffffffff-ffff"
+    assert reports.first_id(-5) == "00000000-0000"
+    assert reports.first_id(1 << 60) == "ffffffff-ffff"
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "secret", "postgresql://me:secret@host:port/x"])

@@ -10,7 +10,7 @@ import typer
 from chapar import __version__
 from chapar.cli.messages import messages
 from chapar.cli.send import send
-from chapar.cli.serving import migrate, serve
+from chapar.cli.serving import migrate, prune, serve
 from chapar.cli.simulate import simulate
 from chapar.cli.terminal import plain
 from chapar.errors import ChaparError, FieldInvalid, Language, UsageInvalid
@@ -25,7 +25,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (serve, send, messages, simulate, migrate):
+for command in (serve, send, messages, simulate, migrate, prune):
     cli.command()(command)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chapar import __version__
+from chapar.cli.terminal import show_progress
 from chapar.settings import Settings
 
 # What only the gateway needs is imported where it runs: it takes longer to load than the other commands take to end.
@@ -15,6 +16,9 @@ from chapar.settings import Settings
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. [env CHAPAR_HOST, default 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [env CHAPAR_PORT, default 8000]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes to run; more than 1 needs PostgreSQL. [env CHAPAR_WORKERS, default 1]")
+    ] = None,
 ) -> None:
     """Run the gateway until Ctrl-C.
 
@@ -25,11 +29,13 @@ def serve(
     import uvloop  # noqa: PLC0415 - see above
 
     from chapar import app  # noqa: PLC0415 - see above
+    from chapar import workers as several  # noqa: PLC0415 - see above
 
-    settings = Settings.load(host=host, port=port)
+    settings = Settings.load(host=host, port=port, workers=workers)
     app.configure_logging(settings)
+    run = app.serve if settings.workers == 1 else several.serve
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(app.serve(settings, lambda address: _announce(settings, address)))
+        runner.run(run(settings, lambda address: _announce(settings, address)))
 
 
 def _announce(settings: Settings, address: str) -> None:
@@ -52,6 +58,36 @@ Try it:
 Ctrl-C stops it."""
     )
     sys.stdout.flush()
+
+
+def prune(
+    days: Annotated[float, typer.Option(min=0, help="Forget what was accepted longer ago than this many days.")],
+) -> None:
+    """Remove finished messages that are old enough, in small batches; what is unfinished stays.
+
+    A running gateway does so by itself with CHAPAR_RETENTION_DAYS. With SQLite, stop it first.
+
+    Example: `chapar prune --days 90`
+    """
+    from chapar import app  # noqa: PLC0415 - see above
+
+    settings = Settings.load()
+    app.configure_logging(settings)
+    removed = asyncio.run(_prune(settings, days))
+    typer.echo(f"{settings.database}: {removed:,} messages removed.")
+
+
+async def _prune(settings: Settings, days: float) -> int:
+    from chapar.clock import Clock  # noqa: PLC0415 - see above
+    from chapar.store.store import Store  # noqa: PLC0415 - see above
+
+    now = Clock().now()
+    removed = 0
+    async with Store.open(settings) as store:
+        async for batch in store.prune(now - round(days * 86_400_000), now):
+            removed += batch
+            show_progress(f"{removed:,} messages removed …")
+    return removed
 
 
 def migrate() -> None:

@@ -8,18 +8,17 @@ from sqlalchemy import Connection, and_, bindparam, case, func, or_, select, tex
 
 from chapar.message import Message, Status
 from chapar.store.operations import Kind, insert_messages
-from chapar.store.schema import PROCESS_LENGTH, Row, keys, messages, to_row
+from chapar.store.schema import Row, keys, messages, to_row
 
 # What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
 # `seq > 0`, which is always true, makes that index a better match than the one of all that the device ever had.
 _UNFINISHED = text("messages.status IN ('scheduled', 'queued', 'publishing')")
 
+# What comes direct may follow only what came direct to the same process: that is on its way to the link already, in
+# this order. Anything else of its device is in the queue, or taken from it and perhaps on its way back.
 _BLOCKS = or_(
     messages.c.status == Status.QUEUED.value,
-    and_(
-        messages.c.status == Status.PUBLISHING.value,
-        func.substr(messages.c.claim, 1, PROCESS_LENGTH) != bindparam("process"),
-    ),
+    and_(messages.c.status == Status.PUBLISHING.value, messages.c.claim != bindparam("direct")),
 )
 _LANES = (
     select(messages.c.imei, func.count(), func.max(case((_BLOCKS, 1), else_=0)), func.min(messages.c.seq))
@@ -169,8 +168,8 @@ def _lanes(connection: Connection, additions: Sequence[Addition]) -> dict[str, _
     joining = [m for m in (Message._make(row) for row, _, _ in additions) if m.status != Status.REJECTED]
     if not joining:
         return {}
-    process = next((message.claim[:PROCESS_LENGTH] for message in joining if message.claim is not None), "")
-    found = connection.execute(_LANES, {"imeis": list({message.imei for message in joining}), "process": process})
+    direct = next((message.claim for message in joining if message.claim is not None), "")
+    found = connection.execute(_LANES, {"imeis": list({message.imei for message in joining}), "direct": direct})
     return {imei: _Lane(depth, bool(blocked), front) for imei, depth, blocked, front in found}
 
 

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from chapar.errors import NotSaved, OutcomeUnknown
+from chapar.metrics import Metrics
 from chapar.store.operations import Kind
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
@@ -51,16 +52,6 @@ class _Operation:
             self.future.set_exception(OutcomeUnknown() if self.may_be_committed else NotSaved(cause))
 
 
-@dataclass(slots=True)
-class Counters:
-    """What happened since the start."""
-
-    batches: int = 0  #: batches handed to the writer
-    operations: int = 0  #: operations in them, repetitions included
-    largest_batch: int = 0  #: operations in the largest
-    writer_deaths: int = 0  #: writer processes that ended by themselves
-
-
 class Commits:
     """The queue in front of the writer. Open it with `async with Commits.open(…)`.
 
@@ -68,8 +59,8 @@ class Commits:
     runs goes into the next. One that failed goes back to the head, and the later ones wait behind it.
     """
 
-    def __init__(self) -> None:
-        self.counters = Counters()
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Operation] = deque()
         self._in_flight: list[_Operation] = []
@@ -86,12 +77,14 @@ class Commits:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database_url: str, inherit: Iterable[int] = ()) -> AsyncIterator[Self]:
+    async def open(
+        cls, database_url: str, inherit: Iterable[int] = (), metrics: Metrics | None = None
+    ) -> AsyncIterator[Self]:
         """Keep a writer running; it inherits the descriptors `inherit`.
 
         Leaving commits what is queued, within 5 s, and ends the writer.
         """
-        commits = cls()
+        commits = cls(metrics or Metrics())
         # No task group: it would wrap whatever its body raises, and this body is the whole gateway.
         keeper = asyncio.create_task(commits._keep_writer(database_url, tuple(inherit)), name="writer")
         try:
@@ -147,9 +140,7 @@ class Commits:
             return
         self._writer.write(pack([(operation.kind.name, operation.arguments) for operation in batch]))
         self._in_flight = batch
-        self.counters.batches += 1
-        self.counters.operations += len(batch)
-        self.counters.largest_batch = max(self.counters.largest_batch, len(batch))
+        self._metrics.batches.observe(len(batch))
 
     def _answered(self, answers: Sequence[tuple[Any, ...]]) -> None:
         batch, self._in_flight = self._in_flight, []
@@ -240,7 +231,7 @@ class Commits:
             except (EOFError, OSError) as error:
                 ended = isinstance(error, EOFError | ConnectionError)
                 self._cause = "the writer process ended." if ended else f"the writer process does not start: {error}."
-                self.counters.writer_deaths += 1
+                self._metrics.writer_deaths.inc()
                 log.error("writer_died", cause=self._cause, restart_in=pause)  # noqa: TRY400 - its own traceback is on stderr
             finally:
                 self._writer_lost()

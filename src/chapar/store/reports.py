@@ -195,13 +195,13 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
     if filters.micro_op is not None:
         conditions.append(messages.c.micro_op == filters.micro_op)
     if filters.since is not None:
-        conditions.append(messages.c.id >= _first_id(filters.since))
+        conditions.append(messages.c.id >= first_id(filters.since))
     if filters.until is not None:
-        conditions.append(messages.c.id < _first_id(filters.until))
+        conditions.append(messages.c.id < first_id(filters.until))
     return conditions
 
 
-def _first_id(time: int) -> str:
+def first_id(time: int) -> str:
     """What every id made at `time` (ms since the epoch) or later sorts behind (RFC 9562 §5.7: time comes first)."""
     digits = f"{min(max(time, 0), _LAST_TIME):012x}"
     return f"{digits[:8]}-{digits[8:]}"

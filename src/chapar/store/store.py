@@ -7,19 +7,22 @@ from typing import Final, NamedTuple, Self
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.message import Attempt, Message, Status
+from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store import database, migrations, reports
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, addition
-from chapar.store.commits import Commits, Counters
+from chapar.store.commits import Commits
 from chapar.store.operations import CHECK, MOVE, RECORD, move_row
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
 from chapar.store.readers import Readers
 from chapar.store.reports import Backlog, Bucket, Filters, Summary
+from chapar.store.retention import PRUNE, Prune
 from chapar.store.schema import to_message, to_row
 
 UNBOUNDED: Final = 2**31
 
 _CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
+_FORGOTTEN = 500  # messages removed in one commit: a few milliseconds
 _PAGE = 1000  # messages read at once by `pages`: about 1 MB
 
 
@@ -44,7 +47,7 @@ class Store:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+    async def open(cls, settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Self]:
         """Lock and migrate the database (PostgreSQL: check it, unless `auto_migrate`), and start the writer.
 
         Raises DatabaseInUse, SchemaOutdated, SchemaNewer, DatabaseUnsafe, StoreUnavailable, SettingInvalid.
@@ -60,15 +63,10 @@ class Store:
             else:
                 await asyncio.to_thread(migrations.check_schema, database_url)
             async with (
-                Commits.open(database_url, inherit) as commits,
+                Commits.open(database_url, inherit, metrics) as commits,
                 Readers.open(database_url, settings.readers) as readers,
             ):
                 yield cls(commits, readers)
-
-    @property
-    def counters(self) -> Counters:
-        """What the writer has done since the start."""
-        return self._commits.counters
 
     def add(
         self, message: Message, deadline: float | None = None, *, max_depth: int = UNBOUNDED, key: Key | None = None
@@ -141,6 +139,20 @@ class Store:
         there and has been taken for delivery.
         """
         return self._commits.submit(WITHDRAW, (to_row(never), claim, key))
+
+    async def prune(self, before: int, at: int) -> AsyncIterator[int]:
+        """Remove finished messages accepted before the time `before`, and keys outlived at `at`, the oldest first.
+
+        What is unfinished stays. Gives how many each small batch removed, and then rests four times as long as it
+        took, so that what is sent meanwhile hardly waits.
+        """
+        loop = asyncio.get_running_loop()
+        removed = _FORGOTTEN
+        while removed == _FORGOTTEN:
+            began = loop.time()
+            removed = await self._commits.submit(PRUNE, Prune(reports.first_id(before), before, at, _FORGOTTEN))
+            yield removed
+            await asyncio.sleep(4 * (loop.time() - began))
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""

@@ -30,9 +30,10 @@ from chapar.store.database import Role, check_durable, empty_wal, open_engine
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.operations import CHECK, MOVE, RECORD, Kind
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE
+from chapar.store.retention import PRUNE
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
-_ALL: Sequence[Kind[Any, Any]] = (ADD, ANSWER, CANCEL, CHECK, HOLD, LEAVE, MOVE, RECORD, SETTLE, TAKE, WITHDRAW)
+_ALL: Sequence[Kind[Any, Any]] = (ADD, ANSWER, CANCEL, CHECK, HOLD, LEAVE, MOVE, PRUNE, RECORD, SETTLE, TAKE, WITHDRAW)
 # What is given back is in the queue before anything is put behind it, and what is added can be taken at once.
 _KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in sorted(_ALL, key=attrgetter("rank"))}
 

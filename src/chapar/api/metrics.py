@@ -1,0 +1,22 @@
+"""`/metrics`: counts and measurements for Prometheus."""
+
+from fastapi import APIRouter, Response
+
+from chapar.gateway import METRICS_TYPE, Gateway
+
+
+def metrics_router(gateway: Gateway) -> APIRouter:
+    """The route of `/metrics`."""
+    router = APIRouter(tags=["health"])
+
+    @router.get(
+        "/metrics",
+        summary="Counts and measurements for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": "chapar_link_up 1.0\n"}}}},
+    )
+    async def metrics() -> Response:
+        """Messages accepted and ended, the latency of each stage, commit batches, queue and link; of all workers."""
+        return Response(gateway.exposition(), headers={"Content-Type": METRICS_TYPE})
+
+    return router

@@ -1,0 +1,90 @@
+"""What the gateway counts and measures, for Prometheus. Every label has a bounded set of values."""
+
+import os
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+WORKERS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # where the workers of one gateway share their values
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_OPERATIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Metrics:
+    """The measurements of one process; with `WORKERS_FOLDER` in the environment they are shown for all workers."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        stages = Histogram(
+            "chapar_stage_seconds",
+            "How long a stage of a message took.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.commit = stages.labels("commit")  #: from the request being checked to its row being committed
+        self.publish = stages.labels("publish")  #: from the hand-over to the link to the broker's acknowledgement
+        self.whole = stages.labels("whole")  #: from the request being checked to its answer
+        self.batches = Histogram(
+            "chapar_commit_batch_operations",
+            "Operations that shared a commit.",
+            buckets=_OPERATIONS,
+            registry=registry,
+        )
+        self.writer_deaths = Counter(
+            "chapar_writer_deaths", "Writer processes that ended by themselves.", registry=registry
+        )
+        self.accepted = Counter(
+            "chapar_messages_accepted",
+            "Messages committed, by the status they began in.",
+            ["status"],
+            registry=registry,
+        )
+        self.finished = Counter(
+            "chapar_messages_finished",
+            "Messages that ended, by status and reason.",
+            ["status", "reason"],
+            registry=registry,
+        )
+        self.reconnects = Counter("chapar_link_reconnects", "Sessions after the first.", registry=registry)
+        # Each worker counts the whole queue, so one of them is enough; of the links each has its own.
+        self.queue = Gauge(
+            "chapar_queue_messages",
+            "Unfinished messages, by status.",
+            ["status"],
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.oldest = Gauge(
+            "chapar_queue_oldest_seconds",
+            "Age of the unfinished message that was accepted first.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.link_up = Gauge(
+            "chapar_link_up", "Sessions with a broker.", multiprocess_mode="livesum", registry=registry
+        )
+        self.in_flight = Gauge(
+            "chapar_link_in_flight",
+            "Publications that the broker has not acknowledged.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.window = Gauge(
+            "chapar_link_window",
+            "Publications that may be unacknowledged at a time.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        if WORKERS_FOLDER not in os.environ:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call] # the library has no annotations here
+        return generate_latest(together)

@@ -1,0 +1,53 @@
+"""Forgetting: what is finished and old enough goes, in small batches that stall nobody."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, BindParameter, Connection, bindparam, delete, select
+
+from chapar.message import UNFINISHED
+from chapar.store.operations import Kind
+from chapar.store.schema import attempts, keys, messages
+
+_OLD = (
+    select(messages.c.id)
+    .where(
+        messages.c.id < bindparam("before_id"),
+        messages.c.created_at < bindparam("before", type_=BigInteger),
+        # The empty string keeps planners off the index by status: the oldest come first by id.
+        messages.c.status.concat("").not_in([status.value for status in UNFINISHED]),
+    )
+    .order_by(messages.c.id)
+    .limit(bindparam("limit"))
+)
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
+_FORGET_MESSAGES = delete(messages).where(messages.c.id.in_(_IDS))
+_FORGET_ATTEMPTS = delete(attempts).where(attempts.c.message_id.in_(_IDS))
+_FORGET_KEYS = delete(keys).where(keys.c.kept_until <= bindparam("at", type_=BigInteger))
+
+
+class Prune(NamedTuple):
+    """The arguments of a PRUNE."""
+
+    before_id: str  #: what every id of a message to keep sorts behind
+    before: int  #: the time that it stands for, ms since the epoch
+    at: int  #: the time now, ms since the epoch
+    limit: int
+
+
+def _prune(connection: Connection, prunes: Sequence[Prune]) -> Sequence[int]:
+    """How many messages each removed."""
+    return [_prune_one(connection, prune) for prune in prunes]
+
+
+def _prune_one(connection: Connection, prune: Prune) -> int:
+    connection.execute(_FORGET_KEYS, {"at": prune.at})
+    old = {"before_id": prune.before_id, "before": prune.before, "limit": prune.limit}
+    ids = connection.execute(_OLD, old).scalars().all()
+    if ids:
+        connection.execute(_FORGET_ATTEMPTS, {"ids": ids})
+        connection.execute(_FORGET_MESSAGES, {"ids": ids})
+    return len(ids)
+
+
+PRUNE: Kind[Prune, int] = Kind("prune", 8, _prune)

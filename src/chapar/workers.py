@@ -1,0 +1,149 @@
+"""Several gateway processes behind one port, sharing one PostgreSQL.
+
+Run as a program, `python -m chapar.workers DESCRIPTOR`, this module is one of them.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import structlog
+import uvloop
+from prometheus_client.multiprocess import mark_process_dead
+
+from chapar import app
+from chapar.errors import ChaparError, SettingInvalid, WorkerFailed
+from chapar.link.embedded import EmbeddedBroker
+from chapar.metrics import WORKERS_FOLDER
+from chapar.settings import Settings, preferred_language
+from chapar.store import migrations
+
+log = structlog.get_logger(__name__)
+
+_READY: Final = b"ready\n"
+_PAUSE: Final = 1.0  # seconds before a worker that ended is started again
+_PATIENCE: Final = 5.0  # seconds in which a worker ends by itself; it needs about one
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run `settings.workers` gateway processes until SIGINT or SIGTERM, starting another where one ends.
+
+    Raises SettingInvalid with SQLite, WorkerFailed where the first ones do not start, and what the built-in broker and
+    the migration raise.
+    """
+    if settings.serves_alone:
+        raise SettingInvalid(
+            "CHAPAR_WORKERS", "SQLite serves one process. Use PostgreSQL (CHAPAR_DATABASE_URL) for more than one."
+        )
+    listener = app.listen(settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.auto_migrate:
+            await asyncio.to_thread(migrations.migrate, settings.database_url.get_secret_value())
+        if settings.broker_url is None:
+            await stack.enter_async_context(EmbeddedBroker(settings.embedded_port))
+        folder = stack.enter_context(TemporaryDirectory(prefix="chapar-metrics-"))
+        environment = os.environ | {WORKERS_FOLDER: folder, "CHAPAR_AUTO_MIGRATE": "false"}
+        workers = [_Worker(listener, environment) for _ in range(settings.workers)]
+        async with asyncio.TaskGroup() as tasks:
+            children = [tasks.create_task(worker.keep(), name="worker") for worker in workers]
+            children.append(tasks.create_task(_announce(workers, announce, app.address_of(listener))))
+            await stop.wait()
+            for child in children:
+                child.cancel()
+
+
+async def _announce(workers: Sequence["_Worker"], announce: Callable[[str], None], address: str) -> None:
+    for worker in workers:
+        await worker.ready.wait()
+    announce(address)
+
+
+class _Worker:
+    """One gateway process, started again whenever it ends."""
+
+    def __init__(self, listener: socket.socket, environment: dict[str, str]) -> None:
+        self._listener = listener
+        self._environment = environment
+        self.ready = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Keep it running until cancelled; raises WorkerFailed where it never got ready."""
+        while True:
+            process = await self._start()
+            try:
+                assert process.stdout is not None  # noqa: S101 - it is a pipe
+                async for line in process.stdout:
+                    if line == _READY:
+                        self.ready.set()
+                code = await process.wait()
+            finally:
+                await _end(process)
+                # The library has no annotations here.
+                mark_process_dead(process.pid, self._environment[WORKERS_FOLDER])  # type: ignore[no-untyped-call]
+            if not self.ready.is_set():
+                raise WorkerFailed(code)
+            log.error("worker_ended", pid=process.pid, code=code, restart_in=_PAUSE)
+            await asyncio.sleep(_PAUSE)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # a file in the working folder must not stand in for a module
+            "-m",
+            "chapar.workers",
+            str(self._listener.fileno()),
+            stdin=asyncio.subprocess.PIPE,  # it ends when this closes, so also where we are killed
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(self._listener.fileno(),),
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C is ours to hear
+        )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _PATIENCE)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def main() -> None:
+    """Be a worker on the listening socket whose descriptor is the only argument."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    settings = Settings.load()
+    app.configure_logging(settings)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.serve_on(listener, settings, lambda _: _say_ready(), with_broker=False))
+    except ChaparError as error:
+        sys.exit(f"chapar: {error.sentence(preferred_language())}")
+
+
+def _say_ready() -> None:
+    sys.stdout.buffer.write(_READY)
+    sys.stdout.buffer.flush()
+
+
+def _end_with_parent() -> None:
+    # Until the parent closes it, on purpose or by its death. Unbuffered: a buffer would be locked when we exit.
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Several gateway processes behind one port, and what is measured of all of them together."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+
+import httpx
+
+from support.gateway import GatewayProcess
+from support.mosquitto import Mosquitto
+from support.processes import children, describe
+
+WORKERS = 3
+
+
+def environment(database_url: str, mosquitto: Mosquitto) -> dict[str, str]:
+    return mosquitto.settings_env | {
+        "CHAPAR_DATABASE_URL": database_url,
+        "CHAPAR_AUTO_MIGRATE": "true",
+        "CHAPAR_LEASE": "1",
+    }
+
+
+def workers_of(gateway: GatewayProcess) -> list[int]:
+    return [pid for pid in children(gateway.pid) if "chapar.workers" in describe(pid)]
+
+
+def samples(text: str, name: str) -> float:
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+
+async def send_all(url: str, count: int, **fields: object) -> list[httpx.Response]:
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=httpx.Limits(max_connections=20)) as client:
+        calls = [
+            client.post("/messaging/send", json={"imei": f"device-{number % 7}", "micro_op": f"op-{number}", **fields})
+            for number in range(count)
+        ]
+        return await asyncio.gather(*calls)
+
+
+async def test_workers_share_the_queue_and_each_message_is_heard_once_in_order(
+    start_gateway: Callable[..., GatewayProcess], postgres_url: str, mosquitto: Mosquitto
+) -> None:
+    with mosquitto.device("#", mqtt5=True) as device:
+        gateway = start_gateway(environment(postgres_url, mosquitto), "--workers", str(WORKERS))
+        assert len(workers_of(gateway)) == WORKERS
+        await until(lambda: samples(metrics(gateway), "chapar_link_up") == WORKERS)
+        answers = await send_all(gateway.url, 300) + await send_all(gateway.url, 100, wait="none")
+        assert {answer.status_code for answer in answers} <= {201, 202}
+        heard = await asyncio.to_thread(device.wait_for, 400)
+        assert len({each.correlation_data for each in heard}) == 400
+    measured = await asyncio.to_thread(metrics, gateway)
+    assert samples(measured, "chapar_messages_accepted_total") == 400
+    assert samples(measured, "chapar_stage_seconds_count") > 400
+
+
+async def test_a_worker_that_is_killed_is_replaced_and_what_it_held_is_taken_over(
+    start_gateway: Callable[..., GatewayProcess], postgres_url: str, mosquitto: Mosquitto
+) -> None:
+    gateway = start_gateway(environment(postgres_url, mosquitto), "--workers", str(WORKERS))
+    mosquitto.pause()
+    accepted = await send_all(gateway.url, 60, timeout=0.2)
+    promised = [answer.json()["id"] for answer in accepted if answer.status_code == 202]
+    assert promised
+    os.kill(workers_of(gateway)[0], signal.SIGKILL)
+    mosquitto.resume()
+    await until(lambda: all(status(gateway, message_id) == "published" for message_id in promised))
+    await until(lambda: len(workers_of(gateway)) == WORKERS)
+
+
+def metrics(gateway: GatewayProcess) -> str:
+    return httpx.get(f"{gateway.url}/metrics").text
+
+
+def status(gateway: GatewayProcess, message_id: str) -> str | None:
+    """Of a message, as whichever worker answers says; None where it was killed meanwhile."""
+    try:
+        found: dict[str, str] = httpx.get(f"{gateway.url}/messaging/messages/{message_id}", timeout=30).json()
+    except httpx.TransportError:
+        return None
+    return found["status"]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Look again and again; the test's own time limit ends it."""
+    await asyncio.to_thread(_until, holds)
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
