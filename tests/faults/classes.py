@@ -1,75 +1,234 @@
-"""The classes of faults: how each is injected, and under which load."""
-import asyncio, contextlib, random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+"""The classes of faults: how each is injected, under which load, and how often in the short and in the long form."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from faults import clocks, disks, repetition
+from faults.clocks import FakeClock
+from faults.disks import FailingDisk, fill_up, small_disk
 from faults.load import Load, Mix
-from faults.stage import Stage, open_stage
-from faults.table import rows_of
-from faults.verdict import Verdict, judge
+from faults.run import Outcome, Surroundings, finish, opened
+from faults.stage import Stage, new_broker
+from support.gateway import GatewayProcess
+from support.postgres import find_programs
+from support.processes import kill
+from support.tcp_proxy import TcpProxy
 
 Inject = Callable[[Stage, Load], Awaitable[None]]
+Run = Callable[[int, Surroundings], Coroutine[None, None, Outcome]]
 
-@dataclass(slots=True)
-class Run:
+_ONE_DAY: Final = 86_400  # seconds
+_LEASE: Final = 2.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class FaultClass:
+    """One kind of fault."""
+
     name: str
-    cycles: int
-    verdict: Verdict
+    says: str  #: what happens in one cycle
+    short: int  #: cycles
+    long: int
+    run: Run
+    missing: Callable[[], str | None] = lambda: None  #: what this machine lacks for it, None where it has everything
 
-async def run(name, cycles, inject, mix=Mix(), progress=lambda d: None, same_clock=True, **kw):
-    async with open_stage(**kw) as stage:
-        async with Load(stage.ports, stage.ledger, mix) as load:
-            for cycle in range(cycles):
-                await load.answers(random.randrange(20,400))
-                await inject(stage, load)
-                progress(cycle)
-            await load.answers(100)
-        await stage.settled()
-        for g in stage.gateways:
-            await asyncio.to_thread(g.close)
-        rows = rows_of(stage.database_url)
-        await stage.heard({r.number for r in rows if r.status=='published'})
-        return judge(stage.ledger, rows, stage.hearings.read().all, stalls=stage.stalls, same_clock=same_clock)
 
-async def gateway_killed(stage, load):
-    import time,sys
-    t=time.time()
+async def _in_cycles(
+    surroundings: Surroundings, cycles: int, inject: Inject, stage: Stage, mix: Mix, *, same_clock: bool = True
+) -> Outcome:
+    """Inject the fault `cycles` times under load, each at a random moment."""
+    async with Load(stage.ports, stage.ledger, mix) as load:
+        for cycle in range(cycles):
+            await load.answers(random.randrange(20, 200))
+            await asyncio.sleep(random.uniform(0, 0.2))
+            await inject(stage, load)
+            surroundings.progress(cycle + 1, cycles, stage.ledger.answered)
+        await load.answers(100)
+    return await finish(stage, cycles, same_clock=same_clock)
+
+
+def _plain(inject: Inject, mix: Mix | None = None, **settings: str) -> Run:
+    """A class on SQLite with one gateway."""
+
+    async def run(cycles: int, surroundings: Surroundings) -> Outcome:
+        async with opened(env=settings) as stage:
+            return await _in_cycles(surroundings, cycles, inject, stage, surroundings.scaled(mix or Mix()))
+
+    return run
+
+
+async def _kill_gateway(stage: Stage, _load: Load) -> None:
     await stage.kill(stage.gateway)
-    t1=time.time()
     await stage.start(stage.gateway)
-    print('kill',t1-t,'start',time.time()-t1,file=sys.stderr)
 
-async def gateway_paused(stage, load):
-    import signal
-    stage.gateway.program.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(random.uniform(0.1,3))
-    stage.gateway.program.send_signal(signal.SIGCONT)
 
-async def writer_killed(stage, load):
-    from support.processes import kill
+async def _pause(gateway: GatewayProcess, seconds: float) -> None:
+    gateway.program.send_signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        gateway.program.send_signal(signal.SIGCONT)
+
+
+async def _pause_gateway(stage: Stage, _load: Load) -> None:
+    await _pause(stage.gateway, random.uniform(0.05, 2.5))
+
+
+async def _kill_writer(stage: Stage, _load: Load) -> None:
     kill(stage.writers(stage.gateway))
 
-async def broker_killed(stage, load):
+
+async def _kill_broker(stage: Stage, _load: Load) -> None:
     await asyncio.to_thread(stage.broker.kill)
-    await asyncio.sleep(random.uniform(0,1))
+    await asyncio.sleep(random.uniform(0, 0.5))
     await asyncio.to_thread(stage.broker.start)
     await stage.ready(stage.gateway)
     await stage.device_listens()
 
-async def broker_paused(stage, load):
+
+async def _pause_broker(stage: Stage, _load: Load) -> None:
     with stage.stalled():
         stage.broker.pause()
-        await asyncio.sleep(random.uniform(0.2,5))
+        await asyncio.sleep(random.choice([0.3, 1.5, 3.5]) * random.uniform(0.5, 1))  # keep-alive ends at 2.5
         stage.broker.resume()
 
-async def nothing(stage, load):
-    pass
-if __name__ == '__main__':
-    import sys, uvloop, time, io
-    name=sys.argv[1]; n=int(sys.argv[2])
-    t=time.time()
-    buf=io.StringIO()
-    with contextlib.redirect_stdout(buf):
-        v=uvloop.run(run(name,n,globals()[name]))
-    print(name,n,f'{time.time()-t:.1f}s',v.accepted,v.refused,v.unanswered,v.heard,v.heard_again,v.late_in_transit,{k.value:len(x) for k,x in v.broken.items()})
-    for k,x in v.broken.items():
-        for y in x[:4]: print(k, y)
+
+async def _half_open(cycles: int, surroundings: Surroundings) -> Outcome:
+    async with AsyncExitStack() as stack:
+        broker = stack.enter_context(new_broker())
+        proxy = stack.enter_context(TcpProxy(broker.port))
+
+        async def fail(stage: Stage, load: Load) -> None:
+            with stage.stalled():
+                match random.randrange(4):
+                    case 0 | 1:  # what the broker acknowledges is lost, and then the connection
+                        proxy.stall(to_server=False)
+                        await asyncio.sleep(random.uniform(0.01, 1.0))
+                        proxy.cut()
+                    case 2:  # nobody hears anything, until keep-alive gives up
+                        proxy.stall()
+                        await asyncio.sleep(random.uniform(1, 3.5))
+                        proxy.cut()
+                    case _:  # slow: everything arrives, late
+                        proxy.stall()
+                        await asyncio.sleep(random.uniform(0.1, 1.2))
+                proxy.resume()
+            await stage.ready(stage.gateway)
+            await load.answers(20)
+
+        stage = await stack.enter_async_context(opened(broker=broker, broker_port=proxy.port))
+        return await _in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
+
+
+async def _backends_terminated(cycles: int, surroundings: Surroundings) -> Outcome:
+    server = surroundings.postgres()
+    url = server.create_database()
+
+    async def terminate(_stage: Stage, _load: Load) -> None:
+        await asyncio.to_thread(server.terminate_backends, url)
+
+    async with opened(database_url=url) as stage:
+        return await _in_cycles(surroundings, cycles, terminate, stage, surroundings.scaled(Mix()))
+
+
+async def _database_restarted(cycles: int, surroundings: Surroundings) -> Outcome:
+    server = surroundings.postgres()
+    url = server.create_database()
+
+    async def restart(_stage: Stage, _load: Load) -> None:
+        await asyncio.to_thread(server.stop, random.choice(["fast", "immediate"]))
+        await asyncio.sleep(random.uniform(0, 1.5))
+        await asyncio.to_thread(server.start)
+
+    async with opened(database_url=url) as stage:
+        return await _in_cycles(surroundings, cycles, restart, stage, surroundings.scaled(Mix()))
+
+
+async def _disk_full(cycles: int, surroundings: Surroundings) -> Outcome:
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(small_disk(surroundings.disk_size))
+
+        async def fill(_stage: Stage, load: Load) -> None:
+            ballast = await asyncio.to_thread(fill_up, disk)
+            try:
+                await load.refusals(20)
+            finally:
+                ballast.unlink()
+            await load.answers(50)
+
+        url = f"sqlite:///{disk / 'chapar.db'}"
+        stage = await stack.enter_async_context(opened(database_url=url))
+        return await _in_cycles(surroundings, cycles, fill, stage, surroundings.scaled(Mix()))
+
+
+async def _disk_errors(cycles: int, surroundings: Surroundings) -> Outcome:
+    async with AsyncExitStack() as stack:
+        control = stack.enter_context(FailingDisk())
+
+        async def fail(stage: Stage, load: Load) -> None:
+            for writer in stage.writers(stage.gateway):
+                await control.fail(writer, seconds=random.uniform(0.05, 0.8))
+            await load.answers(20)
+
+        stage = await stack.enter_async_context(opened(env=control.env))
+        return await _in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
+
+
+async def _clock_jumps(cycles: int, surroundings: Surroundings) -> Outcome:
+    async with AsyncExitStack() as stack:
+        clock = stack.enter_context(FakeClock())
+
+        async def jump(_stage: Stage, load: Load) -> None:
+            clock.set(random.choice([0, -_ONE_DAY, _ONE_DAY]))
+            await load.answers(30)
+
+        stage = await stack.enter_async_context(opened(env=clock.env))
+        mix = surroundings.scaled(Mix(brief=6, later=4))
+        return await _in_cycles(surroundings, cycles, jump, stage, mix, same_clock=False)
+
+
+async def _nothing(_stage: Stage, load: Load) -> None:
+    await load.answers(50)
+
+
+async def _several_gateways(cycles: int, surroundings: Surroundings) -> Outcome:
+    url = surroundings.postgres().create_database()
+
+    async def fail(stage: Stage, _load: Load) -> None:
+        victim = random.choice(stage.gateways)
+        if random.randrange(4):
+            await stage.kill(victim)
+            await stage.start(victim)
+        else:
+            await _pause(victim, random.uniform(0.1, 2 * _LEASE))
+
+    async with opened(database_url=url, gateways=4, env={"CHAPAR_LEASE": str(_LEASE)}) as stage:
+        return await _in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
+
+
+def _no_postgres() -> str | None:
+    return None if find_programs() else "PostgreSQL is not installed"
+
+
+CLASSES: Final = (
+    FaultClass("no-fault", "nothing", 3, 30, _plain(_nothing)),
+    FaultClass("gateway-killed", "SIGKILL of the gateway, and a new start", 5, 150, _plain(_kill_gateway)),
+    FaultClass("gateway-paused", "SIGSTOP of the gateway for up to 2.5 s", 5, 60, _plain(_pause_gateway)),
+    FaultClass("writer-killed", "SIGKILL of the writer process", 8, 100, _plain(_kill_writer)),
+    FaultClass("broker-killed", "SIGKILL of the broker, and a new start", 5, 100, _plain(_kill_broker)),
+    FaultClass("broker-paused", "SIGSTOP of the broker for up to 3.5 s", 4, 50, _plain(_pause_broker)),
+    FaultClass("broker-half-open", "acknowledgements lost, both directions lost, or slow", 5, 50, _half_open),
+    FaultClass("backends-terminated", "pg_terminate_backend", 10, 200, _backends_terminated, _no_postgres),
+    FaultClass("database-restarted", "PostgreSQL stops, fast or immediate", 3, 30, _database_restarted, _no_postgres),
+    FaultClass("disk-full", "no room on the disk of SQLite", 3, 20, _disk_full, disks.cannot_mount),
+    FaultClass("disk-errors", "fsync and writes of SQLite fail", 6, 60, _disk_errors, disks.lacks_libfiu),
+    FaultClass("clock-jumps", "the clock jumps by a day", 6, 60, _clock_jumps, clocks.lacks_libfaketime),
+    FaultClass("callers-hang-up", "callers close behind the request", 4, 40, _plain(_nothing, Mix(cut=12))),
+    FaultClass("keys-repeated", "100 keys, 10 callers each, SIGKILL of the gateway", 3, 100, repetition.run),
+    FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 6, 140, _several_gateways, _no_postgres),
+)

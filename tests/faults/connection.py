@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from support.ports import LOOPBACK
 
-_PATIENCE = 8.0  # seconds until a caller hangs up; above the gateway's own, and about that of common clients
+_PATIENCE = 4.0  # seconds until a caller hangs up; above the gateway's own
 
 
 class Reply(NamedTuple):

@@ -14,6 +14,12 @@ caller hangs up behind the request.
 """
 
 
+_INTERNAL = 500
+_UNKNOWN = 503  # the database did not say
+
+Wait = Literal["broker", "none"]
+
+
 @dataclass(slots=True)
 class Entry:
     """One message. The operation that the device is told is its number, so it is known wherever it turns up."""
@@ -23,6 +29,7 @@ class Entry:
     kind: Kind
     in_turn: bool  #: whether its device has one caller only, who asks for one thing after the other
     asked_at: float  #: time.time()
+    wait: Wait = "broker"
     at_most_once: bool = False
     expires_in: float | None = None  #: seconds
     deliver_at: int | None = None  #: ms since the epoch
@@ -41,8 +48,8 @@ class Entry:
 
     @property
     def refused(self) -> bool:
-        """Whether the caller was told that nothing was sent."""
-        return self.status is not None and not self.accepted
+        """Whether the caller was told that nothing was sent. A 503 says that nobody knows."""
+        return self.status not in {None, _UNKNOWN} and not self.accepted
 
 
 def number_of(micro_op: str) -> int:
@@ -57,6 +64,7 @@ class Ledger:
     entries: dict[int, Entry] = field(default_factory=dict)
     answered: int = 0  #: messages with an answer, for progress
     accepted: int = 0
+    faults: list[str] = field(default_factory=list)  #: answers that no gateway should give
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def open(self, imei: str, kind: Kind, asked_at: float, *, in_turn: bool = True) -> Entry:
@@ -66,7 +74,10 @@ class Ledger:
         return entry
 
     def tell(self, entry: Entry, told_at: float, status: int, *, id_: str | None, code: str | None) -> None:
-        """The answer to it came."""
+        """The answer to it came; one that says that the gateway itself failed promises nothing, and is a fault."""
+        if status == _INTERNAL:
+            self.faults.append(f"500 {code}: {entry}")
+            return
         entry.told_at, entry.status, entry.id, entry.code = told_at, status, id_, code
         self.answered += 1
         self.accepted += entry.accepted

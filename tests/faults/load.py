@@ -12,14 +12,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from faults.connection import Connection, NoAnswer, Reply
-from faults.ledger import Entry, Kind, Ledger
+from faults.ledger import Entry, Kind, Ledger, Wait
 
 SEND: Final = "/messaging/send"
 BULK: Final = "/messaging/bulk"
 _PAUSE: Final = 0.05  # seconds after a refusal or no answer; as a caller does, and so that an outage fills no table
 _DEVICES: Final = 4  # of one caller
-_KEY_STILL_IN_USE: Final = 409
 _ASK_AGAIN: Final = {409, 503}  # with the same key
+_WAITS: Final[tuple[Wait, ...]] = ("none", "broker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Mix:
     crowd: int = 4
     cut: int = 0
     bulk_size: int = 100  #: messages in one call
+    bulk_devices: int = 10  #: of one bulk caller
     bulk_rate: float = 500  #: messages a second of each bulk caller, at most
     pause: float = 0.01  #: seconds between two calls of one caller
 
@@ -114,7 +115,8 @@ class Load:
         await self._send(connection, self._open("broker", caller))
 
     async def _crowd(self, connection: Connection, _caller: int) -> None:
-        await self._send(connection, self._ledger.open("crowd", "crowd", time.time(), in_turn=False))
+        entry = self._ledger.open("crowd", "crowd", time.time(), in_turn=False)
+        await self._send(connection, entry, wait=random.choice(_WAITS))
 
     async def _none(self, connection: Connection, caller: int) -> None:
         await self._send(connection, self._open("none", caller), wait="none")
@@ -122,12 +124,12 @@ class Load:
     async def _once(self, connection: Connection, caller: int) -> None:
         entry = self._open("once", caller)
         entry.at_most_once = True
-        await self._send(connection, entry, at_most_once=True, wait=random.choice(["none", "broker"]))
+        await self._send(connection, entry, at_most_once=True, wait=random.choice(_WAITS))
 
     async def _brief(self, connection: Connection, caller: int) -> None:
         entry = self._open("brief", caller)
         entry.expires_in = round(random.uniform(0.2, 2.5), 3)
-        await self._send(connection, entry, expires_in=entry.expires_in, wait=random.choice(["none", "broker"]))
+        await self._send(connection, entry, expires_in=entry.expires_in, wait=random.choice(_WAITS))
 
     async def _later(self, connection: Connection, caller: int) -> None:
         entry = self._open("later", caller)
@@ -138,7 +140,8 @@ class Load:
     async def _cut(self, connection: Connection, caller: int) -> None:
         """Somebody who hangs up behind the request; nothing is known of it but what the table and the device say."""
         entry = self._open("cut", caller)
-        body = _body(entry, wait=random.choice(["none", "broker"]))
+        entry.wait = random.choice(_WAITS)
+        body = _body(entry, wait=entry.wait)
         with contextlib.suppress(NoAnswer):
             await connection.post_and_hang_up(SEND, body, after=random.choice([0, 0, 0.001, 0.003]))
 
@@ -148,27 +151,31 @@ class Load:
         await ask_until_answered(connection, entry, self._ledger, self._stopping)
 
     async def _bulk(self, connection: Connection, caller: int) -> None:
-        entries = [self._open("bulk", caller) for _ in range(self._mix.bulk_size)]
-        wait = random.choice(["none", "none", "broker"])
-        items = ",".join(_text(entry, wait=wait) for entry in entries)
+        entries = [self._open("bulk", caller, self._mix.bulk_devices) for _ in range(self._mix.bulk_size)]
+        for entry in entries:
+            entry.wait = random.choice(_WAITS)
+        items = ",".join(_text(entry, wait=entry.wait) for entry in entries)
         try:
             reply = await connection.post(BULK, b'{"messages":[%s]}' % items.encode())
         except NoAnswer:
             await asyncio.sleep(_PAUSE)
             return
         told_at = time.time()
-        answers = json.loads(reply.body)["answers"]
+        body = json.loads(reply.body)
+        # The call as a whole may be refused.
+        answers = body.get("answers") or [{"status": reply.status, "body": body}] * len(entries)
         for entry, answer in zip(entries, answers, strict=True):
             body = answer["body"]
             self._ledger.tell(entry, told_at, answer["status"], id_=body.get("id"), code=body.get("code"))
         await asyncio.sleep(self._mix.bulk_size / self._mix.bulk_rate)
 
-    def _open(self, kind: Kind, caller: int) -> Entry:
-        return self._ledger.open(f"{kind}-{caller}-{random.randrange(_DEVICES)}", kind, time.time())
+    def _open(self, kind: Kind, caller: int, devices: int = _DEVICES) -> Entry:
+        return self._ledger.open(f"{kind}-{caller}-{random.randrange(devices)}", kind, time.time())
 
-    async def _send(self, connection: Connection, entry: Entry, **fields: object) -> None:
+    async def _send(self, connection: Connection, entry: Entry, *, wait: Wait = "broker", **fields: object) -> None:
+        entry.wait = wait
         try:
-            reply = await connection.post(SEND, _body(entry, **fields))
+            reply = await connection.post(SEND, _body(entry, wait=wait, **fields))
         except NoAnswer:
             await asyncio.sleep(_PAUSE)
             return

@@ -127,27 +127,24 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def open_stage(
+    broker: Mosquitto,
     *,
-    database_url: str | None = None,
-    gateways: int = 1,
-    env: Mapping[str, str] | None = None,
-    broker_port: int | None = None,
-    broker: Mosquitto | None = None,
+    database_url: str | None,
+    gateways: int,
+    env: Mapping[str, str] | None,
+    broker_port: int,
 ) -> AsyncIterator[Stage]:
     """A stage whose gateways are ready and whose device listens.
 
-    A new SQLite file where `database_url` is None. `broker_port` is where the gateways find the broker, where that is
-    not its own port.
+    A new SQLite file where `database_url` is None. The gateways find the broker at `broker_port`.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chapar-faults-")))
-        if broker is None:
-            broker = stack.enter_context(new_broker())
         url = database_url or f"sqlite:///{folder / 'chapar.db'}"
         settings = {
             "CHAPAR_DATABASE_URL": url,
             "CHAPAR_AUTO_MIGRATE": "true",
-            "CHAPAR_BROKER_URL": f"mqtt://{LOOPBACK}:{broker_port or broker.port}",
+            "CHAPAR_BROKER_URL": f"mqtt://{LOOPBACK}:{broker_port}",
             "CHAPAR_PUBLISH_TIMEOUT": "1",
             "CHAPAR_KEEP_ALIVE": "2",
             "CHAPAR_LOG_LEVEL": "error",

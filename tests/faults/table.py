@@ -8,8 +8,6 @@ from chapar.store.database import Role, open_engine
 from chapar.store.schema import attempts, messages
 from faults.ledger import number_of
 
-_AT_ONCE = 10_000  # rows
-
 
 class Row(NamedTuple):
     """What the database says of one message."""
@@ -49,7 +47,7 @@ def rows_of(database_url: str) -> list[Row]:
     columns = [messages.c[name] for name in Row._fields]
     engine = open_engine(database_url, Role.READER)
     try:
-        with engine.connect().execution_options(yield_per=_AT_ONCE) as connection:
+        with engine.connect() as connection:
             return [Row._make(row) for row in connection.execute(select(*columns).order_by(messages.c.seq))]
     finally:
         engine.dispose()

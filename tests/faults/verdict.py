@@ -1,6 +1,7 @@
 """Hold what was promised against what the device heard and what the database says."""
 
-from collections import Counter, defaultdict
+import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -58,12 +59,17 @@ def judge(
     *,
     stalls: Sequence[tuple[float, float]] = (),
     same_clock: bool = True,
+    one_gateway: bool = True,
 ) -> Verdict:
-    """`stalls` are the times in which the way to the device was stalled; `same_clock`: the gateway's is ours."""
+    """`stalls` are the times in which the way to the device was stalled; `same_clock`: the gateway's is ours.
+
+    Of calls that overlap, one gateway accepts one first, and its table says which. Several gateways do not: there,
+    only a call that was answered before another began is accepted before it.
+    """
     judge_ = _Judge(ledger, rows, hearings, stalls, same_clock=same_clock)
     judge_.rows()
     judge_.entries()
-    judge_.order()
+    judge_.order(one_gateway=one_gateway)
     return judge_.verdict
 
 
@@ -119,45 +125,61 @@ class _Judge:
         """What callers were told."""
         for entry in self._ledger.entries.values():
             rows = self._of_number.get(entry.number, [])
-            if entry.status is None:
-                self.verdict.unanswered += 1
-            elif entry.accepted:
+            if entry.accepted:
                 self.verdict.accepted += 1
                 self._accepted(entry, self._rows.get(entry.id or ""))
-            else:
+            elif entry.refused:
                 self.verdict.refused += 1
                 self._refused(entry, rows)
+            else:
+                self.verdict.unanswered += 1
             # A repetition may add a message where the first attempt at it was given up unsent.
             sent = [row for row in rows if row.status not in _NEVER_SENT or row.id in self._heard]
             if len(sent) > 1:
                 self._breaks(Broken.SENT_AGAIN, f"{len(sent)} messages of one request", entry, sent[0], ())
                 self._note(Broken.SENT_AGAIN, sent[1])
 
-    def order(self) -> None:
-        """First deliveries to each device, against the order in which the database accepted them."""
+    def order(self, *, one_gateway: bool) -> None:
+        """First deliveries to each device, against the order in which they were accepted."""
         devices: dict[str, list[Row]] = defaultdict(list)
         for row in self._rows.values():
             if row.deliver_at is None:
                 devices[row.imei].append(row)
         for rows in devices.values():
-            self._order_of_hearing([row for row in rows if row.id in self._first])
+            heard = sorted((row for row in rows if row.id in self._first), key=lambda row: self._first[row.id])
+            if one_gateway:
+                self._order_of_table(heard)
+            else:
+                self._order_of_answers(heard)
             entries = [(self._ledger.entries[row.number], row) for row in rows]
             self._order_of_calls([(entry, row) for entry, row in entries if entry.in_turn and entry.id == row.id])
 
-    def _order_of_hearing(self, rows: Sequence[Row]) -> None:
-        latest = None
-        for row in rows:
-            if latest is not None and self._first[row.id] < self._first[latest.id]:
-                entry = self._ledger.entries[row.number]
-                before = f"heard before {latest.micro_op} (seq {latest.seq}), accepted after it"
-                # It is the earlier one that came late; say both.
-                self._breaks(Broken.OUT_OF_ORDER, before, entry, row, self._heard[row.id])
-                self._note(Broken.OUT_OF_ORDER, latest)
+    def _order_of_table(self, heard: Sequence[Row]) -> None:
+        latest = heard[0] if heard else None
+        for row in heard:
+            if latest is not None and row.seq < latest.seq:
+                self._overtaken(row, latest)
             else:
                 latest = row
 
+    def _order_of_answers(self, heard: Sequence[Row]) -> None:
+        first_told: tuple[float, Row] | None = None  # among those heard later than the one looked at
+        for row in reversed(heard):
+            entry = self._ledger.entries[row.number]
+            if first_told is not None and first_told[0] < entry.asked_at:
+                self._overtaken(first_told[1], row)
+            if entry.accepted and (first_told is None or entry.told_at < first_told[0]):
+                first_told = entry.told_at, row
+
+    def _overtaken(self, row: Row, by: Row) -> None:
+        """`row` was accepted first and heard second."""
+        entry = self._ledger.entries[row.number]
+        how = f"heard after {by.micro_op} (seq {by.seq}), accepted before it"
+        self._breaks(Broken.OUT_OF_ORDER, how, entry, row, self._heard[row.id])
+        self._note(Broken.OUT_OF_ORDER, by)
+
     def _order_of_calls(self, asked: Sequence[tuple[Entry, Row]]) -> None:
-        for (before, _), (entry, row) in zip(asked, asked[1:], strict=False):
+        for (before, _), (entry, row) in itertools.pairwise(asked):
             if entry.number < before.number:
                 text = f"accepted after {before.micro_op}, asked for before it"
                 self._breaks(Broken.OUT_OF_ORDER, text, entry, row, self._heard.get(row.id, []))
@@ -208,9 +230,7 @@ class _Judge:
         else:
             self._breaks(Broken.AFTER_EXPIRY, f"heard {last - expires_at:.3f} s late", entry, row, heard)
 
-    def _breaks(
-        self, what: Broken, how: str, entry: Entry, row: Row | None, heard: Sequence[Hearing]
-    ) -> None:
+    def _breaks(self, what: Broken, how: str, entry: Entry, row: Row | None, heard: Sequence[Hearing]) -> None:
         self.verdict.broken[what].append(f"{how}\n    {entry}\n    {row}\n    heard {[tuple(h) for h in heard]}")
 
     def _note(self, what: Broken, row: Row) -> None:

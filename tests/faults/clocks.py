@@ -1,0 +1,49 @@
+"""A clock of the gateway's that a test sets, by libfaketime."""
+
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+def _library() -> Path | None:
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+def lacks_libfaketime() -> str | None:
+    """What is missing for a `FakeClock`."""
+    return None if _library() else "libfaketime is not installed"
+
+
+class FakeClock:
+    """Wall time only: the monotonic clock stays true, as it does on a machine whose clock is set."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="chapar-clock-")
+        self._file = Path(self._folder.name) / "offset"
+        self.set(0)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables of a program that reads this clock."""
+        return {
+            "LD_PRELOAD": str(_library()),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, ahead: int) -> None:
+        """Let the clock be `ahead` seconds ahead of ours from now on."""
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{ahead:+d}\n")
+        new.replace(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()

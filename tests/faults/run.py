@@ -1,0 +1,103 @@
+"""One run: what it may use, how it ends, and what came of it."""
+
+import asyncio
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, field
+
+from faults.load import Mix
+from faults.stage import Stage, new_broker, open_stage
+from faults.table import rows_of
+from faults.verdict import Verdict, judge
+from support.mosquitto import Mosquitto
+from support.postgres import PostgresServer
+
+_PROGRESS_EVERY = 5.0  # seconds
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one run."""
+
+    cycles: int
+    verdict: Verdict
+    said: list[str] = field(default_factory=list)  #: further figures
+    wrong: list[str] = field(default_factory=list)  #: promises broken that have no column of their own
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What the runs share."""
+
+    name: str = ""  #: of the class that runs
+    long: bool = False
+    servers: ExitStack = field(default_factory=ExitStack)
+    start_postgres: Callable[[], PostgresServer] | None = None  #: where somebody else keeps the server
+    _postgres: PostgresServer | None = None
+    _said_at: float = 0.0
+
+    @property
+    def disk_size(self) -> int:
+        """Bytes of the disk that is filled."""
+        return (512 if self.long else 32) * 1024 * 1024
+
+    def postgres(self) -> PostgresServer:
+        """The one server, started when it is first needed."""
+        if self._postgres is None:
+            start = self.start_postgres or (lambda: self.servers.enter_context(PostgresServer()))
+            self._postgres = start()
+        return self._postgres
+
+    def scaled(self, mix: Mix) -> Mix:
+        """The load of the long form is mostly bulk: it needs many messages more than many calls."""
+        if not self.long:
+            return mix
+        return dataclasses.replace(mix, bulk_size=1000, bulk_rate=1500, bulk_devices=100)
+
+    def progress(self, cycle: int, cycles: int, answered: int) -> None:
+        """Say on standard error how far the run is."""
+        now = time.monotonic()
+        if cycle == cycles or now - self._said_at > _PROGRESS_EVERY:
+            self._said_at = now
+            sys.stderr.write(f"  {self.name}: cycle {cycle} of {cycles}, {answered:,} answers\n")
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    *,
+    database_url: str | None = None,
+    gateways: int = 1,
+    env: Mapping[str, str] | None = None,
+    broker: Mosquitto | None = None,
+    broker_port: int | None = None,
+) -> AsyncIterator[Stage]:
+    """A stage, on a broker of its own where none is given."""
+    async with AsyncExitStack() as stack:
+        broker = broker or stack.enter_context(new_broker())
+        yield await stack.enter_async_context(
+            open_stage(
+                broker, database_url=database_url, gateways=gateways, env=env, broker_port=broker_port or broker.port
+            )
+        )
+
+
+async def finish(stage: Stage, cycles: int, *, same_clock: bool = True) -> Outcome:
+    """Wait until everything is over, stop the gateways, read the table, and judge."""
+    await stage.settled()
+    for gateway in stage.gateways:
+        await asyncio.to_thread(gateway.close)
+    rows = await asyncio.to_thread(rows_of, stage.database_url)
+    await stage.heard({row.number for row in rows if row.status == "published"})
+    verdict = judge(
+        stage.ledger,
+        rows,
+        stage.hearings.read().all,
+        stalls=stage.stalls,
+        same_clock=same_clock,
+        one_gateway=len(stage.gateways) == 1,
+    )
+    return Outcome(cycles, verdict, wrong=list(stage.ledger.faults))
