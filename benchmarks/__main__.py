@@ -1,0 +1,78 @@
+"""`python -m benchmarks [--short]`: measure, print a report in Markdown, keep the raw figures."""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import floor, machine, measuring, report, stage
+from benchmarks.measuring import Ledger, note
+from benchmarks.plan import FULL, SHORT, Plan
+from benchmarks.processes import gateway_processes, resident_bytes
+from benchmarks.results import OnDatabase, Results
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="within a minute: one-second runs, PostgreSQL at 64 only")
+    plan = SHORT if parser.parse_args().short else FULL
+    if missing := stage.missing_packages():
+        note(f"missing: {' '.join(missing)}. Install these Debian packages and start again.")
+        return 1
+    _RESULTS.mkdir(exist_ok=True)
+    begun = time.time()
+    # Not in /tmp, which may be memory: an fsync has to cost what it costs.
+    with tempfile.TemporaryDirectory(dir=_RESULTS) as folder:
+        results = _measure(plan, Path(folder))
+    name = time.strftime("%Y%m%d-%H%M%S", time.gmtime(begun))
+    (_RESULTS / f"{name}.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
+    sys.stdout.write(report.markdown(results))
+    note(f"took {time.time() - begun:.0f} s; the raw figures are in benchmarks/results/{name}.json")
+    return 0 if results.sound else 1
+
+
+def _measure(plan: Plan, folder: Path) -> Results:
+    where = machine.describe()
+    with stage.broker() as broker, stage.empty_endpoint() as empty_url:
+        fsync, puback = floor.fsync(folder), floor.puback(broker.port)
+        note("SQLite")
+        sqlite = _on_sqlite(plan, folder, broker, empty_url)
+        postgres = None
+        if stage.has_postgres():
+            note("PostgreSQL")
+            with stage.postgres() as server:
+                postgres = _on_postgres(plan, folder, broker.url, empty_url, server.create_database())
+    return Results(where, plan, fsync, puback, sqlite, postgres)
+
+
+def _on_sqlite(plan: Plan, folder: Path, broker: stage.Mosquitto, empty_url: str) -> OnDatabase:
+    database_url = f"sqlite:///{folder}/benchmark.db"
+    ledger = Ledger()
+    with stage.gateway(folder, broker.url, database_url) as gateway:
+        measuring.warm_up(ledger, gateway.url, empty_url, plan, at_least=measuring.MEMORY_FROM)
+        resident, sent = resident_bytes(gateway_processes(gateway.pid)), ledger.created
+        rows = [measuring.in_turns(ledger, gateway.url, empty_url, count, plan) for count in plan.connections]
+        processor = measuring.processor_time_of_sends(ledger, gateway.url, gateway.pid, 2 * plan.seconds)
+        listening = measuring.with_listener(ledger, gateway.url, broker.port, plan) if plan.with_listener else None
+        note(f"memory over {plan.sends_for_memory:,} sends")
+        memory = measuring.memory(ledger, gateway, resident, sent, plan.sends_for_memory)
+        bulk = measuring.bulk(ledger, gateway.url, gateway.pid, plan.bulk_calls)
+    return OnDatabase(rows, processor, bulk, stage.statuses(database_url), ledger, listening, memory)
+
+
+def _on_postgres(plan: Plan, folder: Path, broker_url: str, empty_url: str, database_url: str) -> OnDatabase:
+    ledger = Ledger()
+    with stage.gateway(folder, broker_url, database_url) as gateway:
+        measuring.warm_up(ledger, gateway.url, empty_url, plan)
+        rows = [measuring.in_turns(ledger, gateway.url, empty_url, count, plan) for count in plan.connections_postgres]
+        processor = measuring.processor_time_of_sends(ledger, gateway.url, gateway.pid, 2 * plan.seconds)
+        bulk = measuring.bulk(ledger, gateway.url, gateway.pid, plan.bulk_calls)
+    return OnDatabase(rows, processor, bulk, stage.statuses(database_url), ledger)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,94 @@
+"""The results for people, in Markdown."""
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.load import Row, p50_of, p99_of, rate_of
+from benchmarks.measuring import MEMORY_FROM, Memory
+from benchmarks.results import OnDatabase, Results
+
+_NOTE = (
+    "Every 201 is two commits and a PUBACK between them; no device listens, unless a line says so. "
+    "Rates and times are medians of {pairs} runs of {seconds} s, taken in turns with the empty endpoint. On a shared "
+    "machine they move by tens of percent from hour to hour; the **ratio**, whose two sides ran within seconds of each "
+    "other, is what to compare."
+)
+
+
+def markdown(results: Results) -> str:
+    """The whole report."""
+    return "\n".join([*_lines(results), ""])
+
+
+def _lines(results: Results) -> Iterator[str]:
+    yield "# Chapar, measured"
+    yield ""
+    yield " · ".join(f"{name} {value}" for name, value in results.machine.items())
+    yield ""
+    yield _NOTE.format(pairs=results.plan.pairs, seconds=results.plan.seconds)
+    yield from _database("SQLite", results.sqlite)
+    yield from _one_caller(results)
+    if results.postgres is None:
+        yield from ("", "PostgreSQL is not installed, so it was not measured.")
+    else:
+        yield from _database("PostgreSQL", results.postgres)
+
+
+def _database(name: str, found: OnDatabase) -> Iterator[str]:
+    yield from ("", f"## {name}", "", *_table(found.rows), "")
+    processor = found.processor
+    yield (
+        f"- processor time of a send at 64 connections: gateway {processor.gateway:.0f} µs, "
+        f"writer {processor.writer:.0f} µs"
+    )
+    bulk = found.bulk
+    yield (
+        f"- bulk, 1,000 messages a call: {bulk.rate:,.0f} messages/s; gateway {bulk.processor.gateway:.0f} µs, "
+        f"writer {bulk.processor.writer:.0f} µs a message"
+    )
+    if found.listening is not None:
+        unheard, heard = found.listening
+        yield (
+            f"- with a device listening to all at 64 connections: {rate_of(heard):,.0f} sends/s, "
+            f"without {rate_of(unheard):,.0f}"
+        )
+    if found.memory is not None:
+        yield _memory(found.memory)
+    yield _check(found)
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| connections | sends/s | p50 ms | p99 ms | empty endpoint/s | p50 ms | p99 ms | ratio | failed |"
+    yield "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for row in rows:
+        sides = " | ".join(
+            f"{rate_of(loads):,.0f} | {p50_of(loads):.2f} | {p99_of(loads):.1f}" for loads in (row.sends, row.empty)
+        )
+        yield f"| {row.connections} | {sides} | **{row.ratio:.2f}** | {row.failed} |"
+
+
+def _one_caller(results: Results) -> Iterator[str]:
+    """What one caller waits for, next to what cannot be avoided."""
+    row = results.sqlite.rows[0]
+    sent, empty = p50_of(row.sends), p50_of(row.empty)
+    floor = empty + results.fsync + results.puback
+    yield (
+        f"- one connection: p50 {sent:.2f} ms. Empty endpoint {empty:.2f} + one fsync {results.fsync:.2f} + one PUBACK "
+        f"{results.puback:.2f} = {floor:.2f} ms; with the second commit's fsync {floor + results.fsync:.2f} ms"
+    )
+
+
+def _memory(memory: Memory) -> str:
+    grown = [
+        f"{who} {before / 2**20:.0f} to {after / 2**20:.0f} MiB"
+        for who, before, after in zip(("gateway", "writer"), memory.before, memory.after, strict=True)
+    ]
+    return f"- memory from {MEMORY_FROM:,} sends on, over {memory.sends:,} more: {', '.join(grown)}"
+
+
+def _check(found: OnDatabase) -> str:
+    statuses = ", ".join(f"{count:,} {status}" for status, count in found.statuses.items())
+    return (
+        f"- checked afterwards: {found.ledger.created:,} answers 201, {found.kept:,} rows ({statuses}), "
+        f"{found.failed} failures. wrk hangs up on up to {found.ledger.cut_short:,} calls at the ends of its runs; "
+        f"these are delivered too. **{'Sound' if found.sound else 'NOT SOUND'}**"
+    )
