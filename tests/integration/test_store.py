@@ -10,9 +10,10 @@ import pytest
 
 from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
 from chapar.message import Message, Status
+from chapar.metrics import Metrics
 from chapar.store.reports import Filters
 from chapar.store.store import Store
-from support.stores import CLAIM, new_message, open_store, published, writer_processes
+from support.stores import CLAIM, measured, new_message, open_store, published, writer_processes
 
 
 @pytest.fixture
@@ -136,12 +137,13 @@ async def test_a_cancelled_future_does_not_cancel_the_commit(store: Store) -> No
     assert await store.find(message.id) == message
 
 
-async def test_operations_of_one_turn_share_a_commit(store: Store) -> None:
-    await store.check()
-    before = store.counters.batches
-    await add(store, *(new_message() for _ in range(100)))
-    assert store.counters.batches == before + 1
-    assert store.counters.largest_batch == 100
+async def test_operations_of_one_turn_share_a_commit(database_url: str) -> None:
+    metrics = Metrics()
+    async with open_store(database_url, metrics) as store:
+        await store.check()
+        before = measured(metrics, "chapar_commit_batch_operations_count")
+        await add(store, *(new_message() for _ in range(100)))
+    assert measured(metrics, "chapar_commit_batch_operations_count") == before + 1
 
 
 async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url: str) -> None:

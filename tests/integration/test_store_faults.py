@@ -14,11 +14,12 @@ import pytest
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.message import Message
+from chapar.metrics import Metrics
 from chapar.store.reports import Filters
 from chapar.store.store import Store
 from support.postgres import PostgresServer
 from support.processes import kill, wait_until_gone
-from support.stores import new_message, open_store, published, writer_processes
+from support.stores import measured, new_message, open_store, published, writer_processes
 
 
 @dataclass
@@ -75,7 +76,8 @@ async def load(store: Store, patience: float | None = None) -> AsyncIterator[Led
 
 
 async def test_a_writer_killed_again_and_again_loses_nothing(database_url: str) -> None:
-    async with open_store(database_url) as store:
+    metrics = Metrics()
+    async with open_store(database_url, metrics) as store:
         async with load(store) as ledger:
             for _ in range(20):
                 await ledger.more()
@@ -83,7 +85,7 @@ async def test_a_writer_killed_again_and_again_loses_nothing(database_url: str) 
             await ledger.more()
         assert not ledger.not_saved
         assert not ledger.unknown
-        assert store.counters.writer_deaths == 20
+        assert measured(metrics, "chapar_writer_deaths_total") == 20
 
 
 async def test_what_callers_are_told_before_their_patience_ends_is_true(database_url: str) -> None:

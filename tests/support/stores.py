@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from chapar.message import Message, Status, new_id
+from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.store import Store
 from support.processes import children, describe
@@ -26,8 +28,8 @@ def settings_for(database_url: str) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def open_store(database_url: str) -> AsyncIterator[Store]:
-    async with Store.open(settings_for(database_url)) as store:
+async def open_store(database_url: str, metrics: Metrics | None = None) -> AsyncIterator[Store]:
+    async with Store.open(settings_for(database_url), metrics) as store:
         yield store
 
 
@@ -62,6 +64,12 @@ def new_message(imei: str = "861230000000001", status: Status = Status.PUBLISHIN
 def published(message: Message) -> Message:
     at = now()
     return message.moved(Status.PUBLISHED)._replace(claim=None, published_at=at, finished_at=at)
+
+
+def measured(metrics: Metrics, sample: str) -> float:
+    """The value of one sample, such as `chapar_writer_deaths_total`."""
+    [value] = re.findall(rf"^{sample} (\S+)$", metrics.exposition().decode(), re.MULTILINE)
+    return float(value)
 
 
 def writer_processes() -> list[int]:

@@ -70,7 +70,8 @@ class Commits:
         self._cause = "the writer is starting."
         self._backoff = 0.0
         self._flush_timer: asyncio.Handle | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.Handle | None = None
+        self._sweep_at = math.inf  # loop time of the next sweep
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -130,7 +131,7 @@ class Commits:
         self._flush_timer = None
         if self._writer is None or self._in_flight:
             return
-        if self._sweep_timer is not None and self._sweep_timer.when() <= self._loop.time():
+        if self._sweep_at <= self._loop.time():
             self._sweep()
         # A batch that is repeated is repeated by itself: its order then is what it was at the first time.
         size = min(len(self._queue), self._repeated or _LARGEST_BATCH)
@@ -177,25 +178,22 @@ class Commits:
 
     def _sweep_by(self, deadline: float) -> None:
         """See to it that a sweep takes place at `deadline` or before."""
-        if deadline == math.inf:
+        if self._sweep_at <= deadline:
             return
         if self._sweep_timer is not None:
-            if self._sweep_timer.when() <= deadline:
-                return
             self._sweep_timer.cancel()
+        self._sweep_at = deadline
         self._sweep_timer = self._loop.call_at(deadline, self._sweep)
 
     def _sweep(self) -> None:
         """Fail what is past its deadline. One timer serves all: deadlines are rarely reached."""
         now = self._loop.time()
-        if self._sweep_timer is not None:
-            late = now - self._sweep_timer.when()
-            self._sweep_timer.cancel()
-            self._sweep_timer = None
-            if late > _STANDSTILL:
-                # The process stood still. What was answered meanwhile is read first, and then judged.
-                self._sweep_timer = self._loop.call_later(_AFTER_STANDSTILL, self._sweep)
-                return
+        stood_still = now - self._sweep_at > _STANDSTILL
+        self._sweep_at = math.inf
+        if stood_still:
+            # What was answered meanwhile is read first, and then judged.
+            self._sweep_by(now + _AFTER_STANDSTILL)
+            return
         for operation in self._in_flight:
             if operation.deadline <= now and not operation.over:
                 operation.may_be_committed = True
