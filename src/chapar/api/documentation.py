@@ -19,10 +19,10 @@ The command gateway for MQTT devices: one call sends an operation to a device, a
 | answer to `POST /messaging/send` | what it promises |
 | --- | --- |
 | **201** | Committed to the database **and** acknowledged by the broker. It is never sent again. |
-| **202** | Committed, and its delivery goes on. `Location` says where to look. |
+| **202** | Committed, and its delivery goes on: asked for, or not answered in time. `Location` says where to look. |
 | **406** | It was **not sent and never will be**. `code` and `reason` say why. |
-| 400 408 413 415 422 | Nothing stored, nothing sent. |
-| **503** | The database cannot say whether it committed. |
+| 400 408 409 413 415 422 429 | Nothing stored, nothing sent. |
+| **503** | The database cannot say whether it committed. Safe to repeat with the same `Idempotency-Key`. |
 
 Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `Accept-Language: fa`.
 """
