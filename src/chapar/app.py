@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import logging
 import secrets
@@ -115,6 +116,9 @@ async def serve_on(
                 timeout_graceful_shutdown=_GRACE,
             )
         )
+        # What was built at the start stays; without this every collection walks through all of it.
+        gc.collect()
+        gc.freeze()
         server.when_started = lambda: announce(address_of(listener))
         server.when_stopping = gateway.hurry
         await server.serve(sockets=[listener])

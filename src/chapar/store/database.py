@@ -46,6 +46,11 @@ _POSTGRES_DEFAULTS: dict[str, str | int] = {
 _LOCK_PATIENCE = 2.0
 
 
+# The driver looks in vain, at 1 µs a value, for how to adapt a type that it does not know: half of what a row costs.
+sqlite.register_adapter(bool, int)
+sqlite.register_adapter(type(None), lambda none: none)
+
+
 class Role(StrEnum):
     """What a connection is for."""
 
