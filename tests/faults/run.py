@@ -88,8 +88,7 @@ async def opened(
 async def finish(stage: Stage, cycles: int, *, same_clock: bool = True) -> Outcome:
     """Wait until everything is over, stop the gateways, read the table, and judge."""
     await stage.settled()
-    for gateway in stage.gateways:
-        await asyncio.to_thread(gateway.close)
+    await asyncio.gather(*(asyncio.to_thread(gateway.close) for gateway in stage.gateways))
     rows = await asyncio.to_thread(rows_of, stage.database_url)
     await stage.heard({row.number for row in rows if row.status == "published"})
     verdict = judge(

@@ -154,7 +154,7 @@ async def open_stage(
         stage.hearings = stack.enter_context(_listening(broker, folder))
         for gateway in stage.gateways:
             stack.callback(gateway.close)
-            await stage.start(gateway)
+        await asyncio.gather(*map(stage.start, stage.gateways))
         await stage.device_listens()
         # A killed broker comes back with the device's session only where it has saved it.
         await asyncio.to_thread(broker.save)

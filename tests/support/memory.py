@@ -11,6 +11,11 @@ def peak_of(pid: int) -> int:
     return sum(_kilobytes(each, "VmHWM:") for each in [pid, *children(pid)]) * 1024
 
 
+def resident_of(pid: int) -> int:
+    """The resident memory now, in bytes, of a process and those it started (VmRSS)."""
+    return sum(_kilobytes(each, "VmRSS:") for each in [pid, *children(pid)]) * 1024
+
+
 def forget_peak(pid: int) -> None:
     """Let `peak_of` count from now on (proc(5), clear_refs)."""
     for each in [pid, *children(pid)]:
