@@ -132,6 +132,12 @@ class Dispatcher:
         waiter.add_done_callback(lambda _: self._waiters.pop(message_id, None))
         return waiter
 
+    def tell(self, message: Message) -> None:
+        """Tell who waits for this message what became of it."""
+        waiter = self._waiters.get(message.id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(message)
+
     def hurry(self) -> None:
         """The gateway stops: whoever waits is told now that time is up; what is under way goes on."""
         self._hurried = True
@@ -193,7 +199,7 @@ class Dispatcher:
             with suppress(StoreUnavailable):
                 for message in await self._store.find_all(ids):
                     if message.status not in {Status.QUEUED, Status.PUBLISHING}:
-                        self._tell(message)
+                        self.tell(message)
 
     async def _isolate(self, message: Message) -> Message:
         """Deliver a suspect with nothing else in flight, so that it cannot be mistaken for an innocent one."""
@@ -260,7 +266,7 @@ class Dispatcher:
             self._strikes.pop(message.id, None)
         if after.status is not Status.QUEUED or after.possible_duplicate:
             # A 201 is for what was heard once: whoever waits for one whose outcome is in doubt is told so now.
-            self._tell(after)
+            self.tell(after)
         return after
 
     def _publication(self, message: Message) -> Publication:
@@ -351,11 +357,6 @@ class Dispatcher:
         self._store.record(
             Attempt(message.id, message.attempts, self._clock.now(), self._process, outcome, reason_code)
         )
-
-    def _tell(self, message: Message) -> None:
-        waiter = self._waiters.get(message.id)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(message)
 
     def _own(self, delivery: Coroutine[None, None, Message]) -> asyncio.Task[Message]:
         task = asyncio.create_task(delivery)

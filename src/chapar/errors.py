@@ -269,10 +269,11 @@ class BodyTooLarge(RequestError):
     """The body is larger than the limit; reading stopped there."""
 
     code = "body_too_large"
-    en = "The body is larger than {limit} bytes (CHAPAR_MAX_BODY_BYTES)."
-    fa = "بدنهٔ درخواست بزرگ‌تر از {limit} بایت است (CHAPAR_MAX_BODY_BYTES)."
+    en = "The body is larger than {limit} bytes ({setting})."
+    fa = "بدنهٔ درخواست بزرگ‌تر از {limit} بایت است ({setting})."
 
     limit: int
+    setting: str
 
 
 @dataclass(eq=False)

@@ -48,6 +48,7 @@ _QUEUE_PATIENCE = 5  # seconds after which the whole full queue is worth another
 _LONGEST_WAIT = 310_000  # ms after which a request has been answered, or its caller is gone
 _STEP = 1000  # ms by which the system's clock moves only where it was stepped
 _FORGET_EVERY = 600.0  # seconds between looks for what is old enough to be forgotten
+_FRESH = 0.1  # seconds for which a count of what is unfinished may refuse a message
 _BACKLOG_EVERY = 1.0  # seconds between counts of what is unfinished
 
 
@@ -97,6 +98,9 @@ class Gateway:
         self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
         self._backlog = Backlog({}, None)
         self._queued_since = 0  # messages queued here since the backlog was counted
+        self._counting = asyncio.Lock()
+        self._counted_at = 0.0  # loop time of that count
+        self._joining: dict[str, None] = {}  # ids of messages that are about to be queued, in their order
         self._reconnects = 0  # of the link, as counted so far
         self._drift = 0  # ms by which the system's clock was ahead when that was last said
 
@@ -110,10 +114,14 @@ class Gateway:
     async def _count(self) -> None:
         while True:
             with suppress(StoreUnavailable):
-                self._backlog = await self._store.backlog()
-                self._queued_since = 0
+                await self._count_once()
             self._measure()
             await asyncio.sleep(_BACKLOG_EVERY)
+
+    async def _count_once(self) -> None:
+        self._backlog = await self._store.backlog()
+        self._counted_at = asyncio.get_running_loop().time()
+        self._queued_since = 0
 
     def _measure(self) -> None:
         for status in UNFINISHED:
@@ -195,7 +203,10 @@ class Gateway:
             raise MessageNotFound(message_id)
         if not won and status is not Status.CANCELLED:
             raise NotCancellable(message_id, status.value)
-        return await self.find(message_id)
+        message = await self.find(message_id)
+        self._dispatcher.tell(message)
+        self._dispatcher.wake()  # what was behind it need not wait any more
+        return message
 
     async def resend(self, message_id: str, wait: Wait, patience: float | None) -> Message:
         """Send the same operation once more, as a new message that names its origin.
@@ -290,6 +301,8 @@ class Gateway:
 
     async def _send(self, message: Message, key: Key | None, wait: Wait, deadline: float) -> Message | Replay:
         message = self._placed(message, wait)
+        if message.status in {Status.SCHEDULED, Status.QUEUED}:
+            await self._check_room()
         waits = wait is Wait.BROKER and message.status in {Status.PUBLISHING, Status.QUEUED}
         outcome = self._dispatcher.outcome(message.id) if waits else None
         try:
@@ -322,25 +335,46 @@ class Gateway:
         if message.deliver_at is not None:
             placed = message._replace(status=Status.SCHEDULED)
         elif wait is Wait.BROKER and not self._link.up:
-            return message._replace(status=Status.REJECTED, reason="broker_unreachable", finished_at=message.created_at)
+            placed = message._replace(
+                status=Status.REJECTED, reason="broker_unreachable", finished_at=message.created_at
+            )
         elif wait is Wait.BROKER and self._dispatcher.takes_direct:
             # The claim ends in 0; the dispatcher numbers its own from 1.
-            return message._replace(status=Status.PUBLISHING, attempts=1, claim=f"{self._process}.0")
+            placed = message._replace(status=Status.PUBLISHING, attempts=1, claim=f"{self._process}.0")
         else:
             placed = message
-        if sum(self._backlog.depths.values()) + self._queued_since >= self._settings.max_queue:
-            oldest = self._backlog.oldest.id if self._backlog.oldest else "-"
-            raise QueueFull("CHAPAR_MAX_QUEUE", self._settings.max_queue, oldest, _QUEUE_PATIENCE)
         return placed
 
+    async def _check_room(self) -> None:
+        """Raise QueueFull where the whole queue is as deep as it may be, by a count that is fresh."""
+        if self._depth() < self._settings.max_queue:
+            return
+        async with self._counting:  # one after the other, so that messages of one call keep their order
+            is_fresh = asyncio.get_running_loop().time() - self._counted_at < _FRESH
+            if self._depth() >= self._settings.max_queue and not is_fresh:
+                with suppress(StoreUnavailable):
+                    await self._count_once()
+        if self._depth() >= self._settings.max_queue:
+            oldest = self._backlog.oldest.id if self._backlog.oldest else next(iter(self._joining), "-")
+            raise QueueFull("CHAPAR_MAX_QUEUE", self._settings.max_queue, oldest, _QUEUE_PATIENCE)
+
+    def _depth(self) -> int:
+        """Unfinished messages, as far as this process knows: counted, queued since, and about to be."""
+        return sum(self._backlog.depths.values()) + self._queued_since + len(self._joining)
+
     def _add(self, message: Message, key: Key | None, deadline: float) -> asyncio.Future[Added]:
-        added = self._store.add(message, deadline, max_depth=self._settings.max_device_queue, key=key)
+        # However little the caller waits for the broker, the database has its time to commit.
+        patience = asyncio.get_running_loop().time() + self._settings.publish_timeout
+        added = self._store.add(message, max(deadline, patience), max_depth=self._settings.max_device_queue, key=key)
+        if message.status in {Status.SCHEDULED, Status.QUEUED}:
+            self._joining[message.id] = None
         began = asyncio.get_running_loop().time()
         added.add_done_callback(partial(self._landed, message, key, began))
         return added
 
     def _landed(self, message: Message, key: Key | None, began: float, added: asyncio.Future[Added]) -> None:
         """What follows from a commit, at once and whoever still waits for it."""
+        self._joining.pop(message.id, None)
         match added.exception():
             case None:
                 self._metrics.commit.observe(asyncio.get_running_loop().time() - began)

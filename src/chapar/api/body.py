@@ -10,21 +10,25 @@ from pydantic import JsonValue
 from chapar.errors import BodyMalformed, BodyTooLarge, BodyTooSlow, FieldInvalid, MediaTypeUnsupported
 
 
-async def read_body(request: Request, media_types: Collection[str], *, limit: int, seconds: float) -> tuple[str, bytes]:
+async def read_body(
+    request: Request, media_types: Collection[str], *, limit: int, setting: str, seconds: float
+) -> tuple[str, bytes]:
     """The media type, one of `media_types`, and the body; reading stops at `limit` bytes and after `seconds`.
+
+    `setting` is what sets that limit.
 
     Raises MediaTypeUnsupported, BodyTooLarge, BodyTooSlow.
     """
     media_type = _media_type(request, media_types)
     if int(request.headers.get("content-length", 0)) > limit:
-        raise BodyTooLarge(limit)
+        raise BodyTooLarge(limit, setting)
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
-                    raise BodyTooLarge(limit)
+                    raise BodyTooLarge(limit, setting)
     except TimeoutError:
         raise BodyTooSlow(seconds) from None
     return media_type, bytes(body)

@@ -51,7 +51,11 @@ def bulk_router(gateway: Gateway, settings: Settings) -> APIRouter:
         An `Idempotency-Key` covers each message at its place: after a cut call, the same call completes it.
         """
         media_type, body = await read_body(
-            request, {_JSON, _NDJSON}, limit=settings.max_bulk_bytes, seconds=settings.body_timeout
+            request,
+            {_JSON, _NDJSON},
+            limit=settings.max_bulk_bytes,
+            setting="CHAPAR_MAX_BULK_BYTES",
+            seconds=settings.body_timeout,
         )
         items = _lines(body) if media_type == _NDJSON else _items(body)
         if not 0 < len(items) <= MAX_MESSAGES:

@@ -51,7 +51,13 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
 
     async def send(request: Request) -> Response:
         """Save one operation for one device, deliver it, and say what the broker answered."""
-        _, body = await read_body(request, {_JSON}, limit=settings.max_body_bytes, seconds=settings.body_timeout)
+        _, body = await read_body(
+            request,
+            {_JSON},
+            limit=settings.max_body_bytes,
+            setting="CHAPAR_MAX_BODY_BYTES",
+            seconds=settings.body_timeout,
+        )
         command = sending.read_command(body)
         use = use_of_key(request, body)
         if not prefers_async(request):

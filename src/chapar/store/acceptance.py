@@ -108,7 +108,8 @@ class _Lane:
 
     depth: int = 0
     blocked: bool = False  #: something has to leave before what comes now
-    front: int | None = None  #: the oldest one's seq
+    front: int | None = None  #: the oldest one's seq, where it was there before
+    first: str | None = None  #: the id of the first that joined in this batch
 
 
 def addition(message: Message, max_depth: int, key: Key | None) -> Addition:
@@ -133,10 +134,13 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Adde
             message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
         waits = message.status in {Status.QUEUED, Status.SCHEDULED}
         if waits and lane.depth >= max_depth and not _places(connection, [message.id]):
-            results.append(Full(connection.execute(_ID_AT, {"seq": lane.front}).scalar_one_or_none() or message.id))
+            results.append(
+                Full(connection.execute(_ID_AT, {"seq": lane.front}).scalar_one_or_none() or str(lane.first))
+            )
             continue
         lane.blocked |= message.status == Status.QUEUED
         lane.depth += 1
+        lane.first = lane.first or message.id
         new_messages.append(message)
         if key is not None and owners[key[:2]] is key:
             new_keys.append(key)
