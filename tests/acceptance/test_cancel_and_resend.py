@@ -128,7 +128,6 @@ def test_each_message_is_either_cancelled_or_heard_while_the_broker_comes_back(
     assert {rows[id_] for id_ in refused} <= {"published"}
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="with SQLite the caller waits to the end and gets a 202")
 async def test_who_waits_for_a_message_is_told_that_it_was_cancelled(
     start_gateway: Callable[..., GatewayProcess], sqlite_url: str, imei: str
 ) -> None:
