@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import logging
 import sys
 import time
 import traceback
@@ -33,6 +34,7 @@ def main() -> int:
     chosen = [each for each in CLASSES if not asked.classes or each.name in asked.classes]
     report = Report()
     surroundings = Surroundings(long=asked.long)
+    logging.getLogger("paho").setLevel(logging.CRITICAL)  # it complains at each good-bye
     with contextlib.redirect_stdout(io.StringIO()), surroundings.servers:
         for fault in chosen:
             if missing := fault.missing():

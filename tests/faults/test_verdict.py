@@ -62,7 +62,8 @@ def _ms(at: float) -> int:
 
 
 def broken(*cases: Case, **how: Any) -> set[Broken]:
-    rows = [case.row for case in cases]
+    """What is broken where the device heard `cases` in this order."""
+    rows = sorted(case.row for case in cases)
     heard = [hearing for case in cases for hearing in case.heard]
     return {what for what, offenders in judge(cases[0].ledger, rows, heard, **how).broken.items() if offenders}
 
