@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 
 from benchmarks import floor, machine, measuring, report, stage
-from benchmarks.measuring import Ledger, note
+from benchmarks.figures import OnDatabase, Results
+from benchmarks.measuring import Caller, note
 from benchmarks.plan import FULL, SHORT, Plan
-from benchmarks.processes import gateway_processes, resident_bytes
-from benchmarks.results import OnDatabase, Results
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -51,27 +50,26 @@ def _measure(plan: Plan, folder: Path) -> Results:
 
 def _on_sqlite(plan: Plan, folder: Path, broker: stage.Mosquitto, empty_url: str) -> OnDatabase:
     database_url = f"sqlite:///{folder}/benchmark.db"
-    ledger = Ledger()
     with stage.gateway(folder, broker.url, database_url) as gateway:
-        measuring.warm_up(ledger, gateway.url, empty_url, plan, at_least=measuring.MEMORY_FROM)
-        resident, sent = resident_bytes(gateway_processes(gateway.pid)), ledger.created
-        rows = [measuring.in_turns(ledger, gateway.url, empty_url, count, plan) for count in plan.connections]
-        processor = measuring.processor_time_of_sends(ledger, gateway.url, gateway.pid, 2 * plan.seconds)
-        listening = measuring.with_listener(ledger, gateway.url, broker.port, plan) if plan.with_listener else None
+        caller = Caller(gateway)
+        measuring.warm_up(caller, empty_url, plan, at_least=measuring.MEMORY_FROM)
+        resident, sent = caller.resident(), caller.created
+        rows = [measuring.in_turns(caller, empty_url, count, plan) for count in plan.connections]
+        listening = measuring.with_listener(caller, broker.port, plan) if plan.with_listener else None
         note(f"memory over {plan.sends_for_memory:,} sends")
-        memory = measuring.memory(ledger, gateway, resident, sent, plan.sends_for_memory)
-        bulk = measuring.bulk(ledger, gateway.url, gateway.pid, plan.bulk_calls)
-    return OnDatabase(rows, processor, bulk, stage.statuses(database_url), ledger, listening, memory)
+        memory = measuring.memory(caller, resident, sent, plan)
+        bulk = caller.bulk(plan.bulk_calls)
+    kept = stage.statuses(database_url)
+    return OnDatabase(rows, bulk, kept, caller.created, caller.cut_short, listening, memory)
 
 
 def _on_postgres(plan: Plan, folder: Path, broker_url: str, empty_url: str, database_url: str) -> OnDatabase:
-    ledger = Ledger()
     with stage.gateway(folder, broker_url, database_url) as gateway:
-        measuring.warm_up(ledger, gateway.url, empty_url, plan)
-        rows = [measuring.in_turns(ledger, gateway.url, empty_url, count, plan) for count in plan.connections_postgres]
-        processor = measuring.processor_time_of_sends(ledger, gateway.url, gateway.pid, 2 * plan.seconds)
-        bulk = measuring.bulk(ledger, gateway.url, gateway.pid, plan.bulk_calls)
-    return OnDatabase(rows, processor, bulk, stage.statuses(database_url), ledger)
+        caller = Caller(gateway)
+        measuring.warm_up(caller, empty_url, plan)
+        rows = [measuring.in_turns(caller, empty_url, count, plan) for count in plan.connections_postgres]
+        bulk = caller.bulk(plan.bulk_calls)
+    return OnDatabase(rows, bulk, stage.statuses(database_url), caller.created, caller.cut_short)
 
 
 if __name__ == "__main__":

@@ -58,12 +58,28 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Processor:
+    """Processor time, in seconds, or per message in µs."""
+
+    gateway: float
+    writer: float
+
+    def per(self, messages: int) -> Self:
+        return type(self)(self.gateway / messages * 1e6, self.writer / messages * 1e6)
+
+    @classmethod
+    def median(cls, processors: Sequence[Self]) -> Self:
+        return cls(median(each.gateway for each in processors), median(each.writer for each in processors))
+
+
+@dataclass(frozen=True)
 class Row:
     """Runs of the gateway and of the empty endpoint, taken in turns."""
 
     connections: int
-    sends: list[Load]
-    empty: list[Load]
+    sends: Sequence[Load]
+    empty: Sequence[Load]
+    processor: Processor  #: per send, µs
 
     @property
     def ratio(self) -> float:
@@ -78,6 +94,7 @@ class Row:
         return {
             "connections": self.connections,
             "ratio": self.ratio,
+            "processor": asdict(self.processor),
             "sends": [load.as_json() for load in self.sends],
             "empty": [load.as_json() for load in self.empty],
         }

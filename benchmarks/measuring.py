@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 import httpx
 from benchmarks import stage
-from benchmarks.load import Load, Row
+from benchmarks.load import Load, Processor, Row
 from benchmarks.plan import Plan
 from benchmarks.processes import gateway_processes, processor_seconds, resident_bytes
 
@@ -20,13 +21,7 @@ BULK_SIZE = 1000  # messages in a call
 MEMORY_FROM = 10_000  # sends; caches and pools are full by then
 _CONNECTIONS = 64  # of what is measured at one level only
 
-
-@dataclass(frozen=True)
-class Processor:
-    """Processor time a message takes, in µs."""
-
-    gateway: float
-    writer: float
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -48,89 +43,80 @@ class Memory:
     sends: int  #: answered between the two
 
 
-class Ledger:
-    """What one gateway answered, to compare with its database afterwards."""
+class Caller:
+    """Whoever sends to one gateway, and keeps count of its answers, to compare with the database afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, gateway: GatewayProcess) -> None:
         self.created = 0
         self.cut_short = 0  #: at most: wrk hangs up on what is under way when its time is over
+        self._url = gateway.url
+        self._pids = gateway_processes(gateway.pid)
 
-    def sends(self, url: str, connections: int, seconds: int) -> Load:
-        load = Load.run(url, SEND, connections, seconds)
+    def sends(self, connections: int, seconds: int) -> tuple[Load, Processor]:
+        load, processor = self._processor_time(lambda: Load.run(self._url, SEND, connections, seconds))
         self.created += load.created
         self.cut_short += connections
-        return load
+        return load, processor.per(load.created)
+
+    def bulk(self, calls: int) -> Bulk:
+        messages = [{"imei": f"86{device % 500:013}", "micro_op": "push_down"} for device in range(BULK_SIZE)]
+        with httpx.Client(base_url=self._url, timeout=60.0) as client:
+            answers, processor = self._processor_time(
+                lambda: [client.post("/messaging/bulk", json={"messages": messages}) for _ in range(calls)]
+            )
+        created = sum(answer.raise_for_status().json()["summary"].get("201", 0) for answer in answers)
+        self.created += created
+        rate = BULK_SIZE / median(answer.elapsed.total_seconds() for answer in answers)
+        return Bulk(rate, created, calls * BULK_SIZE - created, processor.per(calls * BULK_SIZE))
+
+    def resident(self) -> tuple[int, ...]:
+        """Bytes of memory, of the gateway and of its writer."""
+        return resident_bytes(self._pids)
+
+    def _processor_time(self, work: Callable[[], Result]) -> tuple[Result, Processor]:
+        before = [processor_seconds(pid) for pid in self._pids]
+        result = work()
+        gateway, writer = (processor_seconds(pid) - was for pid, was in zip(self._pids, before, strict=True))
+        return result, Processor(gateway, writer)
 
 
-def warm_up(ledger: Ledger, url: str, empty_url: str, plan: Plan, *, at_least: int = 1) -> None:
+def warm_up(caller: Caller, empty_url: str, plan: Plan, *, at_least: int = 1) -> None:
     """Fill caches and pools; at the highest level, so that memory is counted from there."""
-    Load.run(empty_url, NOOP, _CONNECTIONS, plan.seconds)
-    while ledger.created < at_least:
-        ledger.sends(url, max(plan.connections), 1)
+    Load.run(empty_url, NOOP, _CONNECTIONS, 1)
+    while caller.created < at_least:
+        caller.sends(max(plan.connections), 1)
 
 
-def in_turns(ledger: Ledger, url: str, empty_url: str, connections: int, plan: Plan) -> Row:
+def in_turns(caller: Caller, empty_url: str, connections: int, plan: Plan) -> Row:
     """The gateway and the empty endpoint, A B A B A B."""
     sends, empty = [], []
     for _ in range(plan.pairs):
-        sends.append(ledger.sends(url, connections, plan.seconds))
+        sends.append(caller.sends(connections, plan.seconds))
         empty.append(Load.run(empty_url, NOOP, connections, plan.seconds))
-    row = Row(connections, sends, empty)
+    loads, processors = zip(*sends, strict=True)
+    row = Row(connections, loads, empty, Processor.median(processors))
     note(f"{connections} connections: {row.ratio:.2f} of the empty endpoint")
     return row
 
 
-def with_listener(ledger: Ledger, url: str, port: int, plan: Plan) -> tuple[list[Load], list[Load]]:
+def with_listener(caller: Caller, port: int, plan: Plan) -> tuple[list[Load], list[Load]]:
     """Sends while nobody listens, and while a device does, in turns."""
     unheard, heard = [], []
     for _ in range(plan.pairs):
-        unheard.append(ledger.sends(url, _CONNECTIONS, plan.seconds))
+        unheard.append(caller.sends(_CONNECTIONS, plan.seconds)[0])
         with stage.listener(port):
-            heard.append(ledger.sends(url, _CONNECTIONS, plan.seconds))
+            heard.append(caller.sends(_CONNECTIONS, plan.seconds)[0])
     return unheard, heard
 
 
-def processor_time(pid: int, work: Callable[[], int]) -> Processor:
-    """What each of the messages that `work` sends costs."""
-    pids = gateway_processes(pid)
-    before = [processor_seconds(each) for each in pids]
-    messages = work()
-    gateway, writer = (processor_seconds(each) - was for each, was in zip(pids, before, strict=True))
-    return Processor(gateway / messages * 1e6, writer / messages * 1e6)
-
-
-def processor_time_of_sends(ledger: Ledger, url: str, pid: int, seconds: int) -> Processor:
-    return processor_time(pid, lambda: ledger.sends(url, _CONNECTIONS, seconds).created)
-
-
-def bulk(ledger: Ledger, url: str, pid: int, calls: int) -> Bulk:
-    messages = [{"imei": f"86{device % 500:013}", "micro_op": "push_down"} for device in range(BULK_SIZE)]
-    took: list[float] = []
-    created = 0
-
-    def work() -> int:
-        nonlocal created
-        with httpx.Client(base_url=url, timeout=60.0) as client:
-            for _ in range(calls):
-                begun = time.perf_counter()
-                answer = client.post("/messaging/bulk", json={"messages": messages})
-                took.append(time.perf_counter() - begun)
-                answer.raise_for_status()
-                created += answer.json()["summary"].get("201", 0)
-        return calls * BULK_SIZE
-
-    processor = processor_time(pid, work)
-    ledger.created += created
-    return Bulk(BULK_SIZE / median(took), created, calls * BULK_SIZE - created, processor)
-
-
-def memory(ledger: Ledger, gateway: GatewayProcess, before: tuple[int, ...], sent_before: int, sends: int) -> Memory:
-    """Send until `sends` were answered in all, and see what is resident then; `before` was so at `sent_before`."""
+def memory(caller: Caller, before: tuple[int, ...], sent_before: int, plan: Plan) -> Memory:
+    """Send as often or as long as planned, and see what is resident then; `before` was so at `sent_before`."""
+    ends = time.monotonic() + plan.seconds_for_memory
     seconds = 1  # the first tells the rate
-    while (missing := sends - ledger.created) > 0:
-        rate = ledger.sends(gateway.url, _CONNECTIONS, seconds).rate
-        seconds = max(1, min(10, round(missing / rate)))
-    return Memory(before, resident_bytes(gateway_processes(gateway.pid)), ledger.created - sent_before)
+    while (missing := plan.sends_for_memory - caller.created) > 0 and (left := ends - time.monotonic()) > 0:
+        load, _ = caller.sends(_CONNECTIONS, seconds)
+        seconds = max(1, min(10, round(missing / load.rate), round(left) - seconds))
+    return Memory(before, caller.resident(), caller.created - sent_before)
 
 
 def note(text: str) -> None:

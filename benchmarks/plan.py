@@ -12,8 +12,9 @@ class Plan(NamedTuple):
     pairs: int  #: runs of each kind, taken in turns
     bulk_calls: int  #: of 1,000 messages
     sends_for_memory: int
+    seconds_for_memory: int  #: after which fewer must do
     with_listener: bool  #: whether it is repeated with a device listening
 
 
-FULL = Plan((1, 16, 64, 256), (1, 16, 64, 256), 5, 3, 30, 1_000_000, with_listener=True)
-SHORT = Plan((1, 16, 64, 256), (64,), 1, 3, 6, 100_000, with_listener=False)
+FULL = Plan((1, 16, 64, 256), (1, 16, 64, 256), 5, 3, 30, 1_000_000, 600, with_listener=True)
+SHORT = Plan((1, 16, 64, 256), (64,), 1, 3, 5, 100_000, 8, with_listener=False)
