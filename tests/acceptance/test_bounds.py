@@ -1,0 +1,154 @@
+"""Past a bound of the queue: a clear 429 that names the bound and what is in front, and nothing stored."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from support.api import problem_of
+from support.site import Site, operations, until, written
+
+PER_DEVICE = 3
+IN_ALL = 12
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A gateway that keeps little for one device."""
+    with Site(tmp_path_factory.mktemp("site"), max_device_queue=PER_DEVICE) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def small_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A gateway that keeps little in all."""
+    with Site(tmp_path_factory.mktemp("site"), max_queue=IN_ALL) as site:
+        yield site
+
+
+@pytest.fixture
+def imei(site: Site) -> str:
+    return site.new_imei()
+
+
+def refusal(answer: httpx.Response) -> str:
+    """The sentence of a 429, which says when to come back in its header and in itself."""
+    problem = problem_of(answer)
+    assert (answer.status_code, problem["code"], problem["detail"]) == (429, "queue_full", problem["reason"])
+    assert int(answer.headers["retry-after"]) > 0
+    assert f"{answer.headers['retry-after']} s" in problem["reason"]
+    reason: str = problem["reason"]
+    return reason
+
+
+def test_a_device_with_a_full_queue_is_refused_by_name_and_others_are_not(site: Site, imei: str) -> None:
+    with site.device(imei) as device:
+        with site.parted():
+            ids = [site.accepted(imei, f"step-{number}") for number in range(PER_DEVICE)]
+            for _ in range(2):
+                reason = refusal(site.send(imei, "too-much", wait="none"))
+                assert f"CHAPAR_MAX_DEVICE_QUEUE allows {PER_DEVICE} " in reason
+                assert ids[0] in reason
+            scheduled = site.send(imei, "too-much", deliver_at=written(time.time() + 60))
+            assert ids[0] in refusal(scheduled)
+            site.accepted(site.new_imei())
+            assert [row["id"] for row in site.messages_of(imei)] == ids
+        device.wait_for(PER_DEVICE)
+        site.settled(imei)
+        site.accepted(imei, "afterwards")
+        assert operations(device.wait_for(PER_DEVICE + 1))[-1] == "afterwards"
+
+
+def test_room_is_made_by_cancelling_the_message_that_is_named(site: Site, imei: str) -> None:
+    with site.parted():
+        ids = [site.accepted(imei) for _ in range(PER_DEVICE)]
+        assert ids[0] in refusal(site.send(imei, wait="none"))
+        assert site.cancel(ids[0]).status_code == 200
+        site.accepted(imei)
+        assert ids[1] in refusal(site.send(imei, wait="none"))
+
+
+def test_what_waits_behind_a_full_queue_is_refused_too_and_what_is_recorded_is_not(site: Site, imei: str) -> None:
+    with site.parted():
+        for _ in range(PER_DEVICE):
+            site.accepted(imei)
+        assert site.send(imei).status_code == 406, "it is recorded, and is in nobody's way"
+
+
+def test_the_language_of_a_refusal_is_the_caller_s(site: Site, imei: str) -> None:
+    with site.parted():
+        for _ in range(PER_DEVICE):
+            site.accepted(imei)
+        answer = site.send(imei, wait="none", headers={"Accept-Language": "fa"})
+    assert (answer.status_code, answer.headers["content-language"]) == (429, "fa")
+    assert "صف پر است" in problem_of(answer)["reason"]
+
+
+def test_a_key_whose_call_was_refused_for_want_of_room_is_still_unused(site: Site, imei: str) -> None:
+    headers = {"Idempotency-Key": imei}
+    with site.parted():
+        for _ in range(PER_DEVICE):
+            site.accepted(imei)
+        refusal(site.send(imei, "with-key", wait="none", headers=headers))
+    site.settled(imei)
+    sent = site.send(imei, "with-key", wait="none", headers=headers)
+    assert (sent.status_code, "idempotency-replayed" in sent.headers) == (202, False)
+    assert [row["micro_op"] for row in site.messages_of(imei)].count("with-key") == 1
+
+
+def test_one_bulk_call_does_not_pass_the_bound_of_a_device(site: Site, imei: str) -> None:
+    with site.device(imei) as device:
+        with site.parted():
+            told = bulk(site, [imei] * (2 * PER_DEVICE))
+        heard = device.wait_for(PER_DEVICE)
+        assert site.send(imei, "afterwards").status_code == 201
+        assert len(device.wait_for(PER_DEVICE + 1)) == PER_DEVICE + 1
+    assert [item["status"] for item in told] == [202] * PER_DEVICE + [429] * PER_DEVICE
+    assert {item["body"]["code"] for item in told[PER_DEVICE:]} == {"queue_full"}
+    assert operations(heard) == [f"step-{number}" for number in range(PER_DEVICE)]
+
+
+def test_a_refusal_in_a_bulk_call_names_the_message_in_front(site: Site, imei: str) -> None:
+    with site.parted():
+        told = bulk(site, [imei] * (PER_DEVICE + 1))
+    assert told[0]["body"]["id"] in told[-1]["body"]["reason"]
+
+
+def test_past_the_bound_of_the_whole_queue_every_device_is_refused_until_it_drains(small_site: Site) -> None:
+    site, imei = small_site, small_site.new_imei()
+    with site.parted():
+        ids = [site.accepted(site.new_imei()) for _ in range(IN_ALL)]
+        reason = refusal(site.send(imei, wait="none"))
+        assert f"CHAPAR_MAX_QUEUE allows {IN_ALL} " in reason
+        assert ids[0] in reason
+        assert site.messages_of(imei) == []
+    for message_id in ids:
+        site.message_in(message_id, "published")
+    # A count may be a moment old when it refuses a message.
+    sent = until(lambda: answer if (answer := site.send(imei, wait="none")).status_code == 202 else None)
+    site.message_in(sent.json()["id"], "published")
+
+
+def test_many_calls_a_second_that_do_not_wait_are_no_full_queue(small_site: Site) -> None:
+    for _ in range(5 * IN_ALL):
+        message_id = small_site.accepted(small_site.new_imei())
+        small_site.message_in(message_id, "published")
+
+
+def test_one_bulk_call_does_not_pass_the_bound_of_the_whole_queue(small_site: Site) -> None:
+    with small_site.parted():
+        told = bulk(small_site, [small_site.new_imei() for _ in range(3 * IN_ALL)])
+    accepted = [item for item in told if item["status"] == 202]
+    assert len(accepted) <= IN_ALL
+    assert {item["status"] for item in told[len(accepted) :]} == {429}
+
+
+def bulk(site: Site, imeis: list[str]) -> list[dict[str, Any]]:
+    """Send a numbered step to each of these in one call that does not wait; gives the answers."""
+    messages = [{"imei": imei, "micro_op": f"step-{number}"} for number, imei in enumerate(imeis)]
+    answer = site.api.post("/messaging/bulk", json={"messages": messages}, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 200
+    told: list[dict[str, Any]] = answer.json()["answers"]
+    return told
