@@ -37,7 +37,7 @@ class Load:
             "--timeout",
             "10s",
             "-s",
-            _SCRIPT,
+            str(_SCRIPT),
             url,
             "--",
             path,
