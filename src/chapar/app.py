@@ -197,7 +197,8 @@ def address_of(listener: socket.socket) -> str:
 
 async def _at_most(seconds: float, waiting: Coroutine[None, None, None]) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(waiting, seconds)
+        async with asyncio.timeout(seconds):
+            await waiting
 
 
 def configure_logging(settings: Settings) -> None:

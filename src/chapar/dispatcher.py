@@ -189,8 +189,10 @@ class Dispatcher:
         if taken.next_at is not None:
             seconds = min(seconds, max(0, taken.next_at - self._clock.now()) / 1000)
         happens = self._work.wait() if self._link.up or self._stopping else self._link.connected()
+        # Not wait_for: where the awaited thing happens in the turn of a cancellation, it forgets the cancellation.
         with suppress(TimeoutError):
-            await asyncio.wait_for(happens, seconds)
+            async with asyncio.timeout(seconds):
+                await happens
 
     async def _tell_waiters(self, expired: list[str]) -> None:
         """Tell who waits for messages that another process may have moved, or that have just expired."""

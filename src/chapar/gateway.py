@@ -203,6 +203,8 @@ class Gateway:
             raise MessageNotFound(message_id)
         if not won and status is not Status.CANCELLED:
             raise NotCancellable(message_id, status.value)
+        if won:
+            self._metrics.finished.labels(Status.CANCELLED.value, "cancelled").inc()
         message = await self.find(message_id)
         self._dispatcher.tell(message)
         self._dispatcher.wake()  # what was behind it need not wait any more
@@ -381,6 +383,8 @@ class Gateway:
                 place = added.result()
                 if isinstance(place, Place):
                     self._metrics.accepted.labels(place.status.value).inc()
+                    if place.status is Status.REJECTED:
+                        self._metrics.finished.labels(place.status.value, message.reason or "").inc()
                 if place == (Status.PUBLISHING, message.claim):
                     self._dispatcher.deliver(message, direct=True)
                 elif isinstance(place, Place) and place.status in {Status.QUEUED, Status.SCHEDULED}:
