@@ -8,6 +8,7 @@ import contextlib
 import io
 import itertools
 import json
+import logging
 import random
 import sys
 import time
@@ -51,6 +52,7 @@ async def measure(messages: int, say: Callable[[str], None]) -> None:
         )
         await asyncio.to_thread(stage.broker.start)
         await stage.device_listens()
+        await stage.ready(stage.gateway)
         heard = len(stage.hearings.read().all)
         async with _callers(stage, numbers) as meanwhile:
             seconds = await _drained(stage, heard + messages)
@@ -140,6 +142,7 @@ def main() -> None:
     """Measure, with as many messages as the command line says."""
     messages = int(sys.argv[1]) if len(sys.argv) > 1 else MESSAGES
     output = sys.stdout
+    logging.getLogger("paho").setLevel(logging.CRITICAL)  # it complains at each good-bye
     with contextlib.redirect_stdout(io.StringIO()):
         uvloop.run(measure(messages, lambda line: print(line, file=output, flush=True)))
 

@@ -1,6 +1,7 @@
 """The classes of faults: how each is injected, under which load, and how often in the short and in the long form."""
 
 import asyncio
+import itertools
 import random
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
@@ -199,9 +200,11 @@ async def _nothing(_stage: Stage, load: Load) -> None:
 async def _several_gateways(cycles: int, surroundings: Surroundings) -> Outcome:
     url = surroundings.postgres().create_database()
 
+    numbers = itertools.count(1)
+
     async def fail(stage: Stage, _load: Load) -> None:
         victim = random.choice(stage.gateways)
-        if random.randrange(4):
+        if next(numbers) % 6:
             await stage.kill(victim)
             await stage.start(victim)
         else:
@@ -218,17 +221,17 @@ def _no_postgres() -> str | None:
 CLASSES: Final = (
     FaultClass("no-fault", "nothing", 3, 30, _plain(_nothing)),
     FaultClass("gateway-killed", "SIGKILL of the gateway, and a new start", 5, 150, _plain(_kill_gateway)),
-    FaultClass("gateway-paused", "SIGSTOP of the gateway for up to 2.5 s", 5, 60, _plain(_pause_gateway)),
-    FaultClass("writer-killed", "SIGKILL of the writer process", 8, 100, _plain(_kill_writer)),
+    FaultClass("gateway-paused", "SIGSTOP of the gateway for up to 2.5 s", 5, 40, _plain(_pause_gateway)),
+    FaultClass("writer-killed", "SIGKILL of the writer process", 8, 60, _plain(_kill_writer)),
     FaultClass("broker-killed", "SIGKILL of the broker, and a new start", 5, 100, _plain(_kill_broker)),
     FaultClass("broker-paused", "SIGSTOP of the broker for up to 3.5 s", 4, 50, _plain(_pause_broker)),
     FaultClass("broker-half-open", "acknowledgements lost, both directions lost, or slow", 5, 50, _half_open),
-    FaultClass("backends-terminated", "pg_terminate_backend", 10, 200, _backends_terminated, _no_postgres),
+    FaultClass("backends-terminated", "pg_terminate_backend", 10, 120, _backends_terminated, _no_postgres),
     FaultClass("database-restarted", "PostgreSQL stops, fast or immediate", 3, 30, _database_restarted, _no_postgres),
     FaultClass("disk-full", "no room on the disk of SQLite", 3, 20, _disk_full, disks.cannot_mount),
-    FaultClass("disk-errors", "fsync and writes of SQLite fail", 6, 60, _disk_errors, disks.lacks_libfiu),
-    FaultClass("clock-jumps", "the clock jumps by a day", 6, 60, _clock_jumps, clocks.lacks_libfaketime),
+    FaultClass("disk-errors", "fsync and writes of SQLite fail", 6, 40, _disk_errors, disks.lacks_libfiu),
+    FaultClass("clock-jumps", "the clock jumps by a day", 6, 40, _clock_jumps, clocks.lacks_libfaketime),
     FaultClass("callers-hang-up", "callers close behind the request", 4, 40, _plain(_nothing, Mix(cut=12))),
-    FaultClass("keys-repeated", "100 keys, 10 callers each, SIGKILL of the gateway", 3, 100, repetition.run),
-    FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 6, 140, _several_gateways, _no_postgres),
+    FaultClass("keys-repeated", "200 keys, 10 callers each, SIGKILL of the gateway", 3, 50, repetition.run),
+    FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 6, 122, _several_gateways, _no_postgres),
 )

@@ -10,13 +10,13 @@ from faults.load import ask_until_answered
 from faults.run import Outcome, Surroundings, finish, opened
 from faults.stage import Stage
 
-KEYS: Final = 100  # in one cycle
+KEYS: Final = 200  # in one cycle
 CALLERS: Final = 10  # for each
 _AT_ONCE: Final = 50  # keys
 
 
 async def run(cycles: int, surroundings: Surroundings) -> Outcome:
-    """In each cycle a hundred keys are used by ten callers each, and the gateway is killed once."""
+    """In each cycle 200 keys are used by ten callers each, and the gateway is killed once."""
     replies = 0
     wrong: list[str] = []
     async with opened() as stage:
@@ -55,6 +55,6 @@ def _different(told: list[Reply | None]) -> set[Reply | None]:
 
 
 async def _kill(stage: Stage) -> None:
-    await asyncio.sleep(random.uniform(0, 0.4))
+    await asyncio.sleep(random.uniform(0, 1.0))
     await stage.kill(stage.gateway)
     await stage.start(stage.gateway)
