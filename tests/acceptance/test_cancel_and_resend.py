@@ -12,6 +12,7 @@ import pytest
 from support.api import Row, client_of, eventually, message_in, problem_of, report, send
 from support.fake_broker import FakeBroker
 from support.gateway import GatewayProcess
+from support.mosquitto import Mosquitto
 from support.promises import hearings
 from support.site import Site, operations, seconds_of, written
 
@@ -94,11 +95,23 @@ def test_what_is_past_waiting_cannot_be_cancelled_and_the_answer_says_where_it_i
         assert site.message(message_id) == before
 
 
-@pytest.mark.parametrize("message_id", [NOBODY, "nobody", "%00"])
+@pytest.mark.parametrize("message_id", [NOBODY, "nobody", "%00", "%FF"])
 @pytest.mark.parametrize("asked", ["cancel", "resend"])
 def test_what_is_not_there_is_neither_cancelled_nor_sent_again(site: Site, asked: str, message_id: str) -> None:
     answer = site.api.post(f"/messaging/messages/{message_id}/{asked}")
     assert (answer.status_code, problem_of(answer)["code"]) == (404, "message_not_found")
+
+
+@pytest.mark.xfail(raises=AssertionError, strict=True, reason="PostgreSQL has no text for it, and says so")
+def test_an_id_that_no_database_can_hold_is_not_there(
+    postgres_url: str, mosquitto: Mosquitto, start_gateway: Callable[..., GatewayProcess]
+) -> None:
+    env = {"CHAPAR_DATABASE_URL": postgres_url, "CHAPAR_AUTO_MIGRATE": "true"}
+    gateway = start_gateway(mosquitto.settings_env | env)
+    answers = [
+        httpx.post(f"{gateway.url}/messaging/messages/%00/{asked}", timeout=30) for asked in ("cancel", "resend")
+    ]
+    assert [(answer.status_code, problem_of(answer)["code"]) for answer in answers] == [(404, "message_not_found")] * 2
 
 
 def test_each_message_is_either_cancelled_or_heard_while_the_broker_comes_back(

@@ -148,7 +148,6 @@ def test_what_is_scheduled_is_heard_soon_after_its_time_and_never_before(
     due = {imei: written(first + number * 0.013) for number, imei in enumerate(imeis)}
     with site.device(*imeis) as device:
         ids = [site.accepted(imei, deliver_at=due[imei]) for imei in reversed(imeis)]
-        assert {site.message(message_id)["status"] for message_id in ids} <= {"scheduled", "queued", "published"}
         heard = device.wait_for(SCHEDULED, timeout=20.0)
     began = time.time() - time.monotonic()
     lateness = sorted(began + each.at - seconds_of(due[each.topic.removeprefix("devices/")]) for each in heard)

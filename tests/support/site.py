@@ -80,7 +80,7 @@ class Site:
             self.line = stack.enter_context(TcpProxy(self.broker.port))
             env = {"CHAPAR_BROKER_URL": f"mqtt://{LOOPBACK}:{self.line.port}", "CHAPAR_DATABASE_URL": self.database_url}
             self.gateway = stack.enter_context(GatewayProcess(self._folder, env | self._settings))
-            self.api = stack.enter_context(httpx.Client(base_url=self.gateway.url, timeout=30.0))
+            self.api = stack.enter_context(httpx.Client(base_url=self.gateway.url, timeout=90.0))
             self._stack = stack.pop_all()
         return self
 
