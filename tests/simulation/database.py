@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from chapar.errors import StoreUnavailable
 from chapar.message import MOVES, UNFINISHED, Attempt, Message, Status
+from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.acceptance import Added, Full, Key, Place, Withdrawal
 from chapar.store.commits import Commits
@@ -16,6 +17,7 @@ from chapar.store.schema import MUTABLE, PROCESS_LENGTH, Row, to_message, to_row
 from chapar.store.store import Store
 from chapar.store.wire import LENGTH, unpack
 from chapar.store.writer import _KINDS
+from simulation.place import here
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -113,8 +115,7 @@ class Database:
             return Place(there.status, there.claim)
         if message.status is not Status.REJECTED:
             lane = list(self._lane(message.imei))
-            process = (message.claim or "")[:PROCESS_LENGTH]
-            if message.status is Status.PUBLISHING and any(_blocks(other, process) for other in lane):
+            if message.status is Status.PUBLISHING and any(_blocks(other, message.claim) for other in lane):
                 message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
             if message.status in _WAITING and len(lane) >= max_depth:
                 return Full(lane[0].id)
@@ -188,9 +189,7 @@ class Database:
             if message.not_before is not None:
                 kept.add(message.imei)
                 continue
-            self._put(
-                message, message._replace(status=Status.PUBLISHING, attempts=message.attempts + 1, claim=claim)
-            )
+            self._put(message, message._replace(status=Status.PUBLISHING, attempts=message.attempts + 1, claim=claim))
             limit -= 1
             if not limit:
                 return
@@ -228,9 +227,7 @@ class Database:
             settled += 1
             self._record(Attempt(message.id, message.attempts, at, owner, "process_died", None))
             if message.at_most_once:
-                after = message._replace(
-                    status=Status.UNCONFIRMED, reason="process_died", claim=None, finished_at=at
-                )
+                after = message._replace(status=Status.UNCONFIRMED, reason="process_died", claim=None, finished_at=at)
             else:
                 after = message._replace(status=Status.QUEUED, possible_duplicate=True, claim=None)
             self._put(message, after)
@@ -248,9 +245,9 @@ class Database:
             del self.keys[key[:2]]
 
 
-def _blocks(other: Message, process: str) -> bool:
-    elsewhere = other.status is Status.PUBLISHING and (other.claim or "")[:PROCESS_LENGTH] != process
-    return other.status is Status.QUEUED or elsewhere
+def _blocks(other: Message, direct: str | None) -> bool:
+    """Whether what comes under the claim `direct` must wait behind `other`."""
+    return other.status is Status.QUEUED or (other.status is Status.PUBLISHING and other.claim != direct)
 
 
 def _is_unsent(message: Message, claim: str | None) -> bool:
@@ -339,11 +336,9 @@ class SimulatedStore(Store):
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, _settings: Settings) -> "AsyncIterator[Self]":
-        from simulation.world import here
-
+    async def open(cls, _: Settings, metrics: Metrics | None = None) -> "AsyncIterator[Self]":
         process = here()
-        commits = Commits()
+        commits = Commits(metrics or Metrics())
         store = cls(process, commits)
         process.store = store
         commits._hear(("ready",), store.writer)
@@ -352,10 +347,8 @@ class SimulatedStore(Store):
         finally:
             commits._closed = True
             if not process.dead:
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(commits._idle.wait(), 5)
-                except TimeoutError:
-                    pass
                 store.writer.die()
             commits._end()
 

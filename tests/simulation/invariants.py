@@ -1,15 +1,18 @@
 """What must hold of a world that has come to rest."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 
 from chapar.dispatcher import MAX_ATTEMPTS
 from chapar.link.reason_codes import FIRST_FAILURE, TRANSIENT
 from chapar.message import UNFINISHED, Message, Status
+from chapar.store.schema import PROCESS_LENGTH
 from simulation.network import Passage
 from simulation.world import EPOCH, Given, World
 
+BLAMING_ENDS = 2  # sessions that the broker ends, blaming a packet, until what was in flight both times is quarantined
 SILENT_ENDS = 4  # sessions that end without a word until one process quarantines what was in flight each time
+SERVER_ERROR = 500
 _NOTHING_STORED = {400, 401, 403, 404, 409, 413, 415, 422, 429}
 
 
@@ -37,8 +40,8 @@ class Verdict:
 
     def sentences(self) -> Iterator[str]:
         for message in self._messages.values():
-            yield from self._of_message(message)
-            yield from self._attempts(message)
+            for rule in (self._hearings, self._ending, self._broker, self._times, self._attempts):
+                yield from rule(message)
         for id_ in self._left:
             if id_ not in self._messages:
                 yield f"{id_} left, and is not stored"
@@ -47,36 +50,46 @@ class Verdict:
         yield from self._cancellations()
         yield from self._order()
 
-    def _of_message(self, message: Message) -> Iterator[str]:
-        heard = self._heard[message.id]
+    def _hearings(self, message: Message) -> Iterator[str]:
+        heard = len(self._heard[message.id])
+        if heard > 1 and not message.possible_duplicate:
+            yield f"{message.id} was heard {heard} times and is no possible duplicate"
+        if heard > 1 and message.at_most_once:
+            yield f"{message.id} was heard {heard} times, and may be at most once"
+        if message.status is Status.PUBLISHED and not heard:
+            yield f"{message.id} is published, and nobody heard it"
+        never_sent = message.status in {Status.CANCELLED, Status.EXPIRED, Status.REJECTED}
+        if never_sent and heard and not message.possible_duplicate:
+            yield f"{message.id} is {message.status} ({message.reason}), and was heard"
+
+    def _ending(self, message: Message) -> Iterator[str]:
         status = message.status
         if status in UNFINISHED:
             yield f"{message.id} is still {status}"
-        if len(heard) > 1 and not message.possible_duplicate:
-            yield f"{message.id} was heard {len(heard)} times and is no possible duplicate"
-        if len(heard) > 1 and message.at_most_once:
-            yield f"{message.id} was heard {len(heard)} times, and may be at most once"
-        if status is Status.PUBLISHED and not heard:
-            yield f"{message.id} is published, and nobody heard it"
-        if status in {Status.CANCELLED, Status.EXPIRED, Status.REJECTED} and heard and not message.possible_duplicate:
-            yield f"{message.id} is {status} ({message.reason}), and was heard"
-        if status is Status.UNCONFIRMED and not message.at_most_once:
-            yield f"{message.id} is unconfirmed, and was to be sent again"
-        if message.reason == "broker_unreachable" and self._left[message.id]:
-            yield f"{message.id} is broker_unreachable, and left"
-        if message.reason_code is not None and message.reason_code >= FIRST_FAILURE and message.reason != "quarantined":
-            invalid = self._world.by_name[message.micro_op].kind == "too large"
-            if not invalid and message.reason_code not in {passage.code for passage in self._refused[message.id]}:
-                yield f"{message.id} is {message.reason}, and the broker never said so"
-        if message.reason == "quarantined" and self._world.broker.ended_sessions[message.id] < 2:
-            yield f"{message.id} is quarantined, and was not in flight at two disconnects"
-        allowed = SILENT_ENDS * len(self._world.processes)
-        if (ended := self._world.broker.ended_sessions[message.id]) > allowed:
-            yield f"{message.id} was in flight whenever the broker ended {ended} sessions, and {allowed} are enough"
         if (message.finished_at is None) != (status in UNFINISHED):
             yield f"{message.id} is {status} and finished_at is {message.finished_at}"
         if status not in UNFINISHED and message.claim is not None:
             yield f"{message.id} is {status} and still claimed"
+        if status is Status.UNCONFIRMED and not message.at_most_once:
+            yield f"{message.id} is unconfirmed, and was to be sent again"
+        if message.reason == "broker_unreachable" and self._left[message.id]:
+            yield f"{message.id} is broker_unreachable, and left"
+
+    def _broker(self, message: Message) -> Iterator[str]:
+        """Whether the broker said, and did, what the message says that it did."""
+        ended = self._world.broker.ended_sessions[message.id]
+        allowed = SILENT_ENDS * len(self._world.processes)
+        if ended > allowed:
+            yield f"{message.id} was in flight whenever the broker ended {ended} sessions, and {allowed} are enough"
+        if message.reason == "quarantined":
+            if ended < BLAMING_ENDS:
+                yield f"{message.id} is quarantined, and was not in flight at two disconnects"
+        elif message.reason_code is not None and message.reason_code >= FIRST_FAILURE:
+            invalid = self._world.by_name[message.micro_op].kind == "too large"
+            if not invalid and message.reason_code not in {passage.code for passage in self._refused[message.id]}:
+                yield f"{message.id} is {message.reason}, and the broker never said so"
+
+    def _times(self, message: Message) -> Iterator[str]:
         for passage in self._left[message.id]:
             if message.deliver_at is not None and passage.latest_clock < message.deliver_at:
                 yield f"{message.id} left {message.deliver_at - passage.latest_clock} ms early"
@@ -110,33 +123,37 @@ class Verdict:
             yield from self._answer("resend", given)
 
     def _answer(self, name: str, given: Given) -> Iterator[str]:
-        if given.status not in {201, 202, 406}:
-            if given.status >= 500 and given.status != 503:
-                yield f"{name} was answered {given.status}"
-            return
-        if given.message_id is None:  # NotSaved
+        if given.status == SERVER_ERROR:
+            yield f"{name} was answered {given.status}"
+        if given.status not in {201, 202, 406} or given.message_id is None:  # None: nothing was saved
             return
         message = self._messages.get(given.message_id)
         if message is None:
             yield f"{name} was answered {given.status} for {given.message_id}, which is not stored"
             return
         heard = len(self._heard[message.id])
-        if given.status == 201:
-            if message.status is not Status.PUBLISHED:
-                yield f"{name} was answered 201, and {message.id} is {message.status}"
-            if heard != 1 and not message.possible_duplicate:
-                yield f"{name} was answered 201, and {message.id} was heard {heard} times"
-        if given.status == 202 and self._ended_at(message) > given.at:
-            if message.reason in {"broker_unreachable", "outcome_unknown"}:
-                yield f"{name} was answered 202, and {message.id} is {message.status} ({message.reason})"
-            if message.reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS:
-                yield f"{name} was answered 202, and {message.id} was given up at attempt {message.attempts}"
+        if given.status == 201 and message.status is not Status.PUBLISHED:
+            yield f"{name} was answered 201, and {message.id} is {message.status}"
+        if given.status == 201 and heard != 1 and not message.possible_duplicate:
+            yield f"{name} was answered 201, and {message.id} was heard {heard} times"
+        if given.status == 202 and self._ended_at(message) > given.at and self._was_given_up(message):
+            yield f"{name} was answered 202, and {message.id} was given up: {message.reason}"
         if given.status == 406 and heard:
             yield f"{name} was answered 406, and {message.id} ({message.status}, {message.reason}) was heard"
 
+    def _was_given_up(self, message: Message) -> bool:
+        """Whether it ended for a reason that lets a message wait and try again."""
+        too_early = message.reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS
+        return too_early or message.reason in {"broker_unreachable", "outcome_unknown"}
+
     def _ended_at(self, message: Message) -> float:
         """Loop time at which a process decided that the message was at its end; its commit comes later."""
-        return ((message.finished_at or 0) - EPOCH) / 1000
+        for change in self._world.database.changes:
+            if change.after.id == message.id and change.after.status is message.status and change.before is not None:
+                owner = int((change.before.claim or "0")[:PROCESS_LENGTH], 16)
+                offset = self._world.processes[owner - 1].clock.offset if owner else 0
+                return ((message.finished_at or 0) - EPOCH - offset) / 1000
+        return 0.0
 
     def _keys(self) -> Iterator[str]:
         for request in self._world.requests:
@@ -188,7 +205,8 @@ class Verdict:
                         and second in first_heard
                         and first_heard[second] < first_heard[first]
                         and first not in put_off
-                        and self._messages[first].qos != 2  # released with PUBREL, when others of QoS 1 are through
+                        # QoS 2 is released with PUBREL, when others are through; for QoS 0 nobody waits at all.
+                        and self._messages[first].qos == 1
                     ):
                         yield f"{second} was heard before {first}, which was accepted before it"
 
@@ -198,6 +216,3 @@ def _first(passages: list[Passage]) -> dict[str, int]:
     for place, passage in enumerate(passages):
         first.setdefault(passage.message_id, place)
     return first
-
-
-__all__ = ["Counter", "broken"]

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from chapar.errors import BrokerClosed, BrokerError, BrokerSilent, ConnectionFailed, LinkDown, PublicationInvalid
 from chapar.link.publication import Publication, SignOn
-from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, SUCCESS
+from chapar.link.reason_codes import FIRST_FAILURE, SUCCESS
 from chapar.link.window import Window
 from chapar.settings import BrokerAddress, Settings
+from simulation.place import here
 
 if TYPE_CHECKING:
     from simulation.world import Process, World
@@ -46,8 +47,6 @@ class Broker:
 
     async def dial(self, _address: BrokerAddress, _settings: Settings, _sign_on: SignOn) -> "SimulatedSession":
         """Stand in for `chapar.link.dial.dial`."""
-        from simulation.world import here
-
         process = here()
         await asyncio.sleep(self.world.weather.dial_time())
         if self.world.weather.broker_is_away():
@@ -250,6 +249,3 @@ def silence() -> BrokerError:
 
 def reset() -> BrokerError:
     return BrokerClosed("mqtt://simulated", "Connection reset by peer")
-
-
-__all__ = ["NO_MATCHING_SUBSCRIBERS", "Broker", "Passage", "SimulatedSession", "reset", "silence"]

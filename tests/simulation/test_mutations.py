@@ -69,7 +69,7 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "the expiry is not handed over": (patch.object(Dispatcher, "_publication", expiry_is_ignored), "ms too late"),
     "a refusal counts as success": (patch.object(Dispatcher, "_refused", refusal_is_success), "nobody heard it"),
     "nothing is quarantined": (patch.object(dispatcher, "_QUARANTINE", 10**9), "are enough"),
-    "nothing is put off": (patch.object(dispatcher, "TRANSIENT", frozenset()), "was given up at attempt"),
+    "nothing is put off": (patch.object(dispatcher, "TRANSIENT", frozenset()), "was given up"),
     "what is in line does not keep others back": (patch.object(database, "_blocks", lambda *_: False), "left before"),
     "cancelling always seems to succeed": (patch.object(Store, "cancel", cancel_always_succeeds), "was cancelled, and"),
     "keys are not kept": (patch.object(Gateway, "_key", lambda *_: None), "one key"),

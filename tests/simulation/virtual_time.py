@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 
@@ -20,11 +21,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """
 
     _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]  # a heap
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._timers: list[
+            tuple[float, int, asyncio.TimerHandle]
+        ] = []  # a heap; of equal times in order
+        self._numbers = count()
 
     def time(self) -> float:
         """Seconds since the loop was made."""
@@ -39,8 +43,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heappush(self._scheduled, timer)
-        timer._scheduled = True
+        heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
     def call_later(
@@ -49,17 +52,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def _run_once(self) -> None:
-        ready, timers = self._ready, self._scheduled
-        while timers and timers[0]._cancelled:
-            heappop(timers)._scheduled = False
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2]._cancelled:
+            heappop(timers)
         if not ready and not self._stopping:
             if not timers:
                 raise Deadlock
-            self._now = max(self._now, timers[0]._when)
-        while timers and timers[0]._when <= self._now:
-            timer = heappop(timers)
-            timer._scheduled = False
-            ready.append(timer)
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            ready.append(heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle._cancelled:

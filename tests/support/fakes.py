@@ -1,0 +1,171 @@
+"""The edges of the gateway in memory, for tests of what lies between: a store, a link and a clock."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import SecretStr
+
+from chapar.clock import Clock
+from chapar.errors import LinkDown, StoreUnavailable
+from chapar.link.publication import Publication
+from chapar.message import Attempt, Message
+from chapar.settings import Settings
+from chapar.store.operations import Kind
+from chapar.store.reports import Backlog
+from chapar.store.store import Store
+from simulation.database import Database
+
+EPOCH = 1_800_000_000_000  # ms
+PROCESS = "0123456789abcdef"
+
+
+def fake_settings(*, alone: bool = True, **settings: Any) -> Settings:
+    url = "sqlite:///fake.db" if alone else "postgresql://fake/chapar"
+    return Settings(database_url=SecretStr(url), **settings)
+
+
+class FakeClock(Clock):
+    """A clock that somebody else sets."""
+
+    def __init__(self) -> None:
+        self.at = EPOCH
+
+    def now_ns(self) -> int:
+        return self.at * 1_000_000
+
+
+class Surroundings:
+    """What the model of the database needs of a simulated world: a time that stands still, and somebody to tell."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+
+    @property
+    def loop(self) -> "Surroundings":
+        return self
+
+    def time(self) -> float:
+        return 0.0
+
+    def wall_clock(self) -> int:
+        return EPOCH
+
+    def trace(self, *_: object) -> None:
+        """Nobody reads it."""
+
+    def fails(self, failure: str) -> None:
+        self.failures.append(failure)
+
+
+class _Commits:
+    """Commits at once, in the order of asking; or fails as the test says."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.failing: dict[str, Exception] = {}  # by the kind of operation
+        self.asked: list[tuple[str, Any]] = []
+
+    def submit(self, kind: Kind[Any, Any], arguments: Any, _: float | None = None) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.asked.append((kind.name, arguments))
+        if (error := self.failing.get(kind.name)) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(self._database.commit([(kind.name, arguments)])[0])
+        return future
+
+
+class MemoryStore(Store):
+    """The real store over the simulated database. Reads fail while `is_unreadable`."""
+
+    def __init__(self) -> None:
+        self.surroundings = Surroundings()
+        self.database = Database(self.surroundings)  # type: ignore[arg-type]
+        self.commits = _Commits(self.database)
+        self._commits = self.commits  # type: ignore[assignment]
+        self.is_unreadable = False
+
+    def put(self, message: Message) -> Message:
+        """Have a message there already, in whatever state."""
+        self.database._put(None, message)
+        return message
+
+    def now(self, message: Message) -> Message:
+        return self.database.messages[message.id]
+
+    def asked(self, kind: str) -> list[Any]:
+        """The arguments of all operations of a kind, in the order of asking."""
+        return [arguments for name, arguments in self.commits.asked if name == kind]
+
+    async def find(self, message_id: str) -> Message | None:
+        self._read()
+        return self.database.messages.get(message_id)
+
+    async def find_all(self, ids: Sequence[str]) -> list[Message]:
+        self._read()
+        return [self.database.messages[id_] for id_ in ids if id_ in self.database.messages]
+
+    async def attempts(self, message_id: str) -> list[Attempt]:
+        self._read()
+        return [attempt for (id_, _), attempt in sorted(self.database.attempts.items()) if id_ == message_id]
+
+    async def backlog(self) -> Backlog:
+        self._read()
+        return self.database.backlog()
+
+    async def is_alive(self, process: str) -> bool:
+        self._read()
+        return self.database.is_alive(process)
+
+    def _read(self) -> None:
+        if self.is_unreadable:
+            raise StoreUnavailable("a test says so.")
+
+
+class FakeLink:
+    """A link whose answers a test gives: beforehand with `answers`, or one by one with `answer()`."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.reports_subscribers = False
+        self.last_error = None
+        self.published: list[Publication] = []
+        self.answers: deque[int | Exception] = deque()
+        self.waiting: dict[str, asyncio.Future[int]] = {}
+        self.heard = asyncio.Condition()
+
+    def publish(self, publication: Publication) -> asyncio.Future[int]:
+        if not self.up:
+            raise LinkDown
+        self.published.append(publication)
+        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.waiting[publication.message_id] = outcome
+        if self.answers:
+            self.answer(publication.message_id, self.answers.popleft())
+        return outcome
+
+    def answer(self, message_id: str, answer: int | Exception) -> None:
+        outcome = self.waiting.pop(message_id)
+        if isinstance(answer, Exception):
+            outcome.set_exception(answer)
+        else:
+            outcome.set_result(answer)
+
+    async def connected(self) -> None:
+        await asyncio.Event().wait()
+
+    @property
+    def ids(self) -> list[str]:
+        """The messages that were published, in their order."""
+        return [publication.message_id for publication in self.published]
+
+
+async def until(condition: Any) -> None:
+    """Let the loop turn until a condition holds; what it waits for takes turns, never time."""
+    for _ in range(200):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to be")

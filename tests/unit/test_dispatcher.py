@@ -1,0 +1,399 @@
+"""What comes of a delivery, for everything that a link can answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from chapar.dispatcher import MAX_ATTEMPTS, MAX_UNDER_WAY, PAGE, Dispatcher
+from chapar.errors import (
+    BrokerClosed,
+    BrokerError,
+    BrokerSilent,
+    LinkDown,
+    LinkLost,
+    PublicationExpired,
+    PublicationInvalid,
+)
+from chapar.message import Message, Status
+from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
+from support.stores import new_message
+
+NOT_AUTHORIZED = 0x87
+PACKET_TOO_LARGE = 0x95
+QUOTA_EXCEEDED = 0x97
+BLAMED = BrokerClosed("mqtt://fake", "Malformed Packet", 0x81)
+SILENT = BrokerClosed("mqtt://fake", "it closed the connection")
+UNHEARD = BrokerSilent("mqtt://fake", 15.0)
+
+
+class Bench:
+    """A dispatcher between a link, a store and a clock that the test holds in its hands."""
+
+    def __init__(self, *, alone: bool = True) -> None:
+        self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
+        self.dispatcher = Dispatcher(
+            fake_settings(alone=alone),
+            self.store,
+            self.link,  # type: ignore[arg-type]
+            self.clock,
+            PROCESS,
+        )
+        self.dispatcher._leased_until = float("inf")
+
+    def taken(self, imei: str = "A", **fields: object) -> Message:
+        """A message that this process has taken."""
+        return self.store.put(new_message(imei, **{"claim": f"{PROCESS}.1", "created_at": EPOCH} | fields))
+
+    def queued(self, imei: str = "A", **fields: object) -> Message:
+        fields = {"claim": None, "attempts": 0, "created_at": EPOCH} | fields
+        return self.store.put(new_message(imei, Status.QUEUED, **fields))
+
+    async def deliver(self, message: Message, *answers: int | Exception, direct: bool = False) -> Message:
+        self.link.answers.extend(answers)
+        return await self.dispatcher.deliver(message, direct=direct)
+
+    async def again(self, message: Message, answer: int | Exception) -> Message:
+        """Take a message that is queued, and deliver it once more."""
+        before = self.store.now(message)
+        taken = before._replace(status=Status.PUBLISHING, attempts=before.attempts + 1, claim=f"{PROCESS}.2")
+        self.store.database._put(before, taken)
+        return await self.deliver(taken, answer)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        run = asyncio.create_task(self.dispatcher.run())
+        try:
+            yield
+        finally:
+            self.dispatcher.stop()
+            run.cancel()
+            with suppress(asyncio.CancelledError):
+                await run
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+async def test_an_acknowledgement_publishes_the_message(bench: Bench) -> None:
+    message = bench.taken()
+    after = await bench.deliver(message, 0x00)
+    assert after == bench.store.now(message)
+    assert (after.status, after.reason, after.reason_code, after.claim) == (Status.PUBLISHED, None, 0, None)
+    assert (after.published_at, after.finished_at, after.attempts) == (EPOCH, EPOCH, 1)
+    assert await bench.store.attempts(message.id) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "reports", "subscribers"), [(0x10, False, False), (0x00, False, None), (0x00, True, True)]
+)
+async def test_subscribers_are_claimed_only_where_the_broker_reports_them(
+    bench: Bench, code: int, *, reports: bool, subscribers: bool | None
+) -> None:
+    bench.link.reports_subscribers = reports
+    assert (await bench.deliver(bench.taken(), code)).subscribers is subscribers
+
+
+async def test_qos_0_is_never_more_than_unconfirmed(bench: Bench) -> None:
+    after = await bench.deliver(bench.taken(qos=0, at_most_once=True), 0x00)
+    assert (after.status, after.reason) == (Status.UNCONFIRMED, "qos_0")
+
+
+async def test_a_success_that_was_not_the_first_attempt_is_kept(bench: Bench) -> None:
+    message = bench.taken(attempts=3)
+    await bench.deliver(message, 0x10)
+    (attempt,) = await bench.store.attempts(message.id)
+    assert attempt[1:] == (3, EPOCH, PROCESS, "published", 0x10)
+
+
+async def test_a_refusal_ends_the_message_and_is_kept(bench: Bench) -> None:
+    message = bench.taken()
+    after = await bench.deliver(message, NOT_AUTHORIZED)
+    assert (after.status, after.reason, after.reason_code) == (Status.REJECTED, "not_authorized", NOT_AUTHORIZED)
+    (attempt,) = await bench.store.attempts(message.id)
+    assert (attempt.attempt, attempt.outcome, attempt.reason_code) == (1, "not_authorized", NOT_AUTHORIZED)
+
+
+@pytest.mark.parametrize("attempts", range(1, MAX_ATTEMPTS))
+async def test_a_message_put_off_waits_twice_as_long_each_time_and_a_minute_at_most(
+    bench: Bench, attempts: int
+) -> None:
+    after = await bench.deliver(bench.taken(attempts=attempts), QUOTA_EXCEEDED)
+    assert (after.status, after.attempts, after.claim) == (Status.QUEUED, attempts, None)
+    assert not after.possible_duplicate
+    assert after.not_before is not None
+    longest = min(1000 * 2 ** (attempts - 1), 60_000)
+    assert longest / 2 <= after.not_before - EPOCH <= longest
+
+
+async def test_a_message_put_off_too_often_is_given_up(bench: Bench) -> None:
+    after = await bench.deliver(bench.taken(attempts=MAX_ATTEMPTS), QUOTA_EXCEEDED)
+    assert (after.status, after.reason, after.attempts) == (Status.REJECTED, "quota_exceeded", MAX_ATTEMPTS)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_direct_message_is_put_off_only_where_nobody_waits_for_it(bench: Bench, *, waits: bool) -> None:
+    message = bench.taken()
+    outcome = bench.dispatcher.outcome(message.id) if waits else None
+    after = await bench.deliver(message, QUOTA_EXCEEDED, direct=True)
+    assert after.status is (Status.REJECTED if waits else Status.QUEUED)
+    if outcome is not None:
+        assert await outcome == after
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_direct_message_without_a_link_is_rejected_only_where_somebody_waits(
+    bench: Bench, *, waits: bool
+) -> None:
+    message = bench.taken()
+    outcome = bench.dispatcher.outcome(message.id) if waits else None
+    after = await bench.deliver(message, LinkDown(), direct=True)
+    assert after.attempts == 0
+    assert after.status is (Status.REJECTED if waits else Status.QUEUED)
+    assert after.reason == ("broker_unreachable" if waits else None)
+    if outcome is not None:
+        assert await outcome == after
+
+
+async def test_a_message_from_the_queue_goes_back_without_a_link_and_its_attempt_does_not_count(bench: Bench) -> None:
+    bench.link.up = False
+    after = await bench.deliver(bench.taken(attempts=2))
+    assert (after.status, after.attempts, after.claim, after.possible_duplicate) == (Status.QUEUED, 1, None, False)
+
+
+@pytest.mark.parametrize("cause", [None, SILENT, BLAMED, UNHEARD])
+async def test_a_lost_link_makes_a_possible_duplicate(bench: Bench, cause: BrokerError | None) -> None:
+    message = bench.taken()
+    outcome = bench.dispatcher.outcome(message.id)
+    after = await bench.deliver(message, LinkLost(cause))
+    assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
+    assert [attempt.outcome for attempt in await bench.store.attempts(message.id)] == ["link_lost"]
+    assert await outcome == after, "whoever waits is told that the outcome is in doubt"
+
+
+async def test_a_lost_link_leaves_what_may_be_sent_once_unconfirmed(bench: Bench) -> None:
+    after = await bench.deliver(bench.taken(at_most_once=True), LinkLost())
+    assert (after.status, after.reason, after.possible_duplicate) == (Status.UNCONFIRMED, "link_lost", False)
+
+
+async def test_what_is_too_late_at_the_window_expires_untried(bench: Bench) -> None:
+    after = await bench.deliver(bench.taken(), PublicationExpired())
+    assert (after.status, after.reason, after.attempts) == (Status.EXPIRED, "expired", 0)
+
+
+async def test_what_the_broker_cannot_take_is_rejected_untried(bench: Bench) -> None:
+    after = await bench.deliver(bench.taken(), PublicationInvalid("size", 1, 2, PACKET_TOO_LARGE))
+    assert (after.status, after.reason, after.attempts) == (Status.REJECTED, "packet_too_large", 0)
+    assert after.reason_code == PACKET_TOO_LARGE
+
+
+async def test_the_link_is_told_until_when_a_message_may_leave(bench: Bench) -> None:
+    now = asyncio.get_running_loop().time()
+    await bench.deliver(bench.taken(expires_at=EPOCH + 2500, attempts=2), 0x00)
+    await bench.deliver(bench.taken(expires_at=None), 0x00)
+    first, second = bench.link.published
+    assert first.deadline == pytest.approx(now + 2.5, abs=0.5)
+    assert (first.attempt, second.deadline) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "causes",
+    [
+        [BLAMED, BLAMED],
+        [SILENT, SILENT, SILENT, SILENT],
+        [BLAMED, SILENT, SILENT],
+        [SILENT, SILENT, BLAMED],
+        [SILENT, SILENT, SILENT, BLAMED],
+        [SILENT, UNHEARD, None, SILENT, BLAMED],
+    ],
+)
+async def test_a_message_is_quarantined_after_four_strikes_and_a_blaming_disconnect_counts_twice(
+    bench: Bench, causes: list[BrokerError | None]
+) -> None:
+    message = bench.queued()
+    for cause in causes[:-1]:
+        assert (await bench.again(message, LinkLost(cause))).status is Status.QUEUED
+    after = await bench.again(message, LinkLost(causes[-1]))
+    assert (after.status, after.reason) == (Status.REJECTED, "quarantined")
+    history = await bench.store.attempts(message.id)
+    assert [attempt.outcome for attempt in history] == ["link_lost"] * (len(causes) - 1) + ["quarantined"]
+
+
+async def test_a_link_that_falls_silent_or_is_closed_by_us_blames_nobody(bench: Bench) -> None:
+    message = bench.queued()
+    for cause in (UNHEARD, None) * 5:
+        assert (await bench.again(message, LinkLost(cause))).status is Status.QUEUED
+
+
+async def test_strikes_are_forgotten_once_the_message_has_ended(bench: Bench) -> None:
+    message = bench.queued()
+    await bench.again(message, LinkLost(BLAMED))
+    assert (await bench.again(message, 0x00)).status is Status.PUBLISHED
+    assert bench.dispatcher._strikes == {}
+
+
+async def test_strikes_are_remembered_where_another_move_came_first(bench: Bench) -> None:
+    message = bench.taken()
+    current = message._replace(claim=f"{PROCESS}.9", attempts=2, possible_duplicate=True)
+    bench.store.database._put(message, current)  # the move that is to come was applied before, and it was taken again
+    assert (await bench.deliver(message, LinkLost(BLAMED))).status is Status.PUBLISHING
+    bench.link.answers.append(LinkLost(BLAMED))
+    assert (await bench.dispatcher.deliver(current)).reason == "quarantined"
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_message_that_somebody_else_moved_is_told_as_it_is(bench: Bench, *, readable: bool) -> None:
+    message = bench.taken()
+    moved = message._replace(status=Status.QUEUED, claim=None, possible_duplicate=True)
+    bench.store.database._put(message, moved)
+    bench.store.is_unreadable = not readable
+    after = await bench.deliver(message, 0x00)
+    assert bench.store.now(message) == moved
+    assert after.status is (Status.QUEUED if readable else Status.PUBLISHED)
+
+
+async def test_the_queue_is_taken_in_order_and_delivered(bench: Bench) -> None:
+    messages = [bench.queued(imei) for imei in "ABA"]
+    bench.link.answers.extend([0x00] * 3)
+    async with bench.running():
+        await until(lambda: not bench.store.database.unfinished)
+    assert bench.link.ids == [message.id for message in messages]
+
+
+async def test_nothing_is_taken_while_there_is_no_link(bench: Bench) -> None:
+    bench.link.up = False
+    bench.queued()
+    async with bench.running():
+        await until(lambda: bench.store.asked("take"))
+    assert [take.limit for take in bench.store.asked("take")] == [0]
+
+
+async def test_each_take_has_a_claim_of_its_own_that_begins_with_the_process(bench: Bench) -> None:
+    async with bench.running():
+        for number in range(1, 4):
+            await until(lambda number=number: len(bench.store.asked("take")) == number)
+            bench.dispatcher.wake()
+    claims = [take.claim for take in bench.store.asked("take")]
+    assert len({*claims}) == len(claims)
+    assert all(claim.startswith(f"{PROCESS}.") and not claim.endswith(".0") for claim in claims)
+
+
+async def test_deliveries_under_way_are_bounded(bench: Bench) -> None:
+    for number in range(3 * PAGE):
+        bench.queued(f"D{number}")
+    async with bench.running():
+        await until(lambda: len(bench.link.waiting) == MAX_UNDER_WAY)
+        assert not bench.dispatcher.takes_direct
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(bench.link.published) == MAX_UNDER_WAY
+        for id_ in bench.link.ids[: PAGE + 1]:
+            bench.link.answer(id_, 0x00)
+        await until(lambda: len(bench.link.published) > MAX_UNDER_WAY)
+
+
+async def test_a_suspect_is_delivered_with_nothing_else_in_flight(bench: Bench) -> None:
+    suspect = bench.queued("A")
+    await bench.again(suspect, LinkLost(SILENT))
+    before, behind = bench.queued("B"), bench.queued("C")
+    bench.store.database.unfinished = dict.fromkeys([before.id, suspect.id, behind.id])
+    async with bench.running():
+        await until(lambda: len(bench.link.waiting) == 1)
+        assert bench.link.ids[1:] == [before.id]
+        bench.link.answer(before.id, 0x00)
+        await until(lambda: suspect.id in bench.link.waiting)
+        assert not bench.dispatcher.takes_direct
+        assert [*bench.link.waiting] == [suspect.id]
+        bench.link.answer(suspect.id, 0x00)
+        await until(lambda: behind.id in bench.link.waiting)
+        assert bench.dispatcher.takes_direct
+    assert bench.link.ids[1:] == [before.id, suspect.id, behind.id]
+
+
+async def test_what_is_behind_a_suspect_that_went_back_goes_back_too(bench: Bench) -> None:
+    suspect = bench.queued("A")
+    await bench.again(suspect, LinkLost(SILENT))
+    behind, elsewhere = bench.queued("A"), bench.queued("B")
+    bench.link.answers.extend([QUOTA_EXCEEDED, 0x00])
+    async with bench.running():
+        await until(lambda: bench.store.now(elsewhere).status is Status.PUBLISHED)
+        await until(lambda: bench.store.now(behind).status is Status.QUEUED)
+    assert bench.link.ids[1:] == [suspect.id, elsewhere.id]
+    assert bench.store.now(behind).attempts == 0
+
+
+async def test_what_follows_something_on_its_way_back_does_not_overtake_it(bench: Bench) -> None:
+    first, second = bench.taken("A"), bench.taken("A")
+    bench.dispatcher._returning[first.imei] += 1
+    after = await bench.deliver(second, direct=True)
+    assert (after.status, after.attempts, bench.link.published) == (Status.QUEUED, 0, [])
+
+
+async def test_a_process_that_outlived_its_lease_sends_nothing_more() -> None:
+    bench = Bench(alone=False)
+    bench.dispatcher._leased_until = 0.0
+    after = await bench.deliver(bench.taken())
+    assert (after.status, after.attempts, bench.link.published) == (Status.QUEUED, 0, [])
+
+
+async def test_who_waits_for_a_message_is_told_that_it_expired(bench: Bench) -> None:
+    message = bench.queued(expires_at=EPOCH)
+    outcome = bench.dispatcher.outcome(message.id)
+    async with bench.running():
+        assert (await outcome).status is Status.EXPIRED
+
+
+@pytest.mark.parametrize("status", [Status.PUBLISHED, Status.CANCELLED, Status.REJECTED])
+async def test_who_waits_is_told_what_another_process_did(status: Status) -> None:
+    bench = Bench(alone=False)
+    message = bench.queued()
+    outcome = bench.dispatcher.outcome(message.id)
+    bench.link.up = False
+    async with bench.running():
+        await until(lambda: bench.store.asked("take"))
+        bench.store.database._put(message, ended := message._replace(status=status, finished_at=EPOCH))
+        assert await asyncio.wait_for(outcome, 5) == ended
+
+
+async def test_a_database_that_cannot_be_read_does_not_end_the_dispatcher() -> None:
+    bench = Bench(alone=False)
+    message = bench.queued()
+    outcome = bench.dispatcher.outcome(message.id)
+    bench.store.is_unreadable = True
+    async with bench.running():
+        await until(lambda: bench.store.asked("take") and message.id in bench.link.waiting)
+        bench.link.answer(message.id, 0x00)
+        assert (await outcome).status is Status.PUBLISHED
+
+
+async def test_who_waits_longer_than_the_gateway_lives_is_told_that_time_is_up(bench: Bench) -> None:
+    waiting = bench.dispatcher.outcome("one")
+    bench.dispatcher.hurry()
+    with pytest.raises(TimeoutError):
+        await waiting
+    with pytest.raises(TimeoutError):
+        await bench.dispatcher.outcome("another")
+
+
+async def test_stopping_takes_nothing_more_and_what_is_under_way_goes_on(bench: Bench) -> None:
+    message = bench.queued()
+    run = asyncio.create_task(bench.dispatcher.run())
+    await until(lambda: message.id in bench.link.waiting)
+    bench.dispatcher.stop()
+    await run
+    bench.queued("B")
+    bench.link.answer(message.id, 0x00)
+    await bench.dispatcher.drained()
+    assert bench.store.now(message).status is Status.PUBLISHED
+    assert bench.link.ids == [message.id]
+
+
+async def test_what_a_dead_process_left_is_settled_and_delivered(bench: Bench) -> None:
+    left = bench.taken(claim="fedcba9876543210.1")
+    bench.link.answers.append(0x00)
+    async with bench.running():
+        await until(lambda: bench.store.now(left).status is Status.PUBLISHED)
+    assert (bench.store.now(left).attempts, bench.store.now(left).possible_duplicate) == (2, True)
