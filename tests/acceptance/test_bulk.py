@@ -130,6 +130,19 @@ def test_a_line_that_is_no_json_fails_alone(site: Site, imei: str) -> None:
     assert len(site.messages_of(imei)) == 2
 
 
+@pytest.mark.xfail(raises=AssertionError, strict=True, reason="the whole call is answered 500")
+@pytest.mark.parametrize(
+    "fields",
+    [r'"micro_op":"\ud800"', f'"micro_op":"a","params":{{"x":{"[" * 300}{"]" * 300}}}'],
+    ids=["surrogate", "deep"],
+)
+def test_a_message_that_no_text_can_hold_fails_alone(site: Site, imei: str, fields: str) -> None:
+    body = f'{{"messages":[{{"imei":"{imei}",{fields}}},{{"imei":"{imei}","micro_op":"push_down"}}]}}'
+    answer = site.api.post("/messaging/bulk", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+    assert [item["status"] for item in answer.json()["answers"]] == [400, 201]
+
+
 def test_messages_of_several_devices_and_waits_keep_the_order_of_each(site: Site) -> None:
     imeis = [site.new_imei() for _ in range(5)]
     items = [
