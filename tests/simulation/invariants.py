@@ -136,15 +136,17 @@ class Verdict:
             yield f"{name} was answered 201, and {message.id} is {message.status}"
         if given.status == 201 and heard != 1 and not message.possible_duplicate:
             yield f"{name} was answered 201, and {message.id} was heard {heard} times"
-        if given.status == 202 and self._ended_at(message) > given.at and self._was_given_up(message):
+        if given.status == 202 and self._was_given_up(message, given.at):
             yield f"{name} was answered 202, and {message.id} was given up: {message.reason}"
         if given.status == 406 and heard:
             yield f"{name} was answered 406, and {message.id} ({message.status}, {message.reason}) was heard"
 
-    def _was_given_up(self, message: Message) -> bool:
-        """Whether it ended for a reason that lets a message wait and try again."""
+    def _was_given_up(self, message: Message, answered: float) -> bool:
+        """Whether it ended, after it was promised that it would wait, for a reason that lets a message wait."""
+        if message.reason == "outcome_unknown":
+            return True
         too_early = message.reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS
-        return too_early or message.reason in {"broker_unreachable", "outcome_unknown"}
+        return (too_early or message.reason == "broker_unreachable") and self._ended_at(message) > answered
 
     def _ended_at(self, message: Message) -> float:
         """Loop time at which a process decided that the message was at its end; its commit comes later."""

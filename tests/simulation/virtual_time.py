@@ -25,9 +25,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._timers: list[
-            tuple[float, int, asyncio.TimerHandle]
-        ] = []  # a heap; of equal times in order
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []  # a heap; of equal times in order
         self._numbers = count()
 
     def time(self) -> float:

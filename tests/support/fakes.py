@@ -35,6 +35,9 @@ class FakeClock(Clock):
     def now_ns(self) -> int:
         return self.at * 1_000_000
 
+    def drift(self) -> int:
+        return 0
+
 
 class Surroundings:
     """What the model of the database needs of a simulated world: a time that stands still, and somebody to tell."""
@@ -119,6 +122,9 @@ class MemoryStore(Store):
         self._read()
         return self.database.is_alive(process)
 
+    async def check(self) -> None:
+        self._read()
+
     def _read(self) -> None:
         if self.is_unreadable:
             raise StoreUnavailable("a test says so.")
@@ -130,6 +136,7 @@ class FakeLink:
     def __init__(self) -> None:
         self.up = True
         self.reports_subscribers = False
+        self.window, self.in_flight, self.reconnects = 20, 0, 0
         self.last_error = None
         self.published: list[Publication] = []
         self.answers: deque[int | Exception] = deque()

@@ -245,14 +245,18 @@ async def test_strikes_are_remembered_where_another_move_came_first(bench: Bench
 
 
 @pytest.mark.parametrize("readable", [True, False])
-async def test_a_message_that_somebody_else_moved_is_told_as_it_is(bench: Bench, *, readable: bool) -> None:
+async def test_a_message_that_somebody_else_moved_is_told_as_it_is_or_not_at_all(
+    bench: Bench, *, readable: bool
+) -> None:
     message = bench.taken()
+    outcome = bench.dispatcher.outcome(message.id)
     moved = message._replace(status=Status.QUEUED, claim=None, possible_duplicate=True)
     bench.store.database._put(message, moved)
     bench.store.is_unreadable = not readable
-    after = await bench.deliver(message, 0x00)
+    await bench.deliver(message, 0x00)
     assert bench.store.now(message) == moved
-    assert after.status is (Status.QUEUED if readable else Status.PUBLISHED)
+    assert outcome.done() is readable
+    assert not readable or outcome.result() == moved
 
 
 async def test_the_queue_is_taken_in_order_and_delivered(bench: Bench) -> None:
@@ -397,3 +401,18 @@ async def test_what_a_dead_process_left_is_settled_and_delivered(bench: Bench) -
     async with bench.running():
         await until(lambda: bench.store.now(left).status is Status.PUBLISHED)
     assert (bench.store.now(left).attempts, bench.store.now(left).possible_duplicate) == (2, True)
+
+
+async def test_a_dispatcher_that_is_cancelled_as_it_is_woken_ends(bench: Bench) -> None:
+    run = asyncio.create_task(bench.dispatcher.run())
+    await until(lambda: bench.store.asked("take"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    bench.dispatcher.wake()
+    await asyncio.sleep(0)
+    run.cancel()
+    await asyncio.wait([run], timeout=3)
+    ended = run.done()
+    bench.dispatcher.stop()
+    await asyncio.wait([run])
+    assert ended

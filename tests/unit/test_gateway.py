@@ -1,0 +1,453 @@
+"""The use cases: what a caller is promised, whatever the database and the broker say."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from chapar.dispatcher import Dispatcher
+from chapar.errors import (
+    BrokerClosed,
+    BrokerRefused,
+    BrokerUnreachable,
+    ChaparError,
+    FieldInvalid,
+    KeyInFlight,
+    KeyMismatch,
+    LinkDown,
+    LinkLost,
+    MessageCancelled,
+    MessageExpired,
+    MessageNotFound,
+    NotCancellable,
+    NotSaved,
+    OutcomeUnknown,
+    Quarantined,
+    QueueFull,
+)
+from chapar.gateway import KEY_KEPT, Gateway, Replay, Use
+from chapar.message import Command, Message, Status, Wait
+from chapar.store.acceptance import Key
+from chapar.store.queue import Lease
+from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
+from support.stores import new_message
+
+OTHER = "fedcba9876543210"
+USE = Use("me", "key", "fingerprint")
+NOT_AUTHORIZED = 0x87
+ASKED = Command("A", "push_down")
+LATER = ASKED._replace(wait=Wait.NONE)
+
+
+class Bench:
+    """A gateway and its dispatcher between a link, a store and a clock that the test holds in its hands."""
+
+    def __init__(self, *, alone: bool = True, **settings: Any) -> None:
+        self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
+        self.settings = fake_settings(alone=alone, **settings)
+        edges: Any = (self.settings, self.store, self.link)
+        self.dispatcher = Dispatcher(*edges, self.clock, PROCESS)
+        self.dispatcher._leased_until = float("inf")
+        self.gateway = Gateway(*edges, self.dispatcher, self.clock, PROCESS)
+
+    async def send(self, command: Command = ASKED, **options: Any) -> Message:
+        sent = await self.gateway.send(command, **options)
+        assert isinstance(sent, Message)
+        return sent
+
+    def stored(self) -> list[Message]:
+        return list(self.store.database.messages.values())
+
+    def in_flight(self, command: Command = ASKED, **options: Any) -> asyncio.Task[Message | Replay]:
+        return asyncio.create_task(self.gateway.send(command, **options))
+
+    async def counted(self) -> None:
+        """Let the gateway count what is unfinished."""
+        run = asyncio.create_task(self.gateway.run())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        run.cancel()
+        with suppress(asyncio.CancelledError):
+            await run
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+async def test_a_message_is_saved_then_published_then_told(bench: Bench) -> None:
+    sending = bench.in_flight()
+    await until(lambda: bench.link.waiting)
+    (row,) = bench.stored()
+    assert (row.status, row.attempts, row.claim) == (Status.PUBLISHING, 1, f"{PROCESS}.0")
+    bench.link.answer(row.id, 0x00)
+    sent = await sending
+    assert sent == bench.store.now(row)
+    assert sent.status is Status.PUBLISHED
+
+
+async def test_a_message_says_what_was_asked(bench: Bench) -> None:
+    bench.link.answers.append(0x00)
+    asked = Command("۱۲", "open", params='{"s":1}', qos=2, retain=True, at_most_once=True)
+    sent = await bench.send(asked)
+    assert (sent.imei, sent.micro_op, sent.params, sent.topic) == ("12", "open", '{"s":1}', "devices/12")
+    assert (sent.qos, sent.retain, sent.at_most_once, sent.created_at) == (2, True, True, EPOCH)
+
+
+async def test_what_is_sent_with_qos_0_is_sent_at_most_once(bench: Bench) -> None:
+    bench.link.answers.append(0x00)
+    assert (await bench.send(ASKED._replace(qos=0))).at_most_once is True
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(NOT_AUTHORIZED, BrokerRefused), (0x97, BrokerRefused), (LinkDown(), BrokerUnreachable)],
+)
+async def test_a_caller_who_waits_is_told_at_once_that_it_was_not_sent(
+    bench: Bench, answer: int | Exception, error: type[ChaparError]
+) -> None:
+    bench.link.answers.append(answer)
+    with pytest.raises(error):
+        await bench.send()
+    assert bench.stored()[0].status is Status.REJECTED
+
+
+async def test_without_a_link_a_message_is_recorded_as_rejected_and_never_sent(bench: Bench) -> None:
+    bench.link.up = False
+    with pytest.raises(BrokerUnreachable) as raised:
+        await bench.send()
+    (row,) = bench.stored()
+    assert (row.id, row.status, row.reason) == (raised.value.id, Status.REJECTED, "broker_unreachable")
+    assert row.finished_at == EPOCH
+
+
+async def test_without_a_link_a_message_that_nobody_waits_for_is_queued(bench: Bench) -> None:
+    bench.link.up = False
+    assert (await bench.send(LATER)).status is Status.QUEUED
+    await until(bench.dispatcher._work.is_set)
+
+
+async def test_a_caller_whose_time_runs_out_is_told_where_the_message_stands_and_the_delivery_goes_on(
+    bench: Bench,
+) -> None:
+    sent = await bench.send(ASKED._replace(patience=0.01))
+    assert sent.status is Status.PUBLISHING
+    bench.link.answer(sent.id, LinkDown())
+    await until(lambda: not bench.dispatcher._under_way)
+    assert bench.store.now(sent).status is Status.QUEUED, "it was promised"
+
+
+async def test_a_caller_who_is_told_that_the_outcome_is_in_doubt_is_told_the_truth(bench: Bench) -> None:
+    bench.link.answers.append(LinkLost(BrokerClosed("mqtt://fake", "reset")))
+    sent = await bench.send()
+    assert (sent.status, sent.possible_duplicate) == (Status.QUEUED, True)
+
+
+async def test_a_caller_who_goes_away_during_the_commit_stops_nothing(bench: Bench) -> None:
+    sending = bench.in_flight()
+    await asyncio.sleep(0)
+    sending.cancel()
+    await until(lambda: bench.link.waiting)
+    (row,) = bench.stored()
+    bench.link.answer(row.id, 0x00)
+    await until(lambda: bench.store.now(row).status is Status.PUBLISHED)
+
+
+async def test_a_message_behind_another_of_its_device_waits_in_the_queue(bench: Bench) -> None:
+    await bench.send(LATER)
+    sent = await bench.send(ASKED._replace(patience=0.01))
+    assert (sent.status, sent.attempts, sent.claim) == (Status.QUEUED, 0, None)
+    assert bench.link.published == []
+
+
+async def test_a_message_that_waits_in_the_queue_is_told_when_it_was_published(bench: Bench) -> None:
+    await bench.send(LATER)
+    sending = bench.in_flight()
+    bench.link.answers.extend([0x00, 0x00])
+    run = asyncio.create_task(bench.dispatcher.run())
+    sent = await sending
+    assert isinstance(sent, Message)
+    assert sent.status is Status.PUBLISHED
+    bench.dispatcher.stop()
+    await run
+
+
+async def test_an_expiry_counts_from_now_or_from_when_the_message_is_due(bench: Bench) -> None:
+    now = await bench.send(LATER._replace(expires_in=1.5))
+    due = await bench.send(LATER._replace(expires_in=1.5, deliver_at=EPOCH + 60_000))
+    default = await bench.send(LATER)
+    assert (now.expires_at, due.expires_at) == (EPOCH + 1500, EPOCH + 61_500)
+    assert default.expires_at == EPOCH + 3_600_000
+    assert (due.status, due.deliver_at) == (Status.SCHEDULED, EPOCH + 60_000)
+
+
+@pytest.mark.parametrize("deliver_at", [EPOCH, EPOCH - 1])
+async def test_what_was_due_before_is_sent_at_once(bench: Bench, deliver_at: int) -> None:
+    bench.link.answers.append(0x00)
+    sent = await bench.send(ASKED._replace(deliver_at=deliver_at))
+    assert (sent.status, sent.deliver_at) == (Status.PUBLISHED, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "far", "farthest"),
+    [
+        ("expires_in", {"expires_in": 86_401}, {"expires_in": 86_400}),
+        ("deliver_at", {"deliver_at": EPOCH + 86_400_001}, {"deliver_at": EPOCH + 86_400_000}),
+    ],
+)
+async def test_what_lies_too_far_ahead_is_refused_and_named(
+    field: str, far: dict[str, Any], farthest: dict[str, Any]
+) -> None:
+    bench = Bench(max_expiry=86_400)
+    with pytest.raises(FieldInvalid) as raised:
+        await bench.send(LATER._replace(**far))
+    assert raised.value.field == field
+    assert bench.stored() == []
+    await bench.send(LATER._replace(**farthest))
+
+
+@pytest.mark.parametrize("command", [ASKED._replace(imei="a/b"), ASKED._replace(micro_op="\0")])
+async def test_what_breaks_a_rule_is_not_stored(bench: Bench, command: Command) -> None:
+    with pytest.raises(FieldInvalid):
+        await bench.send(command)
+    assert bench.stored() == []
+
+
+async def test_a_full_device_is_named_with_its_oldest_message() -> None:
+    bench = Bench(max_device_queue=2)
+    first = await bench.send(LATER)
+    await bench.send(LATER)
+    with pytest.raises(QueueFull) as raised:
+        await bench.send(LATER)
+    assert (raised.value.bound, raised.value.limit) == ("CHAPAR_MAX_DEVICE_QUEUE", 2)
+    assert raised.value.oldest == first.id
+    await bench.send(LATER._replace(imei="B"))
+
+
+async def test_the_whole_queue_is_bounded_also_between_two_counts() -> None:
+    bench = Bench(max_queue=3)
+    first = bench.store.put(new_message("Z", Status.QUEUED, created_at=EPOCH))
+    await bench.counted()
+    await bench.send(LATER)
+    await bench.send(LATER._replace(deliver_at=EPOCH + 1000))
+    with pytest.raises(QueueFull) as raised:
+        await bench.send(LATER)
+    assert (raised.value.bound, raised.value.oldest) == ("CHAPAR_MAX_QUEUE", first.id)
+    assert len(bench.stored()) == 3
+
+
+async def test_a_burst_does_not_pass_the_bound_of_the_whole_queue() -> None:
+    bench = Bench(max_queue=3)
+    sent = await asyncio.gather(*(bench.in_flight(LATER) for _ in range(10)), return_exceptions=True)
+    assert [isinstance(each, QueueFull) for each in sent] == [False] * 3 + [True] * 7
+    assert len(bench.stored()) == 3
+
+
+async def test_what_goes_out_at_once_does_not_need_room_in_the_queue() -> None:
+    bench = Bench(max_queue=1)
+    await bench.send(LATER._replace(imei="Z"))
+    bench.link.answers.append(0x00)
+    assert (await bench.send()).status is Status.PUBLISHED
+
+
+async def test_what_is_certain_not_to_be_saved_is_told_so(bench: Bench) -> None:
+    bench.store.commits.failing["add"] = NotSaved("a test says so.")
+    with pytest.raises(NotSaved):
+        await bench.send(use=USE)
+    assert bench.stored() == []
+    bench.store.commits.failing.clear()
+    bench.link.answers.append(0x00)
+    assert (await bench.send(use=USE)).status is Status.PUBLISHED
+
+
+async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) -> None:
+    bench.store.commits.failing["add"] = OutcomeUnknown()
+    with pytest.raises(OutcomeUnknown):
+        await bench.send(use=USE)
+    await until(bench.stored)
+    (row,) = bench.stored()
+    assert (row.status, row.reason, row.attempts) == (Status.REJECTED, "outcome_unknown", 0)
+    assert bench.store.database.keys == {}
+    bench.store.commits.failing.clear()
+    bench.link.answers.append(0x00)
+    assert (await bench.send(use=USE)).status is Status.PUBLISHED
+
+
+async def test_an_answered_key_replays_its_answer(bench: Bench) -> None:
+    bench.link.answers.append(0x00)
+    first = await bench.send(use=USE)
+    await bench.gateway.answered(USE, 201, "{}")
+    assert await bench.gateway.send(ASKED, use=USE) == Replay(first.id, 201, "{}")
+    assert [row.id for row in bench.stored()] == [first.id]
+
+
+async def test_a_refusal_is_an_answer_too(bench: Bench) -> None:
+    bench.link.answers.append(NOT_AUTHORIZED)
+    with pytest.raises(BrokerRefused) as raised:
+        await bench.send(use=USE)
+    await bench.gateway.answered(USE, 406, "no")
+    assert await bench.gateway.send(ASKED, use=USE) == Replay(raised.value.id, 406, "no")
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_key_for_another_request_is_a_mismatch(bench: Bench, *, answered: bool) -> None:
+    bench.link.answers.append(0x00)
+    await bench.send(use=USE)
+    if answered:
+        await bench.gateway.answered(USE, 201, "{}")
+    with pytest.raises(KeyMismatch):
+        await bench.gateway.send(ASKED, use=USE._replace(fingerprint="another"))
+    assert len(bench.stored()) == 1
+
+
+async def test_keys_of_two_principals_have_nothing_to_do_with_each_other(bench: Bench) -> None:
+    bench.link.answers.extend([0x00, 0x00])
+    first = await bench.send(use=USE)
+    second = await bench.send(use=USE._replace(principal="you"))
+    assert first.id != second.id
+
+
+async def test_a_key_whose_first_request_is_under_way_is_in_flight(bench: Bench) -> None:
+    sending = bench.in_flight(use=USE)
+    await until(lambda: bench.link.waiting)
+    with pytest.raises(KeyInFlight):
+        await bench.gateway.send(ASKED, use=USE)
+    bench.link.answer(bench.link.ids[0], 0x00)
+    await sending
+    with pytest.raises(KeyInFlight):
+        await bench.gateway.send(ASKED, use=USE)
+
+
+async def test_a_key_that_a_living_process_is_to_answer_is_in_flight(bench: Bench) -> None:
+    await bench.store.hold(Lease(OTHER, "other", 60, alone=False))
+    message = key_of_another(bench)
+    with pytest.raises(KeyInFlight):
+        await bench.gateway.send(ASKED, use=USE)
+    await bench.store.leave(OTHER)
+    assert await bench.gateway.send(ASKED, use=USE) == message
+
+
+@pytest.mark.parametrize("status", [Status.PUBLISHED, Status.QUEUED])
+async def test_a_key_that_a_dead_process_left_unanswered_is_answered_with_how_its_message_stands(
+    bench: Bench, status: Status
+) -> None:
+    message = key_of_another(bench, status)
+    assert await bench.gateway.send(ASKED, use=USE) == message
+    await bench.gateway.answered(USE, 202, "late")
+    assert await bench.gateway.send(ASKED, use=USE) == Replay(message.id, 202, "late")
+    assert bench.link.published == []
+
+
+async def test_a_key_that_a_dead_process_left_with_a_rejected_message_is_answered_with_the_refusal(
+    bench: Bench,
+) -> None:
+    message = key_of_another(bench, Status.REJECTED, reason_code=NOT_AUTHORIZED)
+    with pytest.raises(BrokerRefused) as raised:
+        await bench.gateway.send(ASKED, use=USE)
+    assert raised.value.id == message.id
+
+
+async def test_a_key_is_kept_for_a_day_and_past_the_expiry_of_its_message(bench: Bench) -> None:
+    await bench.send(LATER, use=USE)
+    await bench.send(LATER._replace(expires_in=2 * 86_400), use=USE._replace(key="long"))
+    keys = bench.store.database.keys
+    assert keys["me", "key"].kept_until == EPOCH + KEY_KEPT
+    assert keys["me", "long"].kept_until == EPOCH + 2 * KEY_KEPT
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"status": Status.REJECTED, "reason": "quarantined"}, Quarantined),
+        ({"status": Status.REJECTED, "reason_code": NOT_AUTHORIZED}, BrokerRefused),
+        ({"status": Status.REJECTED, "reason": "broker_unreachable"}, BrokerUnreachable),
+        ({"status": Status.EXPIRED}, MessageExpired),
+        ({"status": Status.CANCELLED}, MessageCancelled),
+    ],
+)
+async def test_not_sent_is_said_only_where_no_attempt_is_in_doubt(
+    bench: Bench, fields: dict[str, Any], error: type[ChaparError]
+) -> None:
+    doubtful = key_of_another(bench, possible_duplicate=True, **fields)
+    assert await bench.gateway.send(ASKED, use=USE) == doubtful
+    bench = Bench()
+    key_of_another(bench, **fields)
+    with pytest.raises(error):
+        await bench.gateway.send(ASKED, use=USE)
+
+
+async def test_a_message_that_waits_is_cancelled_and_who_waits_for_it_is_told(bench: Bench) -> None:
+    await bench.send(LATER)
+    sending = bench.in_flight()
+    await until(lambda: len(bench.stored()) == 2)
+    second = bench.stored()[1]
+    assert (await bench.gateway.cancel(second.id)).status is Status.CANCELLED
+    with pytest.raises(MessageCancelled):
+        await sending
+    assert (await bench.gateway.cancel(second.id)).status is Status.CANCELLED, "once more is no mistake"
+
+
+async def test_a_message_on_its_way_is_not_cancelled(bench: Bench) -> None:
+    row = bench.store.put(new_message())
+    with pytest.raises(NotCancellable) as raised:
+        await bench.gateway.cancel(row.id)
+    assert (raised.value.id, raised.value.status) == (row.id, "publishing")
+
+
+async def test_a_message_that_is_not_there_is_neither_found_nor_cancelled_nor_sent_again(bench: Bench) -> None:
+    for asked in (
+        bench.gateway.find("m"),
+        bench.gateway.cancel("m"),
+        bench.gateway.resend("m", Wait.NONE, None),
+    ):
+        with pytest.raises(MessageNotFound):
+            await asked
+
+
+@pytest.mark.parametrize("due", [None, EPOCH - 5000])
+async def test_a_message_sent_again_is_a_new_one_that_names_its_origin(bench: Bench, due: int | None) -> None:
+    first = bench.store.put(
+        new_message(
+            "B",
+            Status.PUBLISHED,
+            created_at=EPOCH - 9000,
+            deliver_at=due,
+            expires_at=(due or EPOCH - 9000) + 1500,
+            params="{}",
+            qos=2,
+            retain=True,
+        )
+    )
+    again = await bench.gateway.resend(first.id, Wait.NONE, None)
+    assert (again.origin, again.deliver_at, again.expires_at) == (first.id, None, EPOCH + 1500)
+    assert again.id != first.id
+    same = ("imei", "micro_op", "params", "qos", "retain", "at_most_once", "topic")
+    assert [getattr(again, name) for name in same] == [getattr(first, name) for name in same]
+
+
+async def test_readiness_names_what_is_missing(bench: Bench) -> None:
+    assert await bench.gateway.readiness() == (None, None)
+    bench.link.up = False
+    bench.store.is_unreadable = True
+    database, broker = await bench.gateway.readiness()
+    assert database is not None
+    assert "database" in database
+    assert broker == "The broker has not answered yet."
+
+
+async def test_a_gateway_that_stops_answers_who_waits(bench: Bench) -> None:
+    sending = bench.in_flight()
+    await until(lambda: bench.link.waiting)
+    bench.gateway.hurry()
+    sent = await sending
+    assert isinstance(sent, Message)
+    assert sent.status is Status.PUBLISHING
+
+
+def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) -> Message:
+    """A message that another process made, with the key, which it has not answered."""
+    message = bench.store.put(new_message(status=status, claim=None, created_at=EPOCH, **fields))
+    bench.store.database.keys["me", "key"] = Key(*USE, message.id, OTHER, None, None, EPOCH + KEY_KEPT)
+    return message
