@@ -83,6 +83,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             ]
             try:
                 yield gateway
+                await _at_most(_GRACE, gateway.quiet())
                 dispatcher.stop()
                 await _at_most(_GRACE, dispatcher.drained())
             finally:

@@ -20,6 +20,7 @@ from chapar.errors import (
     LinkLost,
     PublicationExpired,
     PublicationInvalid,
+    StoreError,
     StoreUnavailable,
 )
 from chapar.link.link import Link
@@ -72,6 +73,7 @@ class Dispatcher:
         self._under_way: set[asyncio.Task[Message]] = set()
         self._one_finished = asyncio.Event()
         self._waiters: dict[str, asyncio.Future[Message]] = {}
+        self._went_back: set[str] = set()  # devices of which something went back since the last take
         self._returning = Counter[str]()  # devices with something on its way back into the queue
         self._leased_until = 0.0  # loop time until which nobody takes over what this process holds
         self._strikes: dict[str, int] = {}  # messages in flight when a session ended, and how suspicious that was
@@ -162,6 +164,7 @@ class Dispatcher:
             self._work.clear()
             self._one_finished.clear()
             room = PAGE if self._link.up and len(self._under_way) <= PAGE else 0
+            self._went_back = set(self._returning)
             taken = await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
             await self._deliver_all(taken.messages)
             if taken.expired:
@@ -173,15 +176,14 @@ class Dispatcher:
                 await self._pause(taken)
 
     async def _deliver_all(self, messages: Sequence[Message]) -> None:
-        """Deliver in this order; what is behind a suspect of its device that had to go back goes back too."""
-        held: set[str] = set()
+        """Deliver in this order; what is behind something of its device that went back meanwhile goes back too."""
         for message in messages:
-            if message.imei in held:
+            if message.imei in self._went_back:
                 self._own(self._give_back(message))
-            elif message.id not in self._strikes:
+            elif message.id in self._strikes:
+                await self._isolate(message)
+            else:
                 self.deliver(message)
-            elif (await self._isolate(message)).status is Status.QUEUED:
-                held.add(message.imei)
 
     async def _pause(self, taken: Taken) -> None:
         """Until something is queued, due or expired, the link is back, or it is time to look at what others queued."""
@@ -251,9 +253,14 @@ class Dispatcher:
         """Commit what came of a delivery, and tell who waits for it."""
         if after.status is Status.QUEUED:
             self._returning[message.imei] += 1
+            self._went_back.add(message.imei)
         else:
             self._metrics.finished.labels(after.status.value, after.reason or "").inc()
-        moved = await self._store.move(message, after)
+        try:
+            moved = await self._store.move(message, after)
+        except StoreError:  # the store is closed: the next start settles what this one left
+            log.warning("left_behind", id=message.id)
+            return message
         if after.status is Status.QUEUED:
             self._returning[message.imei] -= 1
             if not self._returning[message.imei]:

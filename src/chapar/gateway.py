@@ -98,6 +98,7 @@ class Gateway:
         self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
         self._backlog = Backlog({}, None)
         self._queued_since = 0  # messages queued here since the backlog was counted
+        self._adding: set[asyncio.Future[Added]] = set()  # messages whose commit is under way
         self._counting = asyncio.Lock()
         self._counted_at = 0.0  # loop time of that count
         self._joining: dict[str, None] = {}  # ids of messages that are about to be queued, in their order
@@ -153,6 +154,11 @@ class Gateway:
         """The gateway stops: callers who wait are answered with what is known now."""
         self._dispatcher.hurry()
 
+    async def quiet(self) -> None:
+        """Wait until what is being saved has been handed on to be delivered."""
+        while self._adding:
+            await asyncio.wait(self._adding)
+
     async def send(self, command: Command, *, use: Use | None = None, origin: str | None = None) -> Message | Replay:
         """Save a message, deliver it, and return it as it stands when what the caller waits for is there.
 
@@ -187,10 +193,10 @@ class Gateway:
     async def answered(self, use: Use, status: int, body: str) -> None:
         """Keep the answer to the first request with a key, before it is given: repetitions get the same."""
         if (key := self._answering.get(use[:2])) is not None:
-            try:
-                await self._store.answer(key, status, body)
-            finally:
-                self._answering.pop(use[:2], None)
+            kept = self._store.answer(key, status, body)
+            # Not before: whoever repeats the call until then is told that the first one is in flight.
+            kept.add_done_callback(lambda _: self._answering.pop(use[:2], None))
+            await asyncio.shield(kept)
 
     async def cancel(self, message_id: str) -> Message:
         """Withdraw a message that waits; it either is withdrawn or goes out, never both.
@@ -370,12 +376,14 @@ class Gateway:
         added = self._store.add(message, max(deadline, patience), max_depth=self._settings.max_device_queue, key=key)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             self._joining[message.id] = None
+        self._adding.add(added)
         began = asyncio.get_running_loop().time()
         added.add_done_callback(partial(self._landed, message, key, began))
         return added
 
     def _landed(self, message: Message, key: Key | None, began: float, added: asyncio.Future[Added]) -> None:
         """What follows from a commit, at once and whoever still waits for it."""
+        self._adding.discard(added)
         self._joining.pop(message.id, None)
         match added.exception():
             case None:
