@@ -1,6 +1,7 @@
 """The use cases: send a message, withdraw it, find it, list, report, and say whether the gateway is ready."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
@@ -168,13 +169,13 @@ class Gateway:
         Raises FieldInvalid, BrokerUnreachable, BrokerRefused, QueueFull, KeyMismatch, KeyInFlight, NotSaved,
         OutcomeUnknown.
         """
-        began = asyncio.get_running_loop().time()
-        deadline = began + (command.patience or self._settings.publish_timeout)
+        began = time.perf_counter()
+        deadline = asyncio.get_running_loop().time() + (command.patience or self._settings.publish_timeout)
         message = self._accepted(command, origin)
         key = None if use is None else self._key(use, message)
         if key is None:
             sent = await self._send(message, None, command.wait, deadline)
-            self._metrics.whole.observe(asyncio.get_running_loop().time() - began)
+            self._metrics.whole.observe(time.perf_counter() - began)
             return sent
         if (first := self._answering.setdefault(key[:2], key)) is not key:
             raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
@@ -203,6 +204,7 @@ class Gateway:
 
         Raises MessageNotFound, NotCancellable, NotSaved, OutcomeUnknown.
         """
+        _check_id(message_id)
         deadline = asyncio.get_running_loop().time() + self._settings.publish_timeout
         won, status = await self._store.cancel(message_id, self._clock.now(), deadline)
         if status is None:
@@ -239,6 +241,7 @@ class Gateway:
 
     async def find(self, message_id: str) -> Message:
         """The message with this id; raises MessageNotFound, StoreUnavailable."""
+        _check_id(message_id)
         message = await self._store.find(message_id)
         if message is None:
             raise MessageNotFound(message_id)
@@ -377,7 +380,7 @@ class Gateway:
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             self._joining[message.id] = None
         self._adding.add(added)
-        began = asyncio.get_running_loop().time()
+        began = time.perf_counter()
         added.add_done_callback(partial(self._landed, message, key, began))
         return added
 
@@ -387,7 +390,7 @@ class Gateway:
         self._joining.pop(message.id, None)
         match added.exception():
             case None:
-                self._metrics.commit.observe(asyncio.get_running_loop().time() - began)
+                self._metrics.commit.observe(time.perf_counter() - began)
                 place = added.result()
                 if isinstance(place, Place):
                     self._metrics.accepted.labels(place.status.value).inc()
@@ -435,6 +438,12 @@ class Gateway:
         # The first request's process died, or its caller went away, before it was answered: this is the first answer.
         self._answering[owner[:2]] = owner
         return _unless_not_sent(message)
+
+
+def _check_id(message_id: str) -> None:
+    """Raise MessageNotFound for what no database holds: PostgreSQL has no text for NUL."""
+    if "\0" in message_id:
+        raise MessageNotFound(message_id)
 
 
 def _due_at(message: Message) -> int:

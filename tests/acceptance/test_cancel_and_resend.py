@@ -102,7 +102,6 @@ def test_what_is_not_there_is_neither_cancelled_nor_sent_again(site: Site, asked
     assert (answer.status_code, problem_of(answer)["code"]) == (404, "message_not_found")
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="PostgreSQL has no text for it, and says so")
 def test_an_id_that_no_database_can_hold_is_not_there(
     postgres_url: str, mosquitto: Mosquitto, start_gateway: Callable[..., GatewayProcess]
 ) -> None:

@@ -1,6 +1,7 @@
 """`/messaging/bulk`: many messages in one call, an answer for each."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -70,7 +71,7 @@ def bulk_router(gateway: Gateway, settings: Settings) -> APIRouter:
         async def one(place: int, item: bytes) -> Answer:
             try:
                 command = sending.read_command(item)
-                use = use_of_key(request, item, f"/{place}")
+                use = use_of_key(request, item, f"\n{place}")  # which no key of a single call has
                 return await sending.send(gateway, without_waiting(command) if asynchronous else command, use, language)
             except ChaparError as error:
                 return sending.refusal(error, language)
@@ -125,7 +126,7 @@ def _items(body: bytes) -> list[bytes]:
     document = parse(body)
     if not isinstance(document, dict) or set(document) != {"messages"} or not isinstance(document["messages"], list):
         raise FieldInvalid("messages", "must be a list, and the only field", "باید یک فهرست و تنها فیلد درخواست باشد")
-    return [to_json(item, inf_nan_mode="constants") for item in document["messages"]]
+    return [json.dumps(item).encode() for item in document["messages"]]
 
 
 def _as_json(answered: Sequence[Answer]) -> bytes:

@@ -28,7 +28,9 @@ def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
-    key = key.strip().removeprefix('"').removesuffix('"')  # the draft's string, and what most clients send
+    key = key.strip()
+    if key.startswith('"') and key.endswith('"'):  # the draft's string; most clients send it bare
+        key = key[1:-1]
     if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise FieldInvalid(
             "Idempotency-Key",

@@ -23,7 +23,6 @@ from chapar.api.schemas import (
     attempt_view,
     message_view,
 )
-from chapar.errors import MessageNotFound
 from chapar.gateway import Gateway
 from chapar.message import Wait
 from chapar.settings import Settings
@@ -93,8 +92,6 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
     @router.get("/messages/{id}", summary="Show one message", responses=answers(404, 422, 503))
     async def message(id: MessageId) -> MessageDetail:  # noqa: A002 - the name is the path's
         """Where a message stands, with its evidence and its attempts."""
-        if "\0" in id:  # PostgreSQL has no text for it
-            raise MessageNotFound(id)
         view = message_view(await gateway.find(id))
         history = list(map(attempt_view, await gateway.attempts(id)))
         return MessageDetail.model_validate({**view, "history": history})

@@ -151,8 +151,10 @@ class Store:
         while removed == _FORGOTTEN:
             began = loop.time()
             removed = await self._commits.submit(PRUNE, Prune(reports.first_id(before), before, at, _FORGOTTEN))
+            took = loop.time() - began
             yield removed
-            await asyncio.sleep(4 * (loop.time() - began))
+            if removed == _FORGOTTEN:
+                await asyncio.sleep(4 * took)
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
