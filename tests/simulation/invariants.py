@@ -185,32 +185,36 @@ class Verdict:
                 yield f"{id_} was cancelled, and left afterwards"
 
     def _order(self) -> Iterator[str]:
-        entered: dict[str, int] = {}
+        first_left = _first(self._world.broker.left)
+        first_heard = _first(self._world.broker.heard)
+        excused = self._excused_from_order()
+        for first, second in self._in_order_of_acceptance():
+            if first in first_left and second in first_left and first_left[second] < first_left[first]:
+                yield f"{second} left before {first}, which was accepted before it"
+            elif first not in excused and first in first_heard and second in first_heard:
+                if first_heard[second] < first_heard[first]:
+                    yield f"{second} was heard before {first}, which was accepted before it"
+
+    def _in_order_of_acceptance(self) -> Iterator[tuple[str, str]]:
+        """Each two messages of one device of which the first has to go first."""
+        entered: dict[str, int] = {}  # when it was in the queue: a scheduled message is not before its time
         for place, change in enumerate(self._world.database.changes):
             if change.after.status is not Status.SCHEDULED:
                 entered.setdefault(change.after.id, place)
+        taken_over = {id_ for (id_, _), each in self._world.database.attempts.items() if each.outcome == "process_died"}
         by_device: dict[str, list[str]] = defaultdict(list)
         for id_, message in self._messages.items():
+            for first in by_device[message.imei]:
+                # Where its process was taken for dead, others went on; it may only have been slow, and send it still.
+                if first not in taken_over and entered.get(first, 0) < entered.get(id_, 0):
+                    yield first, id_
             by_device[message.imei].append(id_)
-        first_left = _first(self._world.broker.left)
-        first_heard = _first(self._world.broker.heard)
+
+    def _excused_from_order(self) -> set[str]:
+        """Messages that left in order, and that the broker may pass on after later ones."""
         put_off = {id_ for id_, passages in self._refused.items() if any(each.code in TRANSIENT for each in passages)}
-        for ids in by_device.values():
-            for place, first in enumerate(ids):
-                for second in ids[place + 1 :]:
-                    if entered.get(first, 0) > entered.get(second, 0):
-                        continue
-                    if first in first_left and second in first_left and first_left[second] < first_left[first]:
-                        yield f"{second} left before {first}, which was accepted before it"
-                    elif (
-                        first in first_heard
-                        and second in first_heard
-                        and first_heard[second] < first_heard[first]
-                        and first not in put_off
-                        # QoS 2 is released with PUBREL, when others are through; for QoS 0 nobody waits at all.
-                        and self._messages[first].qos == 1
-                    ):
-                        yield f"{second} was heard before {first}, which was accepted before it"
+        # QoS 2 is released with PUBREL, when others are through; for QoS 0 nobody waits at all.
+        return put_off | {id_ for id_, message in self._messages.items() if message.qos != 1}
 
 
 def _first(passages: list[Passage]) -> dict[str, int]:

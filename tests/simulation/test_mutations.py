@@ -27,7 +27,7 @@ _cancel = Store.cancel
 
 
 def in_doubt_is_unsent(self: Dispatcher, message: Message, _: object) -> Message:
-    return self._unsent(message, may_queue=True)
+    return self._unsent(message, direct=False)
 
 
 def attempt_is_not_counted(self: Dispatcher, message: Message, cause: Any) -> Message:
