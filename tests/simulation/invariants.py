@@ -191,9 +191,13 @@ class Verdict:
         for first, second in self._in_order_of_acceptance():
             if first in first_left and second in first_left and first_left[second] < first_left[first]:
                 yield f"{second} left before {first}, which was accepted before it"
-            elif first not in excused and first in first_heard and second in first_heard:
-                if first_heard[second] < first_heard[first]:
-                    yield f"{second} was heard before {first}, which was accepted before it"
+            elif (
+                first not in excused
+                and first in first_heard
+                and second in first_heard
+                and first_heard[second] < first_heard[first]
+            ):
+                yield f"{second} was heard before {first}, which was accepted before it"
 
     def _in_order_of_acceptance(self) -> Iterator[tuple[str, str]]:
         """Each two messages of one device of which the first has to go first."""

@@ -63,7 +63,7 @@ class Surroundings:
 
 
 class _Commits:
-    """Commits at once, in the order of asking; or fails as the test says."""
+    """Commits in the next turn of the loop, in the order of asking; or fails as the test says."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -73,11 +73,18 @@ class _Commits:
     def submit(self, kind: Kind[Any, Any], arguments: Any, _: float | None = None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.asked.append((kind.name, arguments))
-        if (error := self.failing.get(kind.name)) is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(self._database.commit([(kind.name, arguments)])[0])
+        asyncio.get_running_loop().call_soon(self._commit, kind.name, arguments, future)
         return future
+
+    def _commit(self, kind: str, arguments: Any, future: asyncio.Future[Any]) -> None:
+        error = self.failing.get(kind)
+        result = self._database.commit([(kind, arguments)])[0] if error is None else None
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 class MemoryStore(Store):
