@@ -30,6 +30,7 @@ _CALLERS: Final = 4  # half of them wait for the broker
 _PER_DEVICE: Final = 500
 _DEVICES: Final = 100  # of one caller
 _PAUSE: Final = 0.02  # seconds between two calls of one caller
+_PATIENCE: Final = 30.0  # seconds of a caller: longer than any answer takes
 _IDLE: Final = 10.0  # seconds in which callers have the gateway to themselves
 _MEGABYTE: Final = 1 << 20
 
@@ -77,7 +78,7 @@ async def _callers(stage: Stage, numbers: Iterator[int]) -> AsyncIterator[_Laten
 
     async def call(caller: int) -> None:
         wait = "broker" if caller % 2 else "none"
-        async with Connection(stage.ports) as connection:
+        async with Connection(stage.ports, _PATIENCE) as connection:
             while not stopping.is_set():
                 device = f"caller-{caller}-{random.randrange(_DEVICES)}"
                 body = {"imei": device, "micro_op": f"n-{next(numbers)}", "wait": wait}
@@ -100,7 +101,7 @@ async def _callers(stage: Stage, numbers: Iterator[int]) -> AsyncIterator[_Laten
 async def _fill(stage: Stage, messages: int, numbers: Iterator[int]) -> float:
     """Queue so many messages, in bulk calls one after the other; gives the seconds that took."""
     began = time.monotonic()
-    async with Connection(stage.ports) as connection:
+    async with Connection(stage.ports, _PATIENCE) as connection:
         for start in range(0, messages, _AT_ONCE):
             items = [
                 {"imei": f"bulk-{place // _PER_DEVICE}", "micro_op": f"n-{next(numbers)}", "wait": "none"}

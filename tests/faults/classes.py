@@ -143,8 +143,10 @@ async def _database_restarted(cycles: int, surroundings: Surroundings) -> Outcom
 
     async def restart(_stage: Stage, _load: Load) -> None:
         await asyncio.to_thread(server.stop, random.choice(["fast", "immediate"]))
-        await asyncio.sleep(random.uniform(0, 1.5))
-        await asyncio.to_thread(server.start)
+        try:
+            await asyncio.sleep(random.uniform(0, 1.5))
+        finally:
+            await asyncio.to_thread(server.start)
 
     async with opened(database_url=url) as stage:
         return await _in_cycles(surroundings, cycles, restart, stage, surroundings.scaled(Mix()))
@@ -204,7 +206,7 @@ async def _several_gateways(cycles: int, surroundings: Surroundings) -> Outcome:
 
     async def fail(stage: Stage, _load: Load) -> None:
         victim = random.choice(stage.gateways)
-        if next(numbers) % 6:
+        if next(numbers) % 5:
             await stage.kill(victim)
             await stage.start(victim)
         else:
@@ -232,6 +234,6 @@ CLASSES: Final = (
     FaultClass("disk-errors", "fsync and writes of SQLite fail", 6, 40, _disk_errors, disks.lacks_libfiu),
     FaultClass("clock-jumps", "the clock jumps by a day", 6, 40, _clock_jumps, clocks.lacks_libfaketime),
     FaultClass("callers-hang-up", "callers close behind the request", 4, 40, _plain(_nothing, Mix(cut=12))),
-    FaultClass("keys-repeated", "200 keys, 10 callers each, SIGKILL of the gateway", 3, 50, repetition.run),
-    FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 6, 122, _several_gateways, _no_postgres),
+    FaultClass("keys-repeated", "200 keys, 10 callers each, SIGKILL of the gateway", 2, 50, repetition.run),
+    FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 5, 126, _several_gateways, _no_postgres),
 )

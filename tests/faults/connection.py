@@ -3,11 +3,11 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from support.ports import LOOPBACK
 
-_PATIENCE = 4.0  # seconds until a caller hangs up; above the gateway's own
+PATIENCE: Final = 4.0  # seconds until a caller hangs up; above the gateway's own
 
 
 class Reply(NamedTuple):
@@ -24,8 +24,9 @@ class NoAnswer(Exception):
 class Connection:
     """One caller's connection to the gateway; to any of them, where there are several."""
 
-    def __init__(self, ports: Sequence[int]) -> None:
+    def __init__(self, ports: Sequence[int], patience: float = PATIENCE) -> None:
         self._ports = ports
+        self._patience = patience
         self._port = 0
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -71,7 +72,7 @@ class Connection:
 
     async def _ask(self, request: bytes) -> Reply:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 reader, writer = await self._open()
                 writer.write(request)
                 head = await reader.readuntil(b"\r\n\r\n")

@@ -17,6 +17,7 @@ from faults.ledger import Entry, Kind, Ledger, Wait
 SEND: Final = "/messaging/send"
 BULK: Final = "/messaging/bulk"
 _PAUSE: Final = 0.05  # seconds after a refusal or no answer; as a caller does, and so that an outage fills no table
+_A_MOMENT: Final = 0.2  # seconds until the same is asked again, by hundreds at once: the gateway needs the processor
 _DEVICES: Final = 4  # of one caller
 _ASK_AGAIN: Final = {409, 503}  # with the same key
 _WAITS: Final[tuple[Wait, ...]] = ("none", "broker")
@@ -107,9 +108,12 @@ class Load:
     async def _repeat(self, call: Callable[[Connection, int], Awaitable[None]], caller: int) -> None:
         async with Connection(self._ports) as connection:
             while not self._stopping.is_set():
-                if await connection.connected():  # else there is nobody to ask
+                pause = self._mix.pause
+                if await connection.connected():
                     await call(connection, caller)
-                await asyncio.sleep(self._mix.pause * random.uniform(0.5, 1.5))
+                else:  # there is nobody to ask
+                    pause = _PAUSE
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
     async def _broker(self, connection: Connection, caller: int) -> None:
         await self._send(connection, self._open("broker", caller))
@@ -200,7 +204,7 @@ async def ask_until_answered(
             return reply
         if stopping.is_set():
             return None
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(_A_MOMENT * random.uniform(0.5, 1.5))
 
 
 def tell(ledger: Ledger, entry: Entry, reply: Reply) -> None:

@@ -12,7 +12,7 @@ from faults.stage import Stage
 
 KEYS: Final = 200  # in one cycle
 CALLERS: Final = 10  # for each
-_AT_ONCE: Final = 50  # keys
+_AT_ONCE: Final = 20  # keys
 
 
 async def run(cycles: int, surroundings: Surroundings) -> Outcome:
