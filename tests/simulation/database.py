@@ -130,7 +130,7 @@ class Database:
         before = self.messages.get(never.id)
         if before is None:
             self._put(None, never)
-        elif _is_unsent(before, claim):
+        elif _is_unsent(before, claim) and not self._is_answered(key):
             rejects = before.status is Status.PUBLISHING
             status = Status.REJECTED if rejects else Status.CANCELLED
             ended = before._replace(status=status, reason=never.reason, attempts=0, claim=None)
@@ -140,6 +140,11 @@ class Database:
         if key is not None:
             self._forget(key)
         return True
+
+    def _is_answered(self, key: Key | None) -> bool:
+        """Whether another process has answered for the message of this key."""
+        owner = None if key is None else self.keys.get(key[:2])
+        return owner is not None and owner.message_id == key.message_id and owner.answer_status is not None
 
     def _move(self, row: Row) -> bool:
         after = dict(zip(MUTABLE, row, strict=False))

@@ -42,6 +42,7 @@ _ANSWER = (
     .values(answer_status=bindparam("status"), answer_body=bindparam("body"))
 )
 _FORGET = keys.delete().where(_OWN_KEY)
+_FREE = keys.delete().where(_OWN_KEY, keys.c.answer_status.is_(None))
 _WITHDRAW = (
     update(messages)
     .where(
@@ -190,12 +191,15 @@ def _withdraw(connection: Connection, withdrawals: Sequence[Withdrawal]) -> Sequ
 def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Key | None) -> bool:
     never = Message._make(row)
     # Where it is not there, it is recorded as rejected: an INSERT of it that is still under way then finds it taken.
-    withdrawn = insert_messages(connection, [row]) == 1
-    if not withdrawn:
-        as_added = {"of_message": never.id, "of_claim": claim, "reason": never.reason, "at": never.finished_at}
+    if insert_messages(connection, [row]) == 1:
+        return True
+    as_added = {"of_message": never.id, "of_claim": claim, "reason": never.reason, "at": never.finished_at}
+    with connection.begin_nested() as attempt:
         withdrawn = connection.execute(_WITHDRAW, as_added).rowcount == 1
-    if withdrawn and key is not None:
-        connection.execute(_FORGET, _own(key))
+        if withdrawn and key is not None and connection.execute(_FREE, _own(key)).rowcount == 0:
+            # Another process has answered a repetition of the request meanwhile, and that answer is a promise.
+            withdrawn = False
+            attempt.rollback()
     return withdrawn
 
 
@@ -208,6 +212,6 @@ def _own(key: Key) -> dict[str, str]:
     return {"of_principal": key.principal, "of_key": key.key, "of_message": key.message_id}
 
 
-ADD: Kind[Addition, Added] = Kind("add", 4, _add)
-WITHDRAW: Kind[Withdrawal, bool] = Kind("withdraw", 5, _withdraw)
+ADD: Kind[Addition, Added] = Kind("add", 5, _add)
+WITHDRAW: Kind[Withdrawal, bool] = Kind("withdraw", 4, _withdraw)
 ANSWER: Kind[tuple[Key, int, str], None] = Kind("answer", 6, _answer)
