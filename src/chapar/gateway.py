@@ -191,13 +191,24 @@ class Gateway:
                 self._release(key)
         return sent
 
-    async def answered(self, use: Use, status: int, body: str) -> None:
-        """Keep the answer to the first request with a key, before it is given: repetitions get the same."""
-        if (key := self._answering.get(use[:2])) is not None:
-            kept = self._store.answer(key, status, body)
-            # Not before: whoever repeats the call until then is told that the first one is in flight.
-            kept.add_done_callback(lambda _: self._answering.pop(use[:2], None))
-            await asyncio.shield(kept)
+    async def answered(self, use: Use, status: int, body: str) -> Replay | None:
+        """Keep the answer to the first request with a key, before it is given: repetitions get the same.
+
+        A Replay where another process has answered meanwhile: its answer is the one to give. Raises KeyInFlight where
+        the process of the first request has withdrawn the message meanwhile.
+        """
+        key = self._answering.get(use[:2])
+        if key is None:
+            return None
+        keeping = self._store.answer(key, status, body)
+        # Not before: whoever repeats the call until then is told that the first one is in flight.
+        keeping.add_done_callback(lambda _: self._answering.pop(use[:2], None))
+        kept = await asyncio.shield(keeping)
+        if kept is None:
+            raise KeyInFlight
+        if kept.answer_status is None or (kept.answer_status, kept.answer_body) == (status, body):
+            return None
+        return Replay(kept.message_id, kept.answer_status, kept.answer_body or "")
 
     def _release(self, key: Key) -> None:
         """Let the next request with this key come through, once the database says what became of this one."""

@@ -238,11 +238,14 @@ class Database:
             self._put(message, after)
         return settled
 
-    def _answer(self, answer: tuple[Key, int, str]) -> None:
+    def _answer(self, answer: tuple[Key, int, str]) -> Key | None:
         key, status, body = answer
         owner = self.keys.get(key[:2])
-        if owner is not None and owner.message_id == key[3] and owner.answer_status is None:
-            self.keys[key[:2]] = owner._replace(answer_status=status, answer_body=body)
+        if owner is None or owner.message_id != key[3]:
+            return None
+        if owner.answer_status is None:
+            self.keys[key[:2]] = owner = owner._replace(answer_status=status, answer_body=body)
+        return owner
 
     def _forget(self, key: Key) -> None:
         owner = self.keys.get(key[:2])

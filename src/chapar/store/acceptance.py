@@ -41,6 +41,7 @@ _ANSWER = (
     .where(_OWN_KEY, keys.c.answer_status.is_(None))
     .values(answer_status=bindparam("status"), answer_body=bindparam("body"))
 )
+_KEY = select(keys).where(_OWN_KEY)
 _FORGET = keys.delete().where(_OWN_KEY)
 _FREE = keys.delete().where(_OWN_KEY, keys.c.answer_status.is_(None))
 _WITHDRAW = (
@@ -97,6 +98,9 @@ class Place(NamedTuple):
 
 Added = Place | Key | Full
 """What came of an ADD: where the message stands; the key's owner, where that is another message; or Full."""
+
+Answer = tuple[Key, int, str]
+"""The arguments of an ANSWER: a key, and the status and body that its first request is answered."""
 
 Withdrawal = tuple[Row, str | None, Key | None]
 """The arguments of a WITHDRAW: the message as it is recorded where it is not there, the claim under which it was to
@@ -203,9 +207,13 @@ def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Key 
     return withdrawn
 
 
-def _answer(connection: Connection, answers: Sequence[tuple[Key, int, str]]) -> Sequence[None]:
+def _answer(connection: Connection, answers: Sequence[Answer]) -> Sequence[Key | None]:
+    """Each key as it is now: with this answer, or with one that came before; None where its message was withdrawn."""
     connection.execute(_ANSWER, [_own(key) | {"status": status, "body": body} for key, status, body in answers])
-    return [None] * len(answers)
+    return [
+        None if row is None else Key._make(row)
+        for row in (connection.execute(_KEY, _own(key)).one_or_none() for key, _, _ in answers)
+    ]
 
 
 def _own(key: Key) -> dict[str, str]:
@@ -214,4 +222,4 @@ def _own(key: Key) -> dict[str, str]:
 
 ADD: Kind[Addition, Added] = Kind("add", 5, _add)
 WITHDRAW: Kind[Withdrawal, bool] = Kind("withdraw", 4, _withdraw)
-ANSWER: Kind[tuple[Key, int, str], None] = Kind("answer", 6, _answer)
+ANSWER: Kind[Answer, Key | None] = Kind("answer", 6, _answer)
