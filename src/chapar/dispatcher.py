@@ -267,8 +267,12 @@ class Dispatcher:
                 del self._returning[message.imei]
         if not moved:
             log.warning("moved_by_another_process", id=message.id)
+            found: Message | None = None
             with suppress(StoreUnavailable):
-                after = await self._store.find(message.id) or message
+                found = await self._store.find(message.id)
+            if found is None:  # nobody can say what it is now, so nobody is told
+                return message
+            after = found
         if after.status is Status.QUEUED:
             self.wake()
         elif after.status not in UNFINISHED:

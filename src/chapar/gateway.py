@@ -99,7 +99,7 @@ class Gateway:
         self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
         self._backlog = Backlog({}, None)
         self._queued_since = 0  # messages queued here since the backlog was counted
-        self._adding: set[asyncio.Future[Added]] = set()  # messages whose commit is under way
+        self._landing: dict[str, asyncio.Future[Added] | asyncio.Future[bool]] = {}  # commits under way, by message
         self._counting = asyncio.Lock()
         self._counted_at = 0.0  # loop time of that count
         self._joining: dict[str, None] = {}  # ids of messages that are about to be queued, in their order
@@ -157,8 +157,8 @@ class Gateway:
 
     async def quiet(self) -> None:
         """Wait until what is being saved has been handed on to be delivered."""
-        while self._adding:
-            await asyncio.wait(self._adding)
+        while self._landing:
+            await asyncio.wait(list(self._landing.values()))
 
     async def send(self, command: Command, *, use: Use | None = None, origin: str | None = None) -> Message | Replay:
         """Save a message, deliver it, and return it as it stands when what the caller waits for is there.
@@ -188,16 +188,35 @@ class Gateway:
             raise
         finally:
             if not unanswered:
-                self._answering.pop(key[:2], None)
+                self._release(key)
         return sent
 
-    async def answered(self, use: Use, status: int, body: str) -> None:
-        """Keep the answer to the first request with a key, before it is given: repetitions get the same."""
-        if (key := self._answering.get(use[:2])) is not None:
-            kept = self._store.answer(key, status, body)
-            # Not before: whoever repeats the call until then is told that the first one is in flight.
-            kept.add_done_callback(lambda _: self._answering.pop(use[:2], None))
-            await asyncio.shield(kept)
+    async def answered(self, use: Use, status: int, body: str) -> Replay | None:
+        """Keep the answer to the first request with a key, before it is given: repetitions get the same.
+
+        A Replay where another process has answered meanwhile: its answer is the one to give. Raises KeyInFlight where
+        the process of the first request has withdrawn the message meanwhile.
+        """
+        key = self._answering.get(use[:2])
+        if key is None:
+            return None
+        keeping = self._store.answer(key, status, body)
+        # Not before: whoever repeats the call until then is told that the first one is in flight.
+        keeping.add_done_callback(lambda _: self._answering.pop(use[:2], None))
+        kept = await asyncio.shield(keeping)
+        if kept is None:
+            raise KeyInFlight
+        if kept.answer_status is None or (kept.answer_status, kept.answer_body) == (status, body):
+            return None
+        return Replay(kept.message_id, kept.answer_status, kept.answer_body or "")
+
+    def _release(self, key: Key) -> None:
+        """Let the next request with this key come through, once the database says what became of this one."""
+        landing = self._landing.get(key.message_id)
+        if landing is not None:
+            landing.add_done_callback(lambda _: self._release(key))
+        elif self._answering.get(key[:2]) is key:
+            del self._answering[key[:2]]
 
     async def cancel(self, message_id: str) -> Message:
         """Withdraw a message that waits; it either is withdrawn or goes out, never both.
@@ -379,14 +398,14 @@ class Gateway:
         added = self._store.add(message, max(deadline, patience), max_depth=self._settings.max_device_queue, key=key)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             self._joining[message.id] = None
-        self._adding.add(added)
+        self._landing[message.id] = added
         began = time.perf_counter()
         added.add_done_callback(partial(self._landed, message, key, began))
         return added
 
     def _landed(self, message: Message, key: Key | None, began: float, added: asyncio.Future[Added]) -> None:
         """What follows from a commit, at once and whoever still waits for it."""
-        self._adding.discard(added)
+        self._landing.pop(message.id, None)
         self._joining.pop(message.id, None)
         match added.exception():
             case None:
@@ -409,7 +428,9 @@ class Gateway:
                     claim=None,
                     finished_at=self._clock.now(),
                 )
-                self._store.withdraw(never, message.claim, key)
+                withdrawal = self._store.withdraw(never, message.claim, key)
+                self._landing[message.id] = withdrawal
+                withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
 
     def _queued(self) -> None:
         self._queued_since += 1

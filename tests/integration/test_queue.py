@@ -228,6 +228,14 @@ async def test_what_nobody_can_vouch_for_is_withdrawn_with_its_key(store: Store,
     assert await add(store, another, key=key(another)) is Status.QUEUED, "the key is free again"
 
 
+async def test_what_another_process_has_answered_for_is_not_withdrawn(store: Store) -> None:
+    message = queued()
+    await add(store, message, key=key(message))
+    await store.answer(key(message), 202, "{}")
+    assert await store.withdraw(never(message), message.claim, key(message)) is False
+    assert [taken.id for taken in (await take(store)).messages] == [message.id]
+
+
 async def test_what_is_on_its_way_is_not_withdrawn_and_keeps_its_key(store: Store) -> None:
     message = queued()
     await add(store, message, key=key(message))

@@ -130,7 +130,7 @@ class Database:
         before = self.messages.get(never.id)
         if before is None:
             self._put(None, never)
-        elif _is_unsent(before, claim):
+        elif _is_unsent(before, claim) and not self._is_answered(key):
             rejects = before.status is Status.PUBLISHING
             status = Status.REJECTED if rejects else Status.CANCELLED
             ended = before._replace(status=status, reason=never.reason, attempts=0, claim=None)
@@ -140,6 +140,11 @@ class Database:
         if key is not None:
             self._forget(key)
         return True
+
+    def _is_answered(self, key: Key | None) -> bool:
+        """Whether another process has answered for the message of this key."""
+        owner = None if key is None else self.keys.get(key[:2])
+        return owner is not None and owner.message_id == key.message_id and owner.answer_status is not None
 
     def _move(self, row: Row) -> bool:
         after = dict(zip(MUTABLE, row, strict=False))
@@ -233,11 +238,14 @@ class Database:
             self._put(message, after)
         return settled
 
-    def _answer(self, answer: tuple[Key, int, str]) -> None:
+    def _answer(self, answer: tuple[Key, int, str]) -> Key | None:
         key, status, body = answer
         owner = self.keys.get(key[:2])
-        if owner is not None and owner.message_id == key[3] and owner.answer_status is None:
-            self.keys[key[:2]] = owner._replace(answer_status=status, answer_body=body)
+        if owner is None or owner.message_id != key[3]:
+            return None
+        if owner.answer_status is None:
+            self.keys[key[:2]] = owner = owner._replace(answer_status=status, answer_body=body)
+        return owner
 
     def _forget(self, key: Key) -> None:
         owner = self.keys.get(key[:2])

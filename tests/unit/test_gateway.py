@@ -271,6 +271,7 @@ async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) 
     assert (row.status, row.reason, row.attempts) == (Status.REJECTED, "outcome_unknown", 0)
     assert bench.store.database.keys == {}
     bench.store.commits.failing.clear()
+    await bench.gateway.quiet()
     bench.link.answers.append(0x00)
     assert (await bench.send(use=USE)).status is Status.PUBLISHED
 

@@ -58,11 +58,17 @@ async def send(gateway: Gateway, command: Command, use: Use | None, language: La
         answer = refusal(error, language)
     else:
         if isinstance(sent, Replay):
-            return Answer(sent.status, sent.body.encode(), sent.message_id, is_replay=True)
+            return _replayed(sent)
         answer = sent_answer(sent)
     if use is not None:
-        await gateway.answered(use, answer.status, answer.body.decode())
+        replay = await gateway.answered(use, answer.status, answer.body.decode())
+        if replay is not None:
+            return _replayed(replay)
     return answer
+
+
+def _replayed(replay: Replay) -> Answer:
+    return Answer(replay.status, replay.body.encode(), replay.message_id, is_replay=True)
 
 
 def sent_answer(message: Message) -> Answer:

@@ -41,7 +41,9 @@ _ANSWER = (
     .where(_OWN_KEY, keys.c.answer_status.is_(None))
     .values(answer_status=bindparam("status"), answer_body=bindparam("body"))
 )
+_KEY = select(keys).where(_OWN_KEY)
 _FORGET = keys.delete().where(_OWN_KEY)
+_FREE = keys.delete().where(_OWN_KEY, keys.c.answer_status.is_(None))
 _WITHDRAW = (
     update(messages)
     .where(
@@ -96,6 +98,9 @@ class Place(NamedTuple):
 
 Added = Place | Key | Full
 """What came of an ADD: where the message stands; the key's owner, where that is another message; or Full."""
+
+Answer = tuple[Key, int, str]
+"""The arguments of an ANSWER: a key, and the status and body that its first request is answered."""
 
 Withdrawal = tuple[Row, str | None, Key | None]
 """The arguments of a WITHDRAW: the message as it is recorded where it is not there, the claim under which it was to
@@ -190,24 +195,31 @@ def _withdraw(connection: Connection, withdrawals: Sequence[Withdrawal]) -> Sequ
 def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Key | None) -> bool:
     never = Message._make(row)
     # Where it is not there, it is recorded as rejected: an INSERT of it that is still under way then finds it taken.
-    withdrawn = insert_messages(connection, [row]) == 1
-    if not withdrawn:
-        as_added = {"of_message": never.id, "of_claim": claim, "reason": never.reason, "at": never.finished_at}
+    if insert_messages(connection, [row]) == 1:
+        return True
+    as_added = {"of_message": never.id, "of_claim": claim, "reason": never.reason, "at": never.finished_at}
+    with connection.begin_nested() as attempt:
         withdrawn = connection.execute(_WITHDRAW, as_added).rowcount == 1
-    if withdrawn and key is not None:
-        connection.execute(_FORGET, _own(key))
+        if withdrawn and key is not None and connection.execute(_FREE, _own(key)).rowcount == 0:
+            # Another process has answered a repetition of the request meanwhile, and that answer is a promise.
+            withdrawn = False
+            attempt.rollback()
     return withdrawn
 
 
-def _answer(connection: Connection, answers: Sequence[tuple[Key, int, str]]) -> Sequence[None]:
+def _answer(connection: Connection, answers: Sequence[Answer]) -> Sequence[Key | None]:
+    """Each key as it is now: with this answer, or with one that came before; None where its message was withdrawn."""
     connection.execute(_ANSWER, [_own(key) | {"status": status, "body": body} for key, status, body in answers])
-    return [None] * len(answers)
+    return [
+        None if row is None else Key._make(row)
+        for row in (connection.execute(_KEY, _own(key)).one_or_none() for key, _, _ in answers)
+    ]
 
 
 def _own(key: Key) -> dict[str, str]:
     return {"of_principal": key.principal, "of_key": key.key, "of_message": key.message_id}
 
 
-ADD: Kind[Addition, Added] = Kind("add", 4, _add)
-WITHDRAW: Kind[Withdrawal, bool] = Kind("withdraw", 5, _withdraw)
-ANSWER: Kind[tuple[Key, int, str], None] = Kind("answer", 6, _answer)
+ADD: Kind[Addition, Added] = Kind("add", 5, _add)
+WITHDRAW: Kind[Withdrawal, bool] = Kind("withdraw", 4, _withdraw)
+ANSWER: Kind[Answer, Key | None] = Kind("answer", 6, _answer)

@@ -128,8 +128,12 @@ class Store:
         """
         return await self._commits.submit(SETTLE, (process, at))
 
-    def answer(self, key: Key, status: int, body: str) -> asyncio.Future[None]:
-        """Keep what the first request of a key was answered; later ones get the same."""
+    def answer(self, key: Key, status: int, body: str) -> asyncio.Future[Key | None]:
+        """Keep what the first request of a key was answered; later ones get the same.
+
+        The future has the key as it is now: with this answer, or with one that was kept before; None where the
+        message was withdrawn, and the key with it.
+        """
         return self._commits.submit(ANSWER, (key, status, body))
 
     def withdraw(self, never: Message, claim: str | None, key: Key | None) -> asyncio.Future[bool]:
