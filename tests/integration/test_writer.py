@@ -209,7 +209,6 @@ async def test_the_writer_ends_with_its_gateway_and_at_no_polite_signal(sqlite_u
             os.kill(writer, number)
         await store.add(new_message())
         assert writer_processes() == [writer]
-        assert store.counters.writer_deaths == 0
 
 
 async def test_the_writers_command_line_and_environment_name_no_secret(postgres_url: str) -> None:
