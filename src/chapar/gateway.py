@@ -380,8 +380,9 @@ class Gateway:
         if self._depth() < self._settings.max_queue:
             return
         async with self._counting:  # one after the other, so that messages of one call keep their order
+            was_full = sum(self._backlog.depths.values()) >= self._settings.max_queue
             is_fresh = asyncio.get_running_loop().time() - self._counted_at < _FRESH
-            if self._depth() >= self._settings.max_queue and not is_fresh:
+            if self._depth() >= self._settings.max_queue and not (was_full and is_fresh):
                 with suppress(StoreUnavailable):
                     await self._count_once()
         if self._depth() >= self._settings.max_queue:
