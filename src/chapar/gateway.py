@@ -121,9 +121,11 @@ class Gateway:
             await asyncio.sleep(_BACKLOG_EVERY)
 
     async def _count_once(self) -> None:
+        before = self._queued_since
         self._backlog = await self._store.backlog()
         self._counted_at = asyncio.get_running_loop().time()
-        self._queued_since = 0
+        # What was queued while it was counted may be in it or not. Counted twice, it is at worst refused too early.
+        self._queued_since -= before
 
     def _measure(self) -> None:
         for status in UNFINISHED:
