@@ -115,8 +115,9 @@ class Gateway:
 
     async def _count(self) -> None:
         while True:
-            with suppress(StoreUnavailable):
-                await self._count_once()
+            async with self._counting:
+                with suppress(StoreUnavailable):
+                    await self._count_once()
             self._measure()
             await asyncio.sleep(_BACKLOG_EVERY)
 
