@@ -22,11 +22,14 @@ _HEAD: Final = ("class", "cycles", "promises", "heard", *Broken)
 def main() -> int:
     """Parse the command line and run; gives the exit code."""
     names = [each.name for each in CLASSES]
-    parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
-    parser.add_argument("classes", nargs="*", metavar="CLASS", help=f"all, or some of: {', '.join(names)}")
-    parser.add_argument(
-        "--long", action="store_true", help="as often as the reliability goals ask for; about 25 minutes"
+    parser = argparse.ArgumentParser(
+        prog="scripts/faults",
+        description=__doc__,
+        epilog="\n".join(f"  {each.name:20} {each.says}" for each in CLASSES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("classes", nargs="*", metavar="CLASS", help="all, or some of those below")
+    parser.add_argument("--long", action="store_true", help="as often as docs/en/reliability.md reports; half an hour")
     parser.add_argument("--cycles", type=int, help="as often as this instead")
     asked = parser.parse_args()
     if unknown := set(asked.classes) - set(names):

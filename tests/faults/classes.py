@@ -15,6 +15,7 @@ from faults.disks import FailingDisk, fill_up, small_disk
 from faults.load import Load, Mix
 from faults.run import Outcome, Surroundings, finish, opened
 from faults.stage import Stage, new_broker
+from support import mosquitto
 from support.gateway import GatewayProcess
 from support.postgres import find_programs
 from support.processes import kill
@@ -36,7 +37,11 @@ class FaultClass:
     short: int  #: cycles
     long: int
     run: Run
-    missing: Callable[[], str | None] = lambda: None  #: what this machine lacks for it, None where it has everything
+    tools: Callable[[], str | None] = lambda: None  #: what this machine lacks beside Mosquitto; None: nothing
+
+    def missing(self) -> str | None:
+        """What this machine lacks for it, None where it has everything."""
+        return self.tools() if mosquitto.installed() else "Mosquitto is not installed"
 
 
 async def _in_cycles(
@@ -201,7 +206,6 @@ async def _nothing(_stage: Stage, load: Load) -> None:
 
 async def _several_gateways(cycles: int, surroundings: Surroundings) -> Outcome:
     url = surroundings.postgres().create_database()
-
     numbers, paused_every = itertools.count(1), max(5, cycles // 10)
 
     async def fail(stage: Stage, _load: Load) -> None:
