@@ -193,6 +193,7 @@ async def _clock_jumps(cycles: int, surroundings: Surroundings) -> Outcome:
 
         async def jump(_stage: Stage, load: Load) -> None:
             clock.set(random.choice([0, -_ONE_DAY, _ONE_DAY]))
+            await asyncio.sleep(clocks.CACHED)
             await load.answers(30)
 
         stage = await stack.enter_async_context(opened(env=clock.env))
