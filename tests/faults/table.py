@@ -19,6 +19,7 @@ class Row(NamedTuple):
     at_most_once: bool
     status: str
     reason: str | None
+    reason_code: int | None
     attempts: int
     possible_duplicate: bool
     created_at: int

@@ -29,6 +29,7 @@ class Case:
             at_most_once=False,
             status="published",
             reason=None,
+            reason_code=0,
             attempts=1,
             possible_duplicate=False,
             created_at=_ms(NOW),

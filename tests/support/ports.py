@@ -1,11 +1,16 @@
 """Free TCP ports on the loopback address."""
 
 import contextlib
+import random
 import socket
 import time
 
 LOOPBACK = "127.0.0.1"
 _LOOK_EVERY = 0.01  # seconds
+
+# Below what Linux gives to outgoing connections (32768 and up): one of those would take the port of a server that is
+# away for a moment.
+_SERVERS = range(10_000, 32_000)
 
 
 def free_port() -> int:
@@ -17,7 +22,7 @@ def free_ports(count: int) -> int:
     """The first of `count` free ports in a row."""
     while True:
         with contextlib.ExitStack() as held, contextlib.suppress(OSError, OverflowError):
-            first = _bind(held, 0)
+            first = _bind(held, random.choice(_SERVERS))
             for port in range(first + 1, first + count):
                 _bind(held, port)
             return first
