@@ -1,0 +1,176 @@
+"""Every error Chapar raises on purpose, each with its code and its sentence in English and Persian.
+
+ChaparError
+├── SettingInvalid           a setting has a value that cannot work
+├── PortTaken                a port that must be listened on is in use
+├── WorkerFailed             a worker ended before it served
+├── UsageInvalid             the command was not written as it must be
+├── GatewayError             the command line did not get from a gateway what it asked for
+│   ├── GatewayUnreachable   … nothing answers there, and nothing was asked
+│   ├── GatewayLost          … it was asked, and its answer did not come
+│   ├── GatewayRefused       … it answered with a problem of its own
+│   └── NotAGateway          … what answers there is none
+├── RequestError             the request itself is at fault: nothing stored, nothing sent
+│   ├── FieldInvalid         … a field breaks a rule
+│   ├── BodyMalformed        … the body is not JSON in UTF-8
+│   ├── BodyTooLarge         … the body is larger than the limit
+│   ├── BodyTooSlow          … the body did not arrive in time
+│   └── MediaTypeUnsupported … the body is not sent as JSON
+├── MessageNotFound          no message has this id
+├── NotCancellable           the message is past the states in which it can be withdrawn
+├── QueueFull                a bound of the queue is reached: nothing stored, nothing sent
+├── KeyMismatch              an idempotency key was used for another request
+├── KeyInFlight              the first request with this idempotency key has not been answered
+├── NotSent                  the message was not sent and never will be
+│   ├── BrokerUnreachable    … the broker could not be reached
+│   ├── BrokerRefused        … the broker said no, with an MQTT 5 reason code
+│   ├── Quarantined          … it was in flight whenever the broker ended the session
+│   ├── MessageExpired       … its time ran out
+│   └── MessageCancelled     … it was withdrawn
+├── StoreError
+│   ├── NotSaved             nothing was committed
+│   ├── OutcomeUnknown       the database cannot say whether it committed
+│   ├── StoreUnavailable     the database cannot be read now
+│   ├── SchemaOutdated       the tables are older than this program
+│   ├── SchemaNewer          the tables are newer than this program
+│   ├── DatabaseInUse        another process serves this SQLite file
+│   └── DatabaseUnsafe       the database breaks a condition that durability rests on
+└── LinkError
+    ├── LinkDown             there is no session, and nothing was sent
+    ├── LinkLost             the session ended between PUBLISH and its acknowledgement
+    ├── PublicationInvalid   the broker's announced limits forbid it, so it was not tried
+    ├── PublicationExpired   its time ran out before a byte of it left
+    ├── SubscriptionRefused  the broker refused a SUBSCRIBE
+    ├── EmbeddedBrokerFailed the built-in broker does not start
+    └── BrokerError          why no session could be had (each a sentence for the log)
+        ├── HostNotFound
+        ├── ConnectionFailed
+        ├── TlsFailed
+        ├── ConnectionRefused
+        ├── ProtocolUnsupported
+        ├── BrokerSilent
+        ├── BrokerClosed
+        └── MalformedPacket
+
+Only `api/problems.py` turns these into HTTP answers; only `cli/` turns them into exit codes.
+"""
+
+from chapar.errors.command_line import (
+    GatewayError,
+    GatewayLost,
+    GatewayRefused,
+    GatewayUnreachable,
+    NotAGateway,
+    UsageInvalid,
+)
+from chapar.errors.delivery import (
+    BrokerRefused,
+    BrokerUnreachable,
+    MessageCancelled,
+    MessageExpired,
+    NotSent,
+    Quarantined,
+)
+from chapar.errors.link import (
+    BrokerClosed,
+    BrokerError,
+    BrokerSilent,
+    ConnectionFailed,
+    ConnectionRefused,
+    EmbeddedBrokerFailed,
+    HostNotFound,
+    LinkDown,
+    LinkError,
+    LinkLost,
+    MalformedPacket,
+    ProtocolUnsupported,
+    PublicationExpired,
+    PublicationInvalid,
+    SubscriptionRefused,
+    TlsFailed,
+)
+from chapar.errors.request import (
+    BodyMalformed,
+    BodyTooLarge,
+    BodyTooSlow,
+    FieldInvalid,
+    KeyInFlight,
+    KeyMismatch,
+    MediaTypeUnsupported,
+    MessageNotFound,
+    NotCancellable,
+    QueueFull,
+    RequestError,
+)
+from chapar.errors.root import ChaparError, Language, persian_digits
+from chapar.errors.starting import (
+    PortTaken,
+    SettingInvalid,
+    WorkerFailed,
+)
+from chapar.errors.store import (
+    DatabaseInUse,
+    DatabaseUnsafe,
+    NotSaved,
+    OutcomeUnknown,
+    SchemaNewer,
+    SchemaOutdated,
+    StoreError,
+    StoreUnavailable,
+)
+
+__all__ = [
+    "BodyMalformed",
+    "BodyTooLarge",
+    "BodyTooSlow",
+    "BrokerClosed",
+    "BrokerError",
+    "BrokerRefused",
+    "BrokerSilent",
+    "BrokerUnreachable",
+    "ChaparError",
+    "ConnectionFailed",
+    "ConnectionRefused",
+    "DatabaseInUse",
+    "DatabaseUnsafe",
+    "EmbeddedBrokerFailed",
+    "FieldInvalid",
+    "GatewayError",
+    "GatewayLost",
+    "GatewayRefused",
+    "GatewayUnreachable",
+    "HostNotFound",
+    "KeyInFlight",
+    "KeyMismatch",
+    "Language",
+    "LinkDown",
+    "LinkError",
+    "LinkLost",
+    "MalformedPacket",
+    "MediaTypeUnsupported",
+    "MessageCancelled",
+    "MessageExpired",
+    "MessageNotFound",
+    "NotAGateway",
+    "NotCancellable",
+    "NotSaved",
+    "NotSent",
+    "OutcomeUnknown",
+    "PortTaken",
+    "ProtocolUnsupported",
+    "PublicationExpired",
+    "PublicationInvalid",
+    "Quarantined",
+    "QueueFull",
+    "RequestError",
+    "SchemaNewer",
+    "SchemaOutdated",
+    "SettingInvalid",
+    "StoreError",
+    "StoreUnavailable",
+    "SubscriptionRefused",
+    "TlsFailed",
+    "UsageInvalid",
+    "WorkerFailed",
+    "persian_digits",
+]

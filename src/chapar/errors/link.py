@@ -1,0 +1,204 @@
+"""What the link to the broker did not do, and why there is no session."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chapar.errors.root import ChaparError, Language
+
+
+@dataclass(eq=False)
+class LinkError(ChaparError):
+    """The link to the broker did not do what was asked."""
+
+    code = "link_error"
+
+
+@dataclass(eq=False)
+class LinkDown(LinkError):
+    """There is no session with a broker, or it ended before a byte of this message left."""
+
+    code = "link_down"
+    en = "There is no session with the broker."
+    fa = "نشستی با کارگزار (broker) برقرار نیست."
+
+
+@dataclass(eq=False)
+class LinkLost(LinkError):
+    """The session ended after the PUBLISH left and before its acknowledgement came: the outcome is unknown.
+
+    `cause` says why the session ended; None where the gateway closed it.
+    """
+
+    code = "link_lost"
+    en = "The session with the broker ended before it acknowledged the message: {cause}"
+    fa = "نشست با کارگزار (broker) پیش از تأیید پیام پایان یافت: {cause}"
+
+    cause: "BrokerError | None" = None
+
+    def sentence(self, language: Language = "en") -> str:
+        """Say it with the cause's own sentence."""
+        if self.cause is not None:
+            cause = self.cause.sentence(language)
+        else:
+            cause = "دروازه آن را بست." if language == "fa" else "the gateway closed it."
+        return (self.fa if language == "fa" else self.en).format(cause=cause)
+
+
+@dataclass(eq=False)
+class PublicationInvalid(LinkError):
+    """The broker's announced limits forbid this publication, so it was not tried (MQTT 5.0 §3.2.2.3).
+
+    `reason_code` is the one that says so in MQTT 5.
+    """
+
+    code = "publication_invalid"
+    en = "The broker does not take this message: its {limit} is {allowed}, and the message has {actual}."
+    fa = "کارگزار (broker) این پیام را نمی‌گیرد: {limit} آن {allowed} است و پیام {actual} دارد."
+
+    limit: str
+    allowed: int
+    actual: int
+    reason_code: int
+
+
+@dataclass(eq=False)
+class PublicationExpired(LinkError):
+    """Its time ran out while it waited for room in the broker's window; nothing left."""
+
+    code = "publication_expired"
+    en = "The time of the message ran out before it could be sent."
+    fa = "مهلت پیام پیش از آنکه فرستاده شود گذشت."
+
+
+@dataclass(eq=False)
+class SubscriptionRefused(LinkError):
+    """SUBACK with a reason code of 0x80 or above (MQTT 5.0 §3.9.3)."""
+
+    code = "subscription_refused"
+    en = "The broker refused the subscription to {topic_filter}: {reason_name} (0x{reason_hex})."
+    fa = "کارگزار (broker) اشتراک {topic_filter} را نپذیرفت: {reason_name} (0x{reason_hex})."
+
+    topic_filter: str
+    reason_name: str
+    reason_code: int
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the reason code as the specification writes it."""
+        return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
+
+
+@dataclass(eq=False)
+class EmbeddedBrokerFailed(LinkError):
+    """The built-in broker does not start."""
+
+    code = "embedded_broker_failed"
+    en = "The built-in broker does not start: {cause}. Use another broker with CHAPAR_BROKER_URL."
+    fa = "کارگزار (broker) درونی آغاز به کار نمی‌کند: {cause}. با CHAPAR_BROKER_URL کارگزار دیگری به کار ببرید."
+
+    cause: str
+
+
+@dataclass(eq=False)
+class BrokerError(LinkError):
+    """Why there is no session with `endpoint`; the link logs it and dials again."""
+
+    code = "broker_error"
+    en = "The session with {endpoint} failed."
+    fa = "نشست با {endpoint} ناکام ماند."
+
+    endpoint: str
+
+
+@dataclass(eq=False)
+class HostNotFound(BrokerError):
+    """The broker's name has no address."""
+
+    code = "broker_host_not_found"
+    en = "The name of {endpoint} has no address (DNS): {cause}."
+    fa = "برای نام {endpoint} نشانی‌ای یافت نشد (DNS): {cause}."
+
+    cause: str
+
+
+@dataclass(eq=False)
+class ConnectionFailed(BrokerError):
+    """No TCP connection."""
+
+    code = "broker_connection_failed"
+    en = "No connection to {endpoint}: {cause}."
+    fa = "اتصال به {endpoint} برقرار نشد: {cause}."
+
+    cause: str
+
+
+@dataclass(eq=False)
+class TlsFailed(BrokerError):
+    """TCP connected, TLS did not."""
+
+    code = "broker_tls_failed"
+    en = "TLS with {endpoint} failed: {cause}. Check CHAPAR_BROKER_CA_FILE and the names in the certificate."
+    fa = "برقراری TLS با {endpoint} ناکام ماند: {cause}. تنظیم CHAPAR_BROKER_CA_FILE و نام‌های گواهی را بررسی کنید."
+
+    cause: str
+
+
+@dataclass(eq=False)
+class ConnectionRefused(BrokerError):
+    """CONNACK with a reason code of 0x80 or above (MQTT 5.0 §3.2.2.2)."""
+
+    code = "broker_refused_connection"
+    en = "{endpoint} refused the session: {reason_name} (0x{reason_hex})."
+    fa = "{endpoint} نشست را نپذیرفت: {reason_name} (0x{reason_hex})."
+
+    reason_name: str
+    reason_code: int
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the reason code as the specification writes it."""
+        return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
+
+
+@dataclass(eq=False)
+class ProtocolUnsupported(BrokerError):
+    """The broker speaks MQTT 3.1.1 only."""
+
+    code = "broker_protocol_unsupported"
+    en = "{endpoint} does not speak MQTT 5. Devices may speak 3.1.1; the broker must offer MQTT 5 to the gateway."
+    fa = (
+        "{endpoint} با MQTT 5 کار نمی‌کند. دستگاه‌ها می‌توانند 3.1.1 بگویند، "
+        "ولی کارگزار باید برای دروازه MQTT 5 داشته باشد."
+    )
+
+
+@dataclass(eq=False)
+class BrokerSilent(BrokerError):
+    """Nothing was heard within the time the protocol allows."""
+
+    code = "broker_silent"
+    en = "{endpoint} has been silent for {seconds:.1f} s; the connection is taken for dead."
+    fa = "{endpoint} به مدت {seconds} ثانیه خاموش بود؛ اتصال مرده به شمار آمد."
+
+    seconds: float
+
+
+@dataclass(eq=False)
+class BrokerClosed(BrokerError):
+    """The broker ended the session; `reason_code` is that of its DISCONNECT, None where it sent none."""
+
+    code = "broker_closed"
+    en = "{endpoint} ended the session: {cause}."
+    fa = "{endpoint} نشست را پایان داد: {cause}."
+
+    cause: str
+    reason_code: int | None = None
+
+
+@dataclass(eq=False)
+class MalformedPacket(BrokerError):
+    """The broker sent bytes that are not MQTT 5."""
+
+    code = "broker_malformed_packet"
+    en = "{endpoint} sent bytes that are not MQTT 5: {cause}."
+    fa = "{endpoint} بایت‌هایی فرستاد که MQTT 5 نیست: {cause}."
+
+    cause: str

@@ -1,0 +1,131 @@
+"""Why a request is refused: nothing was stored, nothing was sent."""
+
+from dataclasses import dataclass
+
+from chapar.errors.root import ChaparError
+
+
+@dataclass(eq=False)
+class RequestError(ChaparError):
+    """The request itself is at fault: nothing was stored, nothing was sent."""
+
+    code = "request_invalid"
+
+
+@dataclass(eq=False)
+class FieldInvalid(RequestError):
+    """A field of a request breaks a rule; the rule reads on from the field's name, in both languages."""
+
+    code = "field_invalid"
+    en = "`{field}` {rule_en}."
+    fa = "`{field}` {rule_fa}."
+
+    field: str
+    rule_en: str
+    rule_fa: str
+
+
+@dataclass(eq=False)
+class BodyMalformed(RequestError):
+    """The body is not JSON in UTF-8."""
+
+    code = "body_malformed"
+    en = "The body is not a JSON object in UTF-8: {cause}"
+    fa = "بدنهٔ درخواست یک شیء JSON با کدگذاری UTF-8 نیست: {cause}"
+
+    cause: str
+
+
+@dataclass(eq=False)
+class BodyTooLarge(RequestError):
+    """The body is larger than the limit; reading stopped there."""
+
+    code = "body_too_large"
+    en = "The body is larger than {limit} bytes ({setting})."
+    fa = "بدنهٔ درخواست بزرگ‌تر از {limit} بایت است ({setting})."
+
+    limit: int
+    setting: str
+
+
+@dataclass(eq=False)
+class BodyTooSlow(RequestError):
+    """The body did not arrive in time."""
+
+    code = "body_too_slow"
+    en = "The body did not arrive within {seconds} s (CHAPAR_BODY_TIMEOUT)."
+    fa = "بدنهٔ درخواست در {seconds} ثانیه نرسید (CHAPAR_BODY_TIMEOUT)."
+
+    seconds: float
+
+
+@dataclass(eq=False)
+class MediaTypeUnsupported(RequestError):
+    """The body is not sent as JSON."""
+
+    code = "media_type_unsupported"
+    en = "Send the body as `Content-Type: application/json` in UTF-8 and without Content-Encoding, not as {found}."
+    fa = "بدنه را با `Content-Type: application/json` و UTF-8 و بدون Content-Encoding بفرستید، نه به صورت {found}."
+
+    found: str
+
+
+@dataclass(eq=False)
+class MessageNotFound(ChaparError):
+    """No message has this id."""
+
+    code = "message_not_found"
+    en = "There is no message with the id {id}. Check it against the `id` of the answer that accepted it."
+    fa = "پیامی با شناسهٔ {id} وجود ندارد. آن را با `id` پاسخی که پیام را پذیرفت بسنجید."
+
+    id: str
+
+
+@dataclass(eq=False)
+class NotCancellable(ChaparError):
+    """The message is past the states in which it can be withdrawn."""
+
+    code = "not_cancellable"
+    en = "The message {id} cannot be cancelled: it is {status}. Only scheduled and queued messages can."
+    fa = "پیام {id} را نمی‌توان لغو کرد: در وضعیت {status} است. تنها پیام‌های scheduled و queued لغو می‌شوند."
+
+    id: str
+    status: str
+
+
+@dataclass(eq=False)
+class QueueFull(ChaparError):
+    """A bound of the queue is reached. `retry_after` is in seconds; `oldest` is the message in front."""
+
+    code = "queue_full"
+    en = (
+        "The queue is full: {bound} allows {limit} unfinished messages, and the oldest is {oldest}. "
+        "Try again in {retry_after} s, cancel what is no longer wanted, or raise the bound."
+    )
+    fa = (
+        "صف پر است: {bound} اجازهٔ {limit} پیام ناتمام می‌دهد و قدیمی‌ترین آن‌ها {oldest} است. "
+        "{retry_after} ثانیهٔ دیگر بکوشید، پیام‌های بی‌مصرف را لغو کنید یا این حد را بالا ببرید."
+    )
+
+    bound: str
+    limit: int
+    oldest: str
+    retry_after: int
+
+
+@dataclass(eq=False)
+class KeyMismatch(ChaparError):
+    """An idempotency key was used for another request (draft-ietf-httpapi-idempotency-key-header §2.7)."""
+
+    code = "idempotency_key_mismatch"
+    en = "This Idempotency-Key was used for another request. Use a new key for a new request."
+    fa = "این Idempotency-Key برای درخواست دیگری به کار رفته است. برای درخواست تازه کلید تازه بسازید."
+
+
+@dataclass(eq=False)
+class KeyInFlight(ChaparError):
+    """The first request with this idempotency key has not been answered yet."""
+
+    code = "idempotency_key_in_flight"
+    en = "The first request with this Idempotency-Key has not been answered yet. Repeat this one in a moment."
+    fa = "نخستین درخواست با این Idempotency-Key هنوز پاسخ نگرفته است. این درخواست را اندکی بعد تکرار کنید."

@@ -1,0 +1,46 @@
+"""Why the gateway does not start; `StoreError` and `LinkError` have reasons of their own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chapar.errors.root import ChaparError
+
+
+@dataclass(eq=False)
+class SettingInvalid(ChaparError):
+    """A setting has a value that cannot work; found before anything is started."""
+
+    code = "setting_invalid"
+    en = "{setting} cannot be used: {problem}"
+    fa = "تنظیم {setting} قابل استفاده نیست: {problem}"
+
+    setting: str
+    problem: str
+
+
+@dataclass(eq=False)
+class PortTaken(ChaparError):
+    """A port that must be listened on is in use."""
+
+    code = "port_taken"
+    en = "Port {port} on {host} is already in use. Free it, or choose another with {setting}."
+    fa = "درگاه {port} روی {host} در حال استفاده است. آن را آزاد کنید یا با {setting} درگاه دیگری برگزینید."
+
+    host: str
+    port: int
+    setting: str
+
+    def facts(self) -> Mapping[str, object]:
+        """The port stays in ASCII digits: it is something to type."""
+        return {**vars(self), "port": str(self.port)}
+
+
+@dataclass(eq=False)
+class WorkerFailed(ChaparError):
+    """One of several gateway processes ended before it served; it has said why."""
+
+    code = "worker_failed"
+    en = "A worker ended at its start, with exit code {exit_code}. What it said stands above."
+    fa = "یکی از فرایندهای کارگر در آغاز کار پایان یافت (کد خروج {exit_code}). علت را بالاتر نوشته است."
+
+    exit_code: int
