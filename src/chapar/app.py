@@ -5,14 +5,11 @@ import contextlib
 import errno
 import gc
 import ipaddress
-import logging
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,6 +20,7 @@ from chapar.api.health import health_router
 from chapar.api.messaging import messaging_router
 from chapar.api.metrics import metrics_router
 from chapar.api.reporting import reporting_router
+from chapar.api.request_ids import with_request_ids
 from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
 from chapar.errors import PortTaken, SettingInvalid
@@ -32,8 +30,6 @@ from chapar.link.link import Link
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.store import Store
-
-log = structlog.get_logger(__name__)
 
 _GRACE = 1  # seconds for requests and deliveries under way at shutdown; what remains is settled at the next start
 
@@ -109,7 +105,8 @@ async def serve_on(
     async with lifespan(settings, with_broker=with_broker) as gateway:
         server = _Server(
             uvicorn.Config(
-                _quiet_when_cancelled(api(gateway, settings)),
+                with_request_ids(_quiet_when_cancelled(api(gateway, settings))),
+                interface="asgi3",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -200,26 +197,3 @@ async def _at_most(seconds: float, waiting: Coroutine[None, None, None]) -> None
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await waiting
-
-
-def configure_logging(settings: Settings) -> None:
-    """Structured events to standard error: for people, or one JSON object a line."""
-    level = getattr(logging, settings.log_level.upper())
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer(ensure_ascii=False)
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)

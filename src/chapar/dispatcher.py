@@ -27,6 +27,7 @@ from chapar.errors import (
 from chapar.link.link import Link
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_FAULTS, TRANSIENT, reason_slug
+from chapar.logs import MESSAGE_ID
 from chapar.message import UNFINISHED, Attempt, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
@@ -121,7 +122,7 @@ class Dispatcher:
         One that comes `direct` was never in the queue. While its caller waits it is rejected where the link is down
         or the broker refuses it; otherwise it waits in the queue then. The task is the dispatcher's own.
         """
-        return self._own(self._deliver(message, direct=direct))
+        return self._own(message, self._deliver(message, direct=direct))
 
     def outcome(self, message_id: str) -> asyncio.Future[Message]:
         """A future of what becomes of a message: the message once it ended, or once nobody can say what came of it.
@@ -180,7 +181,7 @@ class Dispatcher:
         """Deliver in this order; what is behind something of its device that went back meanwhile goes back too."""
         for message in messages:
             if message.imei in self._went_back:
-                self._own(self._give_back(message))
+                self._own(message, self._give_back(message))
             elif message.id in self._strikes:
                 await self._isolate(message)
             else:
@@ -259,14 +260,14 @@ class Dispatcher:
         try:
             moved = await self._store.move(message, after)
         except StoreError:  # the store is closed: the next start settles what this one left
-            log.warning("left_behind", id=message.id)
+            log.warning("left_behind")
             return message
         if after.status is Status.QUEUED:
             self._returning[message.imei] -= 1
             if not self._returning[message.imei]:
                 del self._returning[message.imei]
         if not moved:
-            log.warning("moved_by_another_process", id=message.id)
+            log.warning("moved_by_another_process")
             found: Message | None = None
             with suppress(StoreUnavailable):
                 found = await self._store.find(message.id)
@@ -371,12 +372,16 @@ class Dispatcher:
             Attempt(message.id, message.attempts, self._clock.now(), self._process, outcome, reason_code)
         )
 
-    def _own(self, delivery: Coroutine[None, None, Message]) -> asyncio.Task[Message]:
+    def _own(self, message: Message, delivery: Coroutine[None, None, Message]) -> asyncio.Task[Message]:
+        bound = MESSAGE_ID.set(message.id)  # the task begins with a copy of this context
         task = asyncio.create_task(delivery)
         self._under_way.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._finished)  # in the same context
+        MESSAGE_ID.reset(bound)
         return task
 
     def _finished(self, task: asyncio.Task[Message]) -> None:
         self._under_way.discard(task)
         self._one_finished.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("delivery_failed", exc_info=error)

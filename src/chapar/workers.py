@@ -18,7 +18,7 @@ import structlog
 import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
-from chapar import app
+from chapar import app, logs
 from chapar.errors import ChaparError, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
 from chapar.metrics import WORKERS_FOLDER
@@ -124,7 +124,7 @@ def main() -> None:
     """Be a worker on the listening socket whose descriptor is the only argument."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     settings = Settings.load()
-    app.configure_logging(settings)
+    logs.configure(settings.log_level, settings.log_format)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

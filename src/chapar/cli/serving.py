@@ -28,11 +28,11 @@ def serve(
     """
     import uvloop  # noqa: PLC0415 - see above
 
-    from chapar import app  # noqa: PLC0415 - see above
+    from chapar import app, logs  # noqa: PLC0415 - see above
     from chapar import workers as several  # noqa: PLC0415 - see above
 
     settings = Settings.load(host=host, port=port, workers=workers)
-    app.configure_logging(settings)
+    logs.configure(settings.log_level, settings.log_format)
     run = app.serve if settings.workers == 1 else several.serve
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings, lambda address: _announce(settings, address)))
@@ -69,10 +69,10 @@ def prune(
 
     Example: `chapar prune --days 90`
     """
-    from chapar import app  # noqa: PLC0415 - see above
+    from chapar import logs  # noqa: PLC0415 - see above
 
     settings = Settings.load()
-    app.configure_logging(settings)
+    logs.configure(settings.log_level, settings.log_format)
     removed = asyncio.run(_prune(settings, days))
     typer.echo(f"{settings.database}: {removed:,} messages removed.")
 

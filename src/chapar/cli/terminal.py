@@ -1,41 +1,19 @@
 """What reaches the terminal: text from elsewhere made harmless, times and numbers as a person reads them."""
 
 import contextlib
-import json
 import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime
 
 from chapar.errors import Language, persian_digits
+from chapar.lines import json_line, plain
+
+__all__ = ["PATIENCE", "json_line", "local_time", "plain", "progress", "show_progress"]
 
 PATIENCE = 1.0  # seconds after which a person wants to know what takes so long
 
-_JOINERS = "\u200c\u200d"  # invisible, harmless, and part of Persian spelling
 _CLEAR_LINE = "\r\x1b[K"
-
-
-def plain(text: str) -> str:
-    r"""The text with everything that is not printed written out, as in `\x1b`.
-
-    What devices and callers say must not move the cursor, set colours or turn the direction of writing.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable() or character in _JOINERS
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
-
-
-def json_line(value: object) -> str:
-    """The value as JSON on one line: lossless, readable in any script, and as harmless as `plain()`."""
-    return "".join(
-        character if character.isprintable() or character in _JOINERS else json.dumps(character)[1:-1]
-        for character in json.dumps(value, ensure_ascii=False)
-    )
 
 
 def local_time(time: datetime, language: Language) -> str:

@@ -230,7 +230,7 @@ class Commits:
                 ended = isinstance(error, EOFError | ConnectionError)
                 self._cause = "the writer process ended." if ended else f"the writer process does not start: {error}."
                 self._metrics.writer_deaths.inc()
-                log.error("writer_died", cause=self._cause, restart_in=pause)  # noqa: TRY400 - its own traceback is on stderr
+                log.error("writer_died", cause=self._cause, restart_in=pause)  # noqa: TRY400 - it has logged its own traceback
             finally:
                 self._writer_lost()
             await asyncio.sleep(pause)

@@ -12,6 +12,7 @@ of it in one transaction, commits, and answers each operation. The gateway's end
     answer = ("committed", result) | ("not_saved", cause, transient) | ("unknown", cause)
 """
 
+import os
 import select
 import signal
 import socket
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from operator import attrgetter
+from types import TracebackType
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -177,8 +179,16 @@ def main() -> None:
     # what the gateway still has to commit would be lost.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.excepthook = _crashed
     with socket.socket(fileno=int(sys.argv[1])) as channel, suppress(BrokenPipeError, ConnectionResetError):
         serve(channel)
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    from chapar import logs  # noqa: PLC0415 - it takes long to load, and a writer starts while callers wait
+
+    logs.configure("warning", "json" if os.environ.get("CHAPAR_LOG_FORMAT") == "json" else "console")
+    sys.excepthook(kind, error, trace)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""The log: events on standard error, one line each, whoever speaks and whatever was said.
+
+What the standard library logs (uvicorn, SQLAlchemy, asyncio) and what Python says of an exception that nobody caught
+take the same way.
+"""
+
+import logging
+import sys
+import threading
+import traceback
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Final, Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from chapar.lines import json_line, plain
+
+_END_OF_LINE: Final = " ⏎ "  # between the lines of a traceback where people read it
+
+#: The request that is being handled (ASCII) and the message that is being delivered, in all that is logged meanwhile.
+REQUEST_ID: Final[ContextVar[bytes | None]] = ContextVar("request_id", default=None)
+MESSAGE_ID: Final[ContextVar[str | None]] = ContextVar("message_id", default=None)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def configure(level: str, log_format: Literal["console", "json"]) -> None:
+    """Log events from `level` on to standard error: for people, or one JSON object a line."""
+    least = logging.getLevelNamesMapping()[level.upper()]
+    last: list[Processor] = (
+        [structlog.processors.JSONRenderer(lambda event, **_: json_line(event))]
+        if log_format == "json"
+        else [_harmless, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[
+            _ids,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _traceback,
+            *last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(least, logging.WARNING), handlers=[_FromStandardLibrary()], force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
+    sys.unraisablehook = _unraisable
+
+
+class _FromStandardLibrary(logging.Handler):
+    """Hands records of the standard library's loggers on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record as an event of ours."""
+        try:
+            event = record.getMessage().strip()
+        except Exception:  # noqa: BLE001 - the arguments do not fit the message; whatever is wrong, it is no reason to fail
+            event = str(record.msg)
+        level = max(known for known in _LEVELS if known <= max(record.levelno, logging.DEBUG))
+        log.log(level, event, logger=record.name, exc_info=record.exc_info)
+
+
+_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+
+
+def _ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if (request_id := REQUEST_ID.get()) is not None:
+        event["request_id"] = request_id.decode()
+    if (message_id := MESSAGE_ID.get()) is not None:
+        event.setdefault("message_id", message_id)
+    return event
+
+
+def _traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The exception as text, without the values of variables: those may be secrets."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exception()
+    elif isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["traceback"] = "".join(traceback.format_exception(error)).strip()
+    return event
+
+
+def _harmless(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if "traceback" in event:
+        lines = (line.strip() for line in event["traceback"].splitlines())
+        event["traceback"] = _END_OF_LINE.join(line for line in lines if line.strip("^~"))
+    return {name: _shown(value) for name, value in event.items()}
+
+
+def _shown(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return plain(value if isinstance(value, str) else repr(value))
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        log.critical("crashed", exc_info=error)
+
+
+def _uncaught_in_thread(what: threading.ExceptHookArgs) -> None:
+    if not issubclass(what.exc_type, SystemExit):
+        log.critical("thread_crashed", thread=what.thread and what.thread.name, exc_info=what.exc_value)
+
+
+def _unraisable(what: "sys.UnraisableHookArgs") -> None:
+    log.error("exception_ignored", note=what.err_msg, of=repr(what.object), exc_info=what.exc_value)
