@@ -1,5 +1,6 @@
 """The API explains itself: completely, and without a route to the internet."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,22 @@ def test_every_problem_is_documented_as_one(document: Any) -> None:
         for status, answer in operation["responses"].items():
             if int(status) >= 400 and path != "/health/ready":
                 assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+
+
+def test_every_reference_and_link_leads_somewhere(document: Any) -> None:
+    text = json.dumps(document)
+    names = re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', text)
+    assert {"SendRequest", "Problem", "MessageView"} <= set(names) <= set(document["components"]["schemas"])
+    assert text.count('"$ref"') == len(names)
+    known = {operation["operationId"] for _, _, operation in operations(document)}
+    sent = document["paths"]["/messaging/send"]["post"]["responses"]
+    assert {link["operationId"] for status in ("201", "202") for link in sent[status]["links"].values()} <= known
+
+
+def test_a_query_parameter_is_absent_and_never_null(document: Any) -> None:
+    for method, path, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            assert "anyOf" not in parameter["schema"], (method, path, parameter["name"])
 
 
 def test_what_the_document_shows_as_an_example_is_answered_as_it_says(gateway: GatewayProcess, document: Any) -> None:

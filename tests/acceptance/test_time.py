@@ -111,6 +111,8 @@ def test_the_longest_times_allowed_are_taken(site: Site, imei: str) -> None:
         ({"deliver_at": "2100-01-01"}, "deliver_at"),
         ({"deliver_at": "tomorrow"}, "deliver_at"),
         ({"deliver_at": 4102444800}, "deliver_at"),
+        ({"deliver_at": "20261125"}, "deliver_at"),  # no Unix time: that one was in 1970, and due at once
+        ({"deliver_at": "4102444800.5"}, "deliver_at"),
     ],
     ids=str,
 )

@@ -16,7 +16,6 @@ from chapar.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.api.problems import answers, language_of
 from chapar.api.request_route import RequestRoute
-from chapar.api.schemas import SendRequest
 from chapar.api.sending import Answer
 from chapar.errors import ChaparError, FieldInvalid, persian_digits
 from chapar.gateway import Gateway
@@ -103,12 +102,12 @@ def bulk_router(gateway: Gateway, settings: Settings) -> APIRouter:
                                     "type": "array",
                                     "minItems": 1,
                                     "maxItems": MAX_MESSAGES,
-                                    "items": SendRequest.model_json_schema(),
+                                    "items": {"$ref": "#/components/schemas/SendRequest"},
                                 }
                             },
                         }
                     },
-                    _NDJSON: {"schema": {"type": "string", "description": "One message a line."}},
+                    _NDJSON: {"schema": {"type": "string", "pattern": "\\S", "description": "One message a line."}},
                 },
             },
         },

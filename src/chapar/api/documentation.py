@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from chapar.api.problems import Problem
+from chapar.api.schemas import SendRequest
 
 _STATIC: Final = Path(__file__).parent / "static"
 _ASSETS: Final = "/docs/assets"
@@ -34,7 +35,9 @@ class DocumentedAPI(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; the schemas of problems and messages are referred to by name."""
         document = super().openapi()
-        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        for model in (Problem, SendRequest):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            document["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
         return document
 
 

@@ -15,7 +15,8 @@ KEY_PARAMETER: Final = {
     "in": "header",
     "description": "Makes a repetition safe: the same key with the same request gets the answer of the first one and "
     "sends nothing. Kept for a day, and longer than the message can be delivered.",
-    "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH},
+    # At least one character that is neither a space nor a quote, which may stand around it.
+    "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH, "pattern": "^[ -~]*[!#-~][ -~]*$"},
     "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
 }
 

@@ -3,6 +3,7 @@
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import WithJsonSchema
 
 from chapar.api import sending
 from chapar.api.body import read_body
@@ -18,7 +19,6 @@ from chapar.api.schemas import (
     MessagePage,
     MessageView,
     Paged,
-    SendRequest,
     SentAnswer,
     attempt_view,
     message_view,
@@ -30,16 +30,41 @@ from chapar.settings import Settings
 _JSON: Final = "application/json"
 
 MessageId = Annotated[str, Path(description="The `id` of the answer that accepted the message.", max_length=64)]
+Patience = Annotated[
+    float | None,
+    Query(gt=0, le=MAX_TIMEOUT, description="Seconds to wait for the broker."),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
+]
+
+_WHERE_TO_LOOK: Final[dict[str, object]] = {
+    "headers": {
+        "Location": {"required": True, "description": "Where the message is shown.", "schema": {"type": "string"}},
+        "Idempotency-Replayed": {
+            "description": "That this is the answer of an earlier call with the same key.",
+            "schema": {"type": "string", "enum": ["true"]},
+        },
+        "Preference-Applied": {
+            "description": "The preference that was followed (RFC 7240).",
+            "schema": {"type": "string", "enum": [ASYNC]},
+        },
+    },
+    "links": {
+        name: {"operationId": f"{name}_message", "parameters": {"id": "$response.body#/id"}}
+        for name in ("show", "cancel", "resend")
+    },
+}
 
 _SENT: Final[dict[int | str, dict[str, object]]] = {
     201: {
         "model": SentAnswer,
         "description": "Committed, and the broker acknowledged it. It is never sent again.",
+        **_WHERE_TO_LOOK,
     },
     202: {
         "model": AcceptedAnswer,
         "description": "Committed, and its delivery goes on; `Location` says where to look. Or it was sent at most "
         "once, and nobody knows whether it arrived (`unconfirmed`).",
+        **_WHERE_TO_LOOK,
     },
 }
 
@@ -75,7 +100,7 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
             "parameters": [KEY_PARAMETER, PREFER_PARAMETER],
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": SendRequest.model_json_schema()}},
+                "content": {_JSON: {"schema": {"$ref": "#/components/schemas/SendRequest"}}},
             },
         },
         route_class_override=RequestRoute,
@@ -89,14 +114,24 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
         following = found[-1].id if len(found) == query.limit else None
         return MessagePage.model_validate({"messages": list(map(message_view, found)), "next": following})
 
-    @router.get("/messages/{id}", summary="Show one message", responses=answers(404, 422, 503))
+    @router.get(
+        "/messages/{id}",
+        summary="Show one message",
+        operation_id="show_message",
+        responses=answers(404, 422, 503),
+    )
     async def message(id: MessageId) -> MessageDetail:  # noqa: A002 - the name is the path's
         """Where a message stands, with its evidence and its attempts."""
         view = message_view(await gateway.find(id))
         history = list(map(attempt_view, await gateway.attempts(id)))
         return MessageDetail.model_validate({**view, "history": history})
 
-    @router.post("/messages/{id}/cancel", summary="Withdraw a message", responses=answers(404, 406, 409, 422, 503))
+    @router.post(
+        "/messages/{id}/cancel",
+        summary="Withdraw a message",
+        operation_id="cancel_message",
+        responses=answers(404, 406, 409, 422, 503),
+    )
     async def cancel(id: MessageId) -> MessageView:  # noqa: A002 - the name is the path's
         """Withdraw a message that waits. It is either withdrawn or goes out, never both: 409 says that it has gone."""
         return MessageView.model_validate(message_view(await gateway.cancel(id)))
@@ -104,13 +139,14 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
     @router.post(
         "/messages/{id}/resend",
         summary="Send the same operation again",
+        operation_id="resend_message",
         status_code=201,
         responses=_SENT | answers(404, 406, 422, 429, 503),
     )
     async def resend(
         id: MessageId,  # noqa: A002 - the name is the path's
         wait: Annotated[Literal["none", "broker"], Query(description="As for `/messaging/send`.")] = "broker",
-        timeout: Annotated[float | None, Query(gt=0, le=MAX_TIMEOUT, description="Seconds to wait.")] = None,  # noqa: ASYNC109
+        timeout: Patience = None,  # noqa: ASYNC109
     ) -> Response:
         """Make a new message of the same operation for the same device; its `origin` is this one."""
         return sending.sent_answer(await gateway.resend(id, Wait(wait), timeout)).response()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Final, get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -56,6 +56,21 @@ PROBLEM_TYPE: Final = "application/problem+json"
 _BODY_UNREAD: Final = frozenset({408, 413, 415})
 _CLOSE: Final = {"Connection": "close"}  # else uvicorn reads a body that nobody wants to its end, if it has one
 
+_HEADERS: Final = {
+    "Content-Language": {
+        "required": True,
+        "description": "The language of `reason`.",
+        "schema": {"type": "string", "enum": list(get_args(Language))},
+    }
+}
+_LATER: Final = {
+    "Retry-After": {
+        "required": True,
+        "description": "Seconds after which another try is worth it.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+
 NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
 
 
@@ -96,6 +111,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, object]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase,
+            "headers": _HEADERS | (_LATER if status == HTTPStatus.TOO_MANY_REQUESTS else {}),
             "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses

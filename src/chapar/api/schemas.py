@@ -1,16 +1,27 @@
 """What goes in and comes out as JSON, and how it is documented."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from chapar.errors import FieldInvalid
 from chapar.gateway import Bucket, Filters, Ranking, Summary
-from chapar.message import Attempt, Command, Message, Status, Wait, check_device_id, check_operation
+from chapar.message import (
+    MAX_OPERATION_BYTES,
+    Attempt,
+    Command,
+    Message,
+    Status,
+    Wait,
+    check_device_id,
+    check_operation,
+)
 
 MAX_TIMEOUT: Final = 300  # seconds; longer waits belong to `GET /messaging/messages/{id}`
 MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
@@ -18,12 +29,35 @@ MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's
 
 _EXAMPLE_ID = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
 
+# The rules of `message.py` as JSON Schema knows them; those functions hold them, and say so in both languages.
+_DEVICE_ID: Final[JsonDict] = {"pattern": "^[A-Za-z0-9._\\-۰-۹٠-٩]{1,64}$"}
+_FORBIDDEN: Final = "\\u0000-\\u001F\\u007F-\\u009F\\uFDD0-\\uFDEF\\uFFFE\\uFFFF"
+_OPERATION: Final[JsonDict] = {
+    "pattern": f"^[^{_FORBIDDEN}]*[^\\s{_FORBIDDEN}][^{_FORBIDDEN}]*$",
+    "maxLength": MAX_OPERATION_BYTES,
+}
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+
 
 def _whole(value: object) -> object:
     """To Python `true` and 1.0 equal 1; to a caller neither is a QoS."""
     if type(value) is not int:
         raise PydanticCustomError("int_type", "must be a whole number")
     return value
+
+
+def _time(value: object) -> datetime:
+    """A time as a caller writes it; to pydantic `20261125` is one too, of 1970: a message for then leaves at once."""
+    try:
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            return datetime.fromisoformat(value.upper())
+    except ValueError:
+        pass
+    raise PydanticCustomError("timezone_aware", "must be an RFC 3339 time with an offset")
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_time)]
 
 
 class SendRequest(BaseModel):
@@ -38,8 +72,13 @@ class SendRequest(BaseModel):
     imei: str = Field(
         description="The device: 1 to 64 of `A-Z a-z 0-9 . _ -`. Persian and Arabic digits are read as ASCII.",
         examples=["861234567890123"],
+        json_schema_extra=_DEVICE_ID,
     )
-    micro_op: str = Field(description="The operation; its bytes are what the device is told.", examples=["push_down"])
+    micro_op: str = Field(
+        description=f"The operation; its bytes are what the device is told: at most {MAX_OPERATION_BYTES} of UTF-8.",
+        examples=["push_down"],
+        json_schema_extra=_OPERATION,
+    )
     params: dict[str, JsonValue] | None = Field(
         default=None, description="Parameters; with them the device is told `{id, micro_op, params}` as JSON."
     )
@@ -56,7 +95,7 @@ class SendRequest(BaseModel):
         description="Seconds after which it is not sent any more, counted from when it is due. Default: one hour.",
         examples=[600],
     )
-    deliver_at: AwareDatetime | None = Field(
+    deliver_at: Time | None = Field(
         default=None, description="Not sent before this time (RFC 3339).", examples=["2026-11-25T05:30:00+03:30"]
     )
     wait: Literal["broker", "none"] = Field(
@@ -200,16 +239,26 @@ class SummaryView(BaseModel):
     times: TimelineView
 
 
+# A query string has no null: what is absent is just not there.
+Moment = Annotated[Time | None, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+_CURSOR: Final = "^[0-9a-f-]{36}$"
+
+
 class FilterQuery(BaseModel):
     """Which messages; what is absent does not narrow."""
 
     model_config = ConfigDict(extra="forbid")
 
-    imei: str | None = Field(None, description="This device only.")
-    micro_op: str | None = Field(None, description="This operation only.")
+    imei: Annotated[str | None, WithJsonSchema({"type": "string", **_DEVICE_ID})] = Field(
+        None, description="This device only."
+    )
+    micro_op: Annotated[str | None, WithJsonSchema({"type": "string", **_OPERATION})] = Field(
+        None, description="This operation only."
+    )
     status: list[Status] = Field([], description="These states only; may be repeated.")
-    since: AwareDatetime | None = Field(None, description="Accepted at this time or later (RFC 3339).")
-    until: AwareDatetime | None = Field(None, description="Accepted before this time (RFC 3339).")
+    since: Moment = Field(None, description="Accepted at this time or later (RFC 3339).")
+    until: Moment = Field(None, description="Accepted before this time (RFC 3339).")
 
     def filters(self) -> Filters:
         """As the gateway takes them; raises FieldInvalid."""
@@ -225,7 +274,9 @@ class FilterQuery(BaseModel):
 class PageQuery(FilterQuery):
     """Which messages, and which page of them."""
 
-    cursor: str | None = Field(None, pattern=r"^[0-9a-f-]{36}$", description="`next` of the page before.")
+    cursor: Annotated[str | None, WithJsonSchema({"type": "string", "pattern": _CURSOR})] = Field(
+        None, pattern=_CURSOR, description="`next` of the page before."
+    )
     limit: int = Field(100, ge=1, le=MAX_PAGE, description="Messages on a page.")
 
 
