@@ -1,24 +1,38 @@
 """Every option of the gateway: its default, its unit, and why that default.
 
-Each is an environment variable with the prefix `CHAPAR_`; `chapar serve` takes the most used ones as options too.
+Each is an environment variable with the prefix `CHAPAR_`; `chapar serve` takes the most used ones as options too. A
+secret may come from a file instead (`secret_files.py`).
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chapar.errors import Language, SettingInvalid
 from chapar.message import check_topic_template, has_forbidden_character
+from chapar.secret_files import SecretFiles
 
 _MQTT_PORT = 1883  # IANA
 _MQTTS_PORT = 8883  # IANA
 
+# As SQLAlchemy reads it: a password may hold everything but `@`.
+_DATABASE_URL = re.compile(r"(?P<scheme>[a-z0-9+]+)://(?:[^:/]*(?::[^@]*)?@)?(?P<place>[^?]*)", re.DOTALL)
+
 TopicTemplate = Annotated[str, AfterValidator(check_topic_template)]
+
+
+class Problem(ValueError):
+    """What is wrong with a value, in both languages; reads on from the setting's name and never repeats a secret."""
+
+    def __init__(self, english: str, persian: str) -> None:
+        super().__init__(english)
+        self.persian = persian
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +42,35 @@ class BrokerAddress:
     host: str
     port: int
     tls: bool = False
-    username: str | None = None
+    username: str | None = field(default=None, repr=False)  # with some brokers it is an access token
     password: str | None = field(default=None, repr=False)
     properties: bool = True  #: whether its 3.1.1 subscribers survive PUBLISH properties (the built-in broker's do not)
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read `mqtt://user:secret@host:1883` or `mqtts://…`; raises ValueError with a sentence."""
+        """Read `mqtt://user:secret@host:1883` or `mqtts://…`; raises Problem."""
         if has_forbidden_character(url.strip()):  # bytes that are not UTF-8 show as surrogates
-            raise ValueError("write it in UTF-8 and without control characters")
-        parts = urlsplit(url.strip())
-        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or parts.path.strip("/"):
-            raise ValueError("write it as mqtt://host:1883 or mqtts://user:secret@host:8883")
+            raise Problem(
+                "write it in UTF-8 and without control characters",
+                "آن را با UTF-8 و بدون نویسهٔ کنترلی بنویسید",
+            )
+        try:
+            parts = urlsplit(url.strip())
+            port = parts.port
+        except ValueError:  # its own words may repeat a part of the password
+            parts, port = urlsplit(""), None
+        beyond = parts.path.strip("/") or parts.query or parts.fragment
+        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or beyond:
+            raise Problem(
+                "write it as mqtt://host:1883 or mqtts://user:secret@host:8883, "
+                "and / ? # , in a secret as %2F %3F %23 %2C",
+                "آن را به شکل mqtt://host:1883 یا mqtts://user:secret@host:8883 بنویسید، "
+                "و نویسه‌های / ? # , در رمز را به صورت %2F %3F %23 %2C",
+            )
         tls = parts.scheme == "mqtts"
         return cls(
             host=parts.hostname,
-            port=parts.port or (_MQTTS_PORT if tls else _MQTT_PORT),
+            port=port or (_MQTTS_PORT if tls else _MQTT_PORT),
             tls=tls,
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password else None,
@@ -165,9 +192,24 @@ class Settings(BaseSettings):
         try:
             return cls.model_validate({name: value for name, value in overrides.items() if value is not None})
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
+            first = error.errors(include_url=False, include_input=False)[0]
             name = "CHAPAR_" + str(first["loc"][0]).upper() if first["loc"] else "The settings"
-            raise SettingInvalid(name, first["msg"].removeprefix("Value error, ")) from None
+            problem = first.get("ctx", {}).get("error")
+            persian = problem.persian if isinstance(problem, Problem) else None
+            raise SettingInvalid(name, first["msg"].removeprefix("Value error, "), persian) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Look at what is given directly, then at files with secrets, then at the environment."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, SecretFiles(settings_cls), env_settings
 
     @field_validator("broker_url")
     @classmethod
@@ -184,15 +226,27 @@ class Settings(BaseSettings):
             try:
                 value.encode("idna")
             except UnicodeError:
-                raise ValueError("write it as a host name, like broker.example.org") from None
+                raise Problem(
+                    "write it as a host name, like broker.example.org",
+                    "آن را به شکل نام میزبان بنویسید، مانند broker.example.org",
+                ) from None
         return value
 
     @field_validator("database_url")
     @classmethod
     def _database_url_is_known(cls, value: SecretStr) -> SecretStr:
-        scheme = urlsplit(value.get_secret_value()).scheme.partition("+")[0]
-        if scheme not in {"sqlite", "postgresql", "postgres"}:
-            raise ValueError("write it as sqlite:///chapar.db or postgresql://user:secret@host/name")
+        match = _DATABASE_URL.match(value.get_secret_value())
+        scheme = match["scheme"].partition("+")[0] if match else None
+        if match is None or scheme not in {"sqlite", "postgresql", "postgres"}:
+            raise Problem(
+                "write it as sqlite:///chapar.db or postgresql://user:secret@host/name",
+                "آن را به شکل sqlite:///chapar.db یا postgresql://user:secret@host/name بنویسید",
+            )
+        if scheme != "sqlite" and "@" in match["place"]:
+            raise Problem(
+                "write @, / and : in a name or password as %40, %2F and %3A",
+                "نویسه‌های @ و / و : را در نام کاربر و رمز به صورت %40 و %2F و %3A بنویسید",
+            )
         return value
 
     def brokers(self) -> tuple[BrokerAddress, ...]:
@@ -204,14 +258,13 @@ class Settings(BaseSettings):
     @property
     def serves_alone(self) -> bool:
         """Whether no other gateway process can use the database."""
-        return urlsplit(self.database_url.get_secret_value()).scheme.startswith("sqlite")
+        return self.database.startswith("sqlite")
 
     @property
     def database(self) -> str:
         """The database's URL without its secret, to show."""
-        parts = urlsplit(self.database_url.get_secret_value())
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}{parts.path}"
+        match = _DATABASE_URL.match(self.database_url.get_secret_value())
+        return f"{match['scheme']}://{match['place']}" if match else ""
 
 
 def preferred_language() -> Language:

@@ -136,3 +136,18 @@ def test_no_proxy_stands_before_a_gateway_on_this_machine(host: str, monkeypatch
         assert not gateway._http.trust_env
     with GatewayClient("http://gateway.example", "en") as gateway:
         assert gateway._http.trust_env
+
+
+def test_a_password_in_the_url_is_used_and_never_shown() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        raise httpx.ConnectError("refused")
+
+    with GatewayClient("https://me:c4nary@gateway.example/", "en", httpx.MockTransport(answer)) as gateway:
+        with pytest.raises(GatewayUnreachable) as error:
+            gateway.message("id")
+        assert gateway.url == "https://gateway.example"
+    assert seen[0].headers["authorization"].startswith("Basic ")
+    assert "c4nary" not in str(error.value)

@@ -9,6 +9,7 @@ import pytest
 from chapar import errors
 from chapar.api.problems import STATUSES, status_of
 from chapar.errors import ChaparError
+from chapar.secret_files import secrets_of
 from chapar.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,13 @@ def test_every_setting_is_documented(language: str) -> None:
     page = (ROOT / "docs" / language / "settings.md").read_text()
     documented = set(re.findall(r"^\| `(CHAPAR_[A-Z_]+)`", page, re.MULTILINE))
     assert documented == {f"CHAPAR_{name.upper()}" for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_secret_is_documented_with_its_file(language: str) -> None:
+    page = (ROOT / "docs" / language / "settings.md").read_text()
+    for name in secrets_of(Settings):
+        assert f"`CHAPAR_{name.upper()}_FILE`" in page
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

@@ -75,10 +75,11 @@ class GatewayClient:
     """A gateway at a URL. Every method raises GatewayError: one of its four kinds."""
 
     def __init__(self, url: str, language: Language, transport: httpx.BaseTransport | None = None) -> None:
-        self.url = _checked(url)
+        checked = _checked(url)
+        self.url = str(checked.copy_with(userinfo=b"")).rstrip("/")  #: without a password, to show
         self.clock: datetime | None = None  #: the gateway's at its last answer, to the second
         self._http = httpx.Client(
-            base_url=self.url,
+            base_url=checked,
             headers={"Accept-Language": language},
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
             transport=transport,
@@ -167,8 +168,8 @@ class GatewayClient:
             self.clock = None
 
 
-def _checked(url: str) -> str:
-    """The URL without a slash at its end; raises UsageInvalid."""
+def _checked(url: str) -> httpx.URL:
+    """The URL as it was written; raises UsageInvalid."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -178,7 +179,7 @@ def _checked(url: str) -> str:
             "--url (CHAPAR_URL) must be written as http://127.0.0.1:8000.",
             "نشانی --url (یا CHAPAR_URL) باید به شکل http://127.0.0.1:8000 نوشته شود.",
         )
-    return str(parsed).rstrip("/")
+    return parsed
 
 
 def _is_loopback(url: str) -> bool:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chapar.errors.root import ChaparError
+from chapar.errors.root import ChaparError, Language
 
 
 @dataclass(eq=False)
 class SettingInvalid(ChaparError):
-    """A setting has a value that cannot work; found before anything is started."""
+    """A setting has a value that cannot work; found before anything is started.
+
+    The problem reads on from the colon, in both languages; what a library says there is English only.
+    """
 
     code = "setting_invalid"
     en = "{setting} cannot be used: {problem}"
@@ -16,6 +19,13 @@ class SettingInvalid(ChaparError):
 
     setting: str
     problem: str
+    problem_fa: str | None = None
+
+    def sentence(self, language: Language = "en") -> str:
+        """The setting's name, and what is wrong with its value, never the value itself."""
+        if language == "fa":
+            return self.fa.format(setting=self.setting, problem=self.problem_fa or self.problem)
+        return self.en.format(setting=self.setting, problem=self.problem)
 
 
 @dataclass(eq=False)

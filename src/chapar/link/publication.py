@@ -1,7 +1,7 @@
 """What goes over the link: a publication out, a delivery in, and the CONNECT that opens it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,8 +10,8 @@ class SignOn:
 
     client_id: str
     keep_alive: int  #: seconds
-    username: str | None = None
-    password: str | None = None
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
     clean_start: bool = True
     session_expiry: int = 0  #: seconds for which the broker keeps the session after the connection ended
     properties: bool = True  #: whether PUBLISH may carry properties, see `BrokerAddress.properties`

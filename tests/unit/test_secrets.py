@@ -1,0 +1,132 @@
+"""A secret comes from the environment or a file, and is never repeated: not by a sentence, not by `repr`."""
+
+import os
+import traceback
+from pathlib import Path
+
+import pytest
+
+from chapar.errors import ChaparError, SettingInvalid
+from chapar.link.publication import SignOn
+from chapar.secret_files import secrets_of
+from chapar.settings import BrokerAddress, Settings
+from chapar.store import database
+
+SECRETS = secrets_of(Settings)
+CANARY = "c4nary"
+VALUES = {
+    "broker_url": f"mqtts://gate:{CANARY}@broker.example",
+    "database_url": f"postgresql://gate:{CANARY}@db.example/chapar",
+}
+ODD = ["{0}/{0}", "{0}?{0}", "{0}#{0}", "12/{0}", "12?{0}", "12#{0}", "{0}@{0}", "{0}@1/{0}@{0}", "{0}:{0}", "{0},{0}"]
+ODD += ["[{0}", "{0}]", "%{0}", "{0}\n", "\udce9{0}", "{0}℀", "{0} {0}", "", "12,{0}", "{0}\x1b[2J"]
+BROKER_FORMS = [
+    f"{scheme}://{start}{{0}}@broker.example" for scheme in ("mqtt", "mqtts", "http") for start in ("gate:", "")
+]
+DATABASE_FORMS = [
+    *(
+        f"{scheme}://{start}{{0}}@db.example/chapar"
+        for scheme in ("postgresql", "postgres", "mysql")
+        for start in ("gate:", "")
+    ),
+    "postgresql://db.example/chapar?password={0}",
+    "postgresql://gate:{0}@db.example:port/chapar",
+    "postgresql:gate:{0}@db.example/chapar",
+]
+
+
+@pytest.fixture(autouse=True)
+def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CHAPAR_")]:
+        monkeypatch.delenv(name)
+
+
+def value_of(settings: Settings, name: str) -> str:
+    text: str = getattr(settings, name).get_secret_value()
+    return text
+
+
+def shown_by(settings: Settings) -> str:
+    addresses = settings.brokers()
+    sign_ons = [SignOn("id", 1, username=address.username, password=address.password) for address in addresses]
+    return " ".join(
+        [repr(settings), str(settings), settings.database, repr(addresses), repr(sign_ons), str(addresses[0])]
+    )
+
+
+@pytest.mark.parametrize("name", SECRETS)
+class TestFromFiles:
+    @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+    def test_the_content_is_the_value(
+        self, name: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        value = VALUES.get(name, CANARY * 8)
+        (tmp_path / "secret").write_text(value + end, newline="")
+        monkeypatch.setenv(f"CHAPAR_{name.upper()}_FILE", str(tmp_path / "secret"))
+        settings = Settings.load()
+        assert value_of(settings, name) == value
+        assert CANARY not in shown_by(settings)
+
+    def test_the_environment_still_works(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        value = VALUES.get(name, CANARY * 8)
+        monkeypatch.setenv(f"CHAPAR_{name.upper()}", value)
+        assert value_of(Settings.load(), name) == value
+
+    def test_both_at_once_are_refused(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(f"CHAPAR_{name.upper()}", VALUES.get(name, CANARY * 8))
+        monkeypatch.setenv(f"CHAPAR_{name.upper()}_FILE", str(tmp_path / "secret"))
+        with pytest.raises(SettingInvalid) as error:
+            Settings.load()
+        assert str(error.value) == (
+            f"CHAPAR_{name.upper()}_FILE cannot be used: CHAPAR_{name.upper()} is set too. Set one of the two."
+        )
+        assert "تنها یکی از این دو" in error.value.sentence("fa")
+
+    def test_a_file_that_cannot_be_read(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "bytes").write_bytes(b"\xff" + CANARY.encode())
+        for file, problem, persian in (
+            (tmp_path / "missing", "cannot be read: No such file or directory.", "خوانده نمی‌شود"),
+            (tmp_path, "cannot be read: Is a directory.", "خوانده نمی‌شود"),
+            (tmp_path / "bytes", "is not text in UTF-8.", "متن UTF-8 نیست"),
+        ):
+            monkeypatch.setenv(f"CHAPAR_{name.upper()}_FILE", str(file))
+            with pytest.raises(SettingInvalid) as error:
+                Settings.load()
+            assert str(error.value) == f"CHAPAR_{name.upper()}_FILE cannot be used: {file} {problem}"
+            assert persian in error.value.sentence("fa")
+            assert CANARY not in "".join(traceback.format_exception(error.value))
+
+
+def everything_said(**values: str) -> str:
+    """All that may be shown of these settings, whether they can be used or not."""
+    try:
+        settings = Settings.load(**values)
+        database.parse(settings.database_url.get_secret_value())
+    except ChaparError as error:
+        return error.sentence("en") + error.sentence("fa") + "".join(traceback.format_exception(error))
+    return shown_by(settings)
+
+
+@pytest.mark.parametrize("secret", ODD)
+def test_no_form_of_a_url_gives_its_secret_away(secret: str) -> None:
+    password = secret.format(CANARY)
+    for form in BROKER_FORMS:
+        assert CANARY not in everything_said(broker_url=form.format(password)), form
+    for form in DATABASE_FORMS:
+        assert CANARY not in everything_said(database_url=form.format(password)), form
+
+
+def test_what_is_wrong_is_said_in_both_languages() -> None:
+    for values in ({"broker_url": "http://x"}, {"broker_url": "mqtt://x\x00"}, {"database_url": "mysql://x"}):
+        with pytest.raises(SettingInvalid) as error:
+            Settings.load(**values)
+        assert "بنویسید" in error.value.sentence("fa")
+        assert error.value.problem not in error.value.sentence("fa")
+
+
+def test_an_odd_password_arrives_whole() -> None:
+    address = BrokerAddress.parse("mqtt://g%40te:%40%2F%3F%23%2C%25:%C3%A9@broker.example")
+    assert (address.username, address.password, address.host) == ("g@te", "@/?#,%:é", "broker.example")
+    assert Settings.load(database_url="postgresql://g:%40%2F@[::1]:5433/x?sslmode=require").database == (
+        "postgresql://[::1]:5433/x"
+    )
