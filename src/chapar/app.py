@@ -8,7 +8,9 @@ import ipaddress
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,6 +23,7 @@ from chapar.api.messaging import messaging_router
 from chapar.api.metrics import metrics_router
 from chapar.api.reporting import reporting_router
 from chapar.api.request_ids import with_request_ids
+from chapar.certificates import ServerCertificate, server_certificate
 from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
 from chapar.errors import PortTaken, SettingInvalid
@@ -31,6 +34,7 @@ from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.store import Store
 
+_HANDSHAKE = 10  # seconds a client may take for its TLS handshake
 _GRACE = 1  # seconds for requests and deliveries under way at shutdown; what remains is settled at the next start
 
 
@@ -102,6 +106,7 @@ async def serve_on(
     listener: socket.socket, settings: Settings, announce: Callable[[str], None], *, with_broker: bool = True
 ) -> None:
     """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
+    certificate = server_certificate(settings.tls_cert_file, settings.tls_key_file)
     async with lifespan(settings, with_broker=with_broker) as gateway:
         server = _Server(
             uvicorn.Config(
@@ -117,14 +122,28 @@ async def serve_on(
         # What was built at the start stays; without this every collection walks through all of it.
         gc.collect()
         gc.freeze()
-        server.when_started = lambda: announce(address_of(listener))
+        server.certificate = certificate
+        server.when_started = lambda: announce(address_of(listener, settings))
         server.when_stopping = gateway.hurry
-        await server.serve(sockets=[listener])
+        async with _kept_fresh(certificate):
+            await server.serve(sockets=[listener])
+
+
+@contextlib.asynccontextmanager
+async def _kept_fresh(certificate: ServerCertificate | None) -> AsyncIterator[None]:
+    """The certificate is exchanged meanwhile where its files are renewed."""
+    task = None if certificate is None else asyncio.create_task(certificate.run(), name="certificate")
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
 
 
 class _Server(uvicorn.Server):
     """uvicorn, which stops on a signal without raising it again: the rest of the gateway has yet to close."""
 
+    certificate: ServerCertificate | None
     when_started: Callable[[], None]
     when_stopping: Callable[[], None]
 
@@ -136,8 +155,20 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self.certificate is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self.servers = [await self._listen(listener, self.certificate.context) for listener in sockets or ()]
         self.when_started()
+
+    async def _listen(self, listener: socket.socket, context: ssl.SSLContext) -> asyncio.Server:
+        """What uvicorn does, which leaves a client a minute for its TLS handshake."""
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        made = partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return await asyncio.get_running_loop().create_server(
+            made, sock=listener, backlog=self.config.backlog, ssl=context, ssl_handshake_timeout=_HANDSHAKE
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.when_stopping()
@@ -187,10 +218,11 @@ def listen(settings: Settings) -> socket.socket:
         raise SettingInvalid("CHAPAR_HOST", f"{host}: {error.strerror or error}.") from None
 
 
-def address_of(listener: socket.socket) -> str:
+def address_of(listener: socket.socket, settings: Settings) -> str:
     """Where a browser finds what listens there."""
+    scheme = "http" if settings.tls_cert_file is None else "https"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def _at_most(seconds: float, waiting: Coroutine[None, None, None]) -> None:

@@ -91,6 +91,13 @@ class Settings(BaseSettings):
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port of the API; 0 takes a free one.")
 
+    tls_cert_file: Path | None = Field(
+        None,
+        description="Certificate of the API, with its chain (PEM): it then speaks HTTPS. Unset: plain HTTP. "
+        "Renewed files are taken within seconds.",
+    )
+    tls_key_file: Path | None = Field(None, description="Key of that certificate (PEM). Unset: it is in the same file.")
+
     database_url: SecretStr = Field(
         SecretStr("sqlite:///chapar.db"),
         description="`sqlite:///file` or `postgresql://user:secret@host/name`. SQLite needs no set-up.",

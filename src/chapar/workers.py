@@ -19,6 +19,7 @@ import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
 from chapar import app, logs
+from chapar.certificates import server_certificate
 from chapar.errors import ChaparError, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
 from chapar.metrics import WORKERS_FOLDER
@@ -42,6 +43,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         raise SettingInvalid(
             "CHAPAR_WORKERS", "SQLite serves one process. Use PostgreSQL (CHAPAR_DATABASE_URL) for more than one."
         )
+    server_certificate(settings.tls_cert_file, settings.tls_key_file)  # else each worker would say what is wrong
     listener = app.listen(settings)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -56,7 +58,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         workers = [_Worker(listener, environment) for _ in range(settings.workers)]
         async with asyncio.TaskGroup() as tasks:
             children = [tasks.create_task(worker.keep(), name="worker") for worker in workers]
-            children.append(tasks.create_task(_announce(workers, announce, app.address_of(listener))))
+            children.append(tasks.create_task(_announce(workers, announce, app.address_of(listener, settings))))
             await stop.wait()
             for child in children:
                 child.cancel()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ class GatewayProcess:
         self.env = dict(env or {})
         self.arguments = arguments
         self.port = free_port()
-        self.url = f"http://{LOOPBACK}:{self.port}"
+        self.url = f"{'https' if 'CHAPAR_TLS_CERT_FILE' in self.env else 'http'}://{LOOPBACK}:{self.port}"
         self._folder = folder
         self._program: Program | None = None
 
@@ -70,10 +71,11 @@ class GatewayProcess:
     def wait_until(self, state: str, timeout: float = 20.0) -> None:
         """Until `/health/{state}` is 200; raises AssertionError with the last answer where it ends or hangs instead."""
         deadline = time.monotonic() + timeout
+        trusted = ssl.create_default_context(cafile=self.env.get("CHAPAR_CA_FILE"))
         answer = "no answer"
         while self.program.running and time.monotonic() < deadline:
             try:
-                health = httpx.get(f"{self.url}/health/{state}", timeout=5.0)
+                health = httpx.get(f"{self.url}/health/{state}", timeout=5.0, verify=trusted)
             except httpx.TransportError as error:
                 answer = repr(error)
             else:

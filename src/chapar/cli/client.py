@@ -2,6 +2,8 @@
 
 import ipaddress
 import json
+import os
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -12,7 +14,17 @@ from typing import Final, NamedTuple, Self
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError, field_serializer
 
-from chapar.errors import GatewayLost, GatewayRefused, GatewayUnreachable, Language, NotAGateway, UsageInvalid
+from chapar.certificates import tls_cause
+from chapar.errors import (
+    GatewayLost,
+    GatewayRefused,
+    GatewayUnreachable,
+    GatewayUntrusted,
+    Language,
+    NotAGateway,
+    SettingInvalid,
+    UsageInvalid,
+)
 from chapar.message import Status
 
 READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
@@ -72,7 +84,7 @@ class Sent(NamedTuple):
 
 
 class GatewayClient:
-    """A gateway at a URL. Every method raises GatewayError: one of its four kinds."""
+    """A gateway at a URL. Every method raises GatewayError: one of its kinds."""
 
     def __init__(self, url: str, language: Language, transport: httpx.BaseTransport | None = None) -> None:
         checked = _checked(url)
@@ -83,6 +95,7 @@ class GatewayClient:
             headers={"Accept-Language": language},
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
             transport=transport,
+            verify=_trusted() if checked.scheme == "https" else True,
             trust_env=not _is_loopback(self.url),  # no proxy leads to this machine
         )
 
@@ -143,6 +156,8 @@ class GatewayClient:
         try:
             answer = self._http.send(request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if (tls := _tls_error(error)) is not None:
+                raise GatewayUntrusted(self.url, tls_cause(tls)) from None
             raise GatewayUnreachable(self.url, _cause(error)) from None
         except httpx.RequestError as error:
             raise GatewayLost(self.url, _cause(error)) from None
@@ -180,6 +195,26 @@ def _checked(url: str) -> httpx.URL:
             "نشانی --url (یا CHAPAR_URL) باید به شکل http://127.0.0.1:8000 نوشته شود.",
         )
     return parsed
+
+
+def _trusted() -> ssl.SSLContext:
+    """Trust the system's authorities, or those in `CHAPAR_CA_FILE`; raises SettingInvalid."""
+    file = os.environ.get("CHAPAR_CA_FILE")
+    try:
+        return ssl.create_default_context(cafile=file)
+    except ssl.SSLError as error:
+        cause = tls_cause(error)
+        english, persian = f"it holds no certificate (PEM): {cause}.", f"گواهی (PEM) در آن نیست: {cause}."
+    except OSError as error:
+        cause = error.strerror or str(error)
+        english, persian = f"{file} cannot be read: {cause}.", f"فایل {file} خوانده نمی‌شود: {cause}."
+    raise SettingInvalid("CHAPAR_CA_FILE", english, persian)
+
+
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    """The TLS failure that is behind an exception of the library, if one is."""
+    behind = error.__cause__ or error.__context__
+    return behind if isinstance(behind, ssl.SSLError) else None if behind is None else _tls_error(behind)
 
 
 def _is_loopback(url: str) -> bool:

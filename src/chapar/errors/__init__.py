@@ -7,6 +7,7 @@ ChaparError
 ├── UsageInvalid             the command was not written as it must be
 ├── GatewayError             the command line did not get from a gateway what it asked for
 │   ├── GatewayUnreachable   … nothing answers there, and nothing was asked
+│   ├── GatewayUntrusted     … its certificate is not trusted, and nothing was asked
 │   ├── GatewayLost          … it was asked, and its answer did not come
 │   ├── GatewayRefused       … it answered with a problem of its own
 │   └── NotAGateway          … what answers there is none
@@ -60,6 +61,7 @@ from chapar.errors.command_line import (
     GatewayLost,
     GatewayRefused,
     GatewayUnreachable,
+    GatewayUntrusted,
     NotAGateway,
     UsageInvalid,
 )
@@ -139,6 +141,7 @@ __all__ = [
     "GatewayLost",
     "GatewayRefused",
     "GatewayUnreachable",
+    "GatewayUntrusted",
     "HostNotFound",
     "KeyInFlight",
     "KeyMismatch",

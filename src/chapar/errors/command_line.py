@@ -60,6 +60,28 @@ class GatewayUnreachable(GatewayError):
 
 
 @dataclass(eq=False)
+class GatewayUntrusted(GatewayError):
+    """There is a connection, and TLS on it failed, so nothing was asked."""
+
+    code = "gateway_untrusted"
+    en = (
+        "TLS with {url} failed: {cause}. Name the authority that signed its certificate with CHAPAR_CA_FILE, "
+        "and check the host in --url or CHAPAR_URL."
+    )
+    fa = (
+        "برقراری TLS با {url} ناکام ماند: {cause}. مرجعی را که گواهی آن را امضا کرده است با CHAPAR_CA_FILE معرفی کنید "
+        "و میزبان را در --url یا CHAPAR_URL بررسی کنید."
+    )
+
+    cause: str
+
+    @property
+    def passing(self) -> bool:
+        """Somebody has to change something."""
+        return False
+
+
+@dataclass(eq=False)
 class GatewayLost(GatewayError):
     """It was asked, and its answer did not come: whether it did what was asked is unknown."""
 

@@ -7,10 +7,11 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from chapar.certificates import tls_cause
 from chapar.errors import ConnectionFailed, HostNotFound, TlsFailed
 from chapar.link.publication import Delivery, SignOn
 from chapar.link.session import Session
-from chapar.link.tls import tls_cause, tls_context
+from chapar.link.tls import tls_context
 from chapar.settings import BrokerAddress, Settings
 
 STEP_TIMEOUT: Final = 5.0  # seconds for the name, and for one connection with its TLS

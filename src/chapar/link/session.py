@@ -9,6 +9,7 @@ from typing import Final, cast
 
 import mqtt5
 
+from chapar.certificates import tls_cause
 from chapar.errors import (
     BrokerClosed,
     BrokerError,
@@ -26,7 +27,6 @@ from chapar.link.keep_alive import KeepAlive
 from chapar.link.limits import MAX_PACKET_SIZE, Limits
 from chapar.link.publication import Delivery, Publication, SignOn
 from chapar.link.reason_codes import FIRST_FAILURE, UNSUPPORTED_PROTOCOL_VERSION, reason_name
-from chapar.link.tls import tls_cause
 from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
 
 __all__ = ["Delivery", "Publication", "Session", "SignOn"]

@@ -2,6 +2,7 @@
 
 import ssl
 
+from chapar.certificates import tls_cause
 from chapar.errors import TlsFailed
 from chapar.settings import Settings
 
@@ -20,10 +21,3 @@ def tls_context(endpoint: str, settings: Settings) -> ssl.SSLContext:
     except OSError as error:
         raise TlsFailed(endpoint, f"{file} cannot be read: {error.strerror}") from error
     return context
-
-
-def tls_cause(error: ssl.SSLError) -> str:
-    """What went wrong in TLS, in the words of the library without its file and line numbers."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    return (error.reason or str(error)).replace("_", " ").lower()
