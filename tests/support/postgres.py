@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 import psycopg
 
+from support.certificates import Certificates
 from support.ports import LOOPBACK, free_port
 from support.processes import Program, children, kill, wait_until_gone
 
@@ -41,14 +42,19 @@ def find_programs() -> Path | None:
 
 
 class PostgresServer:
-    """A server that can be stopped, killed and started again on the same port."""
+    """A server that can be stopped, killed and started again on the same port.
 
-    def __init__(self) -> None:
+    With `certificates` it speaks TLS too; `access` are lines of pg_hba.conf that come before "everybody may".
+    """
+
+    def __init__(self, certificates: Certificates | None = None, access: Sequence[str] = ()) -> None:
         programs = find_programs()
         if programs is None:
             raise AssertionError("PostgreSQL is not installed")
         self.port = free_port()
         self._programs = programs
+        self._certificates = certificates
+        self._access = access
         # PostgreSQL refuses to run as root.
         self._user = _SUPERUSER if os.geteuid() == 0 else None
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
@@ -151,6 +157,19 @@ class PostgresServer:
         )
         with (data / "postgresql.conf").open("a") as config:
             config.write(_CONFIG)
+            if self._certificates is not None:
+                config.write("ssl = on\n")
+                self._give(self._certificates.server_cert_file, data / "server.crt")
+                self._give(self._certificates.server_key_file, data / "server.key")
+        rules = data / "pg_hba.conf"
+        rules.write_text("\n".join([*self._access, rules.read_text()]))
+
+    def _give(self, file: Path, to: Path) -> None:
+        """Copy a file, only for the server to read."""
+        shutil.copyfile(file, to)
+        to.chmod(0o600)
+        if self._user:
+            shutil.chown(to, self._user, self._user)
 
     def _forget(self) -> None:
         self.program.close()

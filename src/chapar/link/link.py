@@ -13,6 +13,7 @@ from chapar.link.backoff import gap
 from chapar.link.dial import dial
 from chapar.link.publication import Publication, SignOn
 from chapar.link.session import Session
+from chapar.link.tls import watch_files
 from chapar.settings import BrokerAddress, Settings
 
 LIVED: Final = 0.5  # seconds after which a session counts as a recovery and not as part of the outage
@@ -40,6 +41,15 @@ class Link:
 
     async def run(self) -> None:
         """Keep a session until cancelled; then it ends with DISCONNECT."""
+        encrypted = [str(address) for address in self._settings.brokers() if address.tls]
+        watching = [asyncio.create_task(watch_files(encrypted[0], self._settings), name="files")] if encrypted else []
+        try:
+            await self._stay_connected()
+        finally:
+            for task in watching:
+                task.cancel()
+
+    async def _stay_connected(self) -> None:
         brokers = self._settings.brokers()
         loop = asyncio.get_running_loop()
         self._down_since = loop.time()

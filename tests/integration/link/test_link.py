@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from chapar.errors import (
     BrokerClosed,
@@ -28,6 +30,7 @@ from chapar.errors import (
     TlsFailed,
 )
 from chapar.link import embedded
+from chapar.link import tls as link_tls
 from chapar.link.limits import Limits
 from chapar.link.session import Delivery, Publication, Session, SignOn
 from chapar.settings import Settings
@@ -213,6 +216,15 @@ def wait_for_one_more_line(broker: Mosquitto, text: str) -> None:
         assert broker.program._printed.wait_for(lambda: sum(text in line for line in broker.program.lines) > seen, WAIT)
 
 
+async def event(logged: list[EventDict], name: str, reason: str = "") -> EventDict:
+    """The first of these that is logged, once it is."""
+    while True:
+        for one in logged:
+            if one["event"] == name and reason in one.get("reason", ""):
+                return one
+        await asyncio.sleep(0.01)
+
+
 class TestTls:
     @pytest.fixture
     def certificates(self, tmp_path: Path) -> Certificates:
@@ -269,25 +281,44 @@ class TestTls:
                 assert await session.publish(publication()) == 0x10
 
     async def test_renewed_certificates_are_used_from_the_next_session_on(
-        self, certificates: Certificates, tmp_path: Path
+        self, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "new").mkdir()
-        with Mosquitto(certificates=certificates) as broker:
-            async with running_link(settings_for(broker.url, broker_ca_file=certificates.ca_file)) as link:
+        monkeypatch.setattr(link_tls, "LOOK_EVERY", 0.02)
+        with Mosquitto(certificates=certificates, require_certificate=True) as broker, capture_logs() as logged:
+            settings = settings_for(
+                broker.url,
+                broker_ca_file=certificates.ca_file,
+                broker_cert_file=certificates.client_cert_file,
+                broker_key_file=certificates.client_key_file,
+            )
+            async with running_link(settings) as link:
                 await asyncio.wait_for(link.connected(), WAIT)
-                broker.certificates = Certificates(tmp_path / "new")
-                certificates.ca_file.write_bytes(broker.certificates.ca_file.read_bytes())
+                old_key = certificates.client_key_file.read_bytes()
+                certificates.renew()  # the authority's, the broker's and ours
+                await asyncio.wait_for(event(logged, "broker_certificates_renewed"), WAIT)
+                assert await link.publish(publication()) == 0x10
+                assert link.sessions == 1  # nothing was cut
+                new_key = certificates.client_key_file.read_bytes()
+                certificates.client_key_file.write_bytes(old_key)
+                unusable = await asyncio.wait_for(event(logged, "broker_certificates_unusable"), WAIT)
+                assert f"{certificates.client_key_file} cannot be used: key values mismatch." in unusable["reason"]
                 await asyncio.to_thread(broker.restart)
-                while link.sessions < 2:
-                    await asyncio.wait_for(link.connected(), WAIT)
-                    await asyncio.sleep(0)
+                assert (
+                    "key values mismatch"
+                    in (await asyncio.wait_for(event(logged, "broker_link_down", "key"), WAIT))["reason"]
+                )
+                certificates.client_key_file.write_bytes(new_key)
+                await asyncio.wait_for(link.connected(), WAIT)
+                assert await link.publish(publication()) == 0x10
+                assert link.sessions == 2
 
     async def test_files_that_cannot_be_used(self, broker: Mosquitto, tmp_path: Path) -> None:
         missing, garbage = tmp_path / "missing.pem", tmp_path / "garbage.pem"
         garbage.write_text("no certificate")
-        for name in ("broker_ca_file", "broker_cert_file"):
+        for name in ("broker_ca_file", "broker_cert_file", "broker_key_file"):
             error = await failure(broker.url, **{name: missing})
             assert f"{missing} cannot be read: No such file or directory." in str(error)
+        for name in ("broker_ca_file", "broker_cert_file"):
             error = await failure(broker.url, **{name: garbage})
             assert f"{garbage} cannot be used: " in str(error)
 
