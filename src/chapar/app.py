@@ -17,10 +17,11 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar import __version__
-from chapar.api import documentation, problems
+from chapar.api import connection, documentation, problems
 from chapar.api.health import health_router
 from chapar.api.messaging import messaging_router
 from chapar.api.metrics import metrics_router
+from chapar.api.origins import Origins
 from chapar.api.reporting import reporting_router
 from chapar.api.request_ids import with_request_ids
 from chapar.certificates import ServerCertificate, server_certificate
@@ -110,12 +111,15 @@ async def serve_on(
     async with lifespan(settings, with_broker=with_broker) as gateway:
         server = _Server(
             uvicorn.Config(
-                with_request_ids(_quiet_when_cancelled(api(gateway, settings))),
+                with_request_ids(_quiet_when_cancelled(Origins(api(gateway, settings), settings))),
                 interface="asgi3",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                http=connection.within(connection.Bounds.of(settings)),
+                ws="none",
+                timeout_keep_alive=settings.idle_timeout,
                 timeout_graceful_shutdown=_GRACE,
             )
         )
@@ -170,6 +174,11 @@ class _Server(uvicorn.Server):
             made, sock=listener, backlog=self.config.backlog, ssl=context, ssl_handshake_timeout=_HANDSHAKE
         )
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 5 == 0:  # every half second
+            connection.look_after(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.when_stopping()
         await super().shutdown(sockets)
@@ -208,6 +217,7 @@ def listen(settings: Settings) -> socket.socket:
     Raises PortTaken, and SettingInvalid for an address that nothing protects.
     """
     _check_access(settings)
+    connection.raise_descriptor_limit()
     host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

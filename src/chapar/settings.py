@@ -187,6 +187,44 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds a client may take to send its request body, so that slow ones cost little.",
     )
+    max_head_bytes: int = Field(
+        16 * 1024,
+        ge=1024,
+        le=256 * 1024,
+        description="Largest request line and headers together, in bytes. A large token has 8 KiB.",
+    )
+    head_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds from connecting, and from a request's first byte, within which its headers must be there.",
+    )
+    write_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds after which a client that takes nothing of its answer is cut off.",
+    )
+    idle_timeout: int = Field(
+        75,
+        ge=1,
+        description="Seconds a connection may be idle between requests. "
+        "Longer than the 60 s of common proxies, so that it is they who close.",
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="Open HTTP connections of one process; the next one is answered 503. About 15 KB each.",
+    )
+
+    allowed_hosts: str = Field(
+        "",
+        description="Further names by which the API may be called, comma-separated. On loopback every other name is "
+        "refused, so that no web page can reach it by a name of its own.",
+    )
+    cors_origins: str = Field(
+        "",
+        description="Origins whose pages may call the API, comma-separated, like `https://ops.example.org`. "
+        "Unset: none.",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event logged.")
     log_format: Literal["console", "json"] = Field(
@@ -224,6 +262,23 @@ class Settings(BaseSettings):
         if value is not None:
             for url in value.get_secret_value().split(","):
                 BrokerAddress.parse(url)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _cors_origins_are_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            parts = urlsplit(origin)
+            if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
+                raise ValueError(f"write {origin!r} as https://host or https://host:port; it cannot be all of them")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _allowed_hosts_are_names(cls, value: str) -> str:
+        for host in filter(None, map(str.strip, value.split(","))):
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", host):
+                raise ValueError(f"write {host!r} as a name, like gateway.example.org, without scheme and port")
         return value
 
     @field_validator("broker_server_name")

@@ -27,6 +27,9 @@ OPERATIONS = {
 }
 """What each may answer; an operation that is not here is held to the general rules only."""
 
+ANY_REQUEST = {400, 408, 414, 421, 431, 503}
+ANY_CHANGE = ANY_REQUEST | {403}
+
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
@@ -90,7 +93,8 @@ def test_every_operation_documents_what_it_may_answer(document: Any) -> None:
         (method, path): {int(status) for status in operation["responses"]}
         for method, path, operation in operations(document)
     }
-    assert {key: documented.get(key) for key in OPERATIONS} == OPERATIONS
+    for (method, path), statuses in OPERATIONS.items():
+        assert documented[method, path] == statuses | (ANY_REQUEST if method == "get" else ANY_CHANGE), path
 
 
 def test_every_problem_is_documented_as_one(document: Any) -> None:

@@ -23,19 +23,15 @@ class RawAnswer:
     media_type: str | None
     problem: Mapping[str, Any]
     sent: int
+    headers: Mapping[str, str]
 
 
-class RawRequest:
-    """One request to the gateway at `port`; its body is whatever is sent next."""
+class RawConnection:
+    """A connection to the gateway at `port`, for whatever bytes."""
 
-    def __init__(
-        self, port: int, *headers: str, method: str = "POST", path: str = "/messaging/send", body: bytes | None = None
-    ) -> None:
-        length = () if body is None else (f"Content-Length: {len(body)}",)
-        head = "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {LOOPBACK}:{port}", *headers, *length, "", ""])
+    def __init__(self, port: int) -> None:
         self._socket = socket.create_connection((LOOPBACK, port), timeout=_PATIENCE)
-        self._socket.sendall(head.encode("latin-1") + (body or b""))
-        self._sent = len(body or b"")
+        self._sent = 0
 
     def send(self, pieces: Iterable[bytes]) -> Self:
         """Send until the pieces or the other side's patience are at an end."""
@@ -51,7 +47,7 @@ class RawRequest:
         media_type = response.getheader("Content-Type")
         text = response.read()
         problem = json.loads(text) if media_type == "application/problem+json" else {}
-        return RawAnswer(response.status, media_type, problem, self._sent)
+        return RawAnswer(response.status, media_type, problem, self._sent, dict(response.getheaders()))
 
     def is_closed(self) -> bool:
         """Whether the other side ends the connection, within the patience of a test."""
@@ -70,3 +66,16 @@ class RawRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.hang_up()
+
+
+class RawRequest(RawConnection):
+    """One request to the gateway at `port`; its body is whatever is sent next."""
+
+    def __init__(
+        self, port: int, *headers: str, method: str = "POST", path: str = "/messaging/send", body: bytes | None = None
+    ) -> None:
+        super().__init__(port)
+        length = () if body is None else (f"Content-Length: {len(body)}",)
+        head = "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {LOOPBACK}:{port}", *headers, *length, "", ""])
+        self._socket.sendall(head.encode("latin-1") + (body or b""))
+        self._sent = len(body or b"")

@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Collection
+from typing import Final
 
 from fastapi import Request
 from pydantic import JsonValue
 
-from chapar.errors import BodyMalformed, BodyTooLarge, BodyTooSlow, FieldInvalid, MediaTypeUnsupported
+from chapar.errors import BodyMalformed, BodyTooDeep, BodyTooLarge, BodyTooSlow, FieldInvalid, MediaTypeUnsupported
+
+MAX_DEPTH: Final = 64  # levels; parameters have 32 of them
+
+_NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)  # text, and what is no bracket
+_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 async def read_body(
@@ -44,6 +51,20 @@ def parse(body: bytes) -> JsonValue:
     except (ValueError, RecursionError) as error:
         raise BodyMalformed(str(error)) from None
     return document
+
+
+def check_depth(body: bytes, limit: int = MAX_DEPTH) -> None:
+    """Raises BodyTooDeep where lists and objects stand in each other more than `limit` deep.
+
+    A parser's own limit is its stack, which differs between parsers and versions.
+    """
+    if body.count(b"[") + body.count(b"{") <= limit:  # as nearly always
+        return
+    depth = 0
+    for step in map(_STEPS.__getitem__, _NO_BRACKET.sub(b"", body)):
+        depth += step
+        if depth > limit:
+            raise BodyTooDeep(limit)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from chapar.api import sending
-from chapar.api.body import parse, read_body
+from chapar.api.body import check_depth, parse, read_body
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.api.problems import answers, language_of
@@ -23,6 +23,7 @@ from chapar.settings import Settings
 
 MAX_MESSAGES: Final = 10_000
 
+_MAX_DEPTH: Final = 512  # levels of the whole; below it, a message that is too deep fails alone
 _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
 
@@ -121,7 +122,8 @@ def _lines(body: bytes) -> list[bytes]:
 
 
 def _items(body: bytes) -> list[bytes]:
-    """The messages of `{"messages": […]}`, each as JSON again; raises BodyMalformed, FieldInvalid."""
+    """The messages of `{"messages": […]}`, each as JSON again; raises BodyMalformed, BodyTooDeep, FieldInvalid."""
+    check_depth(body, _MAX_DEPTH)
     document = parse(body)
     if not isinstance(document, dict) or set(document) != {"messages"} or not isinstance(document["messages"], list):
         raise FieldInvalid("messages", "must be a list, and the only field", "باید یک فهرست و تنها فیلد درخواست باشد")

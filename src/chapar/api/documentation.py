@@ -1,18 +1,25 @@
 """`/docs` and `/openapi.json`: the API explains itself, without a route to the internet."""
 
+import re
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
-from chapar.api.problems import Problem
+from chapar.api.problems import Problem, answers
 from chapar.api.schemas import SendRequest
 
 _STATIC: Final = Path(__file__).parent / "static"
 _ASSETS: Final = "/docs/assets"
+_ANY_REQUEST: Final = (400, 408, 414, 421, 431, 503)  # of the connection's bounds, and of a Host that is not ours
+_ANY_CHANGE: Final = (403,)  # asked for by a page of another site
+_INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 DESCRIPTION: Final = """
 The command gateway for MQTT devices: one call sends an operation to a device, and you learn the truth about it.
@@ -22,7 +29,7 @@ The command gateway for MQTT devices: one call sends an operation to a device, a
 | **201** | Committed to the database **and** acknowledged by the broker. It is never sent again. |
 | **202** | Committed, and its delivery goes on: asked for, or not answered in time. `Location` says where to look. |
 | **406** | It was **not sent and never will be**. `code` and `reason` say why. |
-| 400 408 409 413 415 422 429 | Nothing stored, nothing sent. |
+| 400 403 408 409 413 414 415 421 422 429 431 | Nothing stored, nothing sent. |
 | **503** | The database cannot say whether it committed. Safe to repeat with the same `Idempotency-Key`. |
 
 Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `Accept-Language: fa`.
@@ -38,21 +45,54 @@ class DocumentedAPI(FastAPI):
         for model in (Problem, SendRequest):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
+        for methods in document["paths"].values():
+            for method, operation in methods.items():
+                for status, answer in answers(*_ANY_REQUEST, *([] if method == "get" else _ANY_CHANGE)).items():
+                    operation["responses"].setdefault(str(status), answer)
         return document
 
 
 def install(app: FastAPI) -> None:
     """Serve Swagger UI from our own files."""
-    app.mount(_ASSETS, StaticFiles(directory=_STATIC), name="documentation-assets")
+    app.mount(_ASSETS, _Assets(directory=_STATIC), name="documentation-assets")
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=f"{app.title} - API",
+        swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
+        # Without this Swagger UI asks a validator on the internet about every document.
+        swagger_ui_parameters={"validatorUrl": None},
+    ).body
+    policy = _policy_of(bytes(page))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title=f"{app.title} - API",
-            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
-            # Without this Swagger UI asks a validator on the internet about every document.
-            swagger_ui_parameters={"validatorUrl": None},
-        )
+        return HTMLResponse(bytes(page), headers={"Content-Security-Policy": policy})
+
+
+class _Assets(StaticFiles):
+    """Files that a browser keeps, and asks about before it uses them again."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file, or that it has not changed."""
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def _policy_of(page: bytes) -> str:
+    """The page may load what is ours, run the script that stands in it, and send requests to nobody but us."""
+    scripts = [f"'sha256-{b64encode(sha256(text).digest()).decode()}'" for text in _INLINE_SCRIPT.findall(page)]
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src 'self' {' '.join(scripts)}",
+            "style-src 'self'",
+            "img-src 'self' data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    )

@@ -13,28 +13,49 @@ from starlette.requests import ClientDisconnect
 
 from chapar.errors import (
     BodyMalformed,
+    BodyTooDeep,
     BodyTooLarge,
     BodyTooSlow,
     ChaparError,
+    ConnectionsExhausted,
     FieldInvalid,
+    HeadersTooMany,
+    HeadMalformed,
+    HeadTooLarge,
+    HeadTooSlow,
+    HostNotAllowed,
     KeyInFlight,
     KeyMismatch,
     Language,
     MediaTypeUnsupported,
     MessageNotFound,
+    MethodNotAllowed,
     NotCancellable,
     NotSaved,
     NotSent,
+    OriginNotAllowed,
     OutcomeUnknown,
+    PathUnknown,
     QueueFull,
     RequestError,
     StoreError,
+    TargetTooLong,
     persian_digits,
 )
 
 STATUSES: Final[Mapping[type[ChaparError], int]] = {
+    HeadMalformed: 400,
+    HeadTooLarge: 431,
+    HeadersTooMany: 431,
+    TargetTooLong: 414,
+    HeadTooSlow: 408,
+    PathUnknown: 404,
+    MethodNotAllowed: 405,
+    HostNotAllowed: 421,
+    OriginNotAllowed: 403,
     FieldInvalid: 422,
     BodyMalformed: 400,
+    BodyTooDeep: 400,
     BodyTooLarge: 413,
     BodyTooSlow: 408,
     MediaTypeUnsupported: 415,
@@ -45,6 +66,7 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
     QueueFull: 429,
     KeyMismatch: 422,
     KeyInFlight: 409,
+    ConnectionsExhausted: 503,
     NotSaved: 406,
     OutcomeUnknown: 503,
     StoreError: 503,
@@ -53,7 +75,16 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
 """The HTTP status of each error; an error not named has that of its nearest ancestor."""
 
 PROBLEM_TYPE: Final = "application/problem+json"
-_BODY_UNREAD: Final = frozenset({408, 413, 415})
+_BODY_UNREAD: Final = (
+    HeadMalformed,
+    PathUnknown,
+    MethodNotAllowed,
+    HostNotAllowed,
+    OriginNotAllowed,
+    BodyTooLarge,
+    BodyTooSlow,
+    MediaTypeUnsupported,
+)
 _CLOSE: Final = {"Connection": "close"}  # else uvicorn reads a body that nobody wants to its end, if it has one
 
 _HEADERS: Final = {
@@ -127,14 +158,19 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_unexpected)
 
 
-def problem_response(request: Request, error: ChaparError) -> Response:
+def problem_response(request: Request, error: ChaparError, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request that ended in `error`."""
-    language = language_of(request)
-    status = status_of(error)
-    headers = dict(_CLOSE) if status in _BODY_UNREAD else {}
+    return answer_to(error, language_of(request), headers)
+
+
+def answer_to(error: ChaparError, language: Language, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that is a problem."""
+    every = {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})}
+    if isinstance(error, _BODY_UNREAD):
+        every |= _CLOSE
     if isinstance(error, QueueFull):
-        headers["Retry-After"] = str(error.retry_after)
-    return _response(status, problem(error, language), language, headers)
+        every["Retry-After"] = str(error.retry_after)
+    return _response(status_of(error), problem(error, language), every)
 
 
 def problem(error: ChaparError, language: Language) -> dict[str, object]:
@@ -254,8 +290,12 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     return problem_response(request, Invalid([_violation(detail, detail["loc"][1:]) for detail in error.errors()]))
 
 
-async def _on_http_exception(_request: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - see above
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return problem_response(request, PathUnknown())
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return problem_response(request, MethodNotAllowed(request.method), error.headers)
     phrase = HTTPStatus(error.status_code).phrase
     body = {
         "type": "about:blank",
@@ -265,7 +305,7 @@ async def _on_http_exception(_request: Request, error: Exception) -> Response:
         "code": phrase.lower().replace(" ", "_"),
         "reason": error.detail,
     }
-    return _response(error.status_code, body, "en", {**_CLOSE, **(error.headers or {})})
+    return _response(error.status_code, body, {"Content-Language": "en", **_CLOSE, **(error.headers or {})})
 
 
 async def _on_hang_up(_request: Request, _error: Exception) -> Response:
@@ -276,8 +316,5 @@ async def _on_unexpected(request: Request, _error: Exception) -> Response:
     return problem_response(request, ChaparError())
 
 
-def _response(
-    status: int, body: Mapping[str, object], language: Language, headers: Mapping[str, str] | None = None
-) -> Response:
-    every = {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})}
-    return Response(to_json(body), status, every, PROBLEM_TYPE)
+def _response(status: int, body: Mapping[str, object], headers: Mapping[str, str]) -> Response:
+    return Response(to_json(body), status, headers, PROBLEM_TYPE)

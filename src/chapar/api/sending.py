@@ -6,7 +6,7 @@ from fastapi import Response
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from chapar.api.body import parse
+from chapar.api.body import check_depth, parse
 from chapar.api.problems import PROBLEM_TYPE, invalid, problem, status_of
 from chapar.api.schemas import SendRequest
 from chapar.errors import ChaparError, Language, NotSent
@@ -39,6 +39,7 @@ class Answer(NamedTuple):
 
 def read_command(body: bytes) -> Command:
     """The command in a JSON body; raises RequestError."""
+    check_depth(body)
     try:
         command = SendRequest.model_validate_json(body).command()
     except ValidationError as error:

@@ -12,16 +12,27 @@ ChaparError
 │   ├── GatewayRefused       … it answered with a problem of its own
 │   └── NotAGateway          … what answers there is none
 ├── RequestError             the request itself is at fault: nothing stored, nothing sent
+│   ├── HeadMalformed        … it is not HTTP/1.1
+│   ├── HeadTooLarge         … its head is larger than the limit
+│   ├── HeadersTooMany       … it has more headers than the limit
+│   ├── TargetTooLong        … its path and query are longer than the limit
+│   ├── HeadTooSlow          … its head did not arrive in time
+│   ├── PathUnknown          … nothing is at its path
+│   ├── MethodNotAllowed     … its path does not take its method
+│   ├── HostNotAllowed       … it is meant for another host
+│   ├── OriginNotAllowed     … a page of another site sent it
 │   ├── FieldInvalid         … a field breaks a rule
 │   ├── BodyMalformed        … the body is not JSON in UTF-8
 │   ├── BodyTooLarge         … the body is larger than the limit
 │   ├── BodyTooSlow          … the body did not arrive in time
+│   ├── BodyTooDeep          … its JSON is nested deeper than the limit
 │   └── MediaTypeUnsupported … the body is not sent as JSON
 ├── MessageNotFound          no message has this id
 ├── NotCancellable           the message is past the states in which it can be withdrawn
 ├── QueueFull                a bound of the queue is reached: nothing stored, nothing sent
 ├── KeyMismatch              an idempotency key was used for another request
 ├── KeyInFlight              the first request with this idempotency key has not been answered
+├── ConnectionsExhausted     as many connections are open as may be
 ├── NotSent                  the message was not sent and never will be
 │   ├── BrokerUnreachable    … the broker could not be reached
 │   ├── BrokerRefused        … the broker said no, with an MQTT 5 reason code
@@ -93,16 +104,27 @@ from chapar.errors.link import (
 )
 from chapar.errors.request import (
     BodyMalformed,
+    BodyTooDeep,
     BodyTooLarge,
     BodyTooSlow,
+    ConnectionsExhausted,
     FieldInvalid,
+    HeadersTooMany,
+    HeadMalformed,
+    HeadTooLarge,
+    HeadTooSlow,
+    HostNotAllowed,
     KeyInFlight,
     KeyMismatch,
     MediaTypeUnsupported,
     MessageNotFound,
+    MethodNotAllowed,
     NotCancellable,
+    OriginNotAllowed,
+    PathUnknown,
     QueueFull,
     RequestError,
+    TargetTooLong,
 )
 from chapar.errors.root import ChaparError, Language, persian_digits
 from chapar.errors.starting import (
@@ -123,6 +145,7 @@ from chapar.errors.store import (
 
 __all__ = [
     "BodyMalformed",
+    "BodyTooDeep",
     "BodyTooLarge",
     "BodyTooSlow",
     "BrokerClosed",
@@ -133,6 +156,7 @@ __all__ = [
     "ChaparError",
     "ConnectionFailed",
     "ConnectionRefused",
+    "ConnectionsExhausted",
     "DatabaseInUse",
     "DatabaseUnsafe",
     "EmbeddedBrokerFailed",
@@ -142,6 +166,11 @@ __all__ = [
     "GatewayRefused",
     "GatewayUnreachable",
     "GatewayUntrusted",
+    "HeadMalformed",
+    "HeadTooLarge",
+    "HeadTooSlow",
+    "HeadersTooMany",
+    "HostNotAllowed",
     "HostNotFound",
     "KeyInFlight",
     "KeyMismatch",
@@ -154,11 +183,14 @@ __all__ = [
     "MessageCancelled",
     "MessageExpired",
     "MessageNotFound",
+    "MethodNotAllowed",
     "NotAGateway",
     "NotCancellable",
     "NotSaved",
     "NotSent",
+    "OriginNotAllowed",
     "OutcomeUnknown",
+    "PathUnknown",
     "PortTaken",
     "ProtocolUnsupported",
     "PublicationExpired",
@@ -172,6 +204,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "SubscriptionRefused",
+    "TargetTooLong",
     "TlsFailed",
     "UsageInvalid",
     "WorkerFailed",

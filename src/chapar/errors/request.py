@@ -13,6 +13,109 @@ class RequestError(ChaparError):
 
 
 @dataclass(eq=False)
+class HeadMalformed(RequestError):
+    """What came is not the head of an HTTP/1.1 request (RFC 9112)."""
+
+    code = "head_malformed"
+    en = "This is not a request in HTTP/1.1: {cause}."
+    fa = "این یک درخواست HTTP/1.1 نیست: {cause}."
+
+    cause: str
+
+
+@dataclass(eq=False)
+class HeadTooLarge(RequestError):
+    """Request line and headers are larger than the limit; reading stopped there."""
+
+    code = "head_too_large"
+    en = "The request line and the headers are larger than {limit} bytes (CHAPAR_MAX_HEAD_BYTES)."
+    fa = "خط درخواست و سرآیندها بزرگ‌تر از {limit} بایت است (CHAPAR_MAX_HEAD_BYTES)."
+
+    limit: int
+
+
+@dataclass(eq=False)
+class HeadersTooMany(RequestError):
+    """There are more headers than the limit."""
+
+    code = "too_many_headers"
+    en = "The request has more than {limit} headers."
+    fa = "درخواست بیش از {limit} سرآیند دارد."
+
+    limit: int
+
+
+@dataclass(eq=False)
+class TargetTooLong(RequestError):
+    """Path and query are longer than the limit."""
+
+    code = "target_too_long"
+    en = "The path and the query are longer than {limit} bytes. Put what is long into the body."
+    fa = "مسیر و پرس‌وجوی (query) درخواست بلندتر از {limit} بایت است. دادهٔ بلند را در بدنه بفرستید."
+
+    limit: int
+
+
+@dataclass(eq=False)
+class HeadTooSlow(RequestError):
+    """The head did not arrive in time."""
+
+    code = "head_too_slow"
+    en = "The request line and the headers did not arrive within {seconds} s (CHAPAR_HEAD_TIMEOUT)."
+    fa = "خط درخواست و سرآیندها در {seconds} ثانیه نرسید (CHAPAR_HEAD_TIMEOUT)."
+
+    seconds: float
+
+
+@dataclass(eq=False)
+class PathUnknown(RequestError):
+    """Nothing is at this path."""
+
+    code = "not_found"
+    en = "There is nothing at this path. `GET /docs` shows what there is."
+    fa = "در این مسیر چیزی نیست. `GET /docs` نشان می‌دهد چه مسیرهایی هست."
+
+
+@dataclass(eq=False)
+class MethodNotAllowed(RequestError):
+    """The path exists, but not with this method."""
+
+    code = "method_not_allowed"
+    en = "This path does not take {method}; the header `Allow` says what it takes."
+    fa = "این مسیر {method} را نمی‌پذیرد؛ سرآیند `Allow` می‌گوید چه می‌پذیرد."
+
+    method: str
+
+
+@dataclass(eq=False)
+class HostNotAllowed(RequestError):
+    """The request is meant for a host that this gateway is not (DNS rebinding)."""
+
+    code = "host_not_allowed"
+    en = "This gateway does not answer for the host {host}. If that is its name, add it to CHAPAR_ALLOWED_HOSTS."
+    fa = "این دروازه به نام میزبان {host} پاسخ نمی‌دهد. اگر نام آن همین است، آن را به CHAPAR_ALLOWED_HOSTS بیفزایید."
+
+    host: str
+
+
+@dataclass(eq=False)
+class OriginNotAllowed(RequestError):
+    """A page of another site had a browser send this (CSRF)."""
+
+    code = "origin_not_allowed"
+    en = (
+        "A page of {origin} sent this request, and pages of other sites may not. "
+        "If that site is yours, add it to CHAPAR_CORS_ORIGINS."
+    )
+    fa = (
+        "این درخواست را صفحه‌ای از {origin} فرستاده است و صفحه‌های وبگاه‌های دیگر چنین اجازه‌ای ندارند. "
+        "اگر آن وبگاه از آنِ شماست، آن را به CHAPAR_CORS_ORIGINS بیفزایید."
+    )
+
+    origin: str
+
+
+@dataclass(eq=False)
 class FieldInvalid(RequestError):
     """A field of a request breaks a rule; the rule reads on from the field's name, in both languages."""
 
@@ -57,6 +160,17 @@ class BodyTooSlow(RequestError):
     fa = "بدنهٔ درخواست در {seconds} ثانیه نرسید (CHAPAR_BODY_TIMEOUT)."
 
     seconds: float
+
+
+@dataclass(eq=False)
+class BodyTooDeep(RequestError):
+    """The JSON of the body is nested deeper than the limit."""
+
+    code = "body_too_deep"
+    en = "The JSON of the body is nested more than {limit} levels deep."
+    fa = "JSON بدنهٔ درخواست بیش از {limit} لایهٔ تودرتو دارد."
+
+    limit: int
 
 
 @dataclass(eq=False)
@@ -129,3 +243,14 @@ class KeyInFlight(ChaparError):
     code = "idempotency_key_in_flight"
     en = "The first request with this Idempotency-Key has not been answered yet. Repeat this one in a moment."
     fa = "نخستین درخواست با این Idempotency-Key هنوز پاسخ نگرفته است. این درخواست را اندکی بعد تکرار کنید."
+
+
+@dataclass(eq=False)
+class ConnectionsExhausted(ChaparError):
+    """As many connections are open as may be; this one is closed at once."""
+
+    code = "too_many_connections"
+    en = "{limit} connections are open, and this gateway takes no more (CHAPAR_MAX_CONNECTIONS). Try again in a moment."
+    fa = "{limit} اتصال باز است و دروازه بیش از این نمی‌پذیرد (CHAPAR_MAX_CONNECTIONS). اندکی بعد دوباره بکوشید."
+
+    limit: int
