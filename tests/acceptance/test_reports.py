@@ -16,9 +16,11 @@ from support import mosquitto as mosquitto_support
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
 
-FORMULAS = ["=1+1", "+98", "-1", "@SUM(A1)", '=HYPERLINK("http://example.org")']
+FORMULAS = ["=1+1", "+98", "-1", "@SUM(A1)", '=HYPERLINK("http://example.org")', " =1+1", "＝1+1", "\u200f@SUM(A1)"]
+SEPARATED = {"stop;=1+1;": "stop;'=1+1;", 'stop; "+1"': 'stop;\' "+1"', ";＝1+1": ";'＝1+1"}
+SEPARATED_PARAMS = {"text": ';=1+1;"', "list": ["a;b"]}
 PERSIAN = "باز‌کردن شیر ۳، «باغ شمالی»"
-OPERATIONS = ["push_down", "pull_up", PERSIAN, 'says "stop", then; goes', "tab\u00a0and `ticks`", *FORMULAS]
+OPERATIONS = ["push_down", "pull_up", PERSIAN, 'says "stop", then; goes', "tab\u00a0and `ticks`", *FORMULAS, *SEPARATED]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -39,7 +41,7 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             assert send(client, "861", operation) == 201
             assert send(client, "862", operation, params={"متن": PERSIAN, "text": 'a,"b"\n=1', "n": 1.5}) == 201
             assert send(client, "forbidden", operation) == 406
-        assert send(client, "863", "push_down", qos=0) == 202
+        assert send(client, "863", "push_down", qos=0, params=SEPARATED_PARAMS) == 202
         yield client
 
 
@@ -83,10 +85,9 @@ def as_cells(row: dict[str, Any]) -> dict[str, str]:
     """The row as CSV should have it."""
     cells = {name: "" if value is None else str(value) for name, value in row.items()}
     if row["params"] is not None:
-        cells["params"] = json.dumps(row["params"], ensure_ascii=False, separators=(",", ":"))
-    return {
-        name: f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for name, cell in cells.items()
-    }
+        params = json.dumps(row["params"], ensure_ascii=False, separators=(",", ":"))
+        cells["params"] = params.replace(";=", "\\u003b=")
+    return {name: f"'{cell}" if cell in FORMULAS else SEPARATED.get(cell, cell) for name, cell in cells.items()}
 
 
 def test_no_cell_is_a_formula(api: httpx.Client) -> None:
@@ -94,6 +95,14 @@ def test_no_cell_is_a_formula(api: httpx.Client) -> None:
     cells = [cell for row in table for cell in row]
     assert {f"'{formula}" for formula in FORMULAS} <= set(cells)
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
+def test_no_cell_is_a_formula_where_semicolons_separate(api: httpx.Client) -> None:
+    table = api.get("/reporting/all", params={"format": "csv"}).text
+    [row] = [row for row in csv.DictReader(io.StringIO(table, newline="")) if row["imei"] == "863"]
+    assert json.loads(row["params"]) == SEPARATED_PARAMS
+    cells = [cell.strip(' "') for row in csv.reader(io.StringIO(table, newline=""), delimiter=";") for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "＝"))]
 
 
 def test_persian_text_comes_back_as_it_was(api: httpx.Client) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fuzz import openapi, publications, requests, stage
+from fuzz import bodies, cells, coverage_guided, openapi, publications, requests, stage, streams
 from fuzz.campaign import Campaign
 
 CAMPAIGNS: Final = (
@@ -29,5 +29,27 @@ CAMPAIGNS: Final = (
         short=1_000,
         long=20_000,
         missing=stage.missing,
+    ),
+    Campaign(
+        "session",
+        "a broker's bytes, cut, merged and mangled, into the session (atheris)",
+        coverage_guided.runner("fuzz.session_target", streams.conversation),
+        short=3_000,
+        long=1_000_000,
+    ),
+    Campaign(
+        "bodies",
+        "bodies of JSON and NDJSON, mangled, into what reads them (atheris)",
+        coverage_guided.runner("fuzz.body_target", bodies.request),
+        short=3_000,
+        long=1_000_000,
+    ),
+    Campaign(
+        "cells",
+        "formulas in the CSV report, as LibreOffice reads it",
+        cells.run,
+        short=128,
+        long=128,
+        missing=cells.missing,
     ),
 )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter
@@ -14,7 +15,14 @@ from chapar.gateway import Gateway
 from chapar.message import Message
 
 _COLUMNS = tuple(MessageView.model_fields)
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # OWASP, CSV injection
+
+# What a spreadsheet runs (OWASP, CSV injection): some read full-width signs alike, and drop what is not seen in front.
+_UNSEEN = r"[\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+_SIGNS = "[=+@＝＋－＠-]"
+_FORMULA = re.compile(f"[\t\r\n]|{_UNSEEN}{_SIGNS}")
+# Where lists are separated by semicolons, a spreadsheet ends a cell there, whatever stands around it.
+_NEXT_FORMULA = re.compile(f';(?=(?:{_UNSEEN}")*{_UNSEEN}{_SIGNS})')
+
 _MEDIA_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 
 
@@ -84,15 +92,20 @@ async def _as_csv(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
 
 def _csv_lines(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO()
-    csv.writer(text).writerows(rows)
+    csv.writer(text, quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
     return text.getvalue().encode()
 
 
 def _csv_cells(message: Message) -> list[object]:
-    view = {**message_view(message), "params": message.params}
+    view = message_view(message)
+    if message.params is not None:
+        view["params"] = _NEXT_FORMULA.sub(r"\\u003b", message.params)  # JSON's own way to write it
     return [_harmless(view[column]) for column in _COLUMNS]
 
 
 def _harmless(cell: object) -> object:
-    """Text that a spreadsheet would run as a formula begins with an apostrophe instead."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+    """Text of which a spreadsheet would run a part gets an apostrophe in front of that part."""
+    if not isinstance(cell, str):
+        return cell
+    text = _NEXT_FORMULA.sub(";'", cell)
+    return f"'{text}" if _FORMULA.match(text) else text
