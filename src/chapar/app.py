@@ -11,14 +11,21 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar import __version__
+from chapar.access.door import Door
+from chapar.access.keyring import Keyring
 from chapar.api import connection, documentation, problems
+from chapar.api.access import Entrance
+from chapar.api.audit import audit_router
 from chapar.api.health import health_router
+from chapar.api.keys import keys_router
+from chapar.api.limits import Limits
 from chapar.api.messaging import messaging_router
 from chapar.api.metrics import metrics_router
 from chapar.api.origins import Origins
@@ -39,32 +46,46 @@ _HANDSHAKE = 10  # seconds a client may take for its TLS handshake
 _GRACE = 1  # seconds for requests and deliveries under way at shutdown; what remains is settled at the next start
 
 
-def api(gateway: Gateway, settings: Settings) -> FastAPI:
-    """The HTTP application over a gateway."""
+class Running(NamedTuple):
+    """What a gateway process consists of while it runs, as the API sees it."""
+
+    gateway: Gateway
+    door: Door
+    keyring: Keyring
+
+
+def api(running: Running, settings: Settings) -> FastAPI:
+    """The HTTP application over a gateway, behind a door."""
+    gateway, limits = running.gateway, Limits(settings)
     app = documentation.DocumentedAPI(
         title="Chapar",
         version=__version__,
         description=documentation.DESCRIPTION,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    app.include_router(messaging_router(gateway, settings))
+    app.include_router(messaging_router(gateway, settings, limits))
     app.include_router(reporting_router(gateway))
     app.include_router(health_router(gateway))
     app.include_router(metrics_router(gateway))
+    app.include_router(keys_router(running.keyring))
+    app.include_router(audit_router(gateway))
     problems.install(app)
     documentation.install(app)
+    app.add_middleware(Entrance, door=running.door, limits=limits)
     return app
 
 
 @contextlib.asynccontextmanager
-async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIterator[Gateway]:
+async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIterator[Running]:
     """A running gateway: the seed's start-up event, and its counterpart.
 
     The built-in broker runs with it where no other is set, unless somebody else runs it (`with_broker` False).
 
-    Raises PortTaken, DatabaseInUse, DatabaseUnsafe, SchemaOutdated, StoreUnavailable before anything serves.
+    Raises PortTaken, DatabaseInUse, DatabaseUnsafe, SchemaOutdated, StoreUnavailable before anything serves, and
+    SettingInvalid where tokens cannot be verified as they are set up.
     """
     process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
     clock, metrics = Clock(), Metrics()
@@ -75,15 +96,19 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         store = await stack.enter_async_context(Store.open(settings, metrics))
         dispatcher = Dispatcher(settings, store, link, clock, process, metrics)
         gateway = Gateway(settings, store, link, dispatcher, clock, process, metrics)
+        door = Door(settings, store, clock)
+        keyring = Keyring(store, door, clock, settings.publish_timeout, alone=settings.serves_alone)
+        await door.look()
         await dispatcher.enter()
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(link.run(), name="link"),
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
                 tasks.create_task(gateway.run(), name="gateway"),
+                tasks.create_task(door.run(), name="door"),
             ]
             try:
-                yield gateway
+                yield Running(gateway, door, keyring)
                 await _at_most(_GRACE, gateway.quiet())
                 dispatcher.stop()
                 await _at_most(_GRACE, dispatcher.drained())
@@ -92,11 +117,16 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     loop.cancel()
         # The link is closed now: what was still under way has its outcome, and only has to be committed.
         await _at_most(_GRACE, dispatcher.drained())
+        await _at_most(_GRACE, door.write_uses())
         await _at_most(_GRACE, dispatcher.leave())
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve the API until SIGINT or SIGTERM; `announce` gets the API's address once it answers.
+Announce = Callable[[str, bool], None]
+"""Called with the API's address once it answers, and whether access is open."""
+
+
+async def serve(settings: Settings, announce: Announce) -> None:
+    """Serve the API until SIGINT or SIGTERM.
 
     Raises what `lifespan` raises, and SettingInvalid for an address that nothing protects.
     """
@@ -104,14 +134,16 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
 
 async def serve_on(
-    listener: socket.socket, settings: Settings, announce: Callable[[str], None], *, with_broker: bool = True
+    listener: socket.socket, settings: Settings, announce: Announce, *, with_broker: bool = True
 ) -> None:
     """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
     certificate = server_certificate(settings.tls_cert_file, settings.tls_key_file)
-    async with lifespan(settings, with_broker=with_broker) as gateway:
+    async with lifespan(settings, with_broker=with_broker) as running:
+        if running.door.is_open:
+            _check_loopback(settings.host)
         server = _Server(
             uvicorn.Config(
-                with_request_ids(_quiet_when_cancelled(Origins(api(gateway, settings), settings))),
+                with_request_ids(_quiet_when_cancelled(Origins(api(running, settings), settings))),
                 interface="asgi3",
                 lifespan="off",
                 log_config=None,
@@ -120,6 +152,8 @@ async def serve_on(
                 http=connection.within(connection.Bounds.of(settings)),
                 ws="none",
                 timeout_keep_alive=settings.idle_timeout,
+                proxy_headers=settings.trusted_proxies is not None,
+                forwarded_allow_ips=settings.trusted_proxies,
                 timeout_graceful_shutdown=_GRACE,
             )
         )
@@ -127,8 +161,8 @@ async def serve_on(
         gc.collect()
         gc.freeze()
         server.certificate = certificate
-        server.when_started = lambda: announce(address_of(listener, settings))
-        server.when_stopping = gateway.hurry
+        server.when_started = lambda: announce(address_of(listener, settings), running.door.is_open)
+        server.when_stopping = running.gateway.hurry
         async with _kept_fresh(certificate):
             await server.serve(sockets=[listener])
 
@@ -194,13 +228,15 @@ def _quiet_when_cancelled(app: ASGIApp) -> ASGIApp:
     return quiet
 
 
-def _check_access(settings: Settings) -> None:
-    """With no access control the API belongs on this machine only."""
-    if settings.host != "localhost" and not _is_loopback(settings.host):
+def _check_loopback(host: str) -> None:
+    """With no access control the API belongs on this machine only; raises SettingInvalid."""
+    if host != "localhost" and not _is_loopback(host):
         raise SettingInvalid(
             "CHAPAR_HOST",
-            f"{settings.host} can be reached from other machines, and anybody there could move a valve, because no "
-            "access control is set up. Use 127.0.0.1, behind a proxy that checks who calls.",
+            f"{host} can be reached from other machines, and anybody there could move a valve, because no access "
+            "control is set up. Make an API key first (`chapar keys create`), or use 127.0.0.1.",
+            f"{host} از ماشین‌های دیگر دیده می‌شود و چون دسترسی محدود نشده هر کسی آنجا می‌تواند شیری را باز کند. "
+            "نخست کلید API بسازید (`chapar keys create`) یا 127.0.0.1 را به کار برید.",
         )
 
 
@@ -212,11 +248,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Take the API's port, before anything else is started.
-
-    Raises PortTaken, and SettingInvalid for an address that nothing protects.
-    """
-    _check_access(settings)
+    """Take the API's port, before anything else is started; raises PortTaken, SettingInvalid."""
     connection.raise_descriptor_limit()
     host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

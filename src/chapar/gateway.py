@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -23,6 +24,7 @@ from chapar.errors import (
     NotCancellable,
     NotSent,
     OutcomeUnknown,
+    OutOfReach,
     Quarantined,
     QueueFull,
     StoreUnavailable,
@@ -33,12 +35,27 @@ from chapar.link.reason_codes import reason_name
 from chapar.message import UNFINISHED, Attempt, Command, Message, Status, Wait, check_device_id, check_operation, new_id
 from chapar.metrics import CONTENT_TYPE as METRICS_TYPE
 from chapar.metrics import Metrics
+from chapar.principal import Caller
 from chapar.settings import Settings
-from chapar.store.acceptance import Added, Full, Key, Place
+from chapar.store.acceptance import Added, Full, Key, Place, Sender
+from chapar.store.audit import Action, AuditFilters, Entry
 from chapar.store.reports import Backlog, Bucket, Filters, Ranking, Summary
 from chapar.store.store import Store
 
-__all__ = ["METRICS_TYPE", "Bucket", "Filters", "Gateway", "Ranking", "Readiness", "Replay", "Summary", "Use"]
+__all__ = [
+    "METRICS_TYPE",
+    "Action",
+    "AuditFilters",
+    "Bucket",
+    "Entry",
+    "Filters",
+    "Gateway",
+    "Ranking",
+    "Readiness",
+    "Replay",
+    "Summary",
+    "Use",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -163,28 +180,33 @@ class Gateway:
         while self._landing:
             await asyncio.wait(list(self._landing.values()))
 
-    async def send(self, command: Command, *, use: Use | None = None, origin: str | None = None) -> Message | Replay:
+    async def send(
+        self, caller: Caller, command: Command, *, use: Use | None = None, origin: str | None = None
+    ) -> Message | Replay:
         """Save a message, deliver it, and return it as it stands when what the caller waits for is there.
 
         Still `scheduled`, `queued` or `publishing` where the caller does not wait, or not long enough: the delivery
         goes on, and `find` tells its end. A Replay where `use` names a key whose first request was answered.
 
-        Raises FieldInvalid, BrokerUnreachable, BrokerRefused, QueueFull, KeyMismatch, KeyInFlight, NotSaved,
-        OutcomeUnknown.
+        Raises FieldInvalid, OutOfReach, BrokerUnreachable, BrokerRefused, QueueFull, KeyMismatch, KeyInFlight,
+        NotSaved, OutcomeUnknown.
         """
         began = time.perf_counter()
         deadline = asyncio.get_running_loop().time() + (command.patience or self._settings.publish_timeout)
         message = self._accepted(command, origin)
+        if not caller.principal.reach.covers(message.imei, message.micro_op):
+            raise OutOfReach(message.imei, message.micro_op)
+        sender = Sender(caller.principal.id, caller.principal.name, caller.address)
         key = None if use is None else self._key(use, message)
         if key is None:
-            sent = await self._send(message, None, command.wait, deadline)
+            sent = await self._send(message, None, sender, command.wait, deadline)
             self._metrics.whole.observe(time.perf_counter() - began)
             return sent
         if (first := self._answering.setdefault(key[:2], key)) is not key:
             raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
         unanswered = False  # whether `answered` is still to come
         try:
-            sent = await self._send(message, key, command.wait, deadline)
+            sent = await self._send(message, key, sender, command.wait, deadline)
             unanswered = isinstance(sent, Message)
         except NotSent:
             unanswered = True
@@ -221,31 +243,42 @@ class Gateway:
         elif self._answering.get(key[:2]) is key:
             del self._answering[key[:2]]
 
-    async def cancel(self, message_id: str) -> Message:
+    async def cancel(self, caller: Caller, message_id: str) -> Message:
         """Withdraw a message that waits; it either is withdrawn or goes out, never both.
 
-        Raises MessageNotFound, NotCancellable, NotSaved, OutcomeUnknown.
+        Raises MessageNotFound, OutOfReach, NotCancellable, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
-        _check_id(message_id)
         deadline = asyncio.get_running_loop().time() + self._settings.publish_timeout
-        won, status = await self._store.cancel(message_id, self._clock.now(), deadline)
+        message = await self._commanded(caller, message_id)
+        principal, now = caller.principal, self._clock.now()
+        entry = Entry(
+            now,
+            principal.id,
+            principal.name,
+            caller.address,
+            Action.CANCELLED.value,
+            message_id,
+            message.imei,
+            message.micro_op,
+        )
+        won, status = await self._store.cancel(entry, deadline)
         if status is None:
             raise MessageNotFound(message_id)
         if not won and status is not Status.CANCELLED:
             raise NotCancellable(message_id, status.value)
         if won:
             self._metrics.finished.labels(Status.CANCELLED.value, "cancelled").inc()
-        message = await self.find(message_id)
+        message = await self._found(message_id)
         self._dispatcher.tell(message)
         self._dispatcher.wake()  # what was behind it need not wait any more
         return message
 
-    async def resend(self, message_id: str, wait: Wait, patience: float | None) -> Message:
+    async def resend(self, caller: Caller, message_id: str, wait: Wait, patience: float | None) -> Message:
         """Send the same operation once more, as a new message that names its origin.
 
         Raises what `find` and `send` raise.
         """
-        first = await self.find(message_id)
+        first = await self._commanded(caller, message_id)
         again = Command(
             imei=first.imei,
             micro_op=first.micro_op,
@@ -257,13 +290,27 @@ class Gateway:
             wait=wait,
             patience=patience,
         )
-        sent = await self.send(again, origin=first.id)
+        sent = await self.send(caller, again, origin=first.id)
         assert isinstance(sent, Message)  # noqa: S101 - there is no key to replay
         return sent
 
-    async def find(self, message_id: str) -> Message:
-        """The message with this id; raises MessageNotFound, StoreUnavailable."""
-        _check_id(message_id)
+    async def find(self, caller: Caller, message_id: str) -> Message:
+        """The message with this id; raises MessageNotFound, also for one out of reach, and StoreUnavailable."""
+        message = await self._found(message_id)
+        if not caller.principal.reach.covers(message.imei, message.micro_op):
+            raise MessageNotFound(message_id)
+        return message
+
+    async def _commanded(self, caller: Caller, message_id: str) -> Message:
+        """The message that the caller wants something done with; raises OutOfReach where it is none of its own."""
+        message = await self._found(message_id)
+        if not caller.principal.reach.covers(message.imei, message.micro_op):
+            raise OutOfReach(message.imei, message.micro_op)
+        return message
+
+    async def _found(self, message_id: str) -> Message:
+        if "\0" in message_id:  # PostgreSQL has no text for it
+            raise MessageNotFound(message_id)
         message = await self._store.find(message_id)
         if message is None:
             raise MessageNotFound(message_id)
@@ -273,17 +320,24 @@ class Gateway:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
         return await self._store.attempts(message_id)
 
-    async def page(self, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
+    async def page(self, caller: Caller, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
         """At most `limit` messages older than the id `before`, newest first; raises StoreUnavailable."""
-        return await self._store.page(filters, before=before, limit=limit)
+        return await self._store.page(_within(caller, filters), before=before, limit=limit)
 
-    def report(self, filters: Filters) -> AsyncIterator[list[Message]]:
+    def report(self, caller: Caller, filters: Filters) -> AsyncIterator[list[Message]]:
         """All messages, oldest first, in lists of bounded size; raises StoreUnavailable while it is read."""
-        return self._store.pages(filters)
+        return self._store.pages(_within(caller, filters))
 
-    async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
+    async def summary(self, caller: Caller, filters: Filters, bucket: Bucket) -> Summary:
         """Counts by status, device, operation and time; raises StoreUnavailable."""
-        return await self._store.summary(filters, bucket)
+        return await self._store.summary(_within(caller, filters), bucket)
+
+    async def audit(
+        self, caller: Caller, filters: AuditFilters, *, before: int | None, limit: int
+    ) -> list[tuple[int, Entry]]:
+        """At most `limit` numbered entries of the audit trail below the number `before`; raises StoreUnavailable."""
+        within = filters._replace(reach=caller.principal.reach)
+        return await self._store.audit(within, before=before, limit=limit)
 
     async def readiness(self) -> Readiness:
         """Whether database and broker are both there."""
@@ -332,7 +386,9 @@ class Gateway:
             finished_at=None,
         )
 
-    async def _send(self, message: Message, key: Key | None, wait: Wait, deadline: float) -> Message | Replay:
+    async def _send(
+        self, message: Message, key: Key | None, sender: Sender, wait: Wait, deadline: float
+    ) -> Message | Replay:
         message = self._placed(message, wait)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             await self._check_room()
@@ -340,7 +396,7 @@ class Gateway:
         outcome = self._dispatcher.outcome(message.id) if waits else None
         try:
             # Shielded: what is saved is delivered, also where the caller is gone by then.
-            match await asyncio.shield(self._add(message, key, deadline)):
+            match await asyncio.shield(self._add(message, key, sender, deadline)):
                 case Full(oldest):
                     bound = self._settings.max_device_queue
                     raise QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE)
@@ -396,10 +452,11 @@ class Gateway:
         """Unfinished messages, as far as this process knows: counted, queued since, and about to be."""
         return sum(self._backlog.depths.values()) + self._queued_since + len(self._joining)
 
-    def _add(self, message: Message, key: Key | None, deadline: float) -> asyncio.Future[Added]:
+    def _add(self, message: Message, key: Key | None, sender: Sender, deadline: float) -> asyncio.Future[Added]:
         # However little the caller waits for the broker, the database has its time to commit.
         patience = asyncio.get_running_loop().time() + self._settings.publish_timeout
-        added = self._store.add(message, max(deadline, patience), max_depth=self._settings.max_device_queue, key=key)
+        bound = self._settings.max_device_queue
+        added = self._store.add(message, max(deadline, patience), max_depth=bound, key=key, sender=sender)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             self._joining[message.id] = None
         self._landing[message.id] = added
@@ -456,7 +513,7 @@ class Gateway:
             raise KeyMismatch
         if owner.answer_status is not None:
             return Replay(owner.message_id, owner.answer_status, owner.answer_body or "")
-        message = await self.find(owner.message_id)
+        message = await self._found(owner.message_id)
         is_recent = self._clock.now() - message.created_at < _LONGEST_WAIT
         if owner.process != self._process and is_recent and await self._store.is_alive(owner.process):
             raise KeyInFlight
@@ -465,10 +522,9 @@ class Gateway:
         return _unless_not_sent(message)
 
 
-def _check_id(message_id: str) -> None:
-    """Raise MessageNotFound for what no database holds: PostgreSQL has no text for NUL."""
-    if "\0" in message_id:
-        raise MessageNotFound(message_id)
+def _within(caller: Caller, filters: Filters) -> Filters:
+    """The filters, narrowed to what the caller may see."""
+    return replace(filters, reach=caller.principal.reach)
 
 
 def _due_at(message: Message) -> int:

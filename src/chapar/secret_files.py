@@ -28,15 +28,19 @@ class SecretFiles(PydanticBaseSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """The content of the file for one setting, None where none is named."""
         del field
-        setting = f"{self.config['env_prefix']}{field_name.upper()}"
-        file = os.environ.get(f"{setting}_FILE")
-        if file is not None and setting in os.environ:
-            raise SettingInvalid(
-                f"{setting}_FILE",
-                f"{setting} is set too. Set one of the two.",
-                f"متغیر {setting} هم تعیین شده است. تنها یکی از این دو را تعیین کنید.",
-            )
-        return None if file is None else _content(Path(file), f"{setting}_FILE"), field_name, False
+        return secret_from_file(f"{self.config['env_prefix']}{field_name.upper()}"), field_name, False
+
+
+def secret_from_file(setting: str) -> str | None:
+    """The content of the file that `setting`_FILE names, None where it names none; raises SettingInvalid."""
+    file = os.environ.get(f"{setting}_FILE")
+    if file is not None and setting in os.environ:
+        raise SettingInvalid(
+            f"{setting}_FILE",
+            f"{setting} is set too. Set one of the two.",
+            f"متغیر {setting} هم تعیین شده است. تنها یکی از این دو را تعیین کنید.",
+        )
+    return None if file is None else _content(Path(file), f"{setting}_FILE")
 
 
 def secrets_of(settings: type[BaseSettings]) -> list[str]:

@@ -172,6 +172,42 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="Gateway processes behind one port; more than one needs PostgreSQL."
     )
+    jwt_secret: SecretStr | None = Field(
+        None, description="Secret of HS256 tokens, at least 32 random bytes. One of the three ways to verify tokens."
+    )
+    jwt_key_file: Path | None = Field(
+        None, description="Public key of RS256, ES256 or EdDSA tokens (PEM); its kind decides which."
+    )
+    jwt_jwks_url: str | None = Field(
+        None, description="Key set of the tokens' issuer (JWKS, https). Fetched again every few minutes."
+    )
+    jwt_issuer: str | None = Field(None, description="`iss` that tokens must have; required with any of the three.")
+    jwt_audience: str | None = Field(None, description="`aud` that tokens must have; required with any of the three.")
+    trusted_proxies: str | None = Field(
+        None,
+        description="Addresses of proxies whose `X-Forwarded-For` says where a call is from, comma-separated. "
+        "Unset: none, because anybody can send that header.",
+    )
+    requests_per_second: float | None = Field(
+        None, gt=0, description="Requests of one key or token. Unset: as many as it sends."
+    )
+    messages_per_second: float | None = Field(
+        None, gt=0, description="Messages of one key or token, in single and bulk calls. Unset: as many as it sends."
+    )
+    address_requests_per_second: float | None = Field(
+        None, gt=0, description="Requests from one address (IPv6: one /64). Unset: many callers may share a proxy."
+    )
+    burst: int = Field(
+        10, ge=1, le=3600, description="Seconds over which the three rates are counted: so much may come at once."
+    )
+    max_refusals: int = Field(
+        60,
+        ge=1,
+        description="Wrong keys or tokens a minute from one address; more are not looked at. Right ones still count.",
+    )
+    max_waits: int = Field(
+        5000, ge=1, description="Messages whose answers one key or token may wait for at a time. Each costs memory."
+    )
     max_body_bytes: int = Field(
         64 * 1024,
         ge=1024,

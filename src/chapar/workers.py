@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -28,12 +28,12 @@ from chapar.store import migrations
 
 log = structlog.get_logger(__name__)
 
-_READY: Final = b"ready\n"
+_READY: Final = {b"ready, open\n": True, b"ready, closed\n": False}  # what a worker says, and whether access is open
 _PAUSE: Final = 1.0  # seconds before a worker that ended is started again
 _PATIENCE: Final = 5.0  # seconds in which a worker ends by itself; it needs about one
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+async def serve(settings: Settings, announce: app.Announce) -> None:
     """Run `settings.workers` gateway processes until SIGINT or SIGTERM, starting another where one ends.
 
     Raises SettingInvalid with SQLite, WorkerFailed where the first ones do not start, and what the built-in broker and
@@ -64,10 +64,10 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 child.cancel()
 
 
-async def _announce(workers: Sequence["_Worker"], announce: Callable[[str], None], address: str) -> None:
+async def _announce(workers: Sequence["_Worker"], announce: app.Announce, address: str) -> None:
     for worker in workers:
         await worker.ready.wait()
-    announce(address)
+    announce(address, workers[0].is_open)
 
 
 class _Worker:
@@ -77,6 +77,7 @@ class _Worker:
         self._listener = listener
         self._environment = environment
         self.ready = asyncio.Event()
+        self.is_open = False  #: whether it lets everybody in, as it said when it got ready
 
     async def keep(self) -> None:
         """Keep it running until cancelled; raises WorkerFailed where it never got ready."""
@@ -85,7 +86,8 @@ class _Worker:
             try:
                 assert process.stdout is not None  # noqa: S101 - it is a pipe
                 async for line in process.stdout:
-                    if line == _READY:
+                    if line in _READY:
+                        self.is_open = _READY[line]
                         self.ready.set()
                 code = await process.wait()
             finally:
@@ -130,13 +132,15 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(app.serve_on(listener, settings, lambda _: _say_ready(), with_broker=False))
+            runner.run(
+                app.serve_on(listener, settings, lambda _, is_open: _say_ready(is_open=is_open), with_broker=False)
+            )
     except ChaparError as error:
         sys.exit(f"chapar: {error.sentence(preferred_language())}")
 
 
-def _say_ready() -> None:
-    sys.stdout.buffer.write(_READY)
+def _say_ready(*, is_open: bool) -> None:
+    sys.stdout.buffer.write(next(line for line, means_open in _READY.items() if means_open == is_open))
     sys.stdout.buffer.flush()
 
 

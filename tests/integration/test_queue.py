@@ -10,6 +10,7 @@ from chapar.message import Message, Status
 from chapar.store.acceptance import Added, Full, Key, Place
 from chapar.store.queue import Lease
 from chapar.store.store import UNBOUNDED, Store, Taken
+from support.callers import cancelling
 from support.stores import CLAIM, PROCESS, new_message, now, open_store, published
 
 OTHER = "fedcba9876543210"
@@ -130,16 +131,16 @@ async def test_taking_nothing_still_lets_time_pass(store: Store) -> None:
 async def test_a_message_that_waits_is_withdrawn_once_and_for_all(store: Store, status: Status) -> None:
     message = queued()._replace(status=status, deliver_at=now() if status is Status.SCHEDULED else None)
     await add_all(store, message)
-    assert await store.cancel(message.id, now(), deadline_of()) == (True, Status.CANCELLED)
-    assert await store.cancel(message.id, now(), deadline_of()) == (False, Status.CANCELLED)
+    assert await store.cancel(cancelling(message.id, now()), deadline_of()) == (True, Status.CANCELLED)
+    assert await store.cancel(cancelling(message.id, now()), deadline_of()) == (False, Status.CANCELLED)
     assert (await take(store, at=now() + 10)).messages == []
 
 
 async def test_a_message_on_its_way_is_not_withdrawn(store: Store) -> None:
     message = new_message()
     await add_all(store, message)
-    assert await store.cancel(message.id, now(), deadline_of()) == (False, Status.PUBLISHING)
-    assert await store.cancel("there-is-none", now(), deadline_of()) == (False, None)
+    assert await store.cancel(cancelling(message.id, now()), deadline_of()) == (False, Status.PUBLISHING)
+    assert await store.cancel(cancelling("there-is-none", now()), deadline_of()) == (False, None)
     assert await store.move(message, published(message)) is True
 
 

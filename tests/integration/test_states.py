@@ -20,6 +20,7 @@ from chapar.store.schema import to_row
 from chapar.store.store import UNBOUNDED, Store
 from chapar.store.writer import _KINDS
 from simulation.database import Database
+from support.callers import cancelling
 from support.fakes import EPOCH, Surroundings
 from support.stores import new_message, open_store
 
@@ -117,7 +118,7 @@ class Messages(RuleBasedStateMachine):
             finished_at=EPOCH if status is Status.REJECTED else None,
         )
         use = None if key is None else Key(self.principal, key, "f", message.id, process, None, None, EPOCH + 60_000)
-        self.additions[message.id] = ("add", addition(message, max_depth, use))
+        self.additions[message.id] = ("add", addition(message, max_depth, use, None))
         self.ask(self.additions[message.id])
         return message.id
 
@@ -175,7 +176,7 @@ class Messages(RuleBasedStateMachine):
 
     @rule(id_=messages, at=TIMES)
     def cancel(self, id_: str, at: int) -> None:
-        self.ask(("cancel", (id_, EPOCH + at)))
+        self.ask(("cancel", cancelling(id_, EPOCH + at)))
 
     @rule(process=st.sampled_from(PROCESSES), seconds=st.sampled_from([0, 3600]))
     def hold(self, process: str, seconds: int) -> None:
@@ -214,7 +215,7 @@ class Messages(RuleBasedStateMachine):
             is_claimed = status is Status.PUBLISHING
             claim = f"{process}.0" if is_claimed else None
             message = new_message(imei, status, claim=claim, attempts=int(is_claimed), created_at=EPOCH)
-            self.additions[message.id] = ("add", addition(message, UNBOUNDED, None))
+            self.additions[message.id] = ("add", addition(message, UNBOUNDED, None, None))
             added.append(self.additions[message.id])
         take = ("take", Take(self.databases.new_claim(process), 2, EPOCH + at))
         self.ask(*((take, *added) if take_first else (*added, take)))
@@ -222,7 +223,7 @@ class Messages(RuleBasedStateMachine):
     @rule(id_=consumes(messages), at=TIMES, process=st.sampled_from(PROCESSES))
     def cancel_while_it_is_taken(self, id_: str, at: int, process: str) -> None:
         take = ("take", Take(self.databases.new_claim(process), 2, EPOCH + at))
-        self.ask(take, ("cancel", (id_, EPOCH + at)))
+        self.ask(take, ("cancel", cancelling(id_, EPOCH + at)))
 
     @invariant()
     def both_hold_the_same(self) -> None:

@@ -29,7 +29,7 @@ from support.stores import CLAIM, new_message, open_store, published, writer_pro
 
 
 def added(message: Message) -> Addition:
-    return addition(message, UNBOUNDED, None)
+    return addition(message, UNBOUNDED, None, None)
 
 
 IO_ERROR_AT_FSYNC = 1034  # https://sqlite.org/rescode.html

@@ -13,6 +13,7 @@ from chapar.errors import BrokerRefused
 from chapar.gateway import Gateway
 from chapar.link.publication import Publication
 from chapar.message import Message, Status
+from chapar.store.audit import Entry
 from chapar.store.store import Store
 from simulation import database
 from simulation.invariants import broken
@@ -47,8 +48,8 @@ def refusal_is_success(self: Dispatcher, message: Message, _: int) -> Message:
     return self._ended(message, Status.PUBLISHED)
 
 
-async def cancel_always_succeeds(self: Store, message_id: str, at: int, deadline: float) -> tuple[bool, Status | None]:
-    await _cancel(self, message_id, at, deadline)
+async def cancel_always_succeeds(self: Store, entry: Entry, deadline: float) -> tuple[bool, Status | None]:
+    await _cancel(self, entry, deadline)
     return True, Status.CANCELLED
 
 

@@ -14,8 +14,9 @@ import structlog
 from pydantic import SecretStr
 
 from chapar import app, dispatcher, gateway
-from chapar.api import sending
+from chapar.api.limits import Limits
 from chapar.api.problems import status_of
+from chapar.api.sending import Answer, Sending, sent_answer
 from chapar.clock import Clock
 from chapar.errors import ChaparError
 from chapar.gateway import Gateway, Use
@@ -29,6 +30,7 @@ from simulation.network import Broker, SimulatedSession, reset, silence
 from simulation.place import enter, here
 from simulation.virtual_time import Deadlock, VirtualLoop
 from simulation.weather import Weather
+from support.callers import CALLER
 
 EPOCH: Final = 1_800_000_000_000  # ms; when every world begins
 ACTIVE: Final = 3.0  # seconds in which things happen
@@ -91,6 +93,7 @@ class Process:
         self.stopping = asyncio.Event()
         self.store: SimulatedStore | None = None
         self.gateway: Gateway | None = None
+        self.sending: Sending | None = None
         self.calls: dict[asyncio.Task[Any], None] = {}  # in their order
         self.task = world.loop.create_task(self._main(), name=self.name)
         world.trace(self.name, "starts")
@@ -103,7 +106,8 @@ class Process:
         enter(self)
         try:
             async with app.lifespan(self.world.settings) as running:
-                self.gateway = running
+                self.gateway = running.gateway
+                self.sending = Sending(running.gateway, self.world.limits)
                 await self.stopping.wait()
                 self.world.trace(self.name, "stops")
                 for call in [*self.calls]:
@@ -156,6 +160,7 @@ class World:
         self.broker = Broker(self)
         self.alone = self.plan.random() < 0.5
         self.settings = _settings(self.plan, alone=self.alone)
+        self.limits = Limits(self.settings)
         self.page = self.plan.choice([2, 5, 500])
         self.requests = self._requests()
         self.by_name = {request.name: request for request in self.requests}
@@ -295,13 +300,13 @@ class World:
             await asyncio.sleep(self.chaos.uniform(0.01, 0.6))
 
     async def _call(self, process: Process, request: Request) -> None:
-        assert process.gateway is not None
+        assert process.sending is not None
         self.trace(request.name, "is asked of", process.name, request.command.wait, request.key or "")
         command = request.command
         if request.due_in is not None:
             command = command._replace(deliver_at=process.clock.now() + request.due_in)
         use = None if request.key is None else Use("me", request.key, request.name)
-        given = await self._answered(sending.send(process.gateway, command, use, "en"))
+        given = await self._answered(process.sending.send(CALLER, command, use, "en"))
         self.trace(request.name, "is answered", given.status, given.message_id or given.body)
         request.given.append(given)
 
@@ -374,7 +379,7 @@ class World:
         id_ = self.chaos.choice(waiting)
         self.trace(id_, "is to be cancelled by", process.name)
         status = 200
-        call = self.loop.create_task(process.gateway.cancel(id_))
+        call = self.loop.create_task(process.gateway.cancel(CALLER, id_))
         process.calls[call] = None
         try:
             await asyncio.wait([call])
@@ -394,8 +399,8 @@ class World:
         id_ = self.chaos.choice(list(self.database.messages))
         self.trace(id_, "is to be sent again by", process.name)
 
-        async def resend(gateway_: Gateway) -> sending.Answer:
-            return sending.sent_answer(await gateway_.resend(id_, Wait.BROKER, None))
+        async def resend(gateway_: Gateway) -> Answer:
+            return sent_answer(await gateway_.resend(CALLER, id_, Wait.BROKER, None))
 
         call = self.loop.create_task(self._answered(resend(process.gateway)))
         process.calls[call] = None

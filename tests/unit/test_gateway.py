@@ -30,6 +30,7 @@ from chapar.gateway import KEY_KEPT, Gateway, Replay, Use
 from chapar.message import Command, Message, Status, Wait
 from chapar.store.acceptance import Key
 from chapar.store.queue import Lease
+from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
 from support.stores import new_message
 
@@ -52,7 +53,7 @@ class Bench:
         self.gateway = Gateway(*edges, self.dispatcher, self.clock, PROCESS)
 
     async def send(self, command: Command = ASKED, **options: Any) -> Message:
-        sent = await self.gateway.send(command, **options)
+        sent = await self.gateway.send(CALLER, command, **options)
         assert isinstance(sent, Message)
         return sent
 
@@ -60,7 +61,7 @@ class Bench:
         return list(self.store.database.messages.values())
 
     def in_flight(self, command: Command = ASKED, **options: Any) -> asyncio.Task[Message | Replay]:
-        return asyncio.create_task(self.gateway.send(command, **options))
+        return asyncio.create_task(self.gateway.send(CALLER, command, **options))
 
     async def counted(self) -> None:
         """Let the gateway count what is unfinished."""
@@ -280,7 +281,7 @@ async def test_an_answered_key_replays_its_answer(bench: Bench) -> None:
     bench.link.answers.append(0x00)
     first = await bench.send(use=USE)
     await bench.gateway.answered(USE, 201, "{}")
-    assert await bench.gateway.send(ASKED, use=USE) == Replay(first.id, 201, "{}")
+    assert await bench.gateway.send(CALLER, ASKED, use=USE) == Replay(first.id, 201, "{}")
     assert [row.id for row in bench.stored()] == [first.id]
 
 
@@ -289,7 +290,7 @@ async def test_a_refusal_is_an_answer_too(bench: Bench) -> None:
     with pytest.raises(BrokerRefused) as raised:
         await bench.send(use=USE)
     await bench.gateway.answered(USE, 406, "no")
-    assert await bench.gateway.send(ASKED, use=USE) == Replay(raised.value.id, 406, "no")
+    assert await bench.gateway.send(CALLER, ASKED, use=USE) == Replay(raised.value.id, 406, "no")
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -299,7 +300,7 @@ async def test_a_key_for_another_request_is_a_mismatch(bench: Bench, *, answered
     if answered:
         await bench.gateway.answered(USE, 201, "{}")
     with pytest.raises(KeyMismatch):
-        await bench.gateway.send(ASKED, use=USE._replace(fingerprint="another"))
+        await bench.gateway.send(CALLER, ASKED, use=USE._replace(fingerprint="another"))
     assert len(bench.stored()) == 1
 
 
@@ -314,20 +315,20 @@ async def test_a_key_whose_first_request_is_under_way_is_in_flight(bench: Bench)
     sending = bench.in_flight(use=USE)
     await until(lambda: bench.link.waiting)
     with pytest.raises(KeyInFlight):
-        await bench.gateway.send(ASKED, use=USE)
+        await bench.gateway.send(CALLER, ASKED, use=USE)
     bench.link.answer(bench.link.ids[0], 0x00)
     await sending
     with pytest.raises(KeyInFlight):
-        await bench.gateway.send(ASKED, use=USE)
+        await bench.gateway.send(CALLER, ASKED, use=USE)
 
 
 async def test_a_key_that_a_living_process_is_to_answer_is_in_flight(bench: Bench) -> None:
     await bench.store.hold(Lease(OTHER, "other", 60, alone=False))
     message = key_of_another(bench)
     with pytest.raises(KeyInFlight):
-        await bench.gateway.send(ASKED, use=USE)
+        await bench.gateway.send(CALLER, ASKED, use=USE)
     await bench.store.leave(OTHER)
-    assert await bench.gateway.send(ASKED, use=USE) == message
+    assert await bench.gateway.send(CALLER, ASKED, use=USE) == message
 
 
 @pytest.mark.parametrize("status", [Status.PUBLISHED, Status.QUEUED])
@@ -335,9 +336,9 @@ async def test_a_key_that_a_dead_process_left_unanswered_is_answered_with_how_it
     bench: Bench, status: Status
 ) -> None:
     message = key_of_another(bench, status)
-    assert await bench.gateway.send(ASKED, use=USE) == message
+    assert await bench.gateway.send(CALLER, ASKED, use=USE) == message
     await bench.gateway.answered(USE, 202, "late")
-    assert await bench.gateway.send(ASKED, use=USE) == Replay(message.id, 202, "late")
+    assert await bench.gateway.send(CALLER, ASKED, use=USE) == Replay(message.id, 202, "late")
     assert bench.link.published == []
 
 
@@ -346,7 +347,7 @@ async def test_a_key_that_a_dead_process_left_with_a_rejected_message_is_answere
 ) -> None:
     message = key_of_another(bench, Status.REJECTED, reason_code=NOT_AUTHORIZED)
     with pytest.raises(BrokerRefused) as raised:
-        await bench.gateway.send(ASKED, use=USE)
+        await bench.gateway.send(CALLER, ASKED, use=USE)
     assert raised.value.id == message.id
 
 
@@ -372,11 +373,11 @@ async def test_not_sent_is_said_only_where_no_attempt_is_in_doubt(
     bench: Bench, fields: dict[str, Any], error: type[ChaparError]
 ) -> None:
     doubtful = key_of_another(bench, possible_duplicate=True, **fields)
-    assert await bench.gateway.send(ASKED, use=USE) == doubtful
+    assert await bench.gateway.send(CALLER, ASKED, use=USE) == doubtful
     bench = Bench()
     key_of_another(bench, **fields)
     with pytest.raises(error):
-        await bench.gateway.send(ASKED, use=USE)
+        await bench.gateway.send(CALLER, ASKED, use=USE)
 
 
 async def test_a_message_that_waits_is_cancelled_and_who_waits_for_it_is_told(bench: Bench) -> None:
@@ -384,24 +385,24 @@ async def test_a_message_that_waits_is_cancelled_and_who_waits_for_it_is_told(be
     sending = bench.in_flight()
     await until(lambda: len(bench.stored()) == 2)
     second = bench.stored()[1]
-    assert (await bench.gateway.cancel(second.id)).status is Status.CANCELLED
+    assert (await bench.gateway.cancel(CALLER, second.id)).status is Status.CANCELLED
     with pytest.raises(MessageCancelled):
         await sending
-    assert (await bench.gateway.cancel(second.id)).status is Status.CANCELLED, "once more is no mistake"
+    assert (await bench.gateway.cancel(CALLER, second.id)).status is Status.CANCELLED, "once more is no mistake"
 
 
 async def test_a_message_on_its_way_is_not_cancelled(bench: Bench) -> None:
     row = bench.store.put(new_message())
     with pytest.raises(NotCancellable) as raised:
-        await bench.gateway.cancel(row.id)
+        await bench.gateway.cancel(CALLER, row.id)
     assert (raised.value.id, raised.value.status) == (row.id, "publishing")
 
 
 async def test_a_message_that_is_not_there_is_neither_found_nor_cancelled_nor_sent_again(bench: Bench) -> None:
     for asked in (
-        bench.gateway.find("m"),
-        bench.gateway.cancel("m"),
-        bench.gateway.resend("m", Wait.NONE, None),
+        bench.gateway.find(CALLER, "m"),
+        bench.gateway.cancel(CALLER, "m"),
+        bench.gateway.resend(CALLER, "m", Wait.NONE, None),
     ):
         with pytest.raises(MessageNotFound):
             await asked
@@ -421,7 +422,7 @@ async def test_a_message_sent_again_is_a_new_one_that_names_its_origin(bench: Be
             retain=True,
         )
     )
-    again = await bench.gateway.resend(first.id, Wait.NONE, None)
+    again = await bench.gateway.resend(CALLER, first.id, Wait.NONE, None)
     assert (again.origin, again.deliver_at, again.expires_at) == (first.id, None, EPOCH + 1500)
     assert again.id != first.id
     same = ("imei", "micro_op", "params", "qos", "retain", "at_most_once", "topic")

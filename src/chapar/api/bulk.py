@@ -10,15 +10,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
-from chapar.api import sending
+from chapar.api.access import RequestRoute, allow, caller_of
 from chapar.api.body import check_depth, parse, read_body
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
+from chapar.api.limits import Limits
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.api.problems import answers, language_of
-from chapar.api.request_route import RequestRoute
-from chapar.api.sending import Answer
+from chapar.api.sending import Answer, Sending, read_command, refusal
 from chapar.errors import ChaparError, FieldInvalid, persian_digits
-from chapar.gateway import Gateway
+from chapar.principal import Scope
 from chapar.settings import Settings
 
 MAX_MESSAGES: Final = 10_000
@@ -42,10 +42,11 @@ class BulkAnswer(BaseModel):
     answers: list[BulkItem]
 
 
-def bulk_router(gateway: Gateway, settings: Settings) -> APIRouter:
+def bulk_router(sending: Sending, settings: Settings, limits: Limits) -> APIRouter:
     """The route of `/messaging/bulk`."""
     router = APIRouter()
 
+    @allow(Scope.SEND)
     async def bulk(request: Request) -> Response:
         """Check, save and deliver each message by itself; messages to one device leave in the order given.
 
@@ -65,16 +66,18 @@ def bulk_router(gateway: Gateway, settings: Settings) -> APIRouter:
                 f"must hold 1 to {MAX_MESSAGES:,} messages",
                 f"باید ۱ تا {persian_digits(f'{MAX_MESSAGES:,}')} پیام داشته باشد",
             )
+        caller = caller_of(request)
+        limits.messages(caller, len(items))
         asynchronous = prefers_async(request)
         language = language_of(request)
 
         async def one(place: int, item: bytes) -> Answer:
             try:
-                command = sending.read_command(item)
+                command = read_command(item)
                 use = use_of_key(request, item, f"\n{place}")  # which no key of a single call has
-                return await sending.send(gateway, without_waiting(command) if asynchronous else command, use, language)
+                return await sending.send(caller, without_waiting(command) if asynchronous else command, use, language)
             except ChaparError as error:
-                return sending.refusal(error, language)
+                return refusal(error, language)
 
         answered = await asyncio.gather(*(one(place, item) for place, item in enumerate(items)))
         return Response(

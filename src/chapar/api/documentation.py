@@ -6,19 +6,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
+from chapar.api.access import GuardedRoute, Identity, allow, check
 from chapar.api.problems import Problem, answers
 from chapar.api.schemas import SendRequest
 
 _STATIC: Final = Path(__file__).parent / "static"
 _ASSETS: Final = "/docs/assets"
 _ANY_REQUEST: Final = (400, 408, 414, 421, 431, 503)  # of the connection's bounds, and of a Host that is not ours
-_ANY_CHANGE: Final = (403,)  # asked for by a page of another site
+_AT_THE_ENTRANCE: Final = (401, 403, 429, 503)  # and 403 for what a page of another site asks for
 _INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 DESCRIPTION: Final = """
@@ -29,11 +30,20 @@ The command gateway for MQTT devices: one call sends an operation to a device, a
 | **201** | Committed to the database **and** acknowledged by the broker. It is never sent again. |
 | **202** | Committed, and its delivery goes on: asked for, or not answered in time. `Location` says where to look. |
 | **406** | It was **not sent and never will be**. `code` and `reason` say why. |
-| 400 403 408 409 413 414 415 421 422 429 431 | Nothing stored, nothing sent. |
+| 400 401 403 408 409 413 414 415 421 422 429 431 | Nothing stored, nothing sent. |
 | **503** | The database cannot say whether it committed. Safe to repeat with the same `Idempotency-Key`. |
 
 Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `Accept-Language: fa`.
 """
+
+
+_SECURITY_SCHEMES: Final = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key (`chapar_…`) or a token (JWT). Without any set up, nothing is needed on loopback.",
+    }
+}
 
 
 class DocumentedAPI(FastAPI):
@@ -45,16 +55,18 @@ class DocumentedAPI(FastAPI):
         for model in (Problem, SendRequest):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
+        document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+        document["security"] = [{"bearer": []}]
         for methods in document["paths"].values():
-            for method, operation in methods.items():
-                for status, answer in answers(*_ANY_REQUEST, *([] if method == "get" else _ANY_CHANGE)).items():
+            for operation in methods.values():
+                for status, answer in answers(*_ANY_REQUEST, *_AT_THE_ENTRANCE).items():
                     operation["responses"].setdefault(str(status), answer)
         return document
 
 
 def install(app: FastAPI) -> None:
-    """Serve Swagger UI from our own files."""
-    app.mount(_ASSETS, _Assets(directory=_STATIC), name="documentation-assets")
+    """Serve the OpenAPI document, and Swagger UI from our own files."""
+    router = APIRouter(route_class=GuardedRoute)
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=f"{app.title} - API",
@@ -66,13 +78,29 @@ def install(app: FastAPI) -> None:
     ).body
     policy = _policy_of(bytes(page))
 
-    @app.get("/docs", include_in_schema=False)
+    @router.get("/openapi.json", include_in_schema=False)
+    @allow(Identity.KNOWN)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    @router.get("/docs", include_in_schema=False)
+    @allow(Identity.KNOWN)
     async def docs() -> HTMLResponse:
         return HTMLResponse(bytes(page), headers={"Content-Security-Policy": policy})
 
+    app.include_router(router)
+    app.mount(_ASSETS, _Assets(directory=_STATIC), name="documentation-assets")
+
 
 class _Assets(StaticFiles):
-    """Files that a browser keeps, and asks about before it uses them again."""
+    """Swagger UI's files, behind the same door. A browser keeps them, and asks about them before it uses them again."""
+
+    policy = Identity.KNOWN
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a file to whoever may read the documentation."""
+        check(scope["caller"], self.policy)
+        await super().__call__(scope, receive, send)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """The file, or that it has not changed."""

@@ -5,7 +5,9 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from chapar.api.access import Calling, GuardedRoute, Identity, allow
 from chapar.gateway import Gateway
+from chapar.principal import NOBODY
 
 
 class Live(BaseModel):
@@ -31,9 +33,10 @@ class Ready(BaseModel):
 
 def health_router(gateway: Gateway) -> APIRouter:
     """The routes of `/health`."""
-    router = APIRouter(prefix="/health", tags=["health"])
+    router = APIRouter(prefix="/health", tags=["health"], route_class=GuardedRoute)
 
     @router.get("/live", summary="Whether the process serves")
+    @allow(Identity.ANY)
     async def live() -> Live:
         """200 while the process serves, whatever the state of database and broker."""
         return Live()
@@ -43,15 +46,16 @@ def health_router(gateway: Gateway) -> APIRouter:
         summary="Whether messages can be delivered",
         responses={503: {"model": Ready, "description": "Database or broker is not there; the body says which."}},
     )
-    async def ready(response: Response) -> Ready:
-        """200 only with database and broker."""
+    @allow(Identity.ANY)
+    async def ready(response: Response, caller: Calling) -> Ready:
+        """200 only with database and broker. Why not is told to callers with a key or a token."""
         database, broker = await gateway.readiness()
         is_ready = database is None and broker is None
         response.status_code = 200 if is_ready else 503
         return Ready(
             status="ready" if is_ready else "not_ready",
-            database=Part(ready=database is None, reason=database),
-            broker=Part(ready=broker is None, reason=broker),
+            database=Part(ready=database is None, reason=None if caller.principal is NOBODY else database),
+            broker=Part(ready=broker is None, reason=None if caller.principal is NOBODY else broker),
         )
 
     return router

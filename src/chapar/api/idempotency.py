@@ -5,6 +5,7 @@ from typing import Final
 
 from fastapi import Request
 
+from chapar.api.access import caller_of
 from chapar.errors import FieldInvalid
 from chapar.gateway import Use
 
@@ -39,4 +40,4 @@ def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
             "باید ۱ تا ۲۵۵ نویسهٔ چاپی ASCII باشد",
         )
     fingerprint = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + content).hexdigest()
-    return Use("", key + part, fingerprint)
+    return Use(caller_of(request).principal.id, key + part, fingerprint)

@@ -5,13 +5,13 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import WithJsonSchema
 
-from chapar.api import sending
+from chapar.api.access import Calling, GuardedRoute, RequestRoute, allow, caller_of
 from chapar.api.body import read_body
 from chapar.api.bulk import bulk_router
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
+from chapar.api.limits import Limits
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.api.problems import answers, language_of
-from chapar.api.request_route import RequestRoute
 from chapar.api.schemas import (
     MAX_TIMEOUT,
     AcceptedAnswer,
@@ -23,8 +23,10 @@ from chapar.api.schemas import (
     attempt_view,
     message_view,
 )
+from chapar.api.sending import Sending, read_command, sent_answer
 from chapar.gateway import Gateway
 from chapar.message import Wait
+from chapar.principal import Scope
 from chapar.settings import Settings
 
 _JSON: Final = "application/json"
@@ -69,10 +71,12 @@ _SENT: Final[dict[int | str, dict[str, object]]] = {
 }
 
 
-def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
+def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
     """The routes of `/messaging`."""
-    router = APIRouter(prefix="/messaging", tags=["messaging"])
+    router = APIRouter(prefix="/messaging", tags=["messaging"], route_class=GuardedRoute)
+    sending = Sending(gateway, limits)
 
+    @allow(Scope.SEND)
     async def send(request: Request) -> Response:
         """Save one operation for one device, deliver it, and say what the broker answered."""
         _, body = await read_body(
@@ -82,11 +86,13 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
             setting="CHAPAR_MAX_BODY_BYTES",
             seconds=settings.body_timeout,
         )
-        command = sending.read_command(body)
+        command = read_command(body)
+        caller = caller_of(request)
+        limits.messages(caller, 1)
         use = use_of_key(request, body)
         if not prefers_async(request):
-            return (await sending.send(gateway, command, use, language_of(request))).response()
-        answer = await sending.send(gateway, without_waiting(command), use, language_of(request))
+            return (await sending.send(caller, command, use, language_of(request))).response()
+        answer = await sending.send(caller, without_waiting(command), use, language_of(request))
         return answer.response(**{"Preference-Applied": ASYNC})
 
     router.add_api_route(
@@ -105,12 +111,13 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
         },
         route_class_override=RequestRoute,
     )
-    router.include_router(bulk_router(gateway, settings))
+    router.include_router(bulk_router(sending, settings, limits))
 
     @router.get("/messages", summary="List messages, newest first", responses=answers(422, 503))
-    async def messages(query: Paged) -> MessagePage:
+    @allow(Scope.READ)
+    async def messages(query: Paged, caller: Calling) -> MessagePage:
         """A page of messages. Pages do not shift when messages arrive: follow `next`."""
-        found = await gateway.page(query.filters(), before=query.cursor, limit=query.limit)
+        found = await gateway.page(caller, query.filters(), before=query.cursor, limit=query.limit)
         following = found[-1].id if len(found) == query.limit else None
         return MessagePage.model_validate({"messages": list(map(message_view, found)), "next": following})
 
@@ -120,9 +127,10 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
         operation_id="show_message",
         responses=answers(404, 422, 503),
     )
-    async def message(id: MessageId) -> MessageDetail:  # noqa: A002 - the name is the path's
+    @allow(Scope.READ)
+    async def message(id: MessageId, caller: Calling) -> MessageDetail:  # noqa: A002 - the name is the path's
         """Where a message stands, with its evidence and its attempts."""
-        view = message_view(await gateway.find(id))
+        view = message_view(await gateway.find(caller, id))
         history = list(map(attempt_view, await gateway.attempts(id)))
         return MessageDetail.model_validate({**view, "history": history})
 
@@ -132,9 +140,10 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
         operation_id="cancel_message",
         responses=answers(404, 406, 409, 422, 503),
     )
-    async def cancel(id: MessageId) -> MessageView:  # noqa: A002 - the name is the path's
+    @allow(Scope.CANCEL)
+    async def cancel(id: MessageId, caller: Calling) -> MessageView:  # noqa: A002 - the name is the path's
         """Withdraw a message that waits. It is either withdrawn or goes out, never both: 409 says that it has gone."""
-        return MessageView.model_validate(message_view(await gateway.cancel(id)))
+        return MessageView.model_validate(message_view(await gateway.cancel(caller, id)))
 
     @router.post(
         "/messages/{id}/resend",
@@ -143,12 +152,16 @@ def messaging_router(gateway: Gateway, settings: Settings) -> APIRouter:
         status_code=201,
         responses=_SENT | answers(404, 406, 422, 429, 503),
     )
+    @allow(Scope.SEND)
     async def resend(
         id: MessageId,  # noqa: A002 - the name is the path's
+        caller: Calling,
         wait: Annotated[Literal["none", "broker"], Query(description="As for `/messaging/send`.")] = "broker",
         timeout: Patience = None,  # noqa: ASYNC109
     ) -> Response:
         """Make a new message of the same operation for the same device; its `origin` is this one."""
-        return sending.sent_answer(await gateway.resend(id, Wait(wait), timeout)).response()
+        limits.messages(caller, 1)
+        with limits.waiting(caller):
+            return sent_answer(await gateway.resend(caller, id, Wait(wait), timeout)).response()
 
     return router

@@ -2,12 +2,14 @@
 
 from fastapi import APIRouter, Response
 
+from chapar.api.access import GuardedRoute, allow
 from chapar.gateway import METRICS_TYPE, Gateway
+from chapar.principal import Scope
 
 
 def metrics_router(gateway: Gateway) -> APIRouter:
     """The route of `/metrics`."""
-    router = APIRouter(tags=["health"])
+    router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
     @router.get(
         "/metrics",
@@ -15,6 +17,7 @@ def metrics_router(gateway: Gateway) -> APIRouter:
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": "chapar_link_up 1.0\n"}}}},
     )
+    @allow(Scope.METRICS)
     async def metrics() -> Response:
         """Messages accepted and ended, the latency of each stage, commit batches, queue and link; of all workers."""
         return Response(gateway.exposition(), headers={"Content-Type": METRICS_TYPE})

@@ -12,12 +12,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from chapar.errors import (
+    AccessError,
+    AccessUnavailable,
+    ApiKeyNotFound,
     BodyMalformed,
     BodyTooDeep,
     BodyTooLarge,
     BodyTooSlow,
     ChaparError,
     ConnectionsExhausted,
+    CredentialInvalid,
     FieldInvalid,
     HeadersTooMany,
     HeadMalformed,
@@ -37,9 +41,12 @@ from chapar.errors import (
     OutcomeUnknown,
     PathUnknown,
     QueueFull,
+    RateLimited,
     RequestError,
+    ScopeMissing,
     StoreError,
     TargetTooLong,
+    Unauthenticated,
     persian_digits,
 )
 
@@ -60,7 +67,12 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
     BodyTooSlow: 408,
     MediaTypeUnsupported: 415,
     RequestError: 400,
+    Unauthenticated: 401,
+    AccessUnavailable: 503,
+    AccessError: 403,
+    RateLimited: 429,
     MessageNotFound: 404,
+    ApiKeyNotFound: 404,
     NotSent: 406,
     NotCancellable: 409,
     QueueFull: 429,
@@ -75,7 +87,10 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
 """The HTTP status of each error; an error not named has that of its nearest ancestor."""
 
 PROBLEM_TYPE: Final = "application/problem+json"
+_CHALLENGES: Final = frozenset({401, 403})
 _BODY_UNREAD: Final = (
+    AccessError,
+    RateLimited,
     HeadMalformed,
     PathUnknown,
     MethodNotAllowed,
@@ -168,9 +183,26 @@ def answer_to(error: ChaparError, language: Language, headers: Mapping[str, str]
     every = {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})}
     if isinstance(error, _BODY_UNREAD):
         every |= _CLOSE
-    if isinstance(error, QueueFull):
-        every["Retry-After"] = str(error.retry_after)
-    return _response(status_of(error), problem(error, language), every)
+    status = status_of(error)
+    match error:
+        case QueueFull() | RateLimited():
+            every["Retry-After"] = str(error.retry_after)
+        case AccessError() if status in _CHALLENGES:
+            every["WWW-Authenticate"] = _challenge(error)
+    return _response(status, problem(error, language), every)
+
+
+def _challenge(error: AccessError) -> str:
+    """How to do better (RFC 6750 §3): Basic, for browsers, only where nothing was sent."""
+    match error:
+        case CredentialInvalid():
+            return 'Bearer realm="Chapar", error="invalid_token"'
+        case ScopeMissing(scope):
+            return f'Bearer realm="Chapar", error="insufficient_scope", scope="{scope}"'
+        case Unauthenticated():
+            return 'Bearer realm="Chapar", Basic realm="Chapar"'
+        case _:
+            return 'Bearer realm="Chapar", error="insufficient_scope"'
 
 
 def problem(error: ChaparError, language: Language) -> dict[str, object]:

@@ -9,10 +9,12 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
+from chapar.api.access import Calling, GuardedRoute, allow
 from chapar.api.problems import answers
 from chapar.api.schemas import MessageView, Reported, Summarised, SummaryView, message_view, summary_view
 from chapar.gateway import Gateway
 from chapar.message import Message
+from chapar.principal import Scope
 
 _COLUMNS = tuple(MessageView.model_fields)
 
@@ -28,7 +30,7 @@ _MEDIA_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "c
 
 def reporting_router(gateway: Gateway) -> APIRouter:
     """The routes of `/reporting`."""
-    router = APIRouter(prefix="/reporting", tags=["reporting"])
+    router = APIRouter(prefix="/reporting", tags=["reporting"], route_class=GuardedRoute)
 
     @router.get(
         "/all",
@@ -48,18 +50,20 @@ def reporting_router(gateway: Gateway) -> APIRouter:
             **answers(422, 503),
         },
     )
-    async def all_messages(query: Reported) -> StreamingResponse:
+    @allow(Scope.READ)
+    async def all_messages(query: Reported, caller: Calling) -> StreamingResponse:
         """The seed's report. In CSV, cells that a spreadsheet would run as a formula begin with `'`."""
-        pages = gateway.report(query.filters())
+        pages = gateway.report(caller, query.filters())
         # The first page is read before the answer begins, so that a database that is down is a 503.
         first: list[Message] = await anext(pages, [])
         write = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[query.format]
         return StreamingResponse(write(_chain(first, pages)), media_type=_MEDIA_TYPES[query.format])
 
     @router.get("/summary", summary="Counts by status, device, operation and time", responses=answers(422, 503))
-    async def summary(query: Summarised) -> SummaryView:
+    @allow(Scope.READ)
+    async def summary(query: Summarised, caller: Calling) -> SummaryView:
         """How many messages there are, and of what kind."""
-        return summary_view(await gateway.summary(query.filters(), query.bucket))
+        return summary_view(await gateway.summary(caller, query.filters(), query.bucket))
 
     return router
 

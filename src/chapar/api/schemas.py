@@ -117,7 +117,7 @@ class SendRequest(BaseModel):
             retain=self.retain,
             at_most_once=self.at_most_once,
             expires_in=self.expires_in,
-            deliver_at=_milliseconds(self.deliver_at),
+            deliver_at=milliseconds(self.deliver_at),
             wait=Wait(self.wait),
             patience=self.timeout,
         )
@@ -266,8 +266,8 @@ class FilterQuery(BaseModel):
             imei=None if self.imei is None else check_device_id(self.imei),
             micro_op=None if self.micro_op is None else check_operation(self.micro_op),
             status=tuple(self.status),
-            since=_milliseconds(self.since),
-            until=_milliseconds(self.until),
+            since=milliseconds(self.since),
+            until=milliseconds(self.until),
         )
 
 
@@ -360,5 +360,6 @@ def rfc3339(milliseconds: int | None) -> str | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _milliseconds(time: datetime | None) -> int | None:
+def milliseconds(time: datetime | None) -> int | None:
+    """A time as ms since the epoch."""
     return None if time is None else round(time.timestamp() * 1000)

@@ -1,5 +1,6 @@
 """The answer to one message, whether it came alone or in bulk."""
 
+from contextlib import nullcontext
 from typing import Final, NamedTuple
 
 from fastapi import Response
@@ -7,11 +8,13 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from chapar.api.body import check_depth, parse
+from chapar.api.limits import Limits
 from chapar.api.problems import PROBLEM_TYPE, invalid, problem, status_of
 from chapar.api.schemas import SendRequest
 from chapar.errors import ChaparError, Language, NotSent
 from chapar.gateway import Gateway, Replay, Use
-from chapar.message import Command, Message, Status
+from chapar.message import Command, Message, Status, Wait
+from chapar.principal import Caller
 
 _JSON: Final = "application/json"
 _FIRST_ERROR: Final = 400  # RFC 9110 §15.5
@@ -48,24 +51,32 @@ def read_command(body: bytes) -> Command:
     return command
 
 
-async def send(gateway: Gateway, command: Command, use: Use | None, language: Language) -> Answer:
-    """Send a message and answer; the answer to the first use of a key is kept before it is given.
+class Sending:
+    """Sends what callers ask for, within their limits, and answers."""
 
-    Raises what `Gateway.send` raises, but for NotSent, which is an answer.
-    """
-    try:
-        sent = await gateway.send(command, use=use)
-    except NotSent as error:
-        answer = refusal(error, language)
-    else:
-        if isinstance(sent, Replay):
-            return _replayed(sent)
-        answer = sent_answer(sent)
-    if use is not None:
-        replay = await gateway.answered(use, answer.status, answer.body.decode())
-        if replay is not None:
-            return _replayed(replay)
-    return answer
+    def __init__(self, gateway: Gateway, limits: Limits) -> None:
+        self._gateway = gateway
+        self._limits = limits
+
+    async def send(self, caller: Caller, command: Command, use: Use | None, language: Language) -> Answer:
+        """Send a message and answer; the answer to the first use of a key is kept before it is given.
+
+        Raises RateLimited, and what `Gateway.send` raises, but for NotSent, which is an answer.
+        """
+        try:
+            with nullcontext() if command.wait is Wait.NONE else self._limits.waiting(caller):
+                sent = await self._gateway.send(caller, command, use=use)
+        except NotSent as error:
+            answer = refusal(error, language)
+        else:
+            if isinstance(sent, Replay):
+                return _replayed(sent)
+            answer = sent_answer(sent)
+        if use is not None:
+            replay = await self._gateway.answered(use, answer.status, answer.body.decode())
+            if replay is not None:
+                return _replayed(replay)
+        return answer
 
 
 def _replayed(replay: Replay) -> Answer:

@@ -26,6 +26,7 @@ from chapar.errors import (
     UsageInvalid,
 )
 from chapar.message import Status
+from chapar.secret_files import secret_from_file
 
 READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
 CONNECT_TIMEOUT: Final = 5.0  # seconds
@@ -92,7 +93,7 @@ class GatewayClient:
         self.clock: datetime | None = None  #: the gateway's at its last answer, to the second
         self._http = httpx.Client(
             base_url=checked,
-            headers={"Accept-Language": language},
+            headers={"Accept-Language": language, **_credential()},
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
             transport=transport,
             verify=_trusted() if checked.scheme == "https" else True,
@@ -181,6 +182,12 @@ class GatewayClient:
             self.clock = parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
         except (KeyError, ValueError):
             self.clock = None
+
+
+def _credential() -> dict[str, str]:
+    """The API key or token to call with. From the environment or a file: a command's options are shown to everybody."""
+    credential = os.environ.get("CHAPAR_API_KEY") or secret_from_file("CHAPAR_API_KEY")
+    return {} if credential is None else {"Authorization": f"Bearer {credential}"}
 
 
 def _checked(url: str) -> httpx.URL:

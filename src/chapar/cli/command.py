@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from chapar import __version__
+from chapar.cli.audit import audit
+from chapar.cli.keys import keys
 from chapar.cli.messages import messages
 from chapar.cli.send import send
 from chapar.cli.serving import migrate, prune, serve
@@ -25,8 +27,9 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (serve, send, messages, simulate, migrate, prune):
+for command in (serve, send, messages, audit, simulate, migrate, prune):
     cli.command()(command)
+cli.add_typer(keys, name="keys")
 
 
 @cli.callback(invoke_without_command=True)

@@ -17,8 +17,8 @@ _SPAN = re.compile(r"(\d+) ?([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def moment(option: str, text: str | None) -> datetime | None:
-    """The time that `text` means: `15m` ago, or a date and time, in this machine's zone where it names none.
+def moment(option: str, text: str | None, *, ahead: bool = False) -> datetime | None:
+    """The time that `text` means: `15m` ago (or `ahead`), or a date and time, in this machine's zone if it names none.
 
     Raises UsageInvalid.
     """
@@ -27,10 +27,13 @@ def moment(option: str, text: str | None) -> datetime | None:
     span = _SPAN.fullmatch(text)
     try:
         if span is not None:
-            return datetime.now(UTC) - timedelta(seconds=int(span[1]) * _SECONDS[span[2]])
+            seconds = int(span[1]) * _SECONDS[span[2]]
+            return datetime.now(UTC) + timedelta(seconds=seconds if ahead else -seconds)
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise UsageInvalid(
-            f"{option} must be a time (2026-11-24T06:30, 2026-11-24T06:30Z) or how long ago (30s, 15m, 2h, 7d).",
-            f"{option} باید زمان (2026-11-24T06:30 یا 2026-11-24T06:30Z) یا مدتی پیش از این (30s، 15m، 2h، 7d) باشد.",
+            f"{option} must be a time (2026-11-24T06:30, 2026-11-24T06:30Z) or how long "
+            f"{'from now' if ahead else 'ago'} (30s, 15m, 2h, 7d).",
+            f"{option} باید زمان (2026-11-24T06:30 یا 2026-11-24T06:30Z) یا مدتی "
+            f"{'پس' if ahead else 'پیش'} از این (30s، 15m، 2h، 7d) باشد.",
         ) from None

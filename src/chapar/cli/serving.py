@@ -35,24 +35,30 @@ def serve(
     logs.configure(settings.log_level, settings.log_format)
     run = app.serve if settings.workers == 1 else several.serve
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(settings, lambda address: _announce(settings, address)))
+        runner.run(run(settings, lambda address, is_open: _announce(settings, address, is_open=is_open)))
 
 
-def _announce(settings: Settings, address: str) -> None:
+def _announce(settings: Settings, address: str, *, is_open: bool) -> None:
     if settings.broker_url is None:
         broker = f"built in; MQTT 3.1.1 at 127.0.0.1:{settings.embedded_port}, MQTT 5 at :{settings.embedded_port + 1}"
     else:
         broker = ", ".join(map(str, settings.brokers()))
+    if is_open:
+        access = "open to everybody on this machine: no key is set up, and only loopback is served"
+        credential = ""
+    else:
+        access = "by API key or token only; `chapar keys create` makes a key"
+        credential = " -H 'Authorization: Bearer …'"
     typer.echo(
         f"""Chapar {__version__}
   API       {address}
   API docs  {address}/docs
   broker    {broker}
   database  {settings.database}
-  access    open to everybody on this machine: no key is set up, and only loopback is served
+  access    {access}
 
 Try it:
-  curl {address}/messaging/send -H 'Content-Type: application/json' \\
+  curl {address}/messaging/send -H 'Content-Type: application/json'{credential} \\
        -d '{{"imei": "861234567890123", "micro_op": "push_down"}}'
 
 Ctrl-C stops it."""

@@ -1,6 +1,6 @@
 """Messages as a person reads them: a table, the newest last."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -93,3 +93,16 @@ def note(message: ShownMessage, language: Language) -> str:
     if message.subscribers is False:
         parts.append(words["unheard"])
     return ("، " if language == "fa" else ", ").join(parts)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows of plain text below their headings."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    console.print(table)

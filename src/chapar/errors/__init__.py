@@ -27,7 +27,16 @@ ChaparError
 │   ├── BodyTooSlow          … the body did not arrive in time
 │   ├── BodyTooDeep          … its JSON is nested deeper than the limit
 │   └── MediaTypeUnsupported … the body is not sent as JSON
+├── AccessError              the caller may not do this: nothing stored, nothing sent
+│   ├── Unauthenticated      … it did not say who it is
+│   │   └── CredentialInvalid  … what it sent does not prove who it is
+│   ├── ScopeMissing         … its key or token lacks the scope
+│   ├── OutOfReach           … the device or the operation is none of its own
+│   ├── GrantTooWide         … it would give away more than it has
+│   └── AccessUnavailable    … whether it may cannot be found out now
+├── RateLimited              the caller asked too often: nothing stored, nothing sent
 ├── MessageNotFound          no message has this id
+├── ApiKeyNotFound           no API key has this id
 ├── NotCancellable           the message is past the states in which it can be withdrawn
 ├── QueueFull                a bound of the queue is reached: nothing stored, nothing sent
 ├── KeyMismatch              an idempotency key was used for another request
@@ -67,6 +76,17 @@ ChaparError
 Only `api/problems.py` turns these into HTTP answers; only `cli/` turns them into exit codes.
 """
 
+from chapar.errors.access import (
+    AccessError,
+    AccessUnavailable,
+    ApiKeyNotFound,
+    CredentialInvalid,
+    GrantTooWide,
+    OutOfReach,
+    RateLimited,
+    ScopeMissing,
+    Unauthenticated,
+)
 from chapar.errors.command_line import (
     GatewayError,
     GatewayLost,
@@ -144,6 +164,9 @@ from chapar.errors.store import (
 )
 
 __all__ = [
+    "AccessError",
+    "AccessUnavailable",
+    "ApiKeyNotFound",
     "BodyMalformed",
     "BodyTooDeep",
     "BodyTooLarge",
@@ -157,6 +180,7 @@ __all__ = [
     "ConnectionFailed",
     "ConnectionRefused",
     "ConnectionsExhausted",
+    "CredentialInvalid",
     "DatabaseInUse",
     "DatabaseUnsafe",
     "EmbeddedBrokerFailed",
@@ -166,6 +190,7 @@ __all__ = [
     "GatewayRefused",
     "GatewayUnreachable",
     "GatewayUntrusted",
+    "GrantTooWide",
     "HeadMalformed",
     "HeadTooLarge",
     "HeadTooSlow",
@@ -189,6 +214,7 @@ __all__ = [
     "NotSaved",
     "NotSent",
     "OriginNotAllowed",
+    "OutOfReach",
     "OutcomeUnknown",
     "PathUnknown",
     "PortTaken",
@@ -197,15 +223,18 @@ __all__ = [
     "PublicationInvalid",
     "Quarantined",
     "QueueFull",
+    "RateLimited",
     "RequestError",
     "SchemaNewer",
     "SchemaOutdated",
+    "ScopeMissing",
     "SettingInvalid",
     "StoreError",
     "StoreUnavailable",
     "SubscriptionRefused",
     "TargetTooLong",
     "TlsFailed",
+    "Unauthenticated",
     "UsageInvalid",
     "WorkerFailed",
     "persian_digits",

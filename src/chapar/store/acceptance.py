@@ -7,7 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, and_, bindparam, case, func, or_, select, text, tuple_, update
 
 from chapar.message import Message, Status
-from chapar.store.operations import Kind, insert_messages
+from chapar.store.audit import Action, Entry, add_entries
+from chapar.store.operations import Ambiguous, Kind, insert_messages
 from chapar.store.schema import Row, keys, messages, to_row
 
 # What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
@@ -85,8 +86,17 @@ class Full(NamedTuple):
     oldest: str  #: id of the one in front
 
 
-Addition = tuple[Row, int, Key | None]
-"""The arguments of an ADD: the message, how many unfinished ones its device may have, the key to commit with it."""
+class Sender(NamedTuple):
+    """Who sends a message, as the audit trail says."""
+
+    principal: str
+    name: str
+    address: str
+
+
+Addition = tuple[Row, int, Key | None, Sender | None]
+"""The arguments of an ADD: the message, how many unfinished ones its device may have, the key to commit with it, and
+whom the audit trail names."""
 
 
 class Place(NamedTuple):
@@ -117,9 +127,9 @@ class _Lane:
     first: str | None = None  #: the id of the first that joined in this batch
 
 
-def addition(message: Message, max_depth: int, key: Key | None) -> Addition:
+def addition(message: Message, max_depth: int, key: Key | None, sender: Sender | None) -> Addition:
     """The arguments of an ADD."""
-    return to_row(message), max_depth, key
+    return to_row(message), max_depth, key, sender
 
 
 def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Added]:
@@ -128,7 +138,8 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Adde
     results: list[Added] = []
     new_keys: list[Key] = []
     new_messages: list[Message] = []
-    for row, max_depth, key in additions:
+    entries: list[Entry] = []
+    for row, max_depth, key, sender in additions:
         message = Message._make(row)
         if key is not None and owners.setdefault(key[:2], key).message_id != message.id:
             results.append(owners[key[:2]])
@@ -147,21 +158,27 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Adde
         lane.depth += 1
         lane.first = lane.first or message.id
         new_messages.append(message)
+        if sender is not None:
+            entries.append(
+                Entry(message.created_at, *sender, Action.SENT.value, message.id, message.imei, message.micro_op)
+            )
         if key is not None and owners[key[:2]] is key:
             new_keys.append(key)
         results.append(Place(Status(message.status), message.claim))
     if new_keys:
         connection.execute(keys.insert(), [key._asdict() for key in new_keys])
     if new_messages and insert_messages(connection, list(map(to_row, new_messages))) < len(new_messages):
-        # Some were there already: this is a repetition, and where they stand counts.
-        there = _places(connection, [message.id for message in new_messages])
-        return [there.get(str(row[0]), result) for (row, _, _), result in zip(additions, results, strict=True)]
+        if len(additions) > 1:
+            raise Ambiguous
+        # It was there already: this is a repetition, and where it stands counts.
+        return list(_places(connection, [message.id for message in new_messages]).values())
+    add_entries(connection, entries)
     return results
 
 
 def _owners(connection: Connection, additions: Sequence[Addition]) -> dict[tuple[str, ...], Key]:
     """Keys in use among those asked for; the outlived ones are dropped."""
-    asked = {key[:2]: row for row, _, key in additions if key is not None}
+    asked = {key[:2]: row for row, _, key, _ in additions if key is not None}
     if not asked:
         return {}
     owners: dict[tuple[str, ...], Key] = {}
@@ -174,7 +191,7 @@ def _owners(connection: Connection, additions: Sequence[Addition]) -> dict[tuple
 
 
 def _lanes(connection: Connection, additions: Sequence[Addition]) -> dict[str, _Lane]:
-    joining = [m for m in (Message._make(row) for row, _, _ in additions) if m.status != Status.REJECTED]
+    joining = [m for m in (Message._make(row) for row, *_ in additions) if m.status != Status.REJECTED]
     if not joining:
         return {}
     direct = next((message.claim for message in joining if message.claim is not None), "")

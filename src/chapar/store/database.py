@@ -57,21 +57,24 @@ class Role(StrEnum):
     WRITER = "writer"  #: commits; there is one
     READER = "reader"  #: cannot write
     MIGRATOR = "migrator"  #: changes the schema, for as long as that takes
+    ADMINISTRATOR = "administrator"  #: commits once, beside a writer that may be at work
 
 
 # Milliseconds that SQLite waits for a lock. Short for the writer, because its batch can be tried again.
-_BUSY_TIMEOUT = {Role.WRITER: 250, Role.READER: 2000, Role.MIGRATOR: 30_000}
+_BUSY_TIMEOUT = {Role.WRITER: 250, Role.READER: 2000, Role.MIGRATOR: 30_000, Role.ADMINISTRATOR: 5000}
 
 _BEGIN = {
     ("sqlite", Role.WRITER): "BEGIN IMMEDIATE",
     ("sqlite", Role.READER): "BEGIN",
     ("sqlite", Role.MIGRATOR): "BEGIN IMMEDIATE",
+    ("sqlite", Role.ADMINISTRATOR): "BEGIN IMMEDIATE",
     ("postgresql", Role.WRITER): (
         f"BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = {_WRITER_LOCK_TIMEOUT}; "
         f"SET LOCAL statement_timeout = {_WRITER_STATEMENT_TIMEOUT}"
     ),
     ("postgresql", Role.READER): f"BEGIN READ ONLY; SET LOCAL statement_timeout = {_READER_STATEMENT_TIMEOUT}",
     ("postgresql", Role.MIGRATOR): "BEGIN; SET LOCAL synchronous_commit = on",
+    ("postgresql", Role.ADMINISTRATOR): "BEGIN; SET LOCAL synchronous_commit = on",
 }
 
 
@@ -212,4 +215,6 @@ def _connect_sqlite(file: Path, role: Role) -> sqlite.Connection:
         connection.execute("PRAGMA synchronous = full")
         connection.execute("PRAGMA foreign_keys = on")
         connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE}")
+    if role is Role.ADMINISTRATOR:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # one connection checkpoints: the writer's
     return connection

@@ -71,7 +71,7 @@ def insert_sql(dialect: Dialect) -> str:
     """The statement that adds messages. Repeated because its answer was lost, it finds its row, and that is fine."""
     names = list(Message._fields)
     if dialect.name == "postgresql":
-        rows = _unnest({name: messages.c[name].type for name in names})
+        rows = batch_table({name: messages.c[name].type for name in names})
         from_rows = postgresql.insert(messages).from_select(names, select(*rows.c))
         return str(from_rows.on_conflict_do_nothing(index_elements=["id"]).compile(dialect=dialect))
     statement = sqlite.insert(messages).on_conflict_do_nothing(index_elements=["id"])
@@ -84,7 +84,7 @@ def update_sql(dialect: Dialect) -> str:
     types = {f"after_{name}": messages.c[name].type for name in MUTABLE}
     types |= {f"before_{name}": messages.c[name].type for name in _GUARDS}
     given: Callable[[str], ColumnElement[Any]]
-    given = _unnest(types).c.__getitem__ if dialect.name == "postgresql" else bindparam
+    given = batch_table(types).c.__getitem__ if dialect.name == "postgresql" else bindparam
     statement = (
         update(messages)
         .values({name: given(f"after_{name}") for name in MUTABLE})
@@ -98,7 +98,7 @@ def update_sql(dialect: Dialect) -> str:
     return str(statement.compile(dialect=dialect))
 
 
-def _unnest(types: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
+def batch_table(types: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
     """A batch as a table, from one array for each column."""
     # Text, because a cast to VARCHAR(n) cuts off in silence what does not fit.
     plain = {name: Text() if isinstance(type_, String) else type_ for name, type_ in types.items()}
@@ -106,8 +106,8 @@ def _unnest(types: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
     return func.unnest(*arrays).table_valued(*types).render_derived(name="batch")
 
 
-def _execute(connection: Connection, sql: str, rows: Sequence[Row]) -> int:
-    """Run a hot statement for all `rows`; gives how many rows of the table it touched."""
+def run_batch(connection: Connection, sql: str, rows: Sequence[Row]) -> int:
+    """Run a hot statement for all `rows`; gives how many rows of its table it touched."""
     if connection.dialect.name == "postgresql":
         arrays = tuple(list(values) for values in zip(*rows, strict=True))
         return connection.exec_driver_sql(sql, arrays).rowcount
@@ -119,11 +119,11 @@ _MUTABLE_NOW = select(*(messages.c[name] for name in MUTABLE)).where(messages.c.
 
 def insert_messages(connection: Connection, rows: Sequence[Row]) -> int:
     """Insert the messages that are not there yet; gives how many those were."""
-    return _execute(connection, insert_sql(connection.dialect), rows)
+    return run_batch(connection, insert_sql(connection.dialect), rows)
 
 
 def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool]:
-    moved = _execute(connection, update_sql(connection.dialect), rows)
+    moved = run_batch(connection, update_sql(connection.dialect), rows)
     if moved == len(rows):
         return [True] * len(rows)
     if len(rows) > 1:

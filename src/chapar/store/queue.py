@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.message import Status
+from chapar.store.audit import Entry, add_entries
 from chapar.store.operations import Kind
 from chapar.store.schema import COLUMNS, PROCESS_LENGTH, Row, attempts, database_time, messages, processes
 
@@ -122,11 +123,13 @@ def _of_claim(connection: Connection, claim: str) -> list[Row]:
     return [tuple(row) for row in connection.execute(_TAKEN, {"taker": claim})]
 
 
-def _cancel(connection: Connection, cancels: Sequence[tuple[str, int]]) -> Sequence[tuple[bool, str | None]]:
+def _cancel(connection: Connection, cancels: Sequence[Entry]) -> Sequence[tuple[bool, str | None]]:
     """Whether each was withdrawn by this, and its status now; None where there is no such message."""
     results = []
-    for message_id, at in cancels:
-        won = connection.execute(_CANCEL, {"of_message": message_id, "at": at}).rowcount == 1
+    for entry in cancels:
+        message_id = entry.subject
+        won = connection.execute(_CANCEL, {"of_message": message_id, "at": entry.at}).rowcount == 1
+        add_entries(connection, [entry] if won else [])
         results.append((won, connection.execute(_STATUS, {"of_message": message_id}).scalar_one_or_none()))
     return results
 
@@ -191,7 +194,7 @@ def _settle_one(connection: Connection, process: str, at: int) -> int:
 
 
 TAKE: Kind[Take, Found] = Kind("take", 7, _take)
-CANCEL: Kind[tuple[str, int], tuple[bool, str | None]] = Kind("cancel", 1, _cancel)
+CANCEL: Kind[Entry, tuple[bool, str | None]] = Kind("cancel", 1, _cancel)
 HOLD: Kind[Lease, None] = Kind("hold", 2, _hold)
 LEAVE: Kind[str, None] = Kind("leave", 3, _leave)
 SETTLE: Kind[tuple[str, int], int] = Kind("settle", 2, _settle)

@@ -17,6 +17,8 @@ from sqlalchemy import (
 )
 
 from chapar.message import Attempt, Message, Status
+from chapar.principal import EVERYWHERE, Reach
+from chapar.store.patterns import fits_any
 from chapar.store.schema import COLUMNS, attempts, database_time, messages, processes, to_message
 
 Bucket = Literal["minute", "hour", "day"]
@@ -40,6 +42,7 @@ class Filters:
     status: tuple[Status, ...] = ()  #: any of these; empty: all
     since: int | None = None  #: accepted at this time or later, ms since the epoch
     until: int | None = None  #: accepted before this time, ms since the epoch
+    reach: Reach = EVERYWHERE  #: devices and operations that whoever asks may see
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,8 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
         conditions.append(messages.c.id >= first_id(filters.since))
     if filters.until is not None:
         conditions.append(messages.c.id < first_id(filters.until))
+    conditions += fits_any(messages.c.imei, filters.reach.devices)
+    conditions += fits_any(messages.c.micro_op, filters.reach.operations)
     return conditions
 
 

@@ -132,6 +132,41 @@ processes = Table(
 )
 """The gateway processes on this database; what one holds is taken over when its lease, in database time, is over."""
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("devices", Text, nullable=False),
+    Column("operations", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("last_used_at", BigInteger),
+)
+"""Who may call with an API key. The key itself is nowhere; lists are JSON."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _SEQUENCE, Identity(always=True), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("action", String(24), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("imei", String(64)),
+    Column("micro_op", Text),
+    Column("detail", Text),
+    Index("ix_audit_at", "at"),
+    sqlite_autoincrement=True,
+)
+"""Who did what. Triggers of the migration refuse every change of a row, and its removal."""
+
 COLUMNS = tuple(messages.c[name] for name in Message._fields)
 """The columns of a message in the order of its fields: all but `seq`."""
 

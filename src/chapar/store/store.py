@@ -9,8 +9,11 @@ from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.message import Attempt, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
-from chapar.store import database, migrations, reports
-from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, addition
+from chapar.store import api_keys, audit, database, migrations, reports
+from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition
+from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey
+from chapar.store.api_keys import Change as KeyChange
+from chapar.store.audit import AuditFilters, Entry
 from chapar.store.commits import Commits
 from chapar.store.operations import CHECK, MOVE, RECORD, move_row
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
@@ -69,9 +72,15 @@ class Store:
                 yield cls(commits, readers)
 
     def add(
-        self, message: Message, deadline: float | None = None, *, max_depth: int = UNBOUNDED, key: Key | None = None
+        self,
+        message: Message,
+        deadline: float | None = None,
+        *,
+        max_depth: int = UNBOUNDED,
+        key: Key | None = None,
+        sender: Sender | None = None,
     ) -> asyncio.Future[Added]:
-        """Save a new message, and `key` with it; harmless where it is already there.
+        """Save a new message, with `key` and what the audit trail says of `sender`; harmless where it is already there.
 
         A message that would be PUBLISHING is QUEUED instead where its device has something that must leave first.
         The future says where it stands; Full where its device has `max_depth` unfinished messages and it would wait
@@ -80,7 +89,7 @@ class Store:
         It is tried until `deadline` (loop time; None: for ever). The future then raises NotSaved where certainly
         nothing was committed, OutcomeUnknown where it may have been. Cancelling the future does not stop the commit.
         """
-        return self._commits.submit(ADD, addition(message, max_depth, key), deadline)
+        return self._commits.submit(ADD, addition(message, max_depth, key, sender), deadline)
 
     def move(self, before: Message, after: Message, deadline: float | None = None) -> asyncio.Future[bool]:
         """Make the message in the database, which is `before`, what `after` says.
@@ -104,12 +113,14 @@ class Store:
         rows, expired, next_at = await self._commits.submit(TAKE, Take(claim, limit, at))
         return Taken([to_message(row) for row in rows], expired, next_at)
 
-    async def cancel(self, message_id: str, at: int, deadline: float) -> tuple[bool, Status | None]:
-        """Withdraw a message that waits. Whether this did, and its status now; None where there is no such message.
+    async def cancel(self, entry: Entry, deadline: float) -> tuple[bool, Status | None]:
+        """Withdraw the message that `entry` is about, if it waits, and keep `entry` then.
+
+        Whether this withdrew it, and its status now; None where there is no such message.
 
         Raises NotSaved, OutcomeUnknown.
         """
-        won, status = await self._commits.submit(CANCEL, (message_id, at), deadline)
+        won, status = await self._commits.submit(CANCEL, entry, deadline)
         return won, None if status is None else Status(status)
 
     async def hold(self, lease: Lease) -> None:
@@ -159,6 +170,38 @@ class Store:
             yield removed
             if removed == _FORGOTTEN:
                 await asyncio.sleep(4 * took)
+
+    async def create_key(self, key: ApiKey, entry: Entry, deadline: float) -> None:
+        """Save a new API key; raises NotSaved, OutcomeUnknown."""
+        await self._commits.submit(CREATE_KEY, (key, entry), deadline)
+
+    async def change_key(self, change: KeyChange, deadline: float) -> bool:
+        """Let an API key end; whether there is such a key. Raises NotSaved, OutcomeUnknown."""
+        return await self._commits.submit(CHANGE_KEY, change, deadline)
+
+    async def key_used(self, key_id: str, at: int) -> None:
+        """Keep when an API key was used last."""
+        await self._commits.submit(KEY_USED, (key_id, at))
+
+    async def key_by_hash(self, hash_: str) -> ApiKey | None:
+        """The API key with this hash; raises StoreUnavailable."""
+        return await self._readers.read(lambda connection: api_keys.find_by_hash(connection, hash_))
+
+    async def key(self, key_id: str) -> ApiKey | None:
+        """The API key with this id; raises StoreUnavailable."""
+        return await self._readers.read(lambda connection: api_keys.find(connection, key_id))
+
+    async def keys(self) -> list[ApiKey]:
+        """Every API key that was ever made, oldest first; raises StoreUnavailable."""
+        return await self._readers.read(api_keys.all_keys)
+
+    async def any_key(self) -> bool:
+        """Whether an API key was ever made; raises StoreUnavailable."""
+        return await self._readers.read(api_keys.any_key)
+
+    async def audit(self, filters: AuditFilters, *, before: int | None, limit: int) -> list[tuple[int, Entry]]:
+        """Up to `limit` entries of the audit trail, newest first, numbered below `before`; raises StoreUnavailable."""
+        return await self._readers.read(lambda connection: audit.newest_first(connection, filters, before, limit))
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""

@@ -1,0 +1,1 @@
+"""The door: which credential proves whom, and what they may do."""

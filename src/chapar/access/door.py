@@ -1,0 +1,170 @@
+"""The door: who may come in, by API key or by token, and whether it stands open."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import structlog
+
+from chapar.access.api_keys import PREFIX, hash_of, is_api_key
+from chapar.access.jwks import KeySet, key_of_file, secret_key
+from chapar.access.tokens import KeySource, OneKey, TokenVerifier
+from chapar.clock import Clock
+from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreError, StoreUnavailable
+from chapar.principal import Principal
+from chapar.settings import Settings
+from chapar.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+KEY_KNOWN: Final = 1.0
+"""Seconds for which an API key is accepted without asking the database again: how late a revocation may come."""
+
+_KEY_TRUSTED: Final = 60.0  # seconds for which a key is trusted where the database cannot be asked: nor can it commit
+_REMEMBERED: Final = 10_000  # credentials; what is forgotten is checked again
+_LOOK_EVERY: Final = KEY_KNOWN / 2  # seconds between looks whether the first key was made
+_USES_EVERY: Final = 60.0  # seconds between writing down when keys were used
+
+
+class Admission(NamedTuple):
+    """Somebody who was let in, and until when that counts."""
+
+    principal: Principal
+    until: float  #: seconds since the epoch
+
+
+class Door:
+    """Checks credentials. Open, it lets everybody in: only where no key was ever made and no token can be verified.
+
+    It never opens by itself: where every key has been revoked, nobody comes in.
+    """
+
+    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
+        """Raises SettingInvalid where tokens are set up in a way that cannot be trusted."""
+        self._store = store
+        self._clock = clock
+        self._key_set: KeySet | None = None
+        self._tokens = self._verifier(settings)
+        self._admitted: dict[str, Admission] = {}
+        self._asking: dict[str, asyncio.Task[Admission]] = {}
+        self._uses: dict[str, int] = {}  # when keys were used, ms since the epoch
+        self.is_open = self._tokens is None  #: until `look` finds a key
+
+    async def look(self) -> None:
+        """Close the door where a key was made; raises StoreUnavailable."""
+        if self.is_open and await self._store.any_key():
+            self.is_open = False
+            log.info("access_closed", note="An API key was made: from now on everybody needs one.")
+
+    async def run(self) -> None:
+        """Look for the first key, keep the issuer's keys fresh, and write uses down, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(), name="door")
+            tasks.create_task(self._keep_uses(), name="key-uses")
+            if self._key_set is not None:
+                tasks.create_task(self._key_set.keep(), name="jwks")
+
+    def known(self, credential: str) -> Principal | None:
+        """Whom this credential proves, where that was found out before and still counts."""
+        admission = self._admitted.get(credential)
+        return admission.principal if admission is not None and time.time() < admission.until else None
+
+    async def admit(self, credential: str) -> Principal:
+        """Whom this credential proves; raises CredentialInvalid, AccessUnavailable."""
+        asking = self._asking.get(credential)
+        if asking is None:
+            asking = self._asking[credential] = asyncio.create_task(self._check(credential))
+            asking.add_done_callback(lambda _: self._asking.pop(credential, None))
+        # Shielded: where one caller goes away, others who came with the same credential still wait for this.
+        return (await asyncio.shield(asking)).principal
+
+    def forget(self) -> None:
+        """Check every credential again: some may not count any more."""
+        self._admitted.clear()
+
+    async def write_uses(self) -> None:
+        """Write down when keys were used since the last time."""
+        uses, self._uses = self._uses, {}
+        with suppress(StoreError):
+            await asyncio.gather(*(self._store.key_used(key_id, at) for key_id, at in uses.items()))
+
+    async def _watch(self) -> None:
+        while self.is_open:
+            await asyncio.sleep(_LOOK_EVERY)
+            with suppress(StoreUnavailable):
+                await self.look()
+
+    async def _keep_uses(self) -> None:
+        while True:
+            await asyncio.sleep(_USES_EVERY)
+            await self.write_uses()
+
+    async def _check(self, credential: str) -> Admission:
+        if credential.startswith(PREFIX):
+            admission = await self._check_key(credential)
+        elif self._tokens is not None:
+            verified = await self._tokens.verify(credential)
+            admission = Admission(verified.principal, verified.expires_at)
+        else:
+            raise CredentialInvalid("is no API key of this gateway", "کلید API این دروازه نیست")
+        if len(self._admitted) >= _REMEMBERED:
+            self._admitted.clear()
+        self._admitted[credential] = admission
+        return admission
+
+    async def _check_key(self, credential: str) -> Admission:
+        if not is_api_key(credential):
+            raise CredentialInvalid("is mistyped or cut off", "اشتباه نوشته شده یا ناقص است")
+        hash_ = hash_of(credential)
+        try:
+            key = await self._store.key_by_hash(hash_)
+        except StoreUnavailable as error:
+            last = self._admitted.get(credential)
+            if last is not None and time.time() < last.until + _KEY_TRUSTED:
+                return last
+            raise AccessUnavailable(str(error)) from None
+        if key is None or not hmac.compare_digest(key.hash, hash_):
+            raise CredentialInvalid("is no API key of this gateway", "کلید API این دروازه نیست")
+        now = self._clock.now()
+        if key.revoked_at is not None:
+            raise CredentialInvalid("was revoked", "باطل شده است")
+        if key.ended(now):
+            raise CredentialInvalid("has expired", "زمانش به سر آمده است")
+        self._uses[key.id] = now
+        left = KEY_KNOWN if key.expires_at is None else min(KEY_KNOWN, (key.expires_at - now) / 1000)
+        return Admission(Principal(f"key:{key.id}", key.name, key.scopes, key.reach), time.time() + left)
+
+    def _verifier(self, settings: Settings) -> TokenVerifier | None:
+        sources: list[tuple[str, Callable[[], KeySource]]] = []
+        if settings.jwt_secret is not None:
+            secret = settings.jwt_secret.get_secret_value()
+            sources.append(("CHAPAR_JWT_SECRET", lambda: OneKey(secret_key(secret))))
+        if settings.jwt_key_file is not None:
+            file = settings.jwt_key_file
+            sources.append(("CHAPAR_JWT_KEY_FILE", lambda: OneKey(key_of_file(file))))
+        if settings.jwt_jwks_url is not None:
+            url = settings.jwt_jwks_url
+            sources.append(("CHAPAR_JWT_JWKS_URL", lambda: self._fetched(url)))
+        if not sources:
+            return None
+        if len(sources) > 1:
+            raise SettingInvalid(
+                sources[1][0],
+                f"{sources[0][0]} is set too; tokens are verified in one way only.",
+                f"متغیر {sources[0][0]} هم تعیین شده است؛ توکن‌ها تنها از یک راه بررسی می‌شوند.",
+            )
+        if not settings.jwt_issuer or not settings.jwt_audience:
+            name = "CHAPAR_JWT_AUDIENCE" if settings.jwt_issuer else "CHAPAR_JWT_ISSUER"
+            raise SettingInvalid(
+                name,
+                "it is required where tokens are verified: without it, a token meant for others would do.",
+                "با توکن الزامی است: بدون آن توکنی که برای دیگران است هم پذیرفته می‌شد.",
+            )
+        return TokenVerifier(sources[0][1](), settings.jwt_issuer, settings.jwt_audience)
+
+    def _fetched(self, url: str) -> KeySet:
+        self._key_set = KeySet(url, self.forget)
+        return self._key_set

@@ -1,0 +1,149 @@
+"""What is done with API keys: make, list, limit and revoke them. Nobody gives away more than they have."""
+
+import asyncio
+import secrets
+import string
+from typing import Final, NamedTuple
+
+from chapar.access.api_keys import hash_of, new_api_key
+from chapar.access.door import KEY_KNOWN, Door
+from chapar.clock import Clock
+from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide
+from chapar.principal import Caller, Reach, Scope
+from chapar.store.api_keys import ApiKey, Change
+from chapar.store.audit import Action, Entry
+from chapar.store.store import Store
+
+__all__ = ["ApiKey", "Grant", "Issued", "Keyring"]
+
+MAX_NAME: Final = 100  # characters
+_ID_LENGTH: Final = 10
+_ID_ALPHABET: Final = string.digits + string.ascii_lowercase
+
+
+class Grant(NamedTuple):
+    """What a new key is to be."""
+
+    name: str
+    scopes: frozenset[Scope]
+    reach: Reach
+    expires_at: int | None  #: ms since the epoch; None: it has no end
+
+
+class Issued(NamedTuple):
+    """A new key; the only time that the key itself is known."""
+
+    secret: str
+    key: ApiKey
+    entry: Entry
+
+
+def issue(caller: Caller, grant: Grant, now: int) -> Issued:
+    """Make a key; raises FieldInvalid, GrantTooWide."""
+    if not 0 < len(grant.name.strip()) <= MAX_NAME or not grant.name.isprintable():
+        raise FieldInvalid("name", f"must be 1 to {MAX_NAME} printable characters", "باید ۱ تا ۱۰۰ نویسهٔ چاپی باشد")
+    if not grant.scopes:
+        raise FieldInvalid("scopes", "must hold at least one scope", "باید دست‌کم یک دامنه داشته باشد")
+    _check_end(grant.expires_at, now)
+    if excess := grant.scopes - caller.principal.scopes:
+        raise GrantTooWide(", ".join(sorted(excess)))
+    if not caller.principal.reach.includes(grant.reach):
+        raise GrantTooWide(", ".join([*grant.reach.devices, *grant.reach.operations]))
+    secret = new_api_key()
+    key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+    key = ApiKey(
+        key_id,
+        hash_of(secret),
+        grant.name.strip(),
+        grant.scopes,
+        grant.reach,
+        now,
+        caller.principal.id,
+        grant.expires_at,
+    )
+    return Issued(secret, key, _entry(caller, Action.KEY_CREATED, key, now, " ".join(sorted(key.scopes))))
+
+
+def revocation(caller: Caller, key: ApiKey, now: int) -> Change:
+    """End a key at once and for good."""
+    return Change(key.id, now, for_good=True, entry=_entry(caller, Action.KEY_REVOKED, key, now, None))
+
+
+def new_end(caller: Caller, key: ApiKey, expires_at: int | None, now: int) -> Change:
+    """Give a key another end; raises FieldInvalid for one that has passed."""
+    _check_end(expires_at, now)
+    detail = "never" if expires_at is None else str(expires_at)
+    return Change(key.id, expires_at, for_good=False, entry=_entry(caller, Action.KEY_EXPIRES, key, now, detail))
+
+
+def may_see(caller: Caller, key: ApiKey) -> bool:
+    """Whether a key is the caller's business: it has no right that the caller has not."""
+    return caller.principal.scopes >= key.scopes and caller.principal.reach.includes(key.reach)
+
+
+def _check_end(expires_at: int | None, now: int) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise FieldInvalid("expires_at", "must be in the future", "باید در آینده باشد")
+
+
+def _entry(caller: Caller, action: Action, key: ApiKey, now: int, detail: str | None) -> Entry:
+    principal = caller.principal
+    return Entry(
+        now,
+        principal.id,
+        principal.name,
+        caller.address,
+        action.value,
+        key.id,
+        detail=key.name if detail is None else f"{key.name}: {detail}",
+    )
+
+
+class Keyring:
+    """The API keys of a running gateway, as callers with the scope `keys:write` manage them."""
+
+    def __init__(self, store: Store, door: Door, clock: Clock, patience: float, *, alone: bool) -> None:
+        """`patience`: seconds that a commit may take; `alone`: no other process checks credentials."""
+        self._store = store
+        self._door = door
+        self._clock = clock
+        self._patience = patience
+        self._alone = alone
+
+    async def create(self, caller: Caller, grant: Grant) -> Issued:
+        """Make a key; raises FieldInvalid, GrantTooWide, NotSaved, OutcomeUnknown."""
+        issued = issue(caller, grant, self._clock.now())
+        await self._store.create_key(issued.key, issued.entry, self._deadline())
+        await self._door.look()
+        return issued
+
+    async def all(self, caller: Caller) -> list[ApiKey]:
+        """Every key that the caller may see, oldest first; raises StoreUnavailable."""
+        return [key for key in await self._store.keys() if may_see(caller, key)]
+
+    async def revoke(self, caller: Caller, key_id: str) -> ApiKey:
+        """End a key at once and for good, on every process; raises ApiKeyNotFound, StoreError."""
+        return await self._change(revocation(caller, await self._find(caller, key_id), self._clock.now()))
+
+    async def expire(self, caller: Caller, key_id: str, expires_at: int | None) -> ApiKey:
+        """Give a key another end; raises ApiKeyNotFound, FieldInvalid, StoreError."""
+        return await self._change(new_end(caller, await self._find(caller, key_id), expires_at, self._clock.now()))
+
+    async def _change(self, change: Change) -> ApiKey:
+        await self._store.change_key(change, self._deadline())
+        self._door.forget()
+        if not self._alone:  # what other processes have just found out counts for a moment longer
+            await asyncio.sleep(KEY_KNOWN)
+        key = await self._store.key(change.key_id)
+        if key is None:
+            raise ApiKeyNotFound(change.key_id)
+        return key
+
+    async def _find(self, caller: Caller, key_id: str) -> ApiKey:
+        key = await self._store.key(key_id) if key_id.isalnum() else None
+        if key is None or not may_see(caller, key):
+            raise ApiKeyNotFound(key_id)
+        return key
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._patience

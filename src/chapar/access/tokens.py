@@ -1,0 +1,137 @@
+"""Bearer tokens (JWT, RFC 7519), verified as RFC 8725 asks: one algorithm a key, and issuer and audience required."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+import jwt
+
+from chapar.errors import CredentialInvalid, FieldInvalid
+from chapar.principal import EVERYTHING, Principal, Reach, Scope, check_patterns
+
+ALGORITHMS: Final = ("RS256", "ES256", "EdDSA", "HS256")
+MAX_TOKEN_LENGTH: Final = 8192  # characters; what is longer is no token that we would issue a right for
+_REQUIRED: Final = ("exp", "iss", "aud", "sub")
+_MAX_NAME: Final = 256  # characters of `sub`: it goes into the audit trail
+
+
+class VerificationKey(NamedTuple):
+    """A key and the one algorithm that it is used with, so that no token chooses how it is checked (RFC 8725 §3.1)."""
+
+    key: Any  #: as PyJWT takes it: the secret's bytes, or a public key
+    algorithm: str
+
+
+class KeySource(Protocol):
+    """Where the keys are from."""
+
+    async def key(self, key_id: str | None) -> VerificationKey | None:
+        """The key with this id (`kid`), None where there is none; raises AccessUnavailable."""
+
+
+class OneKey:
+    """The only key, whatever its id."""
+
+    def __init__(self, key: VerificationKey) -> None:
+        self._key = key
+
+    async def key(self, key_id: str | None) -> VerificationKey | None:  # noqa: ARG002 - the only one
+        """The key."""
+        return self._key
+
+
+class Verified(NamedTuple):
+    """What a token proves."""
+
+    principal: Principal
+    expires_at: float  #: seconds since the epoch
+
+
+class TokenVerifier:
+    """Tokens of one issuer for one audience."""
+
+    def __init__(self, keys: KeySource, issuer: str, audience: str) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+
+    async def verify(self, token: str) -> Verified:
+        """What the token proves; raises CredentialInvalid, AccessUnavailable."""
+        if len(token) > MAX_TOKEN_LENGTH or not token.isascii() or token.count(".") != 2:  # noqa: PLR2004 - RFC 7515 §7.1
+            raise _refused("is no API key and no token", "نه کلید API است و نه توکن")
+        key = await self._keys.key(_key_id(token))
+        if key is None:
+            raise _refused(
+                "names a signing key that is not known here", "کلید امضایی را نام می‌برد که اینجا شناخته نیست"
+            )
+        return _verified(self._claims(token, key))
+
+    def _claims(self, token: str, key: VerificationKey) -> Mapping[str, Any]:
+        try:
+            return jwt.decode(
+                token,
+                key.key,
+                algorithms=[key.algorithm],
+                issuer=self._issuer,
+                audience=self._audience,
+                options={"require": list(_REQUIRED), "enforce_minimum_key_length": True},
+            )
+        except jwt.ExpiredSignatureError:
+            raise _refused("has expired", "زمانش به سر آمده است") from None
+        except jwt.InvalidAudienceError:
+            raise _refused("is for another audience (aud)", "برای مخاطب دیگری است (aud)") from None
+        except jwt.InvalidIssuerError:
+            raise _refused("is from another issuer (iss)", "از صادرکنندهٔ دیگری است (iss)") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise _refused(f"lacks the claim {error.claim}", f"ادعای {error.claim} را ندارد") from None
+        except jwt.ImmatureSignatureError:
+            raise _refused("is not valid yet", "هنوز معتبر نشده است") from None
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            # Whatever else a hostile token makes the library stumble over: it proves nothing.
+            raise _refused(
+                "is not signed by a key that counts here", "با کلیدی که اینجا معتبر باشد امضا نشده است"
+            ) from None
+
+
+def _key_id(token: str) -> str | None:
+    """The `kid` of the header, which chooses among our keys and nothing else."""
+    try:
+        key_id = jwt.get_unverified_header(token).get("kid")
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        raise _refused("is no API key and no token", "نه کلید API است و نه توکن") from None
+    return key_id if isinstance(key_id, str) else None
+
+
+def _verified(claims: Mapping[str, Any]) -> Verified:
+    subject = claims["sub"]
+    if not 0 < len(subject) <= _MAX_NAME:
+        raise _refused(
+            f"has a `sub` that is not 1 to {_MAX_NAME} characters", f"در آن `sub` بین ۱ تا {_MAX_NAME} نویسه نیست"
+        )
+    try:
+        reach = Reach(_patterns(claims, "devices"), _patterns(claims, "operations"))
+    except FieldInvalid as error:
+        raise _refused(
+            f"has a bad claim: {error.sentence('en')}", f"ادعای نادرستی دارد: {error.sentence('fa')}"
+        ) from None
+    return Verified(Principal(f"jwt:{subject}", subject, _scopes(claims), reach), float(claims["exp"]))
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[Scope]:
+    """Those of `scope` (RFC 8693 §4.2, words in one string) that we know; a list is read too."""
+    given = claims.get("scope", "")
+    words = given.split() if isinstance(given, str) else given
+    return frozenset(scope for scope in Scope if isinstance(words, list) and scope.value in words)
+
+
+def _patterns(claims: Mapping[str, Any], claim: str) -> tuple[str, ...]:
+    """The patterns in a claim; without it nothing is narrowed. Raises FieldInvalid."""
+    given = claims.get(claim)
+    if given is None:
+        return EVERYTHING
+    if not isinstance(given, list) or not all(isinstance(pattern, str) for pattern in given):
+        raise FieldInvalid(claim, "must be a list of patterns", "باید فهرستی از الگوها باشد")
+    return check_patterns(given, claim)
+
+
+def _refused(problem_en: str, problem_fa: str) -> CredentialInvalid:
+    return CredentialInvalid(problem_en, problem_fa)

@@ -1,0 +1,178 @@
+"""Who may call which route: the entrance finds out who calls, and each route says who may."""
+
+import base64
+import binascii
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from chapar.access.door import Door
+from chapar.api.limits import Limits
+from chapar.api.problems import problem_response
+from chapar.errors import ChaparError, CredentialInvalid, ScopeMissing, Unauthenticated
+from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_READING: Final = frozenset({"GET", "HEAD"})
+
+
+class Identity(StrEnum):
+    """Who may call a route that needs no scope."""
+
+    ANY = "anybody"  #: Whoever comes.
+    KNOWN = "known"  #: Whoever has a key or a token, whatever it allows.
+
+
+Policy = Scope | Identity
+
+
+def allow(policy: Policy) -> Callable[[Endpoint], Endpoint]:
+    """Declare who may call an endpoint."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _DECLARED, policy)
+        return endpoint
+
+    return declare
+
+
+_DECLARED: Final = "_chapar_policy"
+
+
+def check(caller: Caller, policy: Policy) -> None:
+    """Raise Unauthenticated or ScopeMissing unless the policy lets the caller through."""
+    if policy is Identity.ANY or policy in caller.principal.scopes:
+        return
+    if caller.principal is NOBODY:
+        raise Unauthenticated
+    if policy is not Identity.KNOWN:
+        raise ScopeMissing(policy.value)
+
+
+class GuardedRoute(APIRoute):
+    """A route that says who may call it. One that does not cannot be made.
+
+    It is the matched route that decides, never the path as it was sent (which Starlette once read differently).
+    """
+
+    policy: Policy
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler behind the policy (FastAPI, "Custom Request and APIRoute class")."""
+        policy: Policy | None = getattr(self.endpoint, _DECLARED, None)
+        if policy is None:
+            raise TypeError(f"{self.path} does not declare who may call it")
+        self.policy = policy
+        handle = self._handler()
+
+        async def guarded(request: Request) -> Response:
+            check(caller_of(request), policy)
+            return await handle(request)
+
+        return guarded
+
+    def _handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return super().get_route_handler()
+
+
+class RequestRoute(GuardedRoute):
+    """Calls its endpoint with the request and nothing else.
+
+    FastAPI's own handling of a body costs more than all the rest of a send, and reads it without bounds.
+    """
+
+    def _handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+def caller_of(request: Request) -> Caller:
+    """Who makes this request."""
+    caller: Caller = request.scope["caller"]
+    return caller
+
+
+Calling = Annotated[Caller, Depends(caller_of)]
+
+
+class Entrance:
+    """Finds out who calls before anything else is done for them. A credential that is wrong is refused on every route.
+
+    Pure ASGI: what it costs a request that is let in is one look into a dictionary.
+    """
+
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits) -> None:
+        self._app = app
+        self._door = door
+        self._limits = limits
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Let one request in, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        client = scope["client"]
+        address = client[0] if client else ""
+        try:
+            self._limits.arrival(address)
+            caller = Caller(await self._principal(scope, address), address)
+            self._limits.request(caller)
+        except ChaparError as error:
+            await problem_response(Request(scope), error)(scope, receive, send)
+            return
+        scope["caller"] = caller
+        await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
+
+    async def _principal(self, scope: ASGIScope, address: str) -> Principal:
+        if self._door.is_open:
+            return ANYBODY
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+        if authorization is None:
+            return NOBODY
+        credential = _credential(authorization, scope["method"])
+        known = self._door.known(credential)
+        if known is not None:
+            return known
+        self._limits.check_refusals(address)
+        try:
+            return await self._door.admit(credential)
+        except CredentialInvalid:
+            self._limits.refusal(address)
+            raise
+
+    def _telling(self, caller: Caller, send: Send) -> Send:
+        """Tell the caller with each answer how much is left."""
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self._limits.headers(caller)]
+            await send(message)
+
+        return tell
+
+
+def _credential(authorization: bytes, method: str) -> str:
+    """The key or token in the header (RFC 6750 §2.1); raises CredentialInvalid.
+
+    A browser can ask for a password only (RFC 7617): a key is taken as that too, to read. To change something it is
+    not, because a browser would send it along with what another site's page asks for.
+    """
+    scheme, _, rest = authorization.decode("latin-1").partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return rest.strip()
+        case "basic" if method in _READING:
+            try:
+                return base64.b64decode(rest.strip(), validate=True).decode("latin-1").partition(":")[2]
+            except (binascii.Error, ValueError):
+                pass
+    raise CredentialInvalid(
+        "must be written as `Bearer`, a space, and the key or token",
+        "باید به شکل `Bearer`، یک فاصله و سپس کلید یا توکن نوشته شود",
+    )

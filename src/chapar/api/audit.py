@@ -1,0 +1,85 @@
+"""`/audit`: who did what, from where, when."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from chapar.api.access import Calling, GuardedRoute, allow
+from chapar.api.problems import answers
+from chapar.api.schemas import MAX_PAGE, milliseconds, rfc3339
+from chapar.gateway import Action, AuditFilters, Entry, Gateway
+from chapar.message import check_device_id
+from chapar.principal import Scope
+
+_EXAMPLE_ID: Final = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
+
+
+class AuditQuery(BaseModel):
+    """Which entries; what is absent does not narrow."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    principal: str | None = Field(None, description="What this principal did: `key:…`, `jwt:…`.", max_length=300)
+    action: Action | None = Field(None, description="This kind of deed only.")
+    imei: str | None = Field(None, description="What was done to this device.")
+    subject: str | None = Field(None, description="What was done to this message or key.", max_length=64)
+    since: AwareDatetime | None = Field(None, description="At this time or later (RFC 3339).")
+    until: AwareDatetime | None = Field(None, description="Before this time (RFC 3339).")
+    cursor: int | None = Field(None, ge=1, le=2**63 - 1, description="`next` of the page before.")
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Entries on a page.")
+
+    def filters(self) -> AuditFilters:
+        """As the gateway takes them; raises FieldInvalid."""
+        return AuditFilters(
+            principal=self.principal,
+            action=self.action,
+            imei=None if self.imei is None else check_device_id(self.imei),
+            subject=self.subject,
+            since=milliseconds(self.since),
+            until=milliseconds(self.until),
+        )
+
+
+class EntryView(BaseModel):
+    """One thing that was done."""
+
+    number: int = Field(description="In the order of writing.", examples=[1])
+    at: str = Field(examples=["2026-11-24T06:30:00.000Z"])
+    principal: str = Field(
+        description="Who did it; empty for anybody while access is open.", examples=["key:k3x9q2m7aa"]
+    )
+    name: str = Field(description="The principal's name then.", examples=["irrigation backend"])
+    address: str = Field(description="Where it was asked from.", examples=["192.0.2.7"])
+    action: str = Field(examples=[Action.SENT.value])
+    subject: str = Field(description="The message's or the key's id.", examples=[_EXAMPLE_ID])
+    imei: str | None = Field(examples=["861234567890123"])
+    micro_op: str | None = Field(examples=["push_down"])
+    detail: str | None = Field(examples=[None])
+
+
+class AuditPage(BaseModel):
+    """One page of the audit trail, newest first."""
+
+    entries: list[EntryView]
+    next: int | None = Field(description="`cursor` of the next page; null on the last one.", examples=[1])
+
+
+def audit_router(gateway: Gateway) -> APIRouter:
+    """The route of `/audit`."""
+    router = APIRouter(tags=["access"], route_class=GuardedRoute)
+
+    @router.get("/audit", summary="Who did what, newest first", responses=answers(422, 503))
+    @allow(Scope.AUDIT)
+    async def audit(query: Annotated[AuditQuery, Query()], caller: Calling) -> AuditPage:
+        """A page of the audit trail. Nothing can change it, and retention does not reach it."""
+        found = await gateway.audit(caller, query.filters(), before=query.cursor, limit=query.limit)
+        entries = [entry_view(number, entry) for number, entry in found]
+        return AuditPage(entries=entries, next=entries[-1].number if len(entries) == query.limit else None)
+
+    return router
+
+
+def entry_view(number: int, entry: Entry) -> EntryView:
+    """An entry as JSON."""
+    return EntryView(**entry._asdict() | {"number": number, "at": str(rfc3339(entry.at))})

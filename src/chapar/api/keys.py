@@ -1,0 +1,149 @@
+"""`/keys`: API keys, made and ended by those who may."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Path, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from chapar.access.keyring import MAX_NAME, ApiKey, Grant, Keyring
+from chapar.api.access import Calling, GuardedRoute, allow
+from chapar.api.problems import answers
+from chapar.api.schemas import milliseconds, rfc3339
+from chapar.errors import FieldInvalid
+from chapar.principal import EVERYTHING, Reach, Scope, check_patterns
+
+KeyId = Annotated[str, Path(description="The key's `id`, not the key itself.", max_length=64)]
+
+_EXAMPLE_ID: Final = "k3x9q2m7aa"
+_PATTERNS: Final = "Names in which `*` stands for any characters and `?` for one."
+
+
+class KeyRequest(BaseModel):
+    """What a new key is to be."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str = Field(description="Whom it is for.", max_length=MAX_NAME, examples=["irrigation backend"])
+    scopes: list[str] = Field(
+        description="What it may do: " + ", ".join(f"`{scope}`" for scope in Scope) + ".",
+        examples=[["messages:send", "messages:read"]],
+        json_schema_extra={"items": {"type": "string", "enum": [scope.value for scope in Scope]}, "minItems": 1},
+    )
+    devices: list[str] = Field(
+        list(EVERYTHING), description=f"The devices that it reaches. {_PATTERNS}", examples=[["farm1-*"]]
+    )
+    operations: list[str] = Field(
+        list(EVERYTHING), description=f"The operations that it may send and see. {_PATTERNS}", examples=[["*"]]
+    )
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="Not accepted from then on (RFC 3339).", examples=["2027-03-21T00:00:00+03:30"]
+    )
+
+    def grant(self) -> Grant:
+        """As the keyring takes it; raises FieldInvalid."""
+        return Grant(
+            name=self.name,
+            scopes=read_scopes(self.scopes),
+            reach=Reach(check_patterns(self.devices, "devices"), check_patterns(self.operations, "operations")),
+            expires_at=milliseconds(self.expires_at),
+        )
+
+
+class EndRequest(BaseModel):
+    """When a key ends."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    expires_at: AwareDatetime | None = Field(
+        description="Not accepted from then on (RFC 3339); null: it has no end.", examples=["2027-03-21T00:00:00+03:30"]
+    )
+
+
+class KeyView(BaseModel):
+    """A key, but for the key itself, which nobody can show any more."""
+
+    id: str = Field(examples=[_EXAMPLE_ID])
+    name: str = Field(examples=["irrigation backend"])
+    scopes: list[str] = Field(examples=[["messages:send"]])
+    devices: list[str] = Field(examples=[["farm1-*"]])
+    operations: list[str] = Field(examples=[["*"]])
+    created_at: str = Field(examples=["2026-11-24T06:30:00.000Z"])
+    created_by: str = Field(description="The principal that made it; empty while access was open.", examples=[""])
+    expires_at: str | None = Field(examples=[None])
+    revoked_at: str | None = Field(examples=[None])
+    last_used_at: str | None = Field(description="To the minute.", examples=[None])
+
+
+class NewKeyView(KeyView):
+    """A new key. This is the only time that the key itself is shown."""
+
+    key: str = Field(examples=["chapar_…"])
+
+
+class KeyList(BaseModel):
+    """The keys that the caller may see, oldest first."""
+
+    keys: list[KeyView]
+
+
+def keys_router(keyring: Keyring) -> APIRouter:
+    """The routes of `/keys`."""
+    router = APIRouter(prefix="/keys", tags=["access"], route_class=GuardedRoute)
+
+    @router.post(
+        "",
+        summary="Make an API key",
+        status_code=201,
+        responses=answers(400, 403, 406, 422, 503),
+    )
+    @allow(Scope.KEYS)
+    async def create(asked: KeyRequest, caller: Calling, response: Response) -> NewKeyView:
+        """Make a key with no more rights than the caller's own. It is shown once; only its hash is kept."""
+        issued = await keyring.create(caller, asked.grant())
+        response.headers["Cache-Control"] = "no-store"
+        return NewKeyView(key=issued.secret, **key_view(issued.key).model_dump())
+
+    @router.get("", summary="List API keys", responses=answers(503))
+    @allow(Scope.KEYS)
+    async def keys(caller: Calling) -> KeyList:
+        """Every key whose rights the caller has too, also those that have ended."""
+        return KeyList(keys=list(map(key_view, await keyring.all(caller))))
+
+    @router.post("/{id}/revoke", summary="End a key at once and for good", responses=answers(404, 406, 422, 503))
+    @allow(Scope.KEYS)
+    async def revoke(id: KeyId, caller: Calling) -> KeyView:  # noqa: A002 - the name is the path's
+        """When this is answered, no process accepts the key any more."""
+        return key_view(await keyring.revoke(caller, id))
+
+    @router.post("/{id}/expire", summary="Give a key another end", responses=answers(400, 404, 406, 422, 503))
+    @allow(Scope.KEYS)
+    async def expire(id: KeyId, asked: EndRequest, caller: Calling) -> KeyView:  # noqa: A002 - the name is the path's
+        """A key that was revoked stays so."""
+        return key_view(await keyring.expire(caller, id, milliseconds(asked.expires_at)))
+
+    return router
+
+
+def read_scopes(names: list[str]) -> frozenset[Scope]:
+    """The scopes with these names; raises FieldInvalid naming those there are."""
+    try:
+        return frozenset(map(Scope, names))
+    except ValueError:
+        every = ", ".join(Scope)
+        raise FieldInvalid("scopes", f"must be some of {every}", f"باید از میان {every} باشد") from None
+
+
+def key_view(key: ApiKey) -> KeyView:
+    """A key as JSON."""
+    return KeyView(
+        id=key.id,
+        name=key.name,
+        scopes=sorted(key.scopes),
+        devices=list(key.reach.devices),
+        operations=list(key.reach.operations),
+        created_at=str(rfc3339(key.created_at)),
+        created_by=key.created_by,
+        expires_at=rfc3339(key.expires_at),
+        revoked_at=rfc3339(key.revoked_at),
+        last_used_at=rfc3339(key.last_used_at),
+    )

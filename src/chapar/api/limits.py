@@ -1,0 +1,131 @@
+"""How much one caller may ask, in this process: the rates and waits that the settings allow."""
+
+import ipaddress
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from chapar.errors import RateLimited
+from chapar.principal import Caller
+from chapar.settings import Settings
+
+_WAIT_AGAIN: Final = 1  # seconds until a wait may have ended
+_IPV6_NETWORK: Final = 64  # bits; one customer has at least that many addresses of its own
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class _Rate(NamedTuple):
+    """A rate that is limited."""
+
+    name: str  #: in the headers
+    setting: str
+    item: RateLimitItem  #: how many in how many seconds
+
+
+class Limits:
+    """Counts in memory what callers ask. With several processes each counts its own, of an equal share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+        def rate(name: str, setting: str, per_second: float | None) -> _Rate | None:
+            if per_second is None:
+                return None
+            amount = max(1, math.floor(per_second * settings.burst / settings.workers))
+            return _Rate(name, setting, RateLimitItemPerSecond(amount, settings.burst))
+
+        self._requests = rate("requests", "CHAPAR_REQUESTS_PER_SECOND", settings.requests_per_second)
+        self._messages = rate("messages", "CHAPAR_MESSAGES_PER_SECOND", settings.messages_per_second)
+        self._address = rate("address", "CHAPAR_ADDRESS_REQUESTS_PER_SECOND", settings.address_requests_per_second)
+        refusals = RateLimitItemPerMinute(max(1, settings.max_refusals // settings.workers))
+        self._refusals = _Rate("refusals", "CHAPAR_MAX_REFUSALS", refusals)
+        self._max_waits = settings.max_waits
+        self._waits = Counter[str]()
+
+    def arrival(self, address: str) -> None:
+        """Somebody calls from there; raises RateLimited."""
+        if self._address is not None:
+            self._hit(self._address, _network(address))
+
+    def request(self, caller: Caller) -> None:
+        """A caller asks for something; raises RateLimited."""
+        if self._requests is not None:
+            self._hit(self._requests, _who(caller))
+
+    def messages(self, caller: Caller, count: int) -> None:
+        """A caller sends so many messages; raises RateLimited where all of them are too many."""
+        if self._messages is not None:
+            self._hit(self._messages, _who(caller), count)
+
+    def refusal(self, address: str) -> None:
+        """A key or token from there was wrong."""
+        self._limiter.hit(self._refusals.item, self._refusals.name, _network(address))
+
+    def check_refusals(self, address: str) -> None:
+        """Raise RateLimited where too many keys or tokens from there were wrong."""
+        network = _network(address)
+        if not self._limiter.test(self._refusals.item, self._refusals.name, network):
+            raise self._exceeded(self._refusals, network)
+
+    @contextmanager
+    def waiting(self, caller: Caller) -> Iterator[None]:
+        """A caller waits for the answer to a message; raises RateLimited."""
+        who = _who(caller)
+        if self._waits[who] >= self._max_waits:
+            raise RateLimited("CHAPAR_MAX_WAITS", str(self._max_waits), _WAIT_AGAIN)
+        self._waits[who] += 1
+        try:
+            yield
+        finally:
+            self._waits[who] -= 1
+            if not self._waits[who]:
+                del self._waits[who]
+
+    def headers(self, caller: Caller) -> Headers:
+        """What is left for this caller (draft-ietf-httpapi-ratelimit-headers); none where nothing is limited."""
+        found: Headers = []
+        for rate in (self._requests, self._messages):
+            if rate is not None:
+                stats = self._limiter.get_window_stats(rate.item, rate.name, _who(caller))
+                left = max(0, math.ceil(stats.reset_time - time.time()))
+                policy = f'"{rate.name}";q={rate.item.amount};w={rate.item.get_expiry()}'
+                found.append((b"ratelimit-policy", policy.encode()))
+                found.append((b"ratelimit", f'"{rate.name}";r={stats.remaining};t={left}'.encode()))
+        return found
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether `headers` ever gives any."""
+        return self._requests is not None or self._messages is not None
+
+    def _hit(self, rate: _Rate, who: str, cost: int = 1) -> None:
+        if not self._limiter.hit(rate.item, rate.name, who, cost=cost):
+            raise self._exceeded(rate, who)
+
+    def _exceeded(self, rate: _Rate, who: str) -> RateLimited:
+        stats = self._limiter.get_window_stats(rate.item, rate.name, who)
+        allowed = f"{rate.item.amount} / {rate.item.get_expiry()} s"
+        return RateLimited(rate.setting, allowed, max(1, math.ceil(stats.reset_time - time.time())))
+
+
+def _who(caller: Caller) -> str:
+    """Whose counts these are: where access is open, those of the address."""
+    return caller.principal.id or _network(caller.address)
+
+
+def _network(address: str) -> str:
+    try:
+        ip_address = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if ip_address.version == 4:  # noqa: PLR2004 - IPv4
+        return address
+    return str(ipaddress.ip_network((ip_address, _IPV6_NETWORK), strict=False))

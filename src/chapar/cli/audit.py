@@ -1,0 +1,78 @@
+"""`chapar audit`: who did what, from where, when."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from chapar.cli.options import Json, moment
+from chapar.cli.table import print_table
+from chapar.cli.terminal import json_line, local_time
+from chapar.errors import Language
+from chapar.message import check_device_id
+from chapar.settings import Settings, preferred_language
+
+_MOST: Final = 10_000  # entries; more belongs to `GET /audit`
+_HEADINGS: Final = {
+    "en": ("at", "who", "name", "from", "deed", "device", "operation", "subject", "note"),
+    "fa": ("زمان", "چه کسی", "نام", "از کجا", "کار", "دستگاه", "عملیات", "موضوع", "یادداشت"),
+}
+
+
+def audit(
+    *,
+    principal: Annotated[
+        str | None, typer.Option(metavar="PRINCIPAL", help="What this one did: `key:…`, `jwt:…`, `cli:…`.")
+    ] = None,
+    action: Annotated[str | None, typer.Option(metavar="DEED", help="This kind of deed only.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="What was done to this device.")] = None,
+    subject: Annotated[str | None, typer.Option(metavar="ID", help="What was done to this message or key.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Then or later: `15m` ago, or `2026-11-24T06:30`.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=_MOST, help="The newest so many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show who did what, the newest last. It reads the database itself, whether or not a gateway runs.
+
+    Example: `chapar audit --device 861234567890123 --since 7d`
+
+    Example: `chapar audit --action key_revoked --json`
+    """
+    from chapar.api.audit import entry_view  # noqa: PLC0415 - only this command needs it, and it takes long to load
+    from chapar.store.administration import administer  # noqa: PLC0415 - see above
+    from chapar.store.audit import Action, AuditFilters, newest_first  # noqa: PLC0415 - see above
+
+    filters = AuditFilters(
+        principal=principal,
+        action=None if action is None else Action.named(action, "--action"),
+        imei=None if device is None else check_device_id(device, "--device"),
+        subject=subject,
+        since=_milliseconds(moment("--since", since)),
+        until=_milliseconds(moment("--until", until)),
+    )
+    with administer(Settings.load().database_url.get_secret_value()) as connection:
+        found = newest_first(connection, filters, None, limit)[::-1]
+    if as_json:
+        for number, entry in found:
+            typer.echo(json_line(entry_view(number, entry).model_dump()))
+        return
+    language = preferred_language()
+    rows = [
+        (
+            _time(entry.at, language),
+            *(entry.principal or "-", entry.name, entry.address or "-", entry.action),
+            *(entry.imei or "", entry.micro_op or "", entry.subject, entry.detail or ""),
+        )
+        for _, entry in found
+    ]
+    print_table(_HEADINGS[language], rows)
+
+
+def _milliseconds(time: datetime | None) -> int | None:
+    return None if time is None else round(time.timestamp() * 1000)
+
+
+def _time(at: int, language: Language) -> str:
+    return local_time(datetime.fromtimestamp(at / 1000, UTC), language)

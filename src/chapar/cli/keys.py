@@ -1,0 +1,217 @@
+"""`chapar keys`: who may call the gateway. It works on the database itself, whether or not a gateway runs."""
+
+import getpass
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from chapar.cli.options import Json, moment
+from chapar.cli.table import print_table
+from chapar.cli.terminal import json_line, local_time, plain
+from chapar.errors import ApiKeyNotFound, Language
+from chapar.principal import EVERY_SCOPE, EVERYTHING, Caller, Principal, Reach, Scope, check_patterns
+from chapar.settings import Settings, preferred_language
+
+if TYPE_CHECKING:
+    from chapar.store.api_keys import ApiKey, Change
+
+# What works on the database is imported where it runs: it takes longer to load than `--help` takes to print.
+
+keys = typer.Typer(help="Make, list, limit and revoke API keys.", no_args_is_help=True)
+
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `chapar keys list` shows it.")]
+
+_SAID: Final = {
+    "en": {
+        "created": "This is the key {id} ({name}). It is shown only now; keep it as a secret:",
+        "revoked": "The key {id} ({name}) is revoked; no gateway accepts it any more.",
+        "expires": "The key {id} ({name}) ends at {time}.",
+        "endless": "The key {id} ({name}) has no end.",
+        "none": "No key was ever made; on this machine access is open.",
+    },
+    "fa": {
+        "created": "این کلید {id} ({name}) است و تنها همین یک بار نشان داده می‌شود؛ آن را محرمانه نگه دارید:",
+        "revoked": "کلید {id} ({name}) باطل شد و دیگر هیچ دروازه‌ای آن را نمی‌پذیرد.",
+        "expires": "کلید {id} ({name}) تا {time} اعتبار دارد.",
+        "endless": "کلید {id} ({name}) پایانی ندارد.",
+        "none": "هنوز هیچ کلیدی ساخته نشده است؛ دسترسی روی این ماشین باز است.",
+    },
+}
+_HEADINGS: Final = {
+    "en": ("id", "name", "scopes", "devices", "operations", "made", "ends", "last used", "state"),
+    "fa": ("شناسه", "نام", "دامنه‌ها", "دستگاه‌ها", "عملیات", "ساخته‌شده", "پایان", "آخرین کاربرد", "وضع"),
+}
+_STATES: Final = {
+    "en": {"valid": "valid", "expired": "expired", "revoked": "revoked"},
+    "fa": {"valid": "معتبر", "expired": "منقضی", "revoked": "باطل"},
+}
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Option(help="Whom the key is for.")],
+    scope: Annotated[list[Scope], typer.Option(help="What it may do; may be repeated.")],
+    device: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="A device that it reaches, as `farm1-*`; may be repeated."),
+    ] = None,
+    operation: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="An operation that it may send; may be repeated.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it ends: `90d` from now, or `2027-03-21T00:00`.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, once. Without `--device` and `--operation` it reaches all of them.
+
+    From the first key on, every call needs one.
+
+    Example: `chapar keys create --name backend --scope messages:send --scope messages:read --device 'farm1-*'`
+    """
+    from chapar.access.door import KEY_KNOWN  # noqa: PLC0415 - see above
+    from chapar.access.keyring import Grant, issue  # noqa: PLC0415 - see above
+    from chapar.store.administration import administer  # noqa: PLC0415 - see above
+    from chapar.store.api_keys import CREATE_KEY, any_key  # noqa: PLC0415 - see above
+
+    grant = Grant(
+        name,
+        frozenset(scope),
+        Reach(
+            check_patterns(device or EVERYTHING, "devices"),
+            check_patterns(operation or EVERYTHING, "operations"),
+        ),
+        _milliseconds(moment("--expires", expires, ahead=True)),
+    )
+    issued = issue(_caller(), grant, _now())
+    with administer(_database_url()) as connection:
+        is_first = not any_key(connection)
+        CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
+    if is_first:  # gateways that were open until now notice
+        time.sleep(KEY_KNOWN)
+    if as_json:
+        typer.echo(json_line({**_shown(issued.key), "key": issued.secret}))
+        return
+    typer.echo(_sentence("created", issued.key.id, issued.key.name), err=True)
+    typer.echo(issued.secret)
+
+
+@keys.command("list")
+def list_keys(*, as_json: Json = False) -> None:
+    """Show every key that was ever made, the oldest first; the keys themselves are nowhere.
+
+    Example: `chapar keys list`
+    """
+    from chapar.store.administration import administer  # noqa: PLC0415 - see above
+    from chapar.store.api_keys import all_keys  # noqa: PLC0415 - see above
+
+    with administer(_database_url()) as connection:
+        found = all_keys(connection)
+    language = preferred_language()
+    if as_json:
+        for key in found:
+            typer.echo(json_line(_shown(key)))
+    elif not found:
+        typer.echo(_SAID[language]["none"], err=True)
+    else:
+        _print(found, language)
+
+
+@keys.command()
+def revoke(key_id: KeyId) -> None:
+    """End a key at once and for good. When this returns, no gateway accepts it any more.
+
+    Example: `chapar keys revoke k3x9q2m7aa`
+    """
+    from chapar.access.keyring import revocation  # noqa: PLC0415 - see above
+
+    key = _change(key_id, lambda key: revocation(_caller(), key, _now()))
+    typer.echo(_sentence("revoked", key.id, key.name))
+
+
+@keys.command()
+def expire(
+    key_id: KeyId,
+    at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The end: `90d` from now, or `2027-03-21T00:00`. Without: none.")
+    ] = None,
+) -> None:
+    """Give a key another end. A key that was revoked stays so.
+
+    Example: `chapar keys expire k3x9q2m7aa --at 7d`
+    """
+    from chapar.access.keyring import new_end  # noqa: PLC0415 - see above
+
+    ends = moment("--at", at, ahead=True)
+    key = _change(key_id, lambda key: new_end(_caller(), key, _milliseconds(ends), _now()))
+    typer.echo(_sentence("endless" if ends is None else "expires", key.id, key.name, ends))
+
+
+def _change(key_id: str, change: "Callable[[ApiKey], Change]") -> "ApiKey":
+    """Change a key, and wait until every gateway knows; raises ApiKeyNotFound."""
+    from chapar.access.door import KEY_KNOWN  # noqa: PLC0415 - see above
+    from chapar.store.administration import administer  # noqa: PLC0415 - see above
+    from chapar.store.api_keys import CHANGE_KEY, find  # noqa: PLC0415 - see above
+
+    with administer(_database_url()) as connection:
+        key = find(connection, key_id)
+        if key is None:
+            raise ApiKeyNotFound(key_id)
+        CHANGE_KEY.apply(connection, [change(key)])
+    time.sleep(KEY_KNOWN)
+    return key
+
+
+def _database_url() -> str:
+    return Settings.load().database_url.get_secret_value()
+
+
+def _caller() -> Caller:
+    """Whoever can open the database owns it."""
+    user = getpass.getuser()
+    return Caller(Principal(f"cli:{user}", user, EVERY_SCOPE), "")
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _milliseconds(time_: datetime | None) -> int | None:
+    return None if time_ is None else round(time_.timestamp() * 1000)
+
+
+def _shown(key: "ApiKey") -> dict[str, object]:
+    """A key as the API shows it."""
+    from chapar.api.keys import key_view  # noqa: PLC0415 - see above
+
+    return key_view(key).model_dump()
+
+
+def _print(found: Sequence["ApiKey"], language: Language) -> None:
+    rows = [
+        (
+            key.id,
+            key.name,
+            " ".join(sorted(key.scopes)),
+            " ".join(key.reach.devices),
+            " ".join(key.reach.operations),
+            *(_time(at, language) for at in (key.created_at, key.expires_at, key.last_used_at)),
+            _STATES[language]["revoked" if key.revoked_at is not None else "expired" if key.ended(_now()) else "valid"],
+        )
+        for key in found
+    ]
+    print_table(_HEADINGS[language], rows)
+
+
+def _time(at: int | None, language: Language) -> str:
+    return "" if at is None else local_time(datetime.fromtimestamp(at / 1000, UTC), language)
+
+
+def _sentence(what: str, key_id: str, name: str, time_: datetime | None = None) -> str:
+    language = preferred_language()
+    shown = "" if time_ is None else local_time(time_, language)
+    return _SAID[language][what].format(id=key_id, name=plain(name), time=shown)

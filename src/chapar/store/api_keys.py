@@ -1,0 +1,122 @@
+"""API keys in the database: who may call with which, until when."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import BigInteger, ColumnElement, Connection, Row, bindparam, exists, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from chapar.principal import Reach, Scope
+from chapar.store.audit import Entry, add_entries
+from chapar.store.operations import Kind
+from chapar.store.schema import api_keys
+
+
+class ApiKey(NamedTuple):
+    """An API key, but for the key itself. Times are ms since the epoch. The fields are the columns, in their order."""
+
+    id: str  #: public: what lists and the audit trail call it
+    hash: str  #: SHA-256 of the key, in hexadecimal
+    name: str  #: whom it is for
+    scopes: frozenset[Scope]
+    reach: Reach  #: two columns, each a JSON list
+    created_at: int
+    created_by: str  #: the principal that made it
+    expires_at: int | None = None  #: not accepted from then on; None: never too late
+    revoked_at: int | None = None
+    last_used_at: int | None = None  #: to the minute
+
+    def ended(self, at: int) -> bool:
+        """Whether it is not accepted any more at the time `at`."""
+        return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= at)
+
+
+class Change(NamedTuple):
+    """The arguments of a CHANGE_KEY: from a time on, a key is not accepted any more."""
+
+    key_id: str
+    at: int | None  #: the time, ms since the epoch; None: it has no end
+    for_good: bool  #: it is revoked: nothing brings it back
+    entry: Entry  #: what the audit trail says of it
+
+
+_AT: ColumnElement[int] = bindparam("until", type_=BigInteger)
+_LIVING = (api_keys.c.id == bindparam("of_key"), api_keys.c.revoked_at.is_(None))
+_REVOKE = update(api_keys).where(*_LIVING).values(revoked_at=_AT)
+_EXPIRE = update(api_keys).where(*_LIVING, api_keys.c.expires_at.is_distinct_from(_AT)).values(expires_at=_AT)
+_USED = (
+    update(api_keys)
+    .where(api_keys.c.id == bindparam("of_key"), func.coalesce(api_keys.c.last_used_at, 0) < _AT)
+    .values(last_used_at=_AT)
+)
+
+
+def _create(connection: Connection, created: Sequence[tuple[ApiKey, Entry]]) -> Sequence[None]:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    for key, entry in created:
+        values = key._asdict() | {
+            "scopes": json.dumps(sorted(key.scopes)),
+            "devices": json.dumps(key.reach.devices),
+            "operations": json.dumps(key.reach.operations),
+        }
+        del values["reach"]
+        # Repeated because its answer was lost, it is there already.
+        if connection.execute(insert(api_keys).values(values).on_conflict_do_nothing(index_elements=["id"])).rowcount:
+            add_entries(connection, [entry])
+    return [None] * len(created)
+
+
+def _change(connection: Connection, changes: Sequence[Change]) -> Sequence[bool]:
+    """Whether each key is there."""
+    return [_change_one(connection, change) for change in changes]
+
+
+def _change_one(connection: Connection, change: Change) -> bool:
+    statement = _REVOKE if change.for_good else _EXPIRE
+    if connection.execute(statement, {"of_key": change.key_id, "until": change.at}).rowcount:
+        add_entries(connection, [change.entry])
+        return True
+    return find(connection, change.key_id) is not None
+
+
+def _used(connection: Connection, uses: Sequence[tuple[str, int]]) -> Sequence[None]:
+    connection.execute(_USED, [{"of_key": key_id, "until": at} for key_id, at in uses])
+    return [None] * len(uses)
+
+
+def find(connection: Connection, key_id: str) -> ApiKey | None:
+    """The key with this id."""
+    return _found(connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none())
+
+
+def find_by_hash(connection: Connection, hash_: str) -> ApiKey | None:
+    """The key with this hash."""
+    return _found(connection.execute(select(api_keys).where(api_keys.c.hash == hash_)).one_or_none())
+
+
+def all_keys(connection: Connection) -> list[ApiKey]:
+    """Every key that was ever made, oldest first."""
+    return [_api_key(row) for row in connection.execute(select(api_keys).order_by(api_keys.c.created_at))]
+
+
+def any_key(connection: Connection) -> bool:
+    """Whether a key was ever made: also where none is accepted any more, nobody meant to let everybody in."""
+    return bool(connection.execute(select(exists().select_from(api_keys))).scalar_one())
+
+
+def _found(row: Row[Any] | None) -> ApiKey | None:
+    return None if row is None else _api_key(row)
+
+
+def _api_key(row: Row[Any]) -> ApiKey:
+    id_, hash_, name, scopes, devices, operations, *times = tuple(row)
+    granted = set(json.loads(scopes))
+    reach = Reach(tuple(json.loads(devices)), tuple(json.loads(operations)))
+    # A scope that a newer version knows is none that we could honour.
+    return ApiKey(id_, hash_, name, frozenset(scope for scope in Scope if scope in granted), reach, *times)
+
+
+CREATE_KEY: Kind[tuple[ApiKey, Entry], None] = Kind("create_key", 5, _create)
+CHANGE_KEY: Kind[Change, bool] = Kind("change_key", 6, _change)
+KEY_USED: Kind[tuple[str, int], None] = Kind("key_used", 6, _used)

@@ -1,0 +1,101 @@
+"""The audit trail: who did what, from where, when. Rows are added, and nothing else ever happens to them."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import cache
+from typing import Final, NamedTuple, Self
+
+from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
+
+from chapar.errors import FieldInvalid
+from chapar.principal import EVERYWHERE, Reach
+from chapar.store.operations import batch_table, run_batch
+from chapar.store.patterns import fits_any
+from chapar.store.schema import audit
+
+
+class Action(StrEnum):
+    """What was done."""
+
+    SENT = "message_sent"  #: A message was accepted, whatever became of it.
+    CANCELLED = "message_cancelled"
+    KEY_CREATED = "key_created"
+    KEY_EXPIRES = "key_expires"  #: A key was given another end.
+    KEY_REVOKED = "key_revoked"
+
+    @classmethod
+    def named(cls, name: str, field: str) -> Self:
+        """The action with this name; raises FieldInvalid naming those there are."""
+        try:
+            return cls(name)
+        except ValueError:
+            every = ", ".join(cls)
+            raise FieldInvalid(field, f"must be one of {every}", f"باید یکی از {every} باشد") from None
+
+
+class Entry(NamedTuple):
+    """One thing that was done. The fields are the columns of the table, in their order, but for `seq`."""
+
+    at: int  #: ms since the epoch
+    principal: str  #: who did it; empty for anybody where access is open
+    name: str  #: of the principal then, for people
+    address: str  #: where it was asked from
+    action: str
+    subject: str  #: id of the message or the key
+    imei: str | None = None
+    micro_op: str | None = None
+    detail: str | None = None  #: what else there is to say
+
+
+class AuditFilters(NamedTuple):
+    """Which entries are meant: those that fit everything that is given."""
+
+    principal: str | None = None
+    action: Action | None = None
+    imei: str | None = None
+    subject: str | None = None
+    since: int | None = None  #: at this time or later, ms since the epoch
+    until: int | None = None  #: before this time, ms since the epoch
+    reach: Reach = EVERYWHERE
+
+
+_COLUMNS: Final = tuple(audit.c[name] for name in Entry._fields)
+
+
+@cache
+def _insert_sql(dialect: Dialect) -> str:
+    names = list(Entry._fields)
+    if dialect.name == "postgresql":
+        rows = batch_table({name: audit.c[name].type for name in names})
+        return str(insert(audit).from_select(names, select(*rows.c)).compile(dialect=dialect))
+    return str(insert(audit).compile(dialect=dialect, column_keys=names))
+
+
+def add_entries(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Add entries in the open transaction: they are committed with what they tell of, or not at all."""
+    if entries:
+        run_batch(connection, _insert_sql(connection.dialect), entries)
+
+
+def newest_first(
+    connection: Connection, filters: AuditFilters, before: int | None, limit: int
+) -> list[tuple[int, Entry]]:
+    """Up to `limit` entries with their numbers, newest first, of those numbered below `before`."""
+    statement = select(audit.c.seq, *_COLUMNS).where(*_conditions(filters)).order_by(audit.c.seq.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(audit.c.seq < before)
+    return [(row[0], Entry._make(row[1:])) for row in connection.execute(statement)]
+
+
+def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:
+    given = {"principal": filters.principal, "action": filters.action, "imei": filters.imei, "subject": filters.subject}
+    conditions = [audit.c[name] == str(value) for name, value in given.items() if value is not None]
+    if filters.since is not None:
+        conditions.append(audit.c.at >= filters.since)
+    if filters.until is not None:
+        conditions.append(audit.c.at < filters.until)
+    if filters.reach != EVERYWHERE:  # what is about no device is for those whom nothing narrows
+        conditions.append(audit.c.imei.is_not(None))
+        conditions += fits_any(audit.c.imei, filters.reach.devices)
+        conditions += fits_any(audit.c.micro_op, filters.reach.operations)
+    return conditions

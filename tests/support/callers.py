@@ -1,0 +1,12 @@
+"""Callers, as the gateway knows them."""
+
+from chapar.principal import ANYBODY, Caller
+from chapar.store.audit import Action, Entry
+
+CALLER = Caller(ANYBODY, "127.0.0.1")
+"""Anybody, while access is open."""
+
+
+def cancelling(message_id: str, at: int) -> Entry:
+    """What the audit trail is to say of a message that CALLER withdraws."""
+    return Entry(at, CALLER.principal.id, CALLER.principal.name, CALLER.address, Action.CANCELLED.value, message_id)
