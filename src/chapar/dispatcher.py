@@ -36,8 +36,9 @@ from chapar.store.store import Store, Taken
 
 log = structlog.get_logger(__name__)
 
-PAGE: Final = 500  # messages taken at a time: bounds memory, yet keeps the broker's window full between two commits
-MAX_UNDER_WAY: Final = 2 * PAGE  # deliveries at a time; beyond it messages wait in the database, not in memory
+PAGE: Final = 100  # messages taken in one commit: a few milliseconds, for which a caller may have to wait
+MAX_TAKEN: Final = 4 * PAGE  # … and not at their end: keeps the broker's window full between two commits
+MAX_UNDER_WAY: Final = 1000  # deliveries at a time, the direct ones included; beyond it messages wait in the database
 MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the last comes two minutes after the first
 
 _POLL_ALONE = 1.0  # seconds between looks at the queue; what this process queues itself wakes it
@@ -73,7 +74,8 @@ class Dispatcher:
         self._claims = count(1)
         self._work = asyncio.Event()  # something was queued here
         self._under_way: set[asyncio.Task[Message]] = set()
-        self._one_finished = asyncio.Event()
+        self._taken: set[asyncio.Task[Message]] = set()  # those under way that come from the queue
+        self._room = asyncio.Event()  # another page may be taken
         self._waiters: dict[str, asyncio.Future[Message]] = {}
         self._went_back: set[str] = set()  # devices of which something went back since the last take
         self._returning = Counter[str]()  # devices with something on its way back into the queue
@@ -101,6 +103,7 @@ class Dispatcher:
         """Take nothing more from the queue; `run` ends, and what is under way goes on."""
         self._stopping = True
         self.wake()
+        self._room.set()
 
     async def leave(self) -> None:
         """Give the lease up; other processes take over at once what is left."""
@@ -122,7 +125,7 @@ class Dispatcher:
         One that comes `direct` was never in the queue. While its caller waits it is rejected where the link is down
         or the broker refuses it; otherwise it waits in the queue then. The task is the dispatcher's own.
         """
-        return self._own(message, self._deliver(message, direct=direct))
+        return self._own(message, self._deliver(message, direct=direct), direct=direct)
 
     def outcome(self, message_id: str) -> asyncio.Future[Message]:
         """A future of what becomes of a message: the message once it ended, or once nobody can say what came of it.
@@ -164,18 +167,20 @@ class Dispatcher:
     async def _drain(self) -> None:
         while not self._stopping:
             self._work.clear()
-            self._one_finished.clear()
-            room = PAGE if self._link.up and len(self._under_way) <= PAGE else 0
+            room = PAGE if self._link.up and self._has_room else 0
             self._went_back = set(self._returning)
             taken = await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
             await self._deliver_all(taken.messages)
             if taken.expired:
                 self._metrics.finished.labels(Status.EXPIRED.value, "expired").inc(len(taken.expired))
             await self._tell_waiters(taken.expired)
-            if len(self._under_way) > PAGE:
-                await self._one_finished.wait()
-            elif len(taken.messages) < PAGE:
+            if len(taken.messages) < PAGE or not self._has_room:
                 await self._pause(taken)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether another page may be taken."""
+        return len(self._taken) <= MAX_TAKEN - PAGE
 
     async def _deliver_all(self, messages: Sequence[Message]) -> None:
         """Deliver in this order; what is behind something of its device that went back meanwhile goes back too."""
@@ -188,11 +193,20 @@ class Dispatcher:
                 self.deliver(message)
 
     async def _pause(self, taken: Taken) -> None:
-        """Until something is queued, due or expired, the link is back, or it is time to look at what others queued."""
+        """Until something is queued, due or expired, there is room, the link is back, or others may have queued."""
         seconds = _POLL_ALONE if self._alone else _POLL_SHARED
         if taken.next_at is not None:
             seconds = min(seconds, max(0, taken.next_at - self._clock.now()) / 1000)
-        happens = self._work.wait() if self._link.up or self._stopping else self._link.connected()
+        happens: Coroutine[None, None, object]
+        if self._stopping:
+            return
+        if not self._has_room:
+            self._room.clear()
+            happens = self._room.wait()
+        elif self._link.up:
+            happens = self._work.wait()
+        else:
+            happens = self._link.connected()
         # Not wait_for: where the awaited thing happens in the turn of a cancellation, it forgets the cancellation.
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -372,16 +386,22 @@ class Dispatcher:
             Attempt(message.id, message.attempts, self._clock.now(), self._process, outcome, reason_code)
         )
 
-    def _own(self, message: Message, delivery: Coroutine[None, None, Message]) -> asyncio.Task[Message]:
+    def _own(
+        self, message: Message, delivery: Coroutine[None, None, Message], *, direct: bool = False
+    ) -> asyncio.Task[Message]:
         bound = MESSAGE_ID.set(message.id)  # the task begins with a copy of this context
         task = asyncio.create_task(delivery)
         self._under_way.add(task)
+        if not direct:
+            self._taken.add(task)
         task.add_done_callback(self._finished)  # in the same context
         MESSAGE_ID.reset(bound)
         return task
 
     def _finished(self, task: asyncio.Task[Message]) -> None:
         self._under_way.discard(task)
-        self._one_finished.set()
+        self._taken.discard(task)
+        if self._has_room:
+            self._room.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("delivery_failed", exc_info=error)

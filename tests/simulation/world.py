@@ -173,7 +173,7 @@ class World:
         random.seed(self.seed)
         asyncio.set_event_loop(self.loop)
         try:
-            with patch.multiple(dispatcher, PAGE=self.page, MAX_UNDER_WAY=2 * self.page):
+            with patch.multiple(dispatcher, PAGE=self.page, MAX_TAKEN=2 * self.page, MAX_UNDER_WAY=3 * self.page):
                 self.loop.run_until_complete(self._live())
                 left = asyncio.all_tasks(self.loop)
                 for task in left:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from chapar.dispatcher import MAX_ATTEMPTS, MAX_UNDER_WAY, PAGE, Dispatcher
+from chapar.dispatcher import MAX_ATTEMPTS, MAX_TAKEN, MAX_UNDER_WAY, PAGE, Dispatcher
 from chapar.errors import (
     BrokerClosed,
     BrokerError,
@@ -285,18 +285,28 @@ async def test_each_take_has_a_claim_of_its_own_that_begins_with_the_process(ben
     assert all(claim.startswith(f"{PROCESS}.") and not claim.endswith(".0") for claim in claims)
 
 
-async def test_deliveries_under_way_are_bounded(bench: Bench) -> None:
-    for number in range(3 * PAGE):
+async def test_deliveries_from_the_queue_are_bounded_and_leave_room_for_direct_ones(bench: Bench) -> None:
+    for number in range(2 * MAX_TAKEN):
         bench.queued(f"D{number}")
     async with bench.running():
-        await until(lambda: len(bench.link.waiting) == MAX_UNDER_WAY)
-        assert not bench.dispatcher.takes_direct
+        await until(lambda: len(bench.link.waiting) == MAX_TAKEN)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert len(bench.link.published) == MAX_UNDER_WAY
-        for id_ in bench.link.ids[: PAGE + 1]:
+        assert len(bench.link.published) == MAX_TAKEN
+        assert bench.dispatcher.takes_direct
+        for id_ in bench.link.ids[:PAGE]:
             bench.link.answer(id_, 0x00)
-        await until(lambda: len(bench.link.published) > MAX_UNDER_WAY)
+        await until(lambda: len(bench.link.published) == MAX_TAKEN + PAGE)
+
+
+async def test_direct_deliveries_under_way_are_bounded(bench: Bench) -> None:
+    for number in range(MAX_UNDER_WAY):
+        assert bench.dispatcher.takes_direct
+        bench.dispatcher.deliver(bench.taken(f"D{number}"), direct=True)
+    assert not bench.dispatcher.takes_direct
+    await until(lambda: len(bench.link.waiting) == MAX_UNDER_WAY)
+    bench.link.answer(bench.link.ids[0], 0x00)
+    await until(lambda: bench.dispatcher.takes_direct)
 
 
 async def test_a_suspect_is_delivered_with_nothing_else_in_flight(bench: Bench) -> None:
