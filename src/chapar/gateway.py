@@ -22,6 +22,7 @@ from chapar.errors import (
     MessageExpired,
     MessageNotFound,
     NotCancellable,
+    NotSaved,
     NotSent,
     OutcomeUnknown,
     OutOfReach,
@@ -211,6 +212,9 @@ class Gateway:
         except NotSent:
             unanswered = True
             raise
+        except NotSaved:
+            # Whether the key has made a message before, only the database could have said.
+            raise OutcomeUnknown from None
         finally:
             if not unanswered:
                 self._release(key)

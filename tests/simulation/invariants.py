@@ -117,6 +117,8 @@ class Verdict:
                 yield f"{request.name} was answered {statuses}, and {originals} are stored"
             if request.key is not None:
                 heard = [id_ for id_ in originals if self._heard[id_]]
+                if heard and any(given.status == 406 and given.message_id is None for given in request.given):
+                    yield f"{request.name} was answered that nothing was saved, and {heard} were heard"
                 if len(heard) > 1:
                     yield f"{request.name} has one key, and {heard} were heard"
         for given in self._world.resent:

@@ -73,6 +73,10 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "nothing is put off": (patch.object(dispatcher, "TRANSIENT", frozenset()), "was given up"),
     "what is in line does not keep others back": (patch.object(database, "_blocks", lambda *_: False), "left before"),
     "cancelling always seems to succeed": (patch.object(Store, "cancel", cancel_always_succeeds), "was cancelled, and"),
+    "a repeated request counts as not saved": (
+        patch.object(gateway, "NotSaved", StopAsyncIteration),
+        "nothing was saved",
+    ),
     "keys are not kept": (patch.object(Gateway, "_key", lambda *_: None), "one key"),
     "what waits counts as refused": (
         patch.object(gateway, "_unless_not_sent", queued_is_refused),

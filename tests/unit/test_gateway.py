@@ -256,11 +256,19 @@ async def test_what_goes_out_at_once_does_not_need_room_in_the_queue() -> None:
 async def test_what_is_certain_not_to_be_saved_is_told_so(bench: Bench) -> None:
     bench.store.commits.failing["add"] = NotSaved("a test says so.")
     with pytest.raises(NotSaved):
-        await bench.send(use=USE)
+        await bench.send()
     assert bench.stored() == []
-    bench.store.commits.failing.clear()
+
+
+async def test_a_request_with_a_key_that_is_not_saved_may_repeat_one_that_was(bench: Bench) -> None:
     bench.link.answers.append(0x00)
-    assert (await bench.send(use=USE)).status is Status.PUBLISHED
+    first = await bench.send(use=USE)
+    await bench.gateway.answered(USE, 201, "{}")
+    bench.store.commits.failing["add"] = NotSaved("a test says so.")
+    with pytest.raises(OutcomeUnknown):
+        await bench.send(use=USE)
+    bench.store.commits.failing.clear()
+    assert await bench.gateway.send(ASKED, use=USE) == Replay(first.id, 201, "{}")
 
 
 async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) -> None:
