@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fuzz import bodies, cells, coverage_guided, openapi, publications, requests, stage, streams
+from fuzz import bodies, cells, coverage_guided, openapi, publications, requests, stage, streams, tokens
 from fuzz.campaign import Campaign
 
 CAMPAIGNS: Final = (
@@ -41,6 +41,13 @@ CAMPAIGNS: Final = (
         "bodies",
         "bodies of JSON and NDJSON, mangled, into what reads them (atheris)",
         coverage_guided.runner("fuzz.body_target", bodies.request),
+        short=3_000,
+        long=1_000_000,
+    ),
+    Campaign(
+        "tokens",
+        "Authorization headers, forged and mangled, into what verifies them (atheris)",
+        coverage_guided.runner("fuzz.token_target", tokens.header),
         short=3_000,
         long=1_000_000,
     ),

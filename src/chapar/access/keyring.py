@@ -9,6 +9,7 @@ from chapar.access.api_keys import hash_of, new_api_key
 from chapar.access.door import KEY_KNOWN, Door
 from chapar.clock import Clock
 from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide
+from chapar.lines import plain
 from chapar.principal import Caller, Reach, Scope
 from chapar.store.api_keys import ApiKey, Change
 from chapar.store.audit import Action, Entry
@@ -40,7 +41,7 @@ class Issued(NamedTuple):
 
 def issue(caller: Caller, grant: Grant, now: int) -> Issued:
     """Make a key; raises FieldInvalid, GrantTooWide."""
-    if not 0 < len(grant.name.strip()) <= MAX_NAME or not grant.name.isprintable():
+    if not 0 < len(grant.name.strip()) <= MAX_NAME or grant.name != plain(grant.name):
         raise FieldInvalid("name", f"must be 1 to {MAX_NAME} printable characters", "باید ۱ تا ۱۰۰ نویسهٔ چاپی باشد")
     if not grant.scopes:
         raise FieldInvalid("scopes", "must hold at least one scope", "باید دست‌کم یک دامنه داشته باشد")

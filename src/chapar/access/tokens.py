@@ -6,11 +6,13 @@ from typing import Any, Final, NamedTuple, Protocol
 import jwt
 
 from chapar.errors import CredentialInvalid, FieldInvalid
+from chapar.lines import plain
 from chapar.principal import EVERYTHING, Principal, Reach, Scope, check_patterns
 
 ALGORITHMS: Final = ("RS256", "ES256", "EdDSA", "HS256")
 MAX_TOKEN_LENGTH: Final = 8192  # characters; what is longer is no token that we would issue a right for
 _REQUIRED: Final = ("exp", "iss", "aud", "sub")
+_NEVER: Final = 1 << 40  # seconds since the epoch; JSON knows numbers beyond what a float holds
 _MAX_NAME: Final = 256  # characters of `sub`: it goes into the audit trail
 
 
@@ -103,9 +105,10 @@ def _key_id(token: str) -> str | None:
 
 def _verified(claims: Mapping[str, Any]) -> Verified:
     subject = claims["sub"]
-    if not 0 < len(subject) <= _MAX_NAME:
+    if not 0 < len(subject) <= _MAX_NAME or subject != plain(subject):
         raise _refused(
-            f"has a `sub` that is not 1 to {_MAX_NAME} characters", f"در آن `sub` بین ۱ تا {_MAX_NAME} نویسه نیست"
+            f"has a `sub` that is not 1 to {_MAX_NAME} printable characters",
+            f"در آن `sub` بین ۱ تا {_MAX_NAME} نویسهٔ چاپی نیست",
         )
     try:
         reach = Reach(_patterns(claims, "devices"), _patterns(claims, "operations"))
@@ -113,7 +116,9 @@ def _verified(claims: Mapping[str, Any]) -> Verified:
         raise _refused(
             f"has a bad claim: {error.sentence('en')}", f"ادعای نادرستی دارد: {error.sentence('fa')}"
         ) from None
-    return Verified(Principal(f"jwt:{subject}", subject, _scopes(claims), reach), float(claims["exp"]))
+    return Verified(
+        Principal(f"jwt:{subject}", subject, _scopes(claims), reach), float(min(int(claims["exp"]), _NEVER))
+    )
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[Scope]:

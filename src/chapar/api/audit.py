@@ -3,16 +3,22 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 
 from chapar.api.access import Calling, GuardedRoute, allow
 from chapar.api.problems import answers
-from chapar.api.schemas import MAX_PAGE, milliseconds, rfc3339
+from chapar.api.schemas import DEVICE_ID, FORBIDDEN, MAX_PAGE, Moment, milliseconds, rfc3339
+from chapar.errors import FieldInvalid
 from chapar.gateway import Action, AuditFilters, Entry, Gateway
-from chapar.message import check_device_id
+from chapar.message import check_device_id, has_forbidden_character
 from chapar.principal import Scope
 
 _EXAMPLE_ID: Final = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
+
+
+_LAST: Final = 2**63 - 1  # place in the trail
+_TEXT: Final[JsonDict] = {"type": "string", "pattern": f"^[^{FORBIDDEN}]*$"}
 
 
 class AuditQuery(BaseModel):
@@ -20,17 +26,30 @@ class AuditQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    principal: str | None = Field(None, description="What this principal did: `key:…`, `jwt:…`.", max_length=300)
-    action: Action | None = Field(None, description="This kind of deed only.")
-    imei: str | None = Field(None, description="What was done to this device.")
-    subject: str | None = Field(None, description="What was done to this message or key.", max_length=64)
-    since: AwareDatetime | None = Field(None, description="At this time or later (RFC 3339).")
-    until: AwareDatetime | None = Field(None, description="Before this time (RFC 3339).")
-    cursor: int | None = Field(None, ge=1, le=2**63 - 1, description="`next` of the page before.")
+    principal: Annotated[str | None, WithJsonSchema({**_TEXT, "maxLength": 300})] = Field(
+        None, description="What this principal did: `key:…`, `jwt:…`.", max_length=300
+    )
+    action: Annotated[Action | None, WithJsonSchema({"type": "string", "enum": list(Action)})] = Field(
+        None, description="This kind of deed only."
+    )
+    imei: Annotated[str | None, WithJsonSchema({"type": "string", **DEVICE_ID})] = Field(
+        None, description="What was done to this device."
+    )
+    subject: Annotated[str | None, WithJsonSchema({**_TEXT, "maxLength": 64})] = Field(
+        None, description="What was done to this message or key.", max_length=64
+    )
+    since: Moment = Field(None, description="At this time or later (RFC 3339).")
+    until: Moment = Field(None, description="Before this time (RFC 3339).")
+    cursor: Annotated[int | None, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _LAST})] = Field(
+        None, ge=1, le=_LAST, description="`next` of the page before."
+    )
     limit: int = Field(100, ge=1, le=MAX_PAGE, description="Entries on a page.")
 
     def filters(self) -> AuditFilters:
         """As the gateway takes them; raises FieldInvalid."""
+        for name, text in (("principal", self.principal), ("subject", self.subject)):
+            if text is not None and has_forbidden_character(text):  # no database keeps one, and not each can be asked
+                raise FieldInvalid(name, "must not contain control characters", "نباید نویسهٔ کنترلی داشته باشد")
         return AuditFilters(
             principal=self.principal,
             action=self.action,

@@ -3,12 +3,12 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from chapar.access.keyring import MAX_NAME, ApiKey, Grant, Keyring
 from chapar.api.access import Calling, GuardedRoute, allow
 from chapar.api.problems import answers
-from chapar.api.schemas import milliseconds, rfc3339
+from chapar.api.schemas import Time, milliseconds, rfc3339
 from chapar.errors import FieldInvalid
 from chapar.principal import EVERYTHING, Reach, Scope, check_patterns
 
@@ -35,7 +35,7 @@ class KeyRequest(BaseModel):
     operations: list[str] = Field(
         list(EVERYTHING), description=f"The operations that it may send and see. {_PATTERNS}", examples=[["*"]]
     )
-    expires_at: AwareDatetime | None = Field(
+    expires_at: Time | None = Field(
         default=None, description="Not accepted from then on (RFC 3339).", examples=["2027-03-21T00:00:00+03:30"]
     )
 
@@ -54,7 +54,7 @@ class EndRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    expires_at: AwareDatetime | None = Field(
+    expires_at: Time | None = Field(
         description="Not accepted from then on (RFC 3339); null: it has no end.", examples=["2027-03-21T00:00:00+03:30"]
     )
 

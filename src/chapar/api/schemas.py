@@ -30,10 +30,10 @@ MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's
 _EXAMPLE_ID = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
 
 # The rules of `message.py` as JSON Schema knows them; those functions hold them, and say so in both languages.
-_DEVICE_ID: Final[JsonDict] = {"pattern": "^[A-Za-z0-9._\\-۰-۹٠-٩]{1,64}$"}
-_FORBIDDEN: Final = "\\u0000-\\u001F\\u007F-\\u009F\\uFDD0-\\uFDEF\\uFFFE\\uFFFF"
+DEVICE_ID: Final[JsonDict] = {"pattern": "^[A-Za-z0-9._\\-۰-۹٠-٩]{1,64}$"}
+FORBIDDEN: Final = "\\u0000-\\u001F\\u007F-\\u009F\\uFDD0-\\uFDEF\\uFFFE\\uFFFF"
 _OPERATION: Final[JsonDict] = {
-    "pattern": f"^[^{_FORBIDDEN}]*[^\\s{_FORBIDDEN}][^{_FORBIDDEN}]*$",
+    "pattern": f"^[^{FORBIDDEN}]*[^\\s{FORBIDDEN}][^{FORBIDDEN}]*$",
     "maxLength": MAX_OPERATION_BYTES,
 }
 
@@ -72,7 +72,7 @@ class SendRequest(BaseModel):
     imei: str = Field(
         description="The device: 1 to 64 of `A-Z a-z 0-9 . _ -`. Persian and Arabic digits are read as ASCII.",
         examples=["861234567890123"],
-        json_schema_extra=_DEVICE_ID,
+        json_schema_extra=DEVICE_ID,
     )
     micro_op: str = Field(
         description=f"The operation; its bytes are what the device is told: at most {MAX_OPERATION_BYTES} of UTF-8.",
@@ -250,7 +250,7 @@ class FilterQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    imei: Annotated[str | None, WithJsonSchema({"type": "string", **_DEVICE_ID})] = Field(
+    imei: Annotated[str | None, WithJsonSchema({"type": "string", **DEVICE_ID})] = Field(
         None, description="This device only."
     )
     micro_op: Annotated[str | None, WithJsonSchema({"type": "string", **_OPERATION})] = Field(
