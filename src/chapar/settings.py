@@ -306,7 +306,10 @@ class Settings(BaseSettings):
         for origin in filter(None, map(str.strip, value.split(","))):
             parts = urlsplit(origin)
             if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
-                raise ValueError(f"write {origin!r} as https://host or https://host:port; it cannot be all of them")
+                raise Problem(
+                    f"write {origin!r} as https://host or https://host:port; it cannot be all of them",
+                    f"مقدار {origin!r} را به شکل https://host یا https://host:port بنویسید؛ همهٔ مبدأها پذیرفتنی نیست",
+                )
         return value
 
     @field_validator("allowed_hosts")
@@ -314,7 +317,10 @@ class Settings(BaseSettings):
     def _allowed_hosts_are_names(cls, value: str) -> str:
         for host in filter(None, map(str.strip, value.split(","))):
             if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", host):
-                raise ValueError(f"write {host!r} as a name, like gateway.example.org, without scheme and port")
+                raise Problem(
+                    f"write {host!r} as a name, like gateway.example.org, without scheme and port",
+                    f"مقدار {host!r} را به شکل نام بنویسید، مانند gateway.example.org، بدون scheme و درگاه",
+                )
         return value
 
     @field_validator("broker_server_name")

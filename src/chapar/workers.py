@@ -41,7 +41,9 @@ async def serve(settings: Settings, announce: app.Announce) -> None:
     """
     if settings.serves_alone:
         raise SettingInvalid(
-            "CHAPAR_WORKERS", "SQLite serves one process. Use PostgreSQL (CHAPAR_DATABASE_URL) for more than one."
+            "CHAPAR_WORKERS",
+            "SQLite serves one process. Use PostgreSQL (CHAPAR_DATABASE_URL) for more than one.",
+            "پایگاه SQLite تنها به یک فرایند خدمت می‌دهد. برای بیش از یکی PostgreSQL لازم است (CHAPAR_DATABASE_URL).",
         )
     server_certificate(settings.tls_cert_file, settings.tls_key_file)  # else each worker would say what is wrong
     listener = app.listen(settings)

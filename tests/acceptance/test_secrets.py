@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx
+import jwt
 import mqtt5
 import pytest
 
@@ -238,3 +239,22 @@ def test_a_request_and_its_answer_have_one_id(start_gateway: StartGateway, mosqu
         assert len(made) == len(PAGES)
         forged = client.get("/health/live", headers={"X-Request-Id": "a b"})
         assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", forged.headers["x-request-id"])
+
+
+def test_the_secret_of_tokens_and_the_tokens(start_gateway: StartGateway, secret_file: Callable[[str], str]) -> None:
+    secret = SECRET * 4
+    token = {"iss": "hr", "aud": "chapar", "sub": "ali", "scope": "messages:read", "exp": 4_000_000_000}
+    env = {"CHAPAR_JWT_SECRET_FILE": secret_file(secret), "CHAPAR_JWT_ISSUER": "hr", "CHAPAR_JWT_AUDIENCE": "chapar"}
+    gateway = start_gateway(env | {"CHAPAR_LOG_LEVEL": "debug", "CHAPAR_EMBEDDED_PORT": str(free_ports(2))})
+    good = jwt.encode(token, secret, "HS256")
+    with httpx.Client(base_url=gateway.url, timeout=30.0) as client:
+        for bearer in (good, jwt.encode(token, CANARY * 8, "HS256"), CANARY, f"{good}{CANARY}", f"{CANARY}.{CANARY}.x"):
+            answer = client.get("/messaging/messages", headers={"Authorization": f"Bearer {bearer}"})
+            assert (answer.status_code in {200, 403}) is (bearer is good), answer.text
+            assert CANARY not in f"{answer.headers} {answer.text}"
+        client.get(
+            "/messaging/messages", params={"access_token": CANARY}, headers={"Cookie": CANARY, "X-API-Key": CANARY}
+        )
+    shown = shown_by(gateway)
+    assert CANARY not in shown
+    assert good.rpartition(".")[2] not in shown

@@ -1,6 +1,7 @@
 """Whatever is logged, by whom and in which format: one line an event, and whole."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -107,3 +108,19 @@ def test_json_loses_nothing() -> None:
     assert (with_ids["request_id"], with_ids["message_id"]) == ("request-1", "message-1")
     forgotten = next(event for event in events if "never retrieved" in event["event"])
     assert forgotten["request_id"] == "request-1"
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_writer_that_crashes_says_so_in_one_line(log_format: str) -> None:
+    crashed = subprocess.run(
+        [sys.executable, "-m", "chapar.store.writer", "999"],  # a descriptor that it has not
+        env={**os.environ, "CHAPAR_LOG_FORMAT": log_format},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert crashed.returncode == 1
+    assert crashed.stderr.count("\n") == 1
+    assert "crashed" in crashed.stderr
+    assert "Bad file descriptor" in crashed.stderr

@@ -157,10 +157,18 @@ def parse(database_url: str) -> URL:
     try:
         url = make_url(database_url)
     except (ArgumentError, ValueError):
-        raise SettingInvalid(_SETTING, "write it as sqlite:///file or postgresql://user:secret@host/name") from None
+        raise SettingInvalid(
+            _SETTING,
+            "write it as sqlite:///file or postgresql://user:secret@host/name",
+            "آن را به شکل sqlite:///file یا postgresql://user:secret@host/name بنویسید",
+        ) from None
     if url.get_backend_name() == "sqlite":
         if url.database in {None, "", ":memory:"}:
-            raise SettingInvalid(_SETTING, "name a file, as in sqlite:///chapar.db; memory forgets")
+            raise SettingInvalid(
+                _SETTING,
+                "name a file, as in sqlite:///chapar.db; memory forgets",
+                "نام فایل را بنویسید، مانند sqlite:///chapar.db؛ حافظه فراموش می‌کند",
+            )
         return url
     return url.set(drivername="postgresql+psycopg")
 
@@ -181,7 +189,11 @@ def lock(file: Path) -> IO[str]:
         lock_file = path.open("a")
     except OSError as error:
         reason = (error.strerror or "it failed").lower()
-        raise SettingInvalid(_SETTING, f"{path.parent} cannot hold the database: {reason}.") from None
+        raise SettingInvalid(
+            _SETTING,
+            f"{path.parent} cannot hold the database: {reason}.",
+            f"پایگاه داده را نمی‌توان در {path.parent} نگه داشت: {reason}.",
+        ) from None
     patience_ends = time.monotonic() + _LOCK_PATIENCE
     while not _try_lock(lock_file.fileno()):
         if time.monotonic() > patience_ends:
