@@ -268,7 +268,7 @@ async def test_a_request_with_a_key_that_is_not_saved_may_repeat_one_that_was(be
     with pytest.raises(OutcomeUnknown):
         await bench.send(use=USE)
     bench.store.commits.failing.clear()
-    assert await bench.gateway.send(ASKED, use=USE) == Replay(first.id, 201, "{}")
+    assert await bench.gateway.send(CALLER, ASKED, use=USE) == Replay(first.id, 201, "{}")
 
 
 async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) -> None:
