@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from itertools import count
 
 import pytest
+from sqlalchemy import event
 
 from chapar.message import Message, Status
 from chapar.store.acceptance import Added, Full, Key, Place
-from chapar.store.queue import Lease
+from chapar.store.database import Role, open_engine
+from chapar.store.queue import LEAVE, SETTLE, Lease
 from chapar.store.store import UNBOUNDED, Store, Taken
 from support.callers import cancelling
 from support.stores import CLAIM, PROCESS, new_message, now, open_store, published
@@ -167,6 +169,40 @@ async def test_a_lease_that_is_over_is_no_lease(store: Store) -> None:
     assert await store.is_alive(OTHER) is False
     assert await store.is_alive(PROCESS) is True
     assert await store.settle(PROCESS, now()) == 1
+
+
+@pytest.mark.parametrize("statements", range(5))
+async def test_what_may_be_sent_once_is_not_queued_where_a_lease_ends_while_it_is_settled(
+    store: Store, database_url: str, statements: int
+) -> None:
+    if not database_url.startswith("postgresql"):
+        pytest.skip("nobody else writes to SQLite meanwhile")
+    await store.hold(Lease(OTHER, "other", 60, alone=False))
+    once = new_message(claim=f"{OTHER}.1")._replace(at_most_once=True)
+    await add_all(store, once)
+    await asyncio.to_thread(_settle_while_a_lease_ends, database_url, statements)
+    await store.leave(OTHER)
+    await store.settle(PROCESS, now())
+    after = await store.find(once.id)
+    assert after is not None
+    assert (after.status, after.possible_duplicate) == (Status.UNCONFIRMED, False)
+    assert [attempt.outcome for attempt in await store.attempts(once.id)] == ["process_died"]
+
+
+def _settle_while_a_lease_ends(database_url: str, statements: int) -> None:
+    """Settle, and let another process leave behind so many statements of that."""
+    engine = open_engine(database_url, Role.WRITER)
+    executed = count()
+    with engine.connect() as connection, engine.connect() as another:
+
+        @event.listens_for(connection, "after_cursor_execute")
+        def leave(*_: object) -> None:
+            if next(executed) == statements:
+                LEAVE.apply(another, [OTHER])
+                another.commit()
+
+        SETTLE.apply(connection, [(PROCESS, now())])
+        connection.commit()
 
 
 async def test_a_device_has_no_more_unfinished_messages_than_it_may(store: Store) -> None:

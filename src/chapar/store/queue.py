@@ -16,6 +16,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -171,26 +172,34 @@ def _settle_one(connection: Connection, process: str, at: int) -> int:
         messages.c.status == Status.PUBLISHING.value,
         or_(messages.c.claim.is_(None), and_(_PROCESS.is_distinct_from(process), _PROCESS.not_in(alive))),
     )
-    record = select(
-        messages.c.id,
-        messages.c.attempts,
-        literal(at, BigInteger),
-        func.coalesce(_PROCESS, ""),
-        literal("process_died"),
-    ).where(left_behind)
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(
-        insert(attempts)
-        .from_select(["message_id", "attempt", "at", "process", "outcome"], record)
-        .on_conflict_do_nothing()
-    )
-    unconfirmed = (
+    owners = connection.scalars(select(_PROCESS).where(left_behind).distinct()).all()
+    return sum(_take_over(connection, left_behind, owner, at) for owner in owners)
+
+
+def _take_over(connection: Connection, left_behind: ColumnElement[bool], owner: str | None, at: int) -> int:
+    """Settle what one dead process left; gives how many messages those were.
+
+    In one statement: a lease may end, and the dead process's writer commit its last batch, between any two.
+    """
+    once = messages.c.at_most_once.is_(True)
+    settled = connection.execute(
         update(messages)
-        .where(left_behind, messages.c.at_most_once.is_(True))
-        .values(status=Status.UNCONFIRMED.value, reason="process_died", claim=None, finished_at=at)
-    )
-    queued = update(messages).where(left_behind).values(status=Status.QUEUED.value, possible_duplicate=True, claim=None)
-    return connection.execute(unconfirmed).rowcount + connection.execute(queued).rowcount
+        .where(left_behind, _PROCESS.is_not_distinct_from(owner))
+        .values(
+            status=case((once, Status.UNCONFIRMED.value), else_=Status.QUEUED.value),
+            reason=case((once, "process_died"), else_=messages.c.reason),
+            possible_duplicate=case((once, messages.c.possible_duplicate), else_=true()),
+            claim=None,
+            finished_at=case((once, at), else_=messages.c.finished_at),
+        )
+        .returning(messages.c.id, messages.c.attempts)
+    ).all()
+    if settled:
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        died = {"at": at, "process": owner or "", "outcome": "process_died", "reason_code": None}
+        rows = [{"message_id": id_, "attempt": attempt, **died} for id_, attempt in settled]
+        connection.execute(insert(attempts).on_conflict_do_nothing(), rows)
+    return len(settled)
 
 
 TAKE: Kind[Take, Found] = Kind("take", 7, _take)
