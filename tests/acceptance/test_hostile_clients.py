@@ -12,9 +12,11 @@ import pytest
 
 from support.api import problem_of
 from support.builtin import BuiltinBroker
+from support.crowd import Crowd
 from support.gateway import GatewayProcess
 from support.ports import LOOPBACK
 from support.raw_http import JSON, RawConnection, RawRequest
+from support.senders import Senders
 
 CONNECTIONS = 40
 HEAD_SIZE = 4096  # bytes
@@ -267,3 +269,13 @@ def test_brackets_in_text_are_not_levels(gateway: GatewayProcess) -> None:
         json={"imei": "8612", "micro_op": "a", "params": {"text": text, "more": [[text]] * 70}},
     )
     assert answer.status_code == 201
+
+
+async def test_senders_are_served_beside_a_crowd_of_slow_clients(start_gateway: Callable[..., GatewayProcess]) -> None:
+    bounds = {name: value for name, value in BOUNDS.items() if name != "CHAPAR_MAX_CONNECTIONS"}
+    gateway = start_gateway(BuiltinBroker().settings_env | bounds)
+    async with Crowd(gateway.port, 200) as crowd, Senders(gateway.url, 4) as senders:
+        while crowd.arrived < 400:  # each has been cut off once
+            await senders.answered(times=10)
+    assert {answer.status for answer in senders.answers} == {201}
+    assert "Traceback" not in gateway.program.output

@@ -122,7 +122,8 @@ class Connection(HttpToolsProtocol):
         target = httptools.parse_url(self.url)
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
-        self.scope["path"] = unquote(target.path.decode("ascii"))
+        path = target.path.decode("ascii")
+        self.scope["path"] = unquote(path) if "%" in path else path
         self.scope["raw_path"] = target.path
         self.scope["query_string"] = target.query or b""
         before = self.cycle

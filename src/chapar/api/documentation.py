@@ -51,6 +51,8 @@ class DocumentedAPI(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; the schemas of problems and messages are referred to by name."""
+        if self.openapi_schema is not None:
+            return self.openapi_schema
         document = super().openapi()
         for model in (Problem, SendRequest):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")

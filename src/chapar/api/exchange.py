@@ -1,9 +1,9 @@
 """One request and its answer; writes the head of each answer, with what every answer says to browsers."""
 
-from collections.abc import Container, Iterable, Mapping
-from typing import Final
+from collections.abc import Container, Coroutine, Iterable, Mapping
+from typing import Any, Final
 
-from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from chapar.errors import RequestError
@@ -56,24 +56,28 @@ class Exchange(RequestResponseCycle):
     standing = PLAIN
     fault: RequestError | None = None  #: what the rest of the body turned out to be; whoever reads it is told
 
-    async def receive(self) -> ASGIReceiveEvent:
+    # Plain functions that hand on what is to be awaited, because a coroutine around each call costs more than its work.
+    def receive(self) -> Coroutine[Any, Any, ASGIReceiveEvent]:
         """The next piece of the body; raises the fault that was found in it."""
-        message = await super().receive()
         if self.fault is not None:
             raise self.fault
-        return message
+        return super().receive()
 
-    async def send(self, message: ASGISendEvent) -> None:
-        """Write the head or a piece of the body."""
+    def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
+        """Write the head or a piece of the body, once the client has taken enough of what went before."""
         if self.flow.write_paused:
-            await self.flow.drain()
+            return self._send_later(message)
         if self.transport.is_closing():
             self.disconnected = True  # uvicorn tells only the last of several exchanges in line
-        if self.response_started or message["type"] != "http.response.start":
-            await super().send(message)
-            return
-        if self.disconnected:
-            return
+        if self.response_started or self.disconnected or message["type"] != "http.response.start":
+            return super().send(message)
+        return self._start(message)
+
+    async def _send_later(self, message: ASGISendEvent) -> None:
+        await self.flow.drain()
+        await self.send(message)
+
+    async def _start(self, message: HTTPResponseStartEvent) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
         self.transport.write(self.head(message["status"], message.get("headers", ())))
@@ -82,9 +86,9 @@ class Exchange(RequestResponseCycle):
         """The head of the answer; sets how its body is framed (RFC 9112 §6)."""
         said = []
         closes = False
-        lines = [STATUS_LINE[status]]
+        parts = [STATUS_LINE[status]]
         for name, value in (*self.default_headers, *headers):
-            lines.append(b"%b: %b\r\n" % (name, value))
+            parts += (name, b": ", value, b"\r\n")
             if name in _TELLING:
                 if name == b"content-length":
                     self.expected_content_length = int(value)
@@ -98,11 +102,11 @@ class Exchange(RequestResponseCycle):
         if closes:
             self.keep_alive = False
         elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
+            parts += (b"connection", b": ", b"close", b"\r\n")
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _BODILESS:
             self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        head = b"".join(lines)
-        if not head.count(b"\n") == head.count(b"\r") == len(lines):
+            parts += (b"transfer-encoding", b": ", b"chunked", b"\r\n")
+        head = b"".join(parts)
+        if not head.count(b"\n") == head.count(b"\r") == len(parts) // 4 + 1:
             raise RuntimeError("a header of the answer holds a line break")
         return head + self.standing.lines(said) + b"\r\n"
