@@ -11,8 +11,8 @@ from chapar.errors import FieldInvalid
 from chapar.lines import plain
 
 MAX_PATTERNS: Final = 100  # of one list: each narrows every report
-_MAX_PATTERN_LENGTH: Final = 256  # characters
-_DEVICE_PATTERN: Final = re.compile(r"[A-Za-z0-9._*?-]+")
+MAX_PATTERN_LENGTH: Final = 256  # characters
+DEVICE_PATTERN: Final = re.compile(r"[A-Za-z0-9._*?-]+")
 
 
 class Scope(StrEnum):
@@ -77,14 +77,14 @@ NOBODY: Final = Principal("", "nobody", frozenset())
 def check_patterns(patterns: Iterable[str], field: str) -> tuple[str, ...]:
     """The patterns of one list, sorted, each once; `*` alone where nothing is narrowed. Raises FieldInvalid."""
     found = sorted(set(patterns))
-    allowed = _DEVICE_PATTERN if field == "devices" else None
+    allowed = DEVICE_PATTERN if field == "devices" else None
     if not 0 < len(found) <= MAX_PATTERNS:
         raise FieldInvalid(
             field, f"must hold 1 to {MAX_PATTERNS} patterns", f"باید ۱ تا {MAX_PATTERNS} الگو داشته باشد"
         )
     for pattern in found:
         fits = pattern == plain(pattern) if allowed is None else allowed.fullmatch(pattern) is not None
-        if not (fits and 0 < len(pattern) <= _MAX_PATTERN_LENGTH):
+        if not (fits and 0 < len(pattern) <= MAX_PATTERN_LENGTH):
             raise FieldInvalid(
                 field,
                 "must be names in which * stands for any characters and ? for one, like farm1-*",

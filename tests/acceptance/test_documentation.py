@@ -113,6 +113,19 @@ def test_every_reference_and_link_leads_somewhere(document: Any) -> None:
     assert {link["operationId"] for status in ("201", "202") for link in sent[status]["links"].values()} <= known
 
 
+def test_what_needs_no_key_says_so(document: Any) -> None:
+    assert document["security"] == [{"bearer": []}]
+    without = {path for _, path, operation in operations(document) if operation.get("security") == []}
+    assert without == {"/health/live", "/health/ready"}
+
+
+def test_a_wrong_method_is_told_every_right_one(gateway: GatewayProcess, document: Any) -> None:
+    for path, methods in document["paths"].items():
+        answer = httpx.request("PATCH", f"{gateway.url}{path.replace('{id}', '1')}")
+        assert answer.status_code == 405, path
+        assert answer.headers["allow"].split(", ") == sorted(method.upper() for method in methods)
+
+
 def test_a_query_parameter_is_absent_and_never_null(document: Any) -> None:
     for method, path, operation in operations(document):
         for parameter in operation.get("parameters", []):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import httpx
+
 from fuzz.campaign import Outcome
 from fuzz.stage import open_stage
 
@@ -23,32 +25,53 @@ _CASES_PER_EXAMPLE: Final = 8
 
 
 def run(cases: int) -> Outcome:
-    """At least `cases` requests, where the document has operations enough to ask for."""
+    """At least `cases` requests with a key of all scopes, then a few by somebody without one."""
     outcome = Outcome()
     with open_stage() as stage, tempfile.TemporaryDirectory(prefix="chapar-fuzz-") as folder:
-        report, statuses = Path(folder) / "report.json", Path(folder) / "statuses.json"
-        while outcome.cases < cases:
+        key = stage.new_key()
+        files = {"report": str(Path(folder) / "report.json"), "statuses": str(Path(folder) / "statuses.json")}
+        env = {
+            "CHAPAR_FUZZ_SHORT": "" if cases >= _MANY else "1",
+            "CHAPAR_FUZZ_KEY_ID": key["id"],
+            "CHAPAR_FUZZ_STATUSES": files["statuses"],
+        }
+        while outcome.cases < cases and not outcome.findings:
             examples = max(5, (cases - outcome.cases - _EDGES) // _CASES_PER_EXAMPLE)
-            env = {"CHAPAR_FUZZ_STATUSES": str(statuses), "CHAPAR_FUZZ_SHORT": "" if cases >= _MANY else "1"}
-            printed = _schemathesis(stage.gateway.url, examples, report, env)
-            _read(report, statuses, outcome, printed)
-            if outcome.findings:
-                break
+            _schemathesis(stage.gateway.url, examples, key["key"], files, env, outcome)
+        _refuse_all(stage.gateway.url, key["key"], outcome)
         stage.judge(outcome)
     return outcome
 
 
-def _schemathesis(url: str, examples: int, report: Path, env: Mapping[str, str]) -> str:
-    """Let it run once; gives what it printed."""
+def _refuse_all(url: str, key: str, outcome: Outcome) -> None:
+    """Without a key no operation does anything, but those that say so in the document."""
+    with httpx.Client(base_url=url, timeout=30.0) as api:
+        document = api.get("/openapi.json", headers={"Authorization": f"Bearer {key}"}).raise_for_status().json()
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                is_open = operation.get("security", document["security"]) == []
+                for credential in ({}, {"Authorization": "Bearer chapar_nobody"}, {"Authorization": "Basic YTpi"}):
+                    answer = api.request(method, path, headers=credential)
+                    outcome.count("without a key")
+                    if answer.status_code != (200 if is_open and not credential else 401):
+                        outcome.findings.append(f"{method} {path} with {credential}: {answer.status_code}")
+
+
+def _schemathesis(
+    url: str, examples: int, key: str, files: Mapping[str, str], env: Mapping[str, str], outcome: Outcome
+) -> None:
+    """Let it run once."""
     command = [
         Path(sys.executable).with_name("schemathesis"),
         f"--config-file={_CONFIGURATION}",
         "run",
         f"{url}/openapi.json",
+        f"--header=Authorization:Bearer {key}",
         f"--max-examples={examples}",
         "--report=json",
-        f"--report-json-path={report}",
+        f"--report-json-path={files['report']}",
     ]
+    report = Path(files["report"])
     done = subprocess.run(
         command,
         cwd=report.parent,
@@ -58,7 +81,7 @@ def _schemathesis(url: str, examples: int, report: Path, env: Mapping[str, str])
         text=True,
         errors="replace",
     )
-    return done.stdout + done.stderr
+    _read(report, Path(files["statuses"]), outcome, done.stdout + done.stderr)
 
 
 def _read(report: Path, statuses: Path, outcome: Outcome, printed: str) -> None:

@@ -1,19 +1,26 @@
 """Where the campaigns over HTTP take place: the installed command between a real broker and SQLite."""
 
 import contextlib
+import json
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from chapar.principal import EVERY_SCOPE
 from fuzz.campaign import Outcome
 from support import mosquitto
-from support.gateway import GatewayProcess
+from support.gateway import GatewayProcess, find_command
 from support.mosquitto import Mosquitto
 from support.site import HOLDS_NOTHING_BACK
 
-# A full queue would answer everything else with 429.
-_SETTINGS = {"CHAPAR_MAX_DEVICE_QUEUE": "10000000", "CHAPAR_MAX_QUEUE": "10000000"}
+# A full queue, or one refusal too many, would answer everything else with 429.
+_SETTINGS = {
+    "CHAPAR_MAX_DEVICE_QUEUE": "10000000",
+    "CHAPAR_MAX_QUEUE": "10000000",
+    "CHAPAR_MAX_REFUSALS": "10000000",
+}
 
 
 def missing() -> str | None:
@@ -27,6 +34,15 @@ class Stage:
 
     gateway: GatewayProcess
     broker: Mosquitto
+    folder: Path
+
+    def new_key(self) -> dict[str, str]:
+        """Close the door; gives a key of all scopes as `chapar keys create` shows it."""
+        command = [find_command(), "keys", "create", "--name=fuzz", "--json"]
+        command += [f"--scope={scope}" for scope in EVERY_SCOPE]
+        made = subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True)
+        key: dict[str, str] = json.loads(made.stdout)
+        return key
 
     @property
     def link_losses(self) -> int:
@@ -50,4 +66,4 @@ def open_stage(**settings: str) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="chapar-fuzz-") as folder, Mosquitto(*HOLDS_NOTHING_BACK) as broker:
         env = broker.settings_env | _SETTINGS | settings
         with GatewayProcess(Path(folder), env) as gateway:
-            yield Stage(gateway, broker)
+            yield Stage(gateway, broker, Path(folder))

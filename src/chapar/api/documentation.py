@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -59,6 +60,10 @@ class DocumentedAPI(FastAPI):
             document["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
         document["components"]["securitySchemes"] = _SECURITY_SCHEMES
         document["security"] = [{"bearer": []}]
+        for route in iter_route_contexts(self.routes):
+            if getattr(route.original_route, "policy", None) is Identity.ANY:
+                for method in route.methods or ():
+                    document["paths"][route.path_format][method.lower()]["security"] = []
         for methods in document["paths"].values():
             for operation in methods.values():
                 for status, answer in answers(*_ANY_REQUEST, *_AT_THE_ENTRANCE).items():

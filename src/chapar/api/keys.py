@@ -4,17 +4,29 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from chapar.access.keyring import MAX_NAME, ApiKey, Grant, Keyring
 from chapar.api.access import Calling, GuardedRoute, allow
 from chapar.api.problems import answers
-from chapar.api.schemas import Time, milliseconds, rfc3339
+from chapar.api.schemas import FORBIDDEN, Time, milliseconds, rfc3339
 from chapar.errors import FieldInvalid
-from chapar.principal import EVERYTHING, Reach, Scope, check_patterns
+from chapar.principal import DEVICE_PATTERN, EVERYTHING, MAX_PATTERN_LENGTH, MAX_PATTERNS, Reach, Scope, check_patterns
 
 KeyId = Annotated[str, Path(description="The key's `id`, not the key itself.", max_length=64)]
 
 _EXAMPLE_ID: Final = "k3x9q2m7aa"
+# The rules of `principal.py` and of the keyring as JSON Schema knows them; those hold them, in both languages.
+_LISTED: Final[JsonDict] = {"minItems": 1, "maxItems": MAX_PATTERNS}
+_DEVICES: Final[JsonDict] = {
+    **_LISTED,
+    "items": {"type": "string", "pattern": f"^{DEVICE_PATTERN.pattern}$", "maxLength": MAX_PATTERN_LENGTH},
+}
+_OPERATIONS: Final[JsonDict] = {
+    **_LISTED,
+    "items": {"type": "string", "pattern": f"^[^{FORBIDDEN}]+$", "maxLength": MAX_PATTERN_LENGTH},
+}
+_NAME: Final[JsonDict] = {"pattern": f"^[^{FORBIDDEN}]*[^\\s{FORBIDDEN}][^{FORBIDDEN}]*$"}
 _PATTERNS: Final = "Names in which `*` stands for any characters and `?` for one."
 
 
@@ -23,17 +35,25 @@ class KeyRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    name: str = Field(description="Whom it is for.", max_length=MAX_NAME, examples=["irrigation backend"])
+    name: str = Field(
+        description="Whom it is for.", max_length=MAX_NAME, examples=["irrigation backend"], json_schema_extra=_NAME
+    )
     scopes: list[str] = Field(
         description="What it may do: " + ", ".join(f"`{scope}`" for scope in Scope) + ".",
         examples=[["messages:send", "messages:read"]],
         json_schema_extra={"items": {"type": "string", "enum": [scope.value for scope in Scope]}, "minItems": 1},
     )
     devices: list[str] = Field(
-        list(EVERYTHING), description=f"The devices that it reaches. {_PATTERNS}", examples=[["farm1-*"]]
+        list(EVERYTHING),
+        description=f"The devices that it reaches. {_PATTERNS}",
+        examples=[["farm1-*"]],
+        json_schema_extra=_DEVICES,
     )
     operations: list[str] = Field(
-        list(EVERYTHING), description=f"The operations that it may send and see. {_PATTERNS}", examples=[["*"]]
+        list(EVERYTHING),
+        description=f"The operations that it may send and see. {_PATTERNS}",
+        examples=[["*"]],
+        json_schema_extra=_OPERATIONS,
     )
     expires_at: Time | None = Field(
         default=None, description="Not accepted from then on (RFC 3339).", examples=["2027-03-21T00:00:00+03:30"]

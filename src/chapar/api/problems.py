@@ -1,11 +1,13 @@
 """Errors become RFC 9457 problem documents here, and only here do they get their HTTP status."""
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
@@ -327,7 +329,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem_response(request, PathUnknown())
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return problem_response(request, MethodNotAllowed(request.method), error.headers)
+        return problem_response(request, MethodNotAllowed(request.method), {"Allow": _methods_of(request)})
     phrase = HTTPStatus(error.status_code).phrase
     body = {
         "type": "about:blank",
@@ -338,6 +340,16 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         "reason": error.detail,
     }
     return _response(error.status_code, body, {"Content-Language": "en", **_CLOSE, **(error.headers or {})})
+
+
+def _methods_of(request: Request) -> str:
+    """What the path takes (RFC 9110 §10.2.1); Starlette names the methods of one route, and a path may have several."""
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        pattern: re.Pattern[str] | None = getattr(route, "path_regex", None)
+        if pattern is not None and pattern.match(request.url.path):
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
 
 
 async def _on_hang_up(_request: Request, _error: Exception) -> Response:
