@@ -71,7 +71,8 @@ async def _converse(data: bytes) -> None:
     assert error is None or isinstance(error, BrokerError), error
     for outcome in outcomes:
         assert outcome.done()
-        assert outcome.exception() is None or isinstance(outcome.exception(), LinkLost | LinkDown)
+        failure = outcome.exception()
+        assert isinstance(failure, LinkLost | LinkDown) if failure else outcome.result() in range(256)
     assert (session.in_flight, session.waiting, len(session._owed), session.up) == (0, 0, 0, False)
 
 
