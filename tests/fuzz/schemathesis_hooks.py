@@ -16,6 +16,10 @@ _BEYOND_SCHEMAS: Final = {
     "idempotency_key_mismatch": set[str](),
     "idempotency_key_in_flight": set[str](),
     "expired": set[str](),
+    "body_too_deep": set[str](),
+    "body_too_large": set[str](),
+    "head_too_large": set[str](),
+    "target_too_long": set[str](),
 }
 """The codes, and for invalid fields the fields, with which a request that fits its schema may be refused."""
 
@@ -69,7 +73,7 @@ def filter_failure(
             return not _is_beyond_schemas(json.loads(response.content))
         case AcceptedNegativeData() if case.path == "/messaging/bulk":
             # A bulk call refuses its messages one by one.
-            return any(answer["status"] < _FIRST_ERROR for answer in json.loads(response.content)["answers"])
+            return all(answer["status"] < _FIRST_ERROR for answer in json.loads(response.content)["answers"])
         case _:
             return True
 

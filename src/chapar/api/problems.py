@@ -106,8 +106,7 @@ _CLOSE: Final = {"Connection": "close"}  # else uvicorn reads a body that nobody
 
 _HEADERS: Final = {
     "Content-Language": {
-        "required": True,
-        "description": "The language of `reason`.",
+        "description": "The language of `reason`. An answer that is repeated (`Idempotency-Replayed`) comes without.",
         "schema": {"type": "string", "enum": list(get_args(Language))},
     }
 }
