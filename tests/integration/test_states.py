@@ -130,7 +130,7 @@ class Messages(RuleBasedStateMachine):
 
     @rule(id_=messages)
     def withdraw(self, id_: str) -> None:
-        row, _, key = self.additions[id_][1]
+        row, _, key, _ = self.additions[id_][1]
         added = Message._make(row)
         never = added._replace(
             status=Status.REJECTED, reason="outcome_unknown", attempts=0, claim=None, finished_at=EPOCH
