@@ -252,8 +252,9 @@ def listen(settings: Settings) -> socket.socket:
     connection.raise_descriptor_limit()
     host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    every_address = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=every_address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(host, port, "CHAPAR_PORT (--port)") from None

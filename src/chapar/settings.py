@@ -200,11 +200,6 @@ class Settings(BaseSettings):
     burst: int = Field(
         10, ge=1, le=3600, description="Seconds over which the three rates are counted: so much may come at once."
     )
-    max_refusals: int = Field(
-        60,
-        ge=1,
-        description="Wrong keys or tokens a minute from one address; more are not looked at. Right ones still count.",
-    )
     max_waits: int = Field(
         5000, ge=1, description="Messages whose answers one key or token may wait for at a time. Each costs memory."
     )

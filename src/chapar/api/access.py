@@ -121,7 +121,7 @@ class Entrance:
         address = client[0] if client else ""
         try:
             self._limits.arrival(address)
-            caller = Caller(await self._principal(scope, address), address)
+            caller = Caller(await self._principal(scope), address)
             self._limits.request(caller)
         except ChaparError as error:
             await problem_response(Request(scope), error)(scope, receive, send)
@@ -129,22 +129,14 @@ class Entrance:
         scope["caller"] = caller
         await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
 
-    async def _principal(self, scope: ASGIScope, address: str) -> Principal:
+    async def _principal(self, scope: ASGIScope) -> Principal:
         if self._door.is_open:
             return ANYBODY
         authorization = next((value for name, value in scope["headers"] if name == b"authorization"), None)
         if authorization is None:
             return NOBODY
         credential = _credential(authorization, scope["method"])
-        known = self._door.known(credential)
-        if known is not None:
-            return known
-        self._limits.check_refusals(address)
-        try:
-            return await self._door.admit(credential)
-        except CredentialInvalid:
-            self._limits.refusal(address)
-            raise
+        return self._door.known(credential) or await self._door.admit(credential)
 
     def _telling(self, caller: Caller, send: Send) -> Send:
         """Tell the caller with each answer how much is left."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
@@ -45,8 +45,6 @@ class Limits:
         self._requests = rate("requests", "CHAPAR_REQUESTS_PER_SECOND", settings.requests_per_second)
         self._messages = rate("messages", "CHAPAR_MESSAGES_PER_SECOND", settings.messages_per_second)
         self._address = rate("address", "CHAPAR_ADDRESS_REQUESTS_PER_SECOND", settings.address_requests_per_second)
-        refusals = RateLimitItemPerMinute(max(1, settings.max_refusals // settings.workers))
-        self._refusals = _Rate("refusals", "CHAPAR_MAX_REFUSALS", refusals)
         self._max_waits = settings.max_waits
         self._waits = Counter[str]()
 
@@ -64,16 +62,6 @@ class Limits:
         """A caller sends so many messages; raises RateLimited where all of them are too many."""
         if self._messages is not None:
             self._hit(self._messages, _who(caller), count)
-
-    def refusal(self, address: str) -> None:
-        """A key or token from there was wrong."""
-        self._limiter.hit(self._refusals.item, self._refusals.name, _network(address))
-
-    def check_refusals(self, address: str) -> None:
-        """Raise RateLimited where too many keys or tokens from there were wrong."""
-        network = _network(address)
-        if not self._limiter.test(self._refusals.item, self._refusals.name, network):
-            raise self._exceeded(self._refusals, network)
 
     @contextmanager
     def waiting(self, caller: Caller) -> Iterator[None]:

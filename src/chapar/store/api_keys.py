@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Row, bindparam, exists, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.principal import Reach, Scope
 from chapar.store.audit import Entry, add_entries
@@ -53,16 +52,15 @@ _USED = (
 
 
 def _create(connection: Connection, created: Sequence[tuple[ApiKey, Entry]]) -> Sequence[None]:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     for key, entry in created:
-        values = key._asdict() | {
-            "scopes": json.dumps(sorted(key.scopes)),
-            "devices": json.dumps(key.reach.devices),
-            "operations": json.dumps(key.reach.operations),
-        }
-        del values["reach"]
-        # Repeated because its answer was lost, it is there already.
-        if connection.execute(insert(api_keys).values(values).on_conflict_do_nothing(index_elements=["id"])).rowcount:
+        if find(connection, key.id) is None:  # else it is repeated, because its answer was lost
+            values = key._asdict() | {
+                "scopes": json.dumps(sorted(key.scopes)),
+                "devices": json.dumps(key.reach.devices),
+                "operations": json.dumps(key.reach.operations),
+            }
+            del values["reach"]
+            connection.execute(api_keys.insert().values(values))
             add_entries(connection, [entry])
     return [None] * len(created)
 

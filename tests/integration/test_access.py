@@ -1,0 +1,261 @@
+"""API keys and the audit trail in both databases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from chapar.access.keyring import Grant, issue, new_end, revocation
+from chapar.errors import DatabaseInUse, StoreUnavailable
+from chapar.message import Status
+from chapar.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
+from chapar.store import database
+from chapar.store.acceptance import Sender
+from chapar.store.administration import administer
+from chapar.store.api_keys import CREATE_KEY, ApiKey, all_keys, any_key
+from chapar.store.audit import Action, AuditFilters, Entry, newest_first
+from chapar.store.database import Role, open_engine
+from chapar.store.queue import Lease
+from chapar.store.reports import Filters
+from chapar.store.store import Store
+from support.callers import CALLER, cancelling
+from support.stores import PROCESS, new_message, now, open_store
+
+ANNA = Sender("key:anna", "Anna", "192.0.2.7")
+GRANT = Grant("backend", frozenset({Scope.SEND, Scope.READ}), Reach(("farm1-*",), ("open", "باز کن")), None)
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with open_store(database_url) as store:
+        await store.hold(Lease(PROCESS, "this", 60, alone=False))
+        yield store
+
+
+def deadline_of(patience: float = 30.0) -> float:
+    return asyncio.get_running_loop().time() + patience
+
+
+async def entries(store: Store, **filters: object) -> list[Entry]:
+    """What the audit trail says, oldest first."""
+    found = await store.audit(AuditFilters(**filters), before=None, limit=100)  # type: ignore[arg-type]
+    return [entry for _, entry in reversed(found)]
+
+
+async def created(store: Store, grant: Grant = GRANT) -> ApiKey:
+    issued = issue(CALLER, grant, now())
+    await store.create_key(issued.key, issued.entry, deadline_of())
+    return issued.key
+
+
+async def test_a_key_is_found_as_it_was_made(store: Store) -> None:
+    assert not await store.any_key()
+    key = await created(store)
+    assert await store.any_key()
+    assert await store.key(key.id) == key
+    assert await store.key_by_hash(key.hash) == key
+    assert await store.keys() == [key]
+    assert await store.key("nobody") is None
+    assert await store.key_by_hash("0" * 64) is None
+    assert [entry.action for entry in await entries(store)] == ["key_created"]
+
+
+async def test_a_key_that_is_made_again_because_the_answer_was_lost_is_there_once(store: Store) -> None:
+    issued = issue(CALLER, GRANT, now())
+    for _ in range(2):
+        await store.create_key(issued.key, issued.entry, deadline_of())
+    assert await store.keys() == [issued.key]
+    assert len(await entries(store)) == 1
+
+
+async def test_a_key_is_revoked_once_and_for_good(store: Store) -> None:
+    key = await created(store)
+    for at in (now(), now() + 1000):
+        assert await store.change_key(revocation(CALLER, key, at), deadline_of())
+    revoked = await store.key(key.id)
+    assert revoked is not None
+    assert revoked.revoked_at is not None
+    assert revoked.revoked_at < now() + 1000
+    assert await store.change_key(new_end(CALLER, key, now() + 5000, now()), deadline_of())
+    assert await store.key(key.id) == revoked
+    assert [entry.action for entry in await entries(store)] == ["key_created", "key_revoked"]
+
+
+async def test_a_key_gets_another_end(store: Store) -> None:
+    key, end = await created(store), now() + 60_000
+    for _ in range(2):
+        assert await store.change_key(new_end(CALLER, key, end, now()), deadline_of())
+    assert await store.key(key.id) == key._replace(expires_at=end)
+    assert await store.change_key(new_end(CALLER, key, None, now()), deadline_of())
+    assert await store.key(key.id) == key
+    assert [entry.action for entry in await entries(store)] == ["key_created", "key_expires", "key_expires"]
+
+
+async def test_a_key_that_is_not_there_is_not_changed(store: Store) -> None:
+    key = issue(CALLER, GRANT, now()).key
+    assert not await store.change_key(revocation(CALLER, key, now()), deadline_of())
+    assert await entries(store) == []
+
+
+async def test_the_last_use_of_a_key_only_goes_forward(store: Store) -> None:
+    key = await created(store)
+    for at in (5000, 7000, 6000):
+        await store.key_used(key.id, at)
+    used = await store.key(key.id)
+    assert used is not None
+    assert used.last_used_at == 7000
+
+
+async def test_who_sent_what_is_kept_with_the_message(store: Store) -> None:
+    messages = [new_message(imei) for imei in ("A", "B")]
+    for message in messages:
+        await store.add(message, sender=ANNA)
+        await store.add(message, sender=ANNA)  # repeated, because the answer was lost
+    found = await entries(store)
+    assert [(entry[1:7], entry.micro_op) for entry in found] == [
+        ((*ANNA, "message_sent", message.id, message.imei), message.micro_op) for message in messages
+    ]
+    assert [entry.at for entry in found] == [message.created_at for message in messages]
+
+
+async def test_a_batch_with_a_repetition_is_told_of_once(store: Store) -> None:
+    first, second = new_message("A"), new_message("B")
+    await store.add(first, sender=ANNA)
+    futures = [store.add(message, sender=ANNA) for message in (first, second)]
+    for future in futures:
+        await future
+    assert [entry.subject for entry in await entries(store)] == [first.id, second.id]
+
+
+async def test_what_was_not_added_is_not_told_of(store: Store) -> None:
+    for _ in range(2):
+        message = new_message("A", Status.QUEUED, claim=None, attempts=0)
+        await store.add(message, sender=ANNA, max_depth=1)
+    assert len(await entries(store)) == 1
+
+
+async def test_who_withdrew_what_is_kept_once(store: Store) -> None:
+    message = new_message("A", Status.QUEUED, claim=None, attempts=0)
+    await store.add(message)
+    for _ in range(2):
+        await store.cancel(cancelling(message.id, now()), deadline_of())
+    assert [entry.action for entry in await entries(store)] == ["message_cancelled"]
+
+
+async def test_the_trail_is_narrowed_and_paged(store: Store) -> None:
+    messages = [new_message(imei, micro_op=operation) for imei in ("farm1-a", "farm2-b") for operation in ("open", "x")]
+    for message in messages:
+        await store.add(message, sender=ANNA)
+    key = await created(store)
+    assert len(await entries(store)) == 5
+    assert len(await entries(store, principal="key:anna")) == 4
+    assert len(await entries(store, imei="farm1-a")) == 2
+    assert len(await entries(store, subject=key.id)) == 1
+    assert len(await entries(store, action=Action.KEY_CREATED)) == 1
+    assert len(await entries(store, since=now() + 60_000)) == 0
+    assert len(await entries(store, until=now() + 60_000)) == 5
+    assert [e.imei for e in await entries(store, reach=Reach(("farm1-*",)))] == ["farm1-a", "farm1-a"]
+    assert [e.micro_op for e in await entries(store, reach=Reach(operations=("op*",)))] == ["open", "open"]
+    page = await store.audit(AuditFilters(), before=None, limit=2)
+    rest = await store.audit(AuditFilters(), before=page[-1][0], limit=10)
+    assert len(rest) == 3
+    assert page[-1][0] > rest[0][0]
+
+
+async def test_nothing_changes_the_trail(store: Store, database_url: str) -> None:
+    await store.add(new_message(), sender=ANNA)
+    for statement in ("UPDATE audit SET principal = 'nobody'", "DELETE FROM audit"):
+        with open_engine(database_url, Role.MIGRATOR).connect() as connection:
+            with pytest.raises(DBAPIError, match="append-only"):
+                connection.execute(text(statement))
+            connection.rollback()
+    async for _ in store.prune(now() + 10**9, now() + 10**9):
+        pass
+    assert len(await entries(store)) == 1
+
+
+@pytest.mark.parametrize(
+    ("reach", "seen"),
+    [
+        (EVERYWHERE, ["farm1-a/open", "farm1-a/[x]%_", "FARM1-b/open", "farm2_c/open"]),
+        (Reach(("farm1-*",)), ["farm1-a/open", "farm1-a/[x]%_"]),
+        (Reach(("farm2?c",)), ["farm2_c/open"]),
+        (Reach(("farm2_c", "FARM1-?")), ["FARM1-b/open", "farm2_c/open"]),
+        (Reach(("farm_-*",)), []),
+        (Reach(operations=("[x]%_",)), ["farm1-a/[x]%_"]),
+        (Reach(operations=("[o]pen", "o%n")), []),
+        (Reach(("farm1-*",), ("o*",)), ["farm1-a/open"]),
+    ],
+)
+async def test_lists_and_counts_are_narrowed_to_what_is_within_reach(
+    store: Store, reach: Reach, seen: list[str]
+) -> None:
+    for place in ("farm1-a/open", "farm1-a/[x]%_", "FARM1-b/open", "farm2_c/open"):
+        imei, _, operation = place.partition("/")
+        await store.add(new_message(imei, micro_op=operation))
+    for filters in (Filters(reach=reach), Filters(reach=reach, status=(Status.PUBLISHING,))):
+        page = await store.page(filters, before=None, limit=10)
+        assert [f"{message.imei}/{message.micro_op}" for message in reversed(page)] == seen
+        rows = [message async for rows in store.pages(filters) for message in rows]
+        assert [f"{message.imei}/{message.micro_op}" for message in rows] == seen
+        summary = await store.summary(filters, "hour")
+        assert summary.total == len(seen)
+        assert {name for name, _ in summary.devices.counts} == {place.partition("/")[0] for place in seen}
+    for imei in ("farm1-a", "FARM1-b", "farm2_c"):
+        page = await store.page(Filters(imei=imei, reach=reach), before=None, limit=10)
+        assert all(reach.covers(message.imei, message.micro_op) for message in page)
+
+
+async def test_patterns_of_a_query_and_of_a_command_mean_the_same(store: Store) -> None:
+    names = ["a", "ab", "a-b", "a_b", "a.b", "A", "b", "aa", "abab"]
+    for name in names:
+        await store.add(new_message(name))
+    for pattern in ("a*", "*b", "a?b", "?", "a_b", "a.b", "*", "a*b", "??", "A*"):
+        reach = Reach((pattern,)) if pattern != "*" else EVERYWHERE
+        page = await store.page(Filters(reach=reach), before=None, limit=100)
+        assert {message.imei for message in page} == {name for name in names if reach.covers(name, "push_down")}, (
+            pattern
+        )
+
+
+def test_the_owner_works_on_the_database_itself(sqlite_url: str) -> None:
+    issued = issue(CALLER, GRANT, now())
+    with administer(sqlite_url) as connection:
+        assert not any_key(connection)
+        CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
+    with administer(sqlite_url) as connection:
+        assert all_keys(connection) == [issued.key]
+        assert len(newest_first(connection, AuditFilters(), None, 10)) == 1
+    with pytest.raises(StoreUnavailable), administer(sqlite_url) as connection:
+        connection.execute(text("DELETE FROM nowhere"))
+
+
+async def test_the_owner_works_beside_a_gateway(store: Store, database_url: str) -> None:
+    issued = issue(CALLER, GRANT, now())
+    with administer(database_url) as connection:
+        CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
+    await store.add(new_message(), sender=ANNA)
+    assert await store.keys() == [issued.key]
+    assert [entry.action for entry in await entries(store)] == ["key_created", "message_sent"]
+
+
+def test_an_old_database_that_is_served_is_left_alone(sqlite_url: str) -> None:
+    served = database.lock(database.sqlite_file(database.parse(sqlite_url)))
+    with served, pytest.raises(DatabaseInUse), administer(sqlite_url):
+        pass
+
+
+def test_more_rights_than_this_version_knows_are_none(sqlite_url: str) -> None:
+    issued = issue(CALLER, GRANT._replace(scopes=EVERY_SCOPE), now())
+    with administer(sqlite_url) as connection:
+        CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
+        connection.execute(text("""UPDATE api_keys SET scopes = '["messages:send", "moon:land"]'"""))
+    with administer(sqlite_url) as connection:
+        assert all_keys(connection)[0].scopes == {Scope.SEND}
+
+
+def test_the_principal_of_a_caller_names_the_sender() -> None:
+    caller = Caller(Principal("key:anna", "Anna", EVERY_SCOPE), "192.0.2.7")
+    assert Sender(caller.principal.id, caller.principal.name, caller.address) == ANNA

@@ -1,0 +1,99 @@
+"""How much one caller may ask."""
+
+import re
+
+import pytest
+
+from chapar.api.limits import Limits
+from chapar.errors import RateLimited
+from chapar.principal import ANYBODY, EVERY_SCOPE, Caller, Principal
+from chapar.settings import Settings
+
+BACKEND = Caller(Principal("key:backend", "backend", EVERY_SCOPE), "192.0.2.7")
+OTHER = Caller(Principal("key:other", "other", EVERY_SCOPE), "192.0.2.7")
+
+
+def limits(**settings: float) -> Limits:
+    return Limits(Settings.model_validate({"burst": 100, **settings}))
+
+
+def test_nothing_is_limited_unless_asked_for() -> None:
+    free = limits()
+    for _ in range(1000):
+        free.arrival("192.0.2.7")
+        free.request(BACKEND)
+        free.messages(BACKEND, 10_000)
+    assert not free.has_headers
+    assert free.headers(BACKEND) == []
+
+
+def test_requests_are_counted_for_each_caller() -> None:
+    bound = limits(requests_per_second=0.02)
+    bound.request(BACKEND)
+    bound.request(BACKEND)
+    with pytest.raises(RateLimited) as caught:
+        bound.request(BACKEND)
+    assert (caught.value.setting, caught.value.limit) == ("CHAPAR_REQUESTS_PER_SECOND", "2 / 100 s")
+    assert 1 <= caught.value.retry_after <= 200
+    bound.request(OTHER)
+
+
+def test_messages_are_counted_and_too_many_at_once_count_nothing() -> None:
+    bound = limits(messages_per_second=0.1)
+    with pytest.raises(RateLimited):
+        bound.messages(BACKEND, 11)
+    bound.messages(BACKEND, 10)
+    with pytest.raises(RateLimited):
+        bound.messages(BACKEND, 1)
+
+
+def test_what_is_left_is_told() -> None:
+    bound = limits(requests_per_second=0.05, messages_per_second=1)
+    bound.request(BACKEND)
+    headers = bound.headers(BACKEND)
+    assert bound.has_headers
+    assert (b"ratelimit-policy", b'"requests";q=5;w=100') in headers
+    assert (b"ratelimit-policy", b'"messages";q=100;w=100') in headers
+    assert any(re.fullmatch(rb'"requests";r=4;t=\d+', value) for _, value in headers)
+
+
+def test_an_address_is_counted_whoever_calls_and_a_network_of_ipv6_is_one() -> None:
+    bound = limits(address_requests_per_second=0.01)
+    bound.arrival("192.0.2.7")
+    bound.arrival("192.0.2.8")
+    bound.arrival("2001:db8::1")
+    for again in ("192.0.2.7", "2001:db8::2"):
+        with pytest.raises(RateLimited):
+            bound.arrival(again)
+    bound.arrival("2001:db8:0:1::1")
+    bound.arrival("")
+
+
+def test_while_access_is_open_each_address_is_a_caller() -> None:
+    bound = limits(requests_per_second=0.01)
+    bound.request(Caller(ANYBODY, "192.0.2.7"))
+    bound.request(Caller(ANYBODY, "192.0.2.8"))
+    with pytest.raises(RateLimited):
+        bound.request(Caller(ANYBODY, "192.0.2.7"))
+
+
+def test_waits_are_bounded_and_given_back() -> None:
+    bound = limits(max_waits=2)
+    with bound.waiting(BACKEND), bound.waiting(BACKEND):
+        with pytest.raises(RateLimited, match="CHAPAR_MAX_WAITS"), bound.waiting(BACKEND):
+            pass
+        with bound.waiting(OTHER):
+            pass
+    with bound.waiting(BACKEND):
+        pass
+    with pytest.raises(ValueError, match="it failed"), bound.waiting(BACKEND):
+        raise ValueError("it failed")
+    assert not bound._waits
+
+
+def test_workers_share_what_is_allowed() -> None:
+    bound = limits(requests_per_second=0.04, workers=2)
+    bound.request(BACKEND)
+    bound.request(BACKEND)
+    with pytest.raises(RateLimited):
+        bound.request(BACKEND)
