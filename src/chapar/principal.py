@@ -76,9 +76,10 @@ NOBODY: Final = Principal("", "nobody", frozenset())
 
 def check_patterns(patterns: Iterable[str], field: str) -> tuple[str, ...]:
     """The patterns of one list, sorted, each once; `*` alone where nothing is narrowed. Raises FieldInvalid."""
-    found = sorted(set(patterns))
+    given = list(patterns)
+    found = sorted(set(given))
     allowed = DEVICE_PATTERN if field == "devices" else None
-    if not 0 < len(found) <= MAX_PATTERNS:
+    if not 0 < len(given) <= MAX_PATTERNS:
         raise FieldInvalid(
             field, f"must hold 1 to {MAX_PATTERNS} patterns", f"باید ۱ تا {MAX_PATTERNS} الگو داشته باشد"
         )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chapar.errors import FieldInvalid
-from chapar.principal import Reach, check_patterns
+from chapar.principal import MAX_PATTERNS, Reach, check_patterns
 
 PERSIAN = "باز\u200cکردن"  # with a joiner, as Persian spelling has it
 
@@ -34,3 +34,10 @@ def test_a_pattern_may_be_persian_and_may_not_be_unprintable() -> None:
     for pattern in ("a\0", "a\n", "\ud800", "\u202eb"):
         with pytest.raises(FieldInvalid):
             check_patterns([pattern], "operations")
+
+
+def test_a_list_is_bounded_as_it_is_given() -> None:
+    assert check_patterns(["a"] * MAX_PATTERNS, "operations") == ("a",)
+    for patterns in ([], ["a"] * (MAX_PATTERNS + 1)):
+        with pytest.raises(FieldInvalid):
+            check_patterns(patterns, "operations")
