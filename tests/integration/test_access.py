@@ -232,6 +232,14 @@ def test_the_owner_works_on_the_database_itself(sqlite_url: str) -> None:
         connection.execute(text("DELETE FROM nowhere"))
 
 
+def test_a_new_database_file_is_its_owner_s(sqlite_url: str) -> None:
+    with administer(sqlite_url):
+        file = database.sqlite_file(database.parse(sqlite_url))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.glob(f"{file.name}*")}
+        assert {mode for name, mode in modes.items() if not name.endswith(".lock")} == {0o600}
+        assert len(modes) > 1
+
+
 async def test_the_owner_works_beside_a_gateway(store: Store, database_url: str) -> None:
     issued = issue(CALLER, GRANT, now())
     with administer(database_url) as connection:

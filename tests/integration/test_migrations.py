@@ -74,5 +74,5 @@ def test_a_server_that_does_not_answer_is_one_sentence_without_the_password(free
 def test_the_migrations_are_found_from_any_folder(tmp_path: Path) -> None:
     program = "from chapar.store.migrations import migrate; print(migrate('sqlite:///chapar.db'))"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "(None, '0001')\n"
+    assert done.stdout == f"(None, '{NEWEST}')\n"
     assert (tmp_path / "chapar.db").exists()

@@ -62,6 +62,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["simulate", "--count", "2", "--prefix", "#"], "DEVICE"),
         (["simulate", "--count", "0"], "--count"),
         (["simulate", "--broker", "broker.example"], "--broker"),
+        (["keys", "create", "--name", "farm"], "messages:send, messages:read"),
+        (["keys", "create", "--name", "farm", "--scope", "moon:land"], "moon:land"),
+        (["keys", "revoke"], "ID"),
+        (["audit", "--action", "moon_landed"], "--action"),
     ],
 )
 @pytest.mark.parametrize("language", ["en", "fa"])

@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     except ChaparError as error:
         return _fail(error, language)
     except typer.TyperException as error:
-        problem = plain(error.format_message())
+        problem = plain(" ".join(error.format_message().split()))
         problem += "" if problem.endswith(".") else "."
         return _fail(UsageInvalid(problem, f"دستور درست نوشته نشده است: {problem}"), language)
     except ExceptionGroup as group:

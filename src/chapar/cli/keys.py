@@ -26,18 +26,18 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `chap
 
 _SAID: Final = {
     "en": {
-        "created": "This is the key {id} ({name}). It is shown only now; keep it as a secret:",
+        "created": "This is the key {id} ({name}) of {database}. It is shown only now; keep it as a secret:",
         "revoked": "The key {id} ({name}) is revoked; no gateway accepts it any more.",
         "expires": "The key {id} ({name}) ends at {time}.",
         "endless": "The key {id} ({name}) has no end.",
-        "none": "No key was ever made; on this machine access is open.",
+        "none": "No key was ever made in {database}; on this machine access is open.",
     },
     "fa": {
-        "created": "این کلید {id} ({name}) است و تنها همین یک بار نشان داده می‌شود؛ آن را محرمانه نگه دارید:",
+        "created": "این کلید {id} ({name}) برای {database} است و تنها همین بار دیده می‌شود؛ آن را محرمانه نگه دارید:",
         "revoked": "کلید {id} ({name}) باطل شد و دیگر هیچ دروازه‌ای آن را نمی‌پذیرد.",
         "expires": "کلید {id} ({name}) تا {time} اعتبار دارد.",
         "endless": "کلید {id} ({name}) پایانی ندارد.",
-        "none": "هنوز هیچ کلیدی ساخته نشده است؛ دسترسی روی این ماشین باز است.",
+        "none": "در {database} هنوز هیچ کلیدی ساخته نشده است؛ دسترسی روی این ماشین باز است.",
     },
 }
 _HEADINGS: Final = {
@@ -116,7 +116,7 @@ def list_keys(*, as_json: Json = False) -> None:
         for key in found:
             typer.echo(json_line(_shown(key)))
     elif not found:
-        typer.echo(_SAID[language]["none"], err=True)
+        typer.echo(_SAID[language]["none"].format(database=Settings.load().database), err=True)
     else:
         _print(found, language)
 
@@ -214,4 +214,4 @@ def _time(at: int | None, language: Language) -> str:
 def _sentence(what: str, key_id: str, name: str, time_: datetime | None = None) -> str:
     language = preferred_language()
     shown = "" if time_ is None else local_time(time_, language)
-    return _SAID[language][what].format(id=key_id, name=plain(name), time=shown)
+    return _SAID[language][what].format(id=key_id, name=plain(name), time=shown, database=Settings.load().database)

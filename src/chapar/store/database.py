@@ -6,6 +6,7 @@ role's settings. So nothing depends on session state, and a transaction pooler i
 
 import fcntl
 import time
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
@@ -28,6 +29,9 @@ _SAFE_SQLITE = (3, 51, 3)
 _WRITER_LOCK_TIMEOUT = 2000
 _WRITER_STATEMENT_TIMEOUT = 10_000
 _READER_STATEMENT_TIMEOUT = 60_000
+
+# Mode of a new SQLite file: what devices are told, and by whom, is not for every user of the machine.
+_OWNER_ONLY = 0o600
 
 # KiB of page cache. Rows of many devices touch as many index pages, which SQLite's 2 MB would read over and over. Four
 # times this would save the writer a few percent where half a million messages wait on 100,000 devices.
@@ -216,6 +220,9 @@ def _connect_sqlite(file: Path, role: Role) -> sqlite.Connection:
         raise DatabaseUnsafe(
             f"SQLite {sqlite.sqlite_version} may lose commits; install pysqlite3 with 3.51.3 or later."
         )
+    if role is not Role.READER and not file.exists():
+        with suppress(OSError):  # SQLite says what is wrong
+            file.touch(mode=_OWNER_ONLY)  # the files that SQLite puts beside it take the same mode
     mode = "ro" if role is Role.READER else "rwc"
     connection = sqlite.connect(
         f"file:{quote(str(file))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
