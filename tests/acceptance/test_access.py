@@ -1,6 +1,7 @@
 """Who may call what: every route, every scope, every kind of credential, against the installed command."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -103,13 +104,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         env = {"CHAPAR_DATABASE_URL": f"sqlite:///{folder / 'chapar.db'}", **broker.settings_env, **issuer.settings_env}
         limits = {"CHAPAR_MAX_DEVICE_QUEUE": "100000"}
         with GatewayProcess(folder, env | limits) as gateway:
-            yield Place(gateway, issuer, {"PATH": os.environ["PATH"], "HOME": str(folder), **env})
+            place = Place(gateway, issuer, {"PATH": os.environ["PATH"], "HOME": str(folder), **env})
+            with place.http:
+                yield place
 
 
 def test_the_table_knows_every_route(place: Place) -> None:
     document = place.http.get("/openapi.json", headers=place.admin).json()
     listed = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert listed == set(POLICIES) - UNLISTED
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_the_pages_say_what_each_scope_opens(language: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / language / "security.md").read_text()
+    rows = re.findall(r"^\| `([a-z]+:[a-z]+)` \| (.*) \|$", page, re.MULTILINE)
+    documented = {
+        (method, path): scope for scope, opens in rows for method, path in re.findall(r"`(\w+) (\S+)`", opens)
+    }
+    assert documented == {route: policy for route, policy in POLICIES.items() if policy in SCOPES}
 
 
 def test_each_scope_opens_its_routes_and_no_other(place: Place) -> None:

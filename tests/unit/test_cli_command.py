@@ -21,6 +21,13 @@ def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) ->
     assert all(command in shown for command in COMMANDS)
 
 
+def test_a_group_of_commands_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys"]) == 0
+    printed = capsys.readouterr()
+    assert all(command in printed.out for command in ("create", "list", "revoke", "expire"))
+    assert printed.err == ""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0

@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from chapar import errors
 from chapar.api.problems import STATUSES, status_of
+from chapar.cli.command import cli
+from chapar.cli.keys import keys
 from chapar.errors import ChaparError
+from chapar.principal import Scope
 from chapar.secret_files import secrets_of
 from chapar.settings import Settings
+from chapar.store.audit import Action
 
 ROOT = Path(__file__).parents[2]
 PERSIAN_OR_ASCII_DIGITS = str.maketrans("۰۱۲۳۴۵۶۷۸۹", "0123456789")
@@ -34,6 +39,64 @@ def test_every_secret_is_documented_with_its_file(language: str) -> None:
     page = (ROOT / "docs" / language / "settings.md").read_text()
     for name in secrets_of(Settings):
         assert f"`CHAPAR_{name.upper()}_FILE`" in page
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_command_is_documented(language: str) -> None:
+    page = (ROOT / "docs" / language / "command-line.md").read_text()
+    commands = {*names_of(cli), *(f"keys {name}" for name in names_of(keys))}
+    assert set(re.findall(r"^\| `chapar ([a-z ]+)`", page, re.MULTILINE)) == commands
+
+
+def names_of(group: typer.Typer) -> Iterator[str]:
+    for command in group.registered_commands:
+        assert command.callback is not None
+        yield command.name or command.callback.__name__
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_scope_is_documented(language: str) -> None:
+    page = (ROOT / "docs" / language / "security.md").read_text()
+    assert re.findall(r"^\| `([a-z]+:[a-z]+)`", page, re.MULTILINE) == [scope.value for scope in Scope]
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_action_of_the_audit_trail_is_documented(language: str) -> None:
+    page = (ROOT / "docs" / language / "security.md").read_text()
+    assert all(f"`{action}`" in page for action in Action)
+
+
+def test_both_languages_have_the_same_pages_with_the_same_parts() -> None:
+    pages = {language: sorted((ROOT / "docs" / language).glob("*.md")) for language in ("en", "fa")}
+    assert [page.name for page in pages["en"]] == [page.name for page in pages["fa"]]
+    for english, persian in zip(pages["en"], pages["fa"], strict=True):
+        assert parts_of(english) == parts_of(persian), english.name
+
+
+def parts_of(page: Path) -> dict[str, object]:
+    """What a page consists of besides its words: levels of headings, columns of tables, kinds of examples."""
+    text = page.read_text()
+    examples = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return {
+        "headings": re.findall(r"^#+", prose, re.MULTILINE),
+        "tables": [row.count("|") for row in re.findall(r"^\|.*", prose, re.MULTILINE)],
+        "examples": [example.partition("\n")[0] for example in examples],
+    }
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*/*.md")], ids=lambda page: page.name)
+def test_every_link_leads_to_something_that_is_there(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors_of(file), (target, anchor)
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\u200c -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

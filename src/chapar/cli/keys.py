@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # What works on the database is imported where it runs: it takes longer to load than `--help` takes to print.
 
-keys = typer.Typer(help="Make, list, limit and revoke API keys.", no_args_is_help=True)
+keys = typer.Typer()
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `chapar keys list` shows it.")]
 
@@ -48,6 +48,13 @@ _STATES: Final = {
     "en": {"valid": "valid", "expired": "expired", "revoked": "revoked"},
     "fa": {"valid": "معتبر", "expired": "منقضی", "revoked": "باطل"},
 }
+
+
+@keys.callback(invoke_without_command=True)
+def _overview(context: typer.Context) -> None:
+    """Make, list, limit and revoke API keys."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @keys.command()
