@@ -408,20 +408,18 @@ class Gateway:
                     return await self._repeated(owner, use=key or owner)
                 case Place(Status.REJECTED):
                     raise BrokerUnreachable(message.id)
-                case Place(status, claim):
-                    message = message._replace(
-                        status=status, claim=claim, attempts=min(message.attempts, claim is not None)
-                    )
-            if outcome is None:
-                return message
-            async with asyncio.timeout_at(deadline):
-                message = await outcome
+                case place:
+                    attempts = min(message.attempts, place.claim is not None)
+                    message = message._replace(status=place.status, claim=place.claim, attempts=attempts)
+            if outcome is not None:
+                async with asyncio.timeout_at(deadline):
+                    message = await outcome
         except TimeoutError:
             return message
         finally:
             if outcome is not None:
                 outcome.cancel()
-        return _unless_not_sent(message)
+        return message if outcome is None else _unless_not_sent(message)
 
     def _placed(self, message: Message, wait: Wait) -> Message:
         """Where a new message begins: scheduled, in the queue, on its way, or rejected for want of a broker."""

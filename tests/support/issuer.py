@@ -72,7 +72,7 @@ class Issuer:
 
         self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
         self.url = f"http://{LOOPBACK}:{self._server.server_address[1]}/keys"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def token(self, algorithm: str = "RS256", **changed: Any) -> str:
         """A token that this issuer signed."""

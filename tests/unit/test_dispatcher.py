@@ -1,10 +1,13 @@
 """What comes of a delivery, for everything that a link can answer."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from chapar.dispatcher import MAX_ATTEMPTS, MAX_TAKEN, MAX_UNDER_WAY, PAGE, Dispatcher
 from chapar.errors import (
@@ -13,10 +16,12 @@ from chapar.errors import (
     BrokerSilent,
     LinkDown,
     LinkLost,
+    NotSaved,
     PublicationExpired,
     PublicationInvalid,
 )
 from chapar.message import Message, Status
+from chapar.store.store import Taken
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
 from support.stores import new_message
 
@@ -33,8 +38,9 @@ class Bench:
 
     def __init__(self, *, alone: bool = True) -> None:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
+        self.settings = fake_settings(alone=alone)
         self.dispatcher = Dispatcher(
-            fake_settings(alone=alone),
+            self.settings,
             self.store,
             self.link,  # type: ignore[arg-type]
             self.clock,
@@ -426,3 +432,88 @@ async def test_a_dispatcher_that_is_cancelled_as_it_is_woken_ends(bench: Bench) 
     bench.dispatcher.stop()
     await asyncio.wait([run])
     assert ended
+
+
+async def test_a_lease_is_taken_before_anything_is_claimed_and_given_up_at_the_end() -> None:
+    bench = Bench(alone=False)
+    now = asyncio.get_running_loop().time()
+    await bench.dispatcher.enter()
+    (lease,) = bench.store.asked("hold")
+    assert (lease.process, lease.seconds, lease.alone) == (PROCESS, bench.settings.lease, False)
+    assert lease.name == f"{socket.gethostname()}:{os.getpid()}"
+    until_then = asyncio.get_running_loop().time() + bench.settings.lease
+    assert now + bench.settings.lease <= bench.dispatcher._leased_until <= until_then
+    assert bench.store.database.is_alive(PROCESS)
+    await bench.dispatcher.leave()
+    assert not bench.store.database.is_alive(PROCESS)
+
+
+async def test_who_was_told_already_is_not_told_that_time_is_up(bench: Bench) -> None:
+    message = bench.taken()
+    told, waiting = bench.dispatcher.outcome(message.id), bench.dispatcher.outcome("another")
+    bench.dispatcher.tell(message)
+    bench.dispatcher.hurry()
+    assert await told == message
+    with pytest.raises(TimeoutError):
+        await waiting
+
+
+async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_anything(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = bench.store.take
+
+    async def stopping(claim: str, limit: int, at: int) -> Taken:
+        bench.dispatcher.stop()
+        return await take(claim, limit, at)
+
+    monkeypatch.setattr(bench.store, "take", stopping)
+    bench.link.up = False
+    run = asyncio.create_task(bench.dispatcher.run())
+    await until(run.done)
+    assert len(bench.store.asked("take")) == 1
+
+
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.PUBLISHING])
+async def test_who_waits_is_not_told_of_what_has_not_come_to_an_end(status: Status) -> None:
+    bench = Bench(alone=False)
+    message = bench.store.put(new_message(status=status, claim=None, created_at=EPOCH))
+    outcome = bench.dispatcher.outcome(message.id)
+    bench.link.up = False
+    async with bench.running():
+        await until(lambda: bench.store.asked("take"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not outcome.done()
+
+
+async def test_what_cannot_be_committed_any_more_is_left_as_it_is_and_nobody_is_told(bench: Bench) -> None:
+    message = bench.taken()
+    outcome = bench.dispatcher.outcome(message.id)
+    bench.store.commits.failing["move"] = NotSaved("a test says so.")
+    assert await bench.deliver(message, 0x00) == message
+    assert bench.store.now(message) == message
+    assert not outcome.done()
+
+
+async def test_a_delivery_that_fails_in_a_way_nobody_thought_of_is_logged(bench: Bench) -> None:
+    with capture_logs() as logged:
+        delivery = bench.dispatcher.deliver(bench.taken())
+        bench.link.answers.append(RuntimeError("nobody thought of it"))
+        with pytest.raises(RuntimeError):
+            await delivery
+        await bench.dispatcher.drained()
+        await asyncio.sleep(0)
+    assert [(entry["event"], str(entry["exc_info"])) for entry in logged] == [
+        ("delivery_failed", "nobody thought of it")
+    ]
+
+
+async def test_a_delivery_that_is_cancelled_is_no_failure(bench: Bench) -> None:
+    with capture_logs() as logged:
+        delivery = bench.dispatcher.deliver(bench.taken())
+        await until(lambda: bench.link.waiting)
+        delivery.cancel()
+        await bench.dispatcher.drained()
+        await asyncio.sleep(0)
+    assert logged == []

@@ -8,73 +8,31 @@ import pytest
 
 from chapar.access import door as door_module
 from chapar.access.api_keys import new_api_key
-from chapar.access.door import KEY_KNOWN, Door
-from chapar.access.keyring import Grant, issue
-from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreUnavailable
-from chapar.principal import EVERYWHERE, Scope
-from chapar.settings import Settings
-from chapar.store.api_keys import ApiKey
-from support.callers import CALLER
-from support.fakes import FakeClock
+from chapar.access.door import KEY_KNOWN
+from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid
+from chapar.principal import Scope
+from support.doors import DoorBench
 from support.issuer import AUDIENCE, ISSUER, Issuer
 
 TOKENS = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 SECRET = "0123456789abcdef0123456789abcdef"
 
 
-class Keys:
-    """The API keys of a database, which may be away."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, ApiKey] = {}
-        self.away = False
-        self.asked = 0
-        self.uses: list[tuple[str, int]] = []
-
-    async def any_key(self) -> bool:
-        return bool(self.keys)
-
-    async def key_by_hash(self, hash_: str) -> ApiKey | None:
-        self.asked += 1
-        await asyncio.sleep(0)
-        if self.away:
-            raise StoreUnavailable("it is away.")
-        return self.keys.get(hash_)
-
-    async def key_used(self, key_id: str, at: int) -> None:
-        if self.away:
-            raise StoreUnavailable("it is away.")
-        self.uses.append((key_id, at))
-
-
-class Bench:
-    def __init__(self, **settings: Any) -> None:
-        self.store, self.clock = Keys(), FakeClock()
-        store: Any = self.store
-        self.door = Door(Settings.model_validate(settings), store, self.clock)
-
-    def new_key(self, **changed: Any) -> str:
-        grant = Grant("backend", frozenset({Scope.SEND}), EVERYWHERE, None)
-        issued = issue(CALLER, grant, self.clock.now())
-        self.store.keys[issued.key.hash] = issued.key._replace(**changed)
-        return issued.secret
-
-
 async def test_the_door_is_open_until_a_key_is_made() -> None:
-    bench = Bench()
+    bench = DoorBench()
     await bench.door.look()
     assert bench.door.is_open
     bench.new_key()
     await bench.door.look()
     assert not bench.door.is_open
-    bench.store.keys.clear()
+    bench.store.by_hash.clear()
     await bench.door.look()
     assert not bench.door.is_open, "it never opens by itself"
 
 
 async def test_a_running_door_closes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "_LOOK_EVERY", 0)
-    bench = Bench()
+    bench = DoorBench()
     running = asyncio.create_task(bench.door.run())
     bench.new_key()
     async with asyncio.timeout(5):
@@ -86,7 +44,7 @@ async def test_a_running_door_closes_by_itself(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_key_lets_its_holder_in_and_is_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench()
+    bench = DoorBench()
     key = bench.new_key()
     assert bench.door.known(key) is None
     principal = await bench.door.admit(key)
@@ -102,7 +60,7 @@ async def test_a_key_lets_its_holder_in_and_is_remembered_for_a_moment(monkeypat
 
 
 async def test_callers_who_come_at_once_ask_the_database_once() -> None:
-    bench = Bench()
+    bench = DoorBench()
     key = bench.new_key()
     first, *others = [asyncio.create_task(bench.door.admit(key)) for _ in range(20)]
     await asyncio.sleep(0)
@@ -120,13 +78,13 @@ async def test_callers_who_come_at_once_ask_the_database_once() -> None:
     ],
 )
 async def test_a_key_that_counts_no_more_is_refused(changed: dict[str, Any], said: str) -> None:
-    bench = Bench()
+    bench = DoorBench()
     with pytest.raises(CredentialInvalid, match=said):
         await bench.door.admit(bench.new_key(**changed))
 
 
 async def test_what_is_no_key_is_refused_before_the_database_is_asked() -> None:
-    bench = Bench()
+    bench = DoorBench()
     key = bench.new_key()
     with pytest.raises(CredentialInvalid, match="mistyped"):
         await bench.door.admit(key[:-1])
@@ -138,14 +96,14 @@ async def test_what_is_no_key_is_refused_before_the_database_is_asked() -> None:
 
 
 async def test_a_key_that_ends_soon_is_not_remembered_beyond_its_end() -> None:
-    bench = Bench()
+    bench = DoorBench()
     key = bench.new_key(expires_at=bench.clock.now() + 100)
     await bench.door.admit(key)
     assert bench.door._admitted[key].until <= time.time() + 0.1
 
 
 async def test_where_the_database_is_away_a_key_is_trusted_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench()
+    bench = DoorBench()
     key = bench.new_key()
     bench.store.away = True
     with pytest.raises(AccessUnavailable, match="it is away"):
@@ -163,14 +121,14 @@ async def test_where_the_database_is_away_a_key_is_trusted_for_a_while(monkeypat
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "_REMEMBERED", 3)
-    bench = Bench()
+    bench = DoorBench()
     for _ in range(7):
         await bench.door.admit(bench.new_key())
     assert len(bench.door._admitted) <= 3
 
 
 async def test_uses_are_written_down() -> None:
-    bench = Bench()
+    bench = DoorBench()
     key = bench.new_key()
     await bench.door.admit(key)
     bench.store.away = True
@@ -184,7 +142,7 @@ async def test_uses_are_written_down() -> None:
 
 async def test_uses_are_written_down_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "_USES_EVERY", 0)
-    bench = Bench()
+    bench = DoorBench()
     await bench.door.admit(bench.new_key())
     running = asyncio.create_task(bench.door.run())
     async with asyncio.timeout(5):
@@ -197,7 +155,7 @@ async def test_uses_are_written_down_again_and_again(monkeypatch: pytest.MonkeyP
 
 async def test_a_token_is_remembered_until_it_expires() -> None:
     with Issuer("RS256") as issuer:
-        bench = Bench(jwt_jwks_url=issuer.url, **TOKENS)
+        bench = DoorBench(jwt_jwks_url=issuer.url, **TOKENS)
         assert not bench.door.is_open
         running = asyncio.create_task(bench.door.run())
         token = issuer.token(exp=2_000_000_000)
@@ -224,10 +182,10 @@ async def test_a_token_is_remembered_until_it_expires() -> None:
 )
 def test_a_set_up_that_cannot_be_trusted_is_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(SettingInvalid) as caught:
-        Bench(**settings)
+        DoorBench(**settings)
     assert caught.value.setting == named
     assert SECRET not in str(caught.value)
 
 
 def test_with_a_secret_tokens_are_taken() -> None:
-    assert not Bench(jwt_secret=SECRET, **TOKENS).door.is_open
+    assert not DoorBench(jwt_secret=SECRET, **TOKENS).door.is_open

@@ -1,11 +1,14 @@
 """The use cases: what a caller is promised, whatever the database and the broker say."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from chapar import gateway as gateway_module
 from chapar.dispatcher import Dispatcher
 from chapar.errors import (
     BrokerClosed,
@@ -23,13 +26,17 @@ from chapar.errors import (
     NotCancellable,
     NotSaved,
     OutcomeUnknown,
+    OutOfReach,
     Quarantined,
     QueueFull,
 )
 from chapar.gateway import KEY_KEPT, Gateway, Replay, Use
 from chapar.message import Command, Message, Status, Wait
+from chapar.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.store.acceptance import Key
+from chapar.store.audit import AuditFilters
 from chapar.store.queue import Lease
+from chapar.store.reports import Filters
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
 from support.stores import new_message
@@ -454,6 +461,192 @@ async def test_a_gateway_that_stops_answers_who_waits(bench: Bench) -> None:
     sent = await sending
     assert isinstance(sent, Message)
     assert sent.status is Status.PUBLISHING
+
+
+def reaching(*, devices: str = "*", operations: str = "*") -> Caller:
+    """Somebody who reaches these devices and operations only."""
+    reach = Reach((devices,), (operations,))
+    return Caller(Principal("key:some", "some", EVERY_SCOPE, reach), "192.0.2.7")
+
+
+@pytest.mark.parametrize("caller", [reaching(devices="B"), reaching(operations="open")])
+async def test_what_is_out_of_reach_is_neither_sent_nor_withdrawn_nor_sent_again_nor_seen(
+    bench: Bench, caller: Caller
+) -> None:
+    with pytest.raises(OutOfReach) as raised:
+        await bench.gateway.send(caller, LATER)
+    assert (raised.value.imei, raised.value.micro_op) == ("A", "push_down")
+    assert bench.stored() == []
+    sent = await bench.send(LATER)
+    for asked in (
+        bench.gateway.cancel(caller, sent.id),
+        bench.gateway.resend(caller, sent.id, Wait.NONE, None),
+    ):
+        with pytest.raises(OutOfReach):
+            await asked
+    with pytest.raises(MessageNotFound):
+        await bench.gateway.find(caller, sent.id)
+    assert bench.stored() == [sent]
+
+
+async def test_what_is_within_reach_is_sent_seen_and_withdrawn(bench: Bench) -> None:
+    caller = reaching(devices="A*", operations="push_*")
+    sent = await bench.gateway.send(caller, LATER)
+    assert isinstance(sent, Message)
+    assert await bench.gateway.find(caller, sent.id) == sent
+    assert (await bench.gateway.resend(caller, sent.id, Wait.NONE, None)).origin == sent.id
+    assert (await bench.gateway.cancel(caller, sent.id)).status is Status.CANCELLED
+    (entry,) = bench.store.asked("cancel")
+    assert entry == (EPOCH, "key:some", "some", "192.0.2.7", "message_cancelled", sent.id, "A", "push_down", None)
+
+
+async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def recorder(name: str) -> Any:
+        async def record(filters: Any, *arguments: Any, **options: Any) -> str:
+            asked[name] = (filters.reach, arguments, options)
+            return name
+
+        return record
+
+    for name in ("page", "summary", "audit"):
+        monkeypatch.setattr(bench.store, name, recorder(name))
+    monkeypatch.setattr(bench.store, "pages", lambda filters: asked.update(pages=(filters.reach, (), {})))
+    caller = reaching(devices="B")
+    bench.gateway.report(caller, Filters())
+    for answer in (
+        bench.gateway.page(caller, Filters(), before="m", limit=7),
+        bench.gateway.summary(caller, Filters(), "day"),
+        bench.gateway.audit(caller, AuditFilters(), before=9, limit=8),
+    ):
+        assert await answer
+    within = Reach(("B",))
+    assert asked == {
+        "pages": (within, (), {}),
+        "page": (within, (), {"before": "m", "limit": 7}),
+        "summary": (within, ("day",), {}),
+        "audit": (within, (), {"before": 9, "limit": 8}),
+    }
+
+
+async def test_the_attempts_of_a_message_are_told(bench: Bench) -> None:
+    bench.link.answers.append(NOT_AUTHORIZED)
+    with pytest.raises(BrokerRefused):
+        await bench.send()
+    (row,) = bench.stored()
+    assert [attempt.outcome for attempt in await bench.gateway.attempts(row.id)] == ["not_authorized"]
+
+
+async def test_no_message_has_an_id_that_a_database_cannot_hold(bench: Bench) -> None:
+    bench.store.is_unreadable = True
+    with pytest.raises(MessageNotFound):
+        await bench.gateway.find(CALLER, "m\0")
+
+
+async def test_a_message_that_is_forgotten_while_it_is_withdrawn_is_not_found(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await bench.send(LATER)
+
+    async def forgotten(*_: object) -> tuple[bool, None]:
+        return False, None
+
+    monkeypatch.setattr(bench.store, "cancel", forgotten)
+    with pytest.raises(MessageNotFound):
+        await bench.gateway.cancel(CALLER, sent.id)
+
+
+async def test_a_request_that_is_not_awaited_has_no_answer_to_keep(bench: Bench) -> None:
+    assert await bench.gateway.answered(USE, 201, "{}") is None
+    assert bench.store.asked("answer") == []
+
+
+async def test_an_answer_that_another_process_gave_first_is_the_one_to_give(bench: Bench) -> None:
+    message = key_of_another(bench)
+    await bench.gateway.send(CALLER, ASKED, use=USE)
+    keys = bench.store.database.keys
+    keys["me", "key"] = keys["me", "key"]._replace(answer_status=202, answer_body="first")
+    assert await bench.gateway.answered(USE, 201, "second") == Replay(message.id, 202, "first")
+
+
+async def test_a_key_that_was_withdrawn_before_it_was_answered_is_in_flight(bench: Bench) -> None:
+    bench.link.answers.append(0x00)
+    await bench.send(use=USE)
+    bench.store.database.keys.clear()
+    with pytest.raises(KeyInFlight):
+        await bench.gateway.answered(USE, 201, "{}")
+
+
+async def test_what_is_old_enough_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(retention_days=1.5)
+    asked: list[tuple[int, int]] = []
+
+    async def prune(before: int, at: int) -> AsyncIterator[int]:
+        asked.append((before, at))
+        yield 3
+
+    monkeypatch.setattr(bench.store, "prune", prune)
+    await bench.counted()
+    assert asked == [(EPOCH - 129_600_000, EPOCH)]
+
+
+async def test_a_clock_that_was_stepped_is_said_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    drift = 0
+    monkeypatch.setattr(bench.clock, "drift", lambda: drift)
+    with capture_logs() as logged:
+        for drift in (1000, 1001, 1500, -1):  # noqa: B007 - the clock reads it
+            bench.gateway.exposition()
+    assert [(entry["event"], entry["by_ms"]) for entry in logged] == [
+        ("system_clock_stepped", 1001),
+        ("system_clock_stepped", -1),
+    ]
+
+
+async def test_the_measurements_say_how_it_stands(bench: Bench) -> None:
+    bench.store.put(new_message("A", Status.QUEUED, claim=None, attempts=0, created_at=EPOCH - 5000))
+    await bench.counted()
+    bench.link.up, bench.link.in_flight, bench.link.window, bench.link.reconnects = False, 3, 19, 2
+    bench.gateway.exposition()
+    told = bench.gateway.exposition().decode()
+    for line in (
+        'chapar_queue_messages{status="queued"} 1.0',
+        'chapar_queue_messages{status="scheduled"} 0.0',
+        "chapar_queue_oldest_seconds 5.0",
+        "chapar_link_up 0.0",
+        "chapar_link_in_flight 3.0",
+        "chapar_link_window 19.0",
+        "chapar_link_reconnects_total 2.0",
+    ):
+        assert line in told, told
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_full_queue_is_counted_again_unless_it_just_was(
+    monkeypatch: pytest.MonkeyPatch, *, fresh: bool
+) -> None:
+    monkeypatch.setattr(gateway_module, "_FRESH", float("inf") if fresh else 0.0)
+    bench = Bench(max_queue=1)
+    only = bench.store.put(new_message("Z", Status.QUEUED, claim=None, created_at=EPOCH))
+    await bench.counted()
+    bench.store.database._put(only, only._replace(status=Status.CANCELLED))
+    if fresh:
+        with pytest.raises(QueueFull) as raised:
+            await bench.send(LATER)
+        assert raised.value.oldest == only.id
+    else:
+        assert (await bench.send(LATER)).status is Status.QUEUED
+
+
+async def test_a_key_whose_answer_was_kept_meanwhile_is_not_let_go_twice(bench: Bench) -> None:
+    bench.store.commits.failing["add"] = OutcomeUnknown()
+    sending = bench.in_flight(use=USE)
+    await until(lambda: bench.store.asked("withdraw"))
+    bench.gateway._answering.clear()
+    with pytest.raises(OutcomeUnknown):
+        await sending
+    await bench.gateway.quiet()
+    assert bench.gateway._answering == {}
 
 
 def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) -> Message:

@@ -16,6 +16,7 @@ from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid
 from chapar.principal import EVERY_SCOPE, EVERYTHING, Scope
 from support.hostile_tokens import hostile_tokens
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, jwk_of, new_key, public_pem
+from support.ports import free_port
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -189,3 +190,41 @@ async def test_it_fails_closed(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(jwks.time, "monotonic", lambda: now + 3700)
     with pytest.raises(AccessUnavailable):
         await verifier.verify(issuer.token())
+
+
+async def test_a_set_that_is_too_large_is_not_read_to_its_end(issuer: Issuer) -> None:
+    issuer.entries.append({"kty": "RSA", "x": "A" * (1 << 20)})
+    with pytest.raises(AccessUnavailable, match="larger than 1 MiB"):
+        await verifier_of(issuer).verify(issuer.token())
+
+
+async def test_an_issuer_that_does_not_answer_is_not_waited_for_without_end(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_TIMEOUT", 0.0)
+    with pytest.raises(AccessUnavailable, match="no answer within 0 s"):
+        await verifier_of(issuer).verify(issuer.token())
+
+
+async def test_an_issuer_that_nobody_listens_for_is_named_without_the_password_in_its_url() -> None:
+    key_set = KeySet(f"http://anna:secret@127.0.0.1:{free_port()}/keys?token=secret", lambda: None)
+    with pytest.raises(AccessUnavailable) as caught:
+        await key_set.key("key-RS256")
+    assert "http://127.0.0.1:" in str(caught.value)
+    assert "/keys cannot be fetched (" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key_id", [7, None, ["key-RS256"]])
+async def test_a_key_whose_id_is_no_text_is_passed_over(issuer: Issuer, key_id: Any) -> None:
+    issuer.entries = [jwk_of(issuer.keys["RS256"], "key-RS256", "RS256") | {"kid": key_id}]
+    with pytest.raises(AccessUnavailable, match="no key for RS256"):
+        await verifier_of(issuer).verify(issuer.token())
+
+
+async def test_the_only_key_is_for_tokens_that_name_none(issuer: Issuer) -> None:
+    unnamed = jwt.encode(claims(), issuer.keys["RS256"], "RS256")
+    issuer.entries = issuer.entries[:1]
+    assert (await verifier_of(issuer).verify(unnamed)).principal.name == "backend"
+    del issuer.entries[0]["kid"]
+    assert (await verifier_of(issuer).verify(unnamed)).principal.name == "backend"

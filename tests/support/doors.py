@@ -1,0 +1,82 @@
+"""A door, and the API keys behind it, that a test holds in its hands."""
+
+import asyncio
+from typing import Any
+
+from chapar.access.door import Door
+from chapar.access.keyring import Grant, issue
+from chapar.errors import StoreUnavailable
+from chapar.principal import EVERYWHERE, Scope
+from chapar.settings import Settings
+from chapar.store.api_keys import ApiKey, Change
+from chapar.store.audit import Entry
+from support.callers import CALLER
+from support.fakes import FakeClock
+
+
+class Keys:
+    """The API keys of a database, which may be away."""
+
+    def __init__(self) -> None:
+        self.by_hash: dict[str, ApiKey] = {}
+        self.away = False
+        self.asked = 0
+        self.uses: list[tuple[str, int]] = []
+        self.told: list[Entry] = []  # the audit trail
+        self.deadlines: list[float] = []
+
+    async def any_key(self) -> bool:
+        return bool(self.by_hash)
+
+    async def key_by_hash(self, hash_: str) -> ApiKey | None:
+        self.asked += 1
+        await asyncio.sleep(0)
+        self._read()
+        return self.by_hash.get(hash_)
+
+    async def key(self, key_id: str) -> ApiKey | None:
+        self._read()
+        return next((key for key in self.by_hash.values() if key.id == key_id), None)
+
+    async def keys(self) -> list[ApiKey]:
+        return list(self.by_hash.values())
+
+    async def create_key(self, key: ApiKey, entry: Entry, deadline: float) -> None:
+        self.by_hash[key.hash] = key
+        self.told.append(entry)
+        self.deadlines.append(deadline)
+
+    async def change_key(self, change: Change, deadline: float) -> bool:
+        self.told.append(change.entry)
+        self.deadlines.append(deadline)
+        key = await self.key(change.key_id)
+        if key is None:
+            return False
+        changed = {"revoked_at" if change.for_good else "expires_at": change.at}
+        self.by_hash[key.hash] = key._replace(**changed)  # type: ignore[arg-type]
+        return True
+
+    async def key_used(self, key_id: str, at: int) -> None:
+        self._read()
+        self.uses.append((key_id, at))
+
+    def _read(self) -> None:
+        if self.away:
+            raise StoreUnavailable("it is away.")
+
+
+class DoorBench:
+    """A door between a database and a clock that the test holds in its hands."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.store, self.clock = Keys(), FakeClock()
+        store: Any = self.store
+        self.settings = Settings.model_validate(settings)
+        self.door = Door(self.settings, store, self.clock)
+
+    def new_key(self, *scopes: Scope, **changed: Any) -> str:
+        """A key that is there already."""
+        grant = Grant("backend", frozenset(scopes or {Scope.SEND}), EVERYWHERE, None)
+        issued = issue(CALLER, grant, self.clock.now())
+        self.store.by_hash[issued.key.hash] = issued.key._replace(**changed)
+        return issued.secret

@@ -1,0 +1,309 @@
+"""Who gets past the entrance, and to which route."""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, Request, Response
+
+from chapar.api import problems
+from chapar.api.access import (
+    Calling,
+    Entrance,
+    GuardedRoute,
+    Identity,
+    Policy,
+    RequestRoute,
+    allow,
+    caller_of,
+    check,
+)
+from chapar.api.limits import Limits
+from chapar.errors import ScopeMissing, Unauthenticated
+from chapar.principal import ANYBODY, EVERY_SCOPE, NOBODY, Caller, Principal, Scope
+from support.doors import DoorBench
+
+ADDRESS = "192.0.2.7"
+READER = Caller(Principal("key:reader", "reader", frozenset({Scope.READ})), ADDRESS)
+
+
+class Place(DoorBench):
+    """An application behind the entrance: each of its routes tells who calls it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        router = APIRouter(route_class=GuardedRoute)
+
+        @router.get("/anybody")
+        @allow(Identity.ANY)
+        async def anybody(caller: Calling) -> str:
+            return f"{caller.principal.name}@{caller.address}"
+
+        @router.api_route("/known", methods=["GET", "HEAD", "POST", "PUT"])
+        @allow(Identity.KNOWN)
+        async def known(caller: Calling) -> str:
+            return f"{caller.principal.name}@{caller.address}"
+
+        @allow(Scope.SEND)
+        async def send(request: Request) -> Response:
+            return Response(f"{caller_of(request).principal.name} sends {(await request.body()).decode()}")
+
+        router.add_api_route("/send", send, methods=["POST"], route_class_override=RequestRoute)
+        app = FastAPI()
+        problems.install(app)
+        app.include_router(router)
+        self.entrance = Entrance(app, self.door, Limits(self.settings))
+
+    async def closed(self) -> None:
+        """Make a key, and close the door."""
+        self.new_key()
+        await self.door.look()
+
+    @asynccontextmanager
+    async def calling(self, credential: str | bytes | None = None) -> AsyncIterator[httpx.AsyncClient]:
+        headers = {} if credential is None else {b"Authorization": f"Bearer {credential}".encode()}
+        if isinstance(credential, bytes):
+            headers = {b"Authorization": credential}
+        transport = httpx.ASGITransport(self.entrance, client=(ADDRESS, 7))
+        async with httpx.AsyncClient(transport=transport, base_url="http://chapar", headers=headers) as client:
+            yield client
+
+    async def ask(self, credential: str | bytes | None, method: str = "GET", path: str = "/known") -> httpx.Response:
+        async with self.calling(credential) as client:
+            return await client.request(method, path)
+
+
+def basic(password: str, name: str = "") -> bytes:
+    return b"Basic " + base64.b64encode(f"{name}:{password}".encode("latin-1"))
+
+
+@pytest.mark.parametrize("policy", [*Scope, *Identity])
+def test_a_policy_lets_in_whom_it_names(policy: Policy) -> None:
+    check(Caller(ANYBODY, ADDRESS), policy)
+    named = {Scope.READ: None, Identity.ANY: None, Identity.KNOWN: None}
+    if policy in named:
+        check(READER, policy)
+    else:
+        with pytest.raises(ScopeMissing) as caught:
+            check(READER, policy)
+        assert caught.value.scope == policy.value
+    if policy is Identity.ANY:
+        check(Caller(NOBODY, ADDRESS), policy)
+    else:
+        with pytest.raises(Unauthenticated):
+            check(Caller(NOBODY, ADDRESS), policy)
+
+
+def test_who_is_known_but_may_do_nothing_is_known() -> None:
+    check(Caller(Principal("key:idle", "idle", frozenset()), ADDRESS), Identity.KNOWN)
+
+
+async def test_while_access_is_open_anybody_calls_and_their_credential_is_not_looked_at() -> None:
+    place = Place()
+    assert (await place.ask(None)).json() == f"anybody@{ADDRESS}"
+    assert (await place.ask("chapar_nonsense")).json() == f"anybody@{ADDRESS}"
+    assert (await place.ask(None, "POST", "/send")).text == "anybody sends "
+
+
+async def test_behind_a_closed_door_nobody_comes_in_without_a_credential() -> None:
+    place = Place()
+    await place.closed()
+    assert (await place.ask(None, "GET", "/anybody")).json() == f"nobody@{ADDRESS}"
+    for method, path in (("GET", "/known"), ("POST", "/send")):
+        answer = await place.ask(None, method, path)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+
+
+async def test_a_key_opens_what_its_scopes_say() -> None:
+    place = Place()
+    await place.closed()
+    sender, reader = place.new_key(Scope.SEND), place.new_key(Scope.READ, name="reader")
+    assert (await place.ask(sender)).json() == f"backend@{ADDRESS}"
+    async with place.calling(sender) as client:
+        assert (await client.post("/send", content=b"open")).text == "backend sends open"
+    assert (await place.ask(reader)).json() == f"reader@{ADDRESS}"
+    answer = await place.ask(reader, "POST", "/send")
+    assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+    assert 'scope="messages:send"' in answer.headers["www-authenticate"]
+
+
+async def test_a_wrong_credential_is_refused_on_every_route() -> None:
+    place = Place()
+    await place.closed()
+    for path in ("/anybody", "/known", "/nowhere"):
+        answer = await place.ask("chapar_nonsense", path=path)
+        assert (answer.status_code, answer.json()["code"]) == (401, "credential_invalid")
+
+
+@pytest.mark.parametrize("written", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}  "])
+async def test_a_bearer_is_taken_in_any_letters_and_spaces(written: str) -> None:
+    place = Place()
+    await place.closed()
+    key = place.new_key()
+    assert (await place.ask(written.format(key).encode())).status_code == 200
+
+
+async def test_other_headers_prove_nothing() -> None:
+    place = Place()
+    await place.closed()
+    async with place.calling() as client:
+        for header in ("X-Authorization", "Authorization-X", "Cookie"):
+            assert (await client.get("/known", headers={header: f"Bearer {place.new_key()}"})).status_code == 401
+
+
+async def test_a_password_is_taken_to_read_and_never_to_change_something() -> None:
+    place = Place()
+    await place.closed()
+    key = place.new_key()
+    for method in ("GET", "HEAD"):
+        assert (await place.ask(basic(key), method)).status_code == 200
+        assert (await place.ask(basic(key, "anna"), method)).status_code == 200
+        assert (await place.ask(b"bAsIc  " + basic(key)[6:] + b" ", method)).status_code == 200
+    for method, path in (("POST", "/known"), ("PUT", "/known"), ("POST", "/send")):
+        answer = await place.ask(basic(key), method, path)
+        assert (answer.status_code, answer.json()["code"]) == (401, "credential_invalid")
+        assert "must be written as `Bearer`" in answer.json()["reason"]
+
+
+async def test_all_that_follows_the_first_colon_is_the_password() -> None:
+    place = Place()
+    await place.closed()
+    answer = await place.ask(basic("anna:" + place.new_key()))
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        b"",
+        b"Bearer",
+        b"Basic",
+        b"Basic not base64",
+        b"Basic !!!!",
+        b"Basic " + base64.b64encode(b"no colon"),
+        b"Digest abc",
+        b"Token chapar_abc",
+        b"\xff\xfe",
+    ],
+)
+async def test_what_is_no_credential_is_refused(authorization: bytes) -> None:
+    place = Place()
+    await place.closed()
+    assert (await place.ask(authorization)).status_code == 401
+
+
+async def test_base64_with_something_in_between_is_no_password() -> None:
+    place = Place()
+    await place.closed()
+    written = basic(place.new_key())
+    assert (await place.ask(written[:20] + b"!" + written[20:])).status_code == 401
+
+
+async def test_who_was_let_in_is_remembered_and_passes_without_a_question() -> None:
+    place = Place()
+    await place.closed()
+    key = place.new_key()
+    for _ in range(3):
+        assert (await place.ask(key)).status_code == 200
+    assert place.store.asked == 1
+
+
+async def test_where_the_database_is_away_nobody_is_let_in_on_trust() -> None:
+    place = Place()
+    await place.closed()
+    key = place.new_key()
+    place.store.away = True
+    answer = await place.ask(key)
+    assert (answer.status_code, answer.json()["code"]) == (503, "access_unavailable")
+    place.store.away = False
+    assert (await place.ask(key)).status_code == 200
+
+
+async def test_an_address_is_counted_before_its_credential_is_looked_at() -> None:
+    place = Place(address_requests_per_second=1, burst=1)
+    await place.closed()
+    await place.ask("chapar_nonsense")
+    answer = await place.ask("chapar_nonsense")
+    assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+
+
+async def test_a_caller_is_counted_and_told_what_is_left() -> None:
+    place = Place(requests_per_second=0.02, burst=100)
+    await place.closed()
+    key = place.new_key()
+    answer = await place.ask(key)
+    assert answer.headers["ratelimit-policy"] == '"requests";q=2;w=100'
+    assert answer.headers["ratelimit"].startswith('"requests";r=1;')
+    assert answer.headers["content-type"] == "application/json"
+    assert (await place.ask(key)).status_code == 200
+    assert (await place.ask(key)).status_code == 429
+    assert (await place.ask(place.new_key())).status_code == 200
+
+
+async def test_where_nothing_is_limited_nothing_is_told() -> None:
+    assert "ratelimit" not in (await Place().ask(None)).headers
+
+
+async def test_what_is_no_request_goes_through_untouched() -> None:
+    passed: list[object] = []
+
+    async def app(*arguments: object) -> None:
+        passed.extend(arguments)
+
+    async def receive() -> Any:
+        raise AssertionError("nobody asked")
+
+    async def send(_: object) -> None:
+        raise AssertionError("nobody answered")
+
+    place = Place()
+    await place.closed()
+    scope = {"type": "lifespan"}
+    await Entrance(app, place.door, Limits(place.settings))(scope, receive, send)
+    assert passed == [scope, receive, send]
+    assert scope == {"type": "lifespan"}
+
+
+async def test_a_client_without_an_address_is_let_in_as_one() -> None:
+    seen: list[Caller] = []
+
+    async def app(scope: Any, *_: object) -> None:
+        seen.append(scope["caller"])
+
+    async def unused(*_: object) -> Any:
+        raise AssertionError("nobody asked")
+
+    place = Place()
+    entrance = Entrance(app, place.door, Limits(place.settings))
+    await entrance({"type": "http", "client": None, "headers": [], "method": "GET"}, unused, unused)
+    assert seen == [Caller(ANYBODY, "")]
+
+
+def test_a_route_that_does_not_say_who_may_call_it_cannot_be_made() -> None:
+    router = APIRouter(route_class=GuardedRoute)
+
+    async def endpoint() -> None:
+        """Does nothing."""
+
+    with pytest.raises(TypeError, match="/open does not declare who may call it"):
+        router.add_api_route("/open", endpoint)
+
+
+def test_a_route_knows_its_policy() -> None:
+    router = APIRouter(route_class=GuardedRoute)
+
+    async def endpoint() -> None:
+        """Does nothing."""
+
+    router.add_api_route("/open", allow(Scope.AUDIT)(endpoint))
+    (route,) = router.routes
+    assert isinstance(route, GuardedRoute)
+    assert route.policy is Scope.AUDIT
+
+
+def test_nobody_has_no_scope_and_anybody_has_all() -> None:
+    assert (NOBODY.id, NOBODY.scopes) == ("", frozenset())
+    assert (ANYBODY.id, ANYBODY.scopes) == ("", EVERY_SCOPE)
