@@ -1,7 +1,9 @@
 """API keys and the audit trail in both databases."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -17,10 +19,12 @@ from chapar.store.administration import administer
 from chapar.store.api_keys import CREATE_KEY, ApiKey, all_keys, any_key
 from chapar.store.audit import Action, AuditFilters, Entry, newest_first
 from chapar.store.database import Role, open_engine
+from chapar.store.migrations import migrate
 from chapar.store.queue import Lease
 from chapar.store.reports import Filters
 from chapar.store.store import Store
 from support.callers import CALLER, cancelling
+from support.postgres import PostgresServer
 from support.stores import PROCESS, new_message, now, open_store
 
 ANNA = Sender("key:anna", "Anna", "192.0.2.7")
@@ -174,6 +178,39 @@ async def test_nothing_changes_the_trail(store: Store, database_url: str) -> Non
     async for _ in store.prune(now() + 10**9, now() + 10**9):
         pass
     assert len(await entries(store)) == 1
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+async def test_a_gateway_that_does_not_own_the_tables_cannot_rewrite_the_trail(
+    language: str, postgres_url: str, postgres_server: PostgresServer
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / language / "security.md").read_text()
+    [granting] = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    migrate(postgres_url)
+    postgres_server.execute("CREATE ROLE chapar LOGIN")
+    try:
+        with open_engine(postgres_url, Role.MIGRATOR).begin() as connection:
+            connection.exec_driver_sql(granting)
+        url = postgres_url.replace("//postgres@", "//chapar@")
+        async with open_store(url) as store:
+            await store.hold(Lease(PROCESS, "this", 60, alone=False))
+            message = new_message()
+            await store.add(message, sender=ANNA)
+            key = await created(store)
+            await store.change_key(revocation(CALLER, key, now()), deadline_of())
+            assert [entry.action for entry in await entries(store)] == ["message_sent", "key_created", "key_revoked"]
+            async for _ in store.prune(now() + 10**9, now() + 10**9):
+                pass
+        for statement in ("UPDATE audit SET name = ''", "DELETE FROM audit", "TRUNCATE audit", "DROP TABLE audit"):
+            with (
+                pytest.raises(DBAPIError, match=r"permission denied|must be owner"),
+                open_engine(url, Role.MIGRATOR).begin() as connection,
+            ):
+                connection.execute(text(statement))
+    finally:
+        with open_engine(postgres_url, Role.MIGRATOR).begin() as connection:
+            connection.exec_driver_sql("DROP OWNED BY chapar")
+        postgres_server.execute("DROP ROLE chapar")
 
 
 @pytest.mark.parametrize(
