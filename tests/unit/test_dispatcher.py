@@ -5,10 +5,12 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
+from chapar import dispatcher as dispatcher_module
 from chapar.dispatcher import MAX_ATTEMPTS, MAX_TAKEN, MAX_UNDER_WAY, PAGE, Dispatcher
 from chapar.errors import (
     BrokerClosed,
@@ -24,6 +26,7 @@ from chapar.message import Message, Status
 from chapar.store.store import Taken
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
 from support.stores import new_message
+from support.timers import Timers
 
 NOT_AUTHORIZED = 0x87
 PACKET_TOO_LARGE = 0x95
@@ -517,3 +520,153 @@ async def test_a_delivery_that_is_cancelled_is_no_failure(bench: Bench) -> None:
         await bench.dispatcher.drained()
         await asyncio.sleep(0)
     assert logged == []
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    """Of the dispatcher."""
+    timers = Timers()
+    monkeypatch.setattr(dispatcher_module, "asyncio", timers)
+    return timers
+
+
+async def turns() -> None:
+    """Let everything come to pass that needs no time."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_lease_is_renewed_when_a_third_of_it_is_over(bench: Bench, timers: Timers) -> None:
+    async with bench.running():
+        await turns()
+        assert timers.sleeps == [bench.settings.lease / 3]
+        assert "lease" in {task.get_name() for task in asyncio.all_tasks()}
+    assert len(bench.store.asked("hold")) == 1
+
+
+@pytest.mark.parametrize(("alone", "seconds"), [(True, 1.0), (False, 0.1)])
+async def test_the_queue_is_looked_at_again_after_a_while_and_more_often_where_others_may_queue(
+    timers: Timers, *, alone: bool, seconds: float
+) -> None:
+    bench = Bench(alone=alone)
+    async with bench.running():
+        await turns()
+        assert timers.timeouts == [seconds]
+    assert len(bench.store.asked("take")) == 1
+
+
+@pytest.mark.parametrize(("ahead", "seconds"), [(250, 0.25), (1, 0.001), (5000, 1.0)])
+async def test_the_queue_is_looked_at_when_something_in_it_is_due(
+    bench: Bench, timers: Timers, ahead: int, seconds: float
+) -> None:
+    bench.queued(not_before=EPOCH + ahead)
+    async with bench.running():
+        await turns()
+        assert timers.timeouts == [seconds]
+
+
+async def test_what_was_due_before_the_queue_was_left_is_not_waited_for(
+    bench: Bench, timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take(*_: object) -> Taken:
+        return Taken([], [], EPOCH - 5)
+
+    monkeypatch.setattr(bench.store, "take", take)
+    async with bench.running():
+        await turns()
+        assert timers.timeouts == [0]
+
+
+async def test_a_full_page_is_followed_by_the_next_without_a_pause(bench: Bench, timers: Timers) -> None:
+    for number in range(PAGE + 1):
+        bench.queued(f"D{number}")
+    async with bench.running():
+        await until(lambda: len(bench.link.published) == PAGE + 1)
+        await turns()
+        assert len(timers.timeouts) == 1
+    assert [take.limit for take in bench.store.asked("take")] == [PAGE, PAGE]
+
+
+async def test_a_process_alone_asks_only_for_what_has_just_expired(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    async def find_all(ids: list[str]) -> list[Message]:
+        asked.append(ids)
+        return []
+
+    monkeypatch.setattr(bench.store, "find_all", find_all)
+    bench.queued("A", expires_at=EPOCH)
+    waited_for, kept = bench.queued("B", expires_at=EPOCH), bench.queued("C", not_before=EPOCH + 1)
+    outcomes = [bench.dispatcher.outcome(message.id) for message in (waited_for, kept)]
+    async with bench.running():
+        await turns()
+    assert asked == [[waited_for.id]]
+    assert not any(outcome.done() for outcome in outcomes)
+
+
+async def test_what_ends_is_counted_by_how_and_why(bench: Bench) -> None:
+    bench.queued(expires_at=EPOCH)
+    bench.queued("B", expires_at=EPOCH)
+    async with bench.running():
+        await turns()
+    await bench.deliver(bench.taken("C"), 0x00)
+    await bench.deliver(bench.taken("D"), NOT_AUTHORIZED)
+    await bench.deliver(bench.taken("E"), LinkDown())
+    told = bench.dispatcher._metrics.exposition().decode()
+    counts = [line.partition(" ")[::2] for line in told.splitlines() if line.startswith("chapar_messages_finished")]
+    assert sorted(counts) == [
+        ('chapar_messages_finished_total{reason="",status="published"}', "1.0"),
+        ('chapar_messages_finished_total{reason="expired",status="expired"}', "2.0"),
+        ('chapar_messages_finished_total{reason="not_authorized",status="rejected"}', "1.0"),
+    ]
+    assert 'chapar_stage_seconds_count{stage="publish"} 2.0' in told
+
+
+async def test_how_long_the_broker_took_is_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([10.0, 10.25])
+    monkeypatch.setattr(dispatcher_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    await bench.deliver(bench.taken(), 0x00)
+    assert 'chapar_stage_seconds_sum{stage="publish"} 0.25' in bench.dispatcher._metrics.exposition().decode()
+
+
+async def test_who_waited_is_forgotten(bench: Bench) -> None:
+    message = bench.taken()
+    told, given_up = bench.dispatcher.outcome(message.id), bench.dispatcher.outcome("another")
+    bench.dispatcher.tell(message)
+    given_up.cancel()
+    await turns()
+    assert told.done()
+    assert bench.dispatcher._waiters == {}
+
+
+async def test_a_process_that_cannot_say_who_holds_a_message_claims_nothing(bench: Bench) -> None:
+    for answer in (LinkDown(), LinkLost(), QUOTA_EXCEEDED):
+        after = await bench.deliver(bench.taken(), answer)
+        assert (after.status, after.claim) == (Status.QUEUED, None)
+    bench.dispatcher._returning["A"] += 1
+    assert (await bench.deliver(bench.taken())).claim is None
+
+
+async def test_an_unspecified_error_is_a_refusal_that_may_pass(bench: Bench) -> None:
+    message = bench.taken()
+    assert (await bench.deliver(message, 0x80)).status is Status.QUEUED
+    (attempt,) = await bench.store.attempts(message.id)
+    assert attempt[1:] == (1, EPOCH, PROCESS, "unspecified_error", 0x80)
+
+
+async def test_the_second_attempt_is_the_first_that_is_kept_where_it_succeeds(bench: Bench) -> None:
+    message = bench.taken(attempts=2)
+    await bench.deliver(message, 0x00)
+    assert [attempt[1:] for attempt in await bench.store.attempts(message.id)] == [(2, EPOCH, PROCESS, "published", 0)]
+
+
+async def test_a_quarantine_names_what_the_broker_blamed(bench: Bench) -> None:
+    message = bench.queued()
+    await bench.again(message, LinkLost(BLAMED))
+    after = await bench.again(message, LinkLost(BLAMED))
+    assert (after.reason_code, after.finished_at) == (0x81, EPOCH)
+    lost, quarantined = await bench.store.attempts(message.id)
+    assert (lost.outcome, lost.reason_code) == ("link_lost", None)
+    assert (quarantined.outcome, quarantined.reason_code) == ("quarantined", 0x81)

@@ -2,17 +2,22 @@
 
 import asyncio
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jwt
 import pytest
 
 from chapar.access import door as door_module
 from chapar.access.api_keys import new_api_key
 from chapar.access.door import KEY_KNOWN
-from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid
-from chapar.principal import Scope
+from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreUnavailable
+from chapar.principal import Reach, Scope
 from support.doors import DoorBench
-from support.issuer import AUDIENCE, ISSUER, Issuer
+from support.fakes import EPOCH, until
+from support.issuer import AUDIENCE, ISSUER, Issuer, claims, new_key, public_pem
+from support.timers import Timers
 
 TOKENS = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -189,3 +194,150 @@ def test_a_set_up_that_cannot_be_trusted_is_refused(settings: dict[str, Any], na
 
 def test_with_a_secret_tokens_are_taken() -> None:
     assert not DoorBench(jwt_secret=SECRET, **TOKENS).door.is_open
+
+
+@pytest.mark.parametrize(("later", "known"), [(0.0, True), (0.99, True), (1.0, False), (1.01, False)])
+async def test_a_key_is_known_for_a_second(monkeypatch: pytest.MonkeyPatch, later: float, *, known: bool) -> None:
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(door_module, "time", SimpleNamespace(time=lambda: clock["now"]))
+    bench = DoorBench()
+    key = bench.new_key()
+    await bench.door.admit(key)
+    clock["now"] += later
+    assert (bench.door.known(key) is not None) is known
+
+
+@pytest.mark.parametrize(("left", "counts"), [(400, 0.4), (1000, 1.0), (5000, 1.0), (None, 1.0)])
+async def test_a_key_counts_for_a_second_and_not_beyond_its_end(
+    monkeypatch: pytest.MonkeyPatch, left: int | None, counts: float
+) -> None:
+    monkeypatch.setattr(door_module, "time", SimpleNamespace(time=lambda: 1000.0))
+    bench = DoorBench()
+    key = bench.new_key(expires_at=None if left is None else bench.clock.now() + left)
+    await bench.door.admit(key)
+    assert bench.door._admitted[key].until == 1000.0 + counts
+
+
+@pytest.mark.parametrize(("later", "trusted"), [(60.99, True), (61.0, False)])
+async def test_for_a_minute_a_key_is_trusted_without_the_database(
+    monkeypatch: pytest.MonkeyPatch, later: float, *, trusted: bool
+) -> None:
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(door_module, "time", SimpleNamespace(time=lambda: clock["now"]))
+    bench = DoorBench()
+    key = bench.new_key()
+    principal = await bench.door.admit(key)
+    bench.store.away = True
+    clock["now"] += later
+    if trusted:
+        assert await bench.door.admit(key) == principal
+    else:
+        with pytest.raises(AccessUnavailable) as caught:
+            await bench.door.admit(key)
+        assert "it is away." in caught.value.cause
+
+
+async def test_what_a_key_allows_is_what_it_was_given() -> None:
+    bench = DoorBench()
+    reach = Reach(("farm1-*",), ("open",))
+    key = bench.new_key(Scope.READ, Scope.AUDIT, id="k1", name="Anna", reach=reach)
+    principal = await bench.door.admit(key)
+    assert principal == ("key:k1", "Anna", {Scope.READ, Scope.AUDIT}, reach)
+
+
+async def test_as_many_are_remembered_as_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "_REMEMBERED", 2)
+    bench = DoorBench()
+    keys = [bench.new_key() for _ in range(3)]
+    for key in keys[:2]:
+        await bench.door.admit(key)
+    assert list(bench.door._admitted) == keys[:2]
+    await bench.door.admit(keys[2])
+    assert list(bench.door._admitted) == keys[2:]
+
+
+async def test_a_key_is_asked_for_again_once_the_answer_is_there() -> None:
+    bench = DoorBench()
+    key = bench.new_key()
+    for _ in range(2):
+        await bench.door.admit(key)
+        await asyncio.sleep(0)
+        assert bench.door._asking == {}
+    assert bench.store.asked == 2
+
+
+async def test_the_times_of_use_are_those_of_the_clock() -> None:
+    bench = DoorBench()
+    await bench.door.admit(bench.new_key(id="k1"))
+    bench.clock.at += 7
+    await bench.door.admit(bench.new_key(id="k2"))
+    await bench.door.write_uses()
+    assert bench.store.uses == [("k1", EPOCH), ("k2", EPOCH + 7)]
+
+
+async def test_a_running_door_looks_twice_a_second_and_writes_uses_down_each_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timers = Timers()
+    monkeypatch.setattr(door_module, "asyncio", timers)
+    with Issuer("EdDSA") as issuer:
+        bench = DoorBench(jwt_jwks_url=issuer.url, **TOKENS)
+        bench.door.is_open = True
+        running = asyncio.create_task(bench.door.run())
+        await until(lambda: len(timers.sleeps) == 2)
+        names = {task.get_name() for task in asyncio.all_tasks()}
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert sorted(timers.sleeps) == [0.5, 60.0]
+    assert names >= {"door", "key-uses", "jwks"}
+
+
+async def test_a_running_door_keeps_looking_where_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "_LOOK_EVERY", 0)
+    bench = DoorBench()
+    looked = 0
+
+    async def away() -> bool:
+        nonlocal looked
+        looked += 1
+        raise StoreUnavailable("it is away.")
+
+    monkeypatch.setattr(bench.store, "any_key", away)
+    running = asyncio.create_task(bench.door.run())
+    await until(lambda: looked == 3)
+    assert bench.door.is_open
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_tokens_are_of_the_issuer_and_for_the_audience_that_are_set(tmp_path: Path) -> None:
+    key, file = new_key("EdDSA"), tmp_path / "issuer.pem"
+    file.write_bytes(public_pem(key))
+    for settings, signer, algorithm in (
+        ({"jwt_secret": SECRET}, SECRET, "HS256"),
+        ({"jwt_key_file": str(file)}, key, "EdDSA"),
+    ):
+        bench = DoorBench(**settings, **TOKENS)
+        assert (await bench.door.admit(jwt.encode(claims(), signer, algorithm))).id == "jwt:backend"
+        for wrong in ({"iss": "https://evil.example.org"}, {"aud": "another"}):
+            with pytest.raises(CredentialInvalid):
+                await bench.door.admit(jwt.encode(claims(**wrong), signer, algorithm))
+
+
+async def test_a_change_of_the_issuers_keys_makes_the_door_forget() -> None:
+    with Issuer("EdDSA") as issuer:
+        bench = DoorBench(jwt_jwks_url=issuer.url, **TOKENS)
+        key = bench.new_key()
+        await bench.door.admit(key)
+        assert bench.door.known(key) is not None
+        assert bench.door._key_set is not None
+        await bench.door._key_set.refresh()
+        assert bench.door.known(key) is None
+
+
+def test_two_ways_to_verify_tokens_are_one_too_many_and_both_are_named() -> None:
+    with pytest.raises(SettingInvalid, match="CHAPAR_JWT_SECRET is set too") as caught:
+        DoorBench(jwt_secret=SECRET, jwt_key_file="/nowhere/key.pem", **TOKENS)
+    assert caught.value.setting == "CHAPAR_JWT_KEY_FILE"

@@ -1,9 +1,13 @@
 """How much one caller may ask."""
 
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from limits import RateLimitItem
 
+from chapar.api import limits as limits_module
 from chapar.api.limits import Limits
 from chapar.errors import RateLimited
 from chapar.principal import ANYBODY, EVERY_SCOPE, Caller, Principal
@@ -97,3 +101,72 @@ def test_workers_share_what_is_allowed() -> None:
     bound.request(BACKEND)
     with pytest.raises(RateLimited):
         bound.request(BACKEND)
+
+
+class Window:
+    """A limiter that says what a test says, and notes what it was asked."""
+
+    reset_time, remaining = 1000.4, 3
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, int]] = []
+
+    def hit(self, _: object, name: str, who: str, cost: int = 1) -> bool:
+        self.asked.append((name, who, cost))
+        return False
+
+    def get_window_stats(self, item: RateLimitItem, name: str, who: str) -> "Window":
+        assert item.amount
+        self.asked.append((name, who, 0))
+        return self
+
+
+@pytest.mark.parametrize(("now", "left"), [(990.0, 11), (1000.4, 0), (2000.0, 0), (999.9, 1)])
+def test_when_there_is_room_again_is_told_in_whole_seconds_that_are_not_over(
+    monkeypatch: pytest.MonkeyPatch, now: float, left: int
+) -> None:
+    monkeypatch.setattr(limits_module, "time", SimpleNamespace(time=lambda: now))
+    bound = limits(requests_per_second=1, messages_per_second=2, address_requests_per_second=3)
+    window: Any = Window()
+    bound._limiter = window
+    assert bound.headers(BACKEND) == [
+        (b"ratelimit-policy", b'"requests";q=100;w=100'),
+        (b"ratelimit", f'"requests";r=3;t={left}'.encode()),
+        (b"ratelimit-policy", b'"messages";q=200;w=100'),
+        (b"ratelimit", f'"messages";r=3;t={left}'.encode()),
+    ]
+    assert window.asked == [("requests", "key:backend", 0), ("messages", "key:backend", 0)]
+    for exceed, asked, setting, limit in (
+        (lambda: bound.request(BACKEND), ("requests", "key:backend", 1), "REQUESTS", "100 / 100 s"),
+        (lambda: bound.messages(BACKEND, 7), ("messages", "key:backend", 7), "MESSAGES", "200 / 100 s"),
+        (lambda: bound.arrival("2001:db8::1"), ("address", "2001:db8::/64", 1), "ADDRESS_REQUESTS", "300 / 100 s"),
+    ):
+        window.asked.clear()
+        with pytest.raises(RateLimited) as caught:
+            exceed()
+        assert window.asked == [asked, (*asked[:2], 0)]
+        assert caught.value.setting == f"CHAPAR_{setting}_PER_SECOND"
+        assert (caught.value.limit, caught.value.retry_after) == (limit, max(1, left))
+
+
+def test_at_least_one_may_come_however_little_is_allowed() -> None:
+    bound = limits(requests_per_second=0.001, messages_per_second=0.019)
+    bound.request(BACKEND)
+    bound.messages(BACKEND, 1)
+    with pytest.raises(RateLimited):
+        bound.request(BACKEND)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({}, False), ({"requests_per_second": 1}, True), ({"messages_per_second": 1}, True)],
+)
+def test_headers_are_told_where_something_of_the_caller_is_limited(settings: dict[str, float], *, told: bool) -> None:
+    assert limits(address_requests_per_second=1, **settings).has_headers is told
+
+
+def test_a_wait_too_many_says_how_many_there_may_be() -> None:
+    bound = limits(max_waits=1)
+    with bound.waiting(BACKEND), pytest.raises(RateLimited) as caught, bound.waiting(BACKEND):
+        pass
+    assert (caught.value.setting, caught.value.limit, caught.value.retry_after) == ("CHAPAR_MAX_WAITS", "1", 1)

@@ -3,11 +3,14 @@
 import json
 import re
 import string
+import uuid
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from chapar import message as message_module
 from chapar.errors import FieldInvalid
 from chapar.message import (
     MAX_OPERATION_BYTES,
@@ -20,6 +23,7 @@ from chapar.message import (
     check_operation,
     check_topic_template,
     has_forbidden_character,
+    new_id,
 )
 from support.stores import new_message
 
@@ -158,3 +162,120 @@ def test_with_parameters_the_payload_is_an_envelope_of_json(micro_op: str) -> No
         "micro_op": micro_op,
         "params": {"seconds": 5, "note": "ü"},
     }
+
+
+def test_the_moves_are_these_and_no_others() -> None:
+    moves = {(before.value, after.value) for before, afters in MOVES.items() for after in afters}
+    assert moves == {
+        ("scheduled", "queued"),
+        ("scheduled", "expired"),
+        ("scheduled", "cancelled"),
+        ("queued", "publishing"),
+        ("queued", "expired"),
+        ("queued", "cancelled"),
+        ("publishing", "publishing"),
+        ("publishing", "queued"),
+        ("publishing", "published"),
+        ("publishing", "rejected"),
+        ("publishing", "unconfirmed"),
+        ("publishing", "expired"),
+        ("published", "acknowledged"),
+        ("published", "succeeded"),
+        ("published", "failed"),
+        ("published", "timed_out"),
+        ("acknowledged", "succeeded"),
+        ("acknowledged", "failed"),
+        ("acknowledged", "timed_out"),
+        ("timed_out", "acknowledged"),
+        ("timed_out", "succeeded"),
+        ("timed_out", "failed"),
+    }
+    assert {status.value for status in UNFINISHED} == {"scheduled", "queued", "publishing"}
+
+
+@pytest.mark.parametrize(
+    ("character", "forbidden"),
+    [
+        ("\ufdcf", False),
+        ("\ufdd0", True),
+        ("\ufdef", True),
+        ("\ufdf0", False),
+        ("\ufffd", False),
+        ("\ufffe", True),
+        ("\uffff", True),
+        ("\U0001fffd", False),
+        ("\U0010ffff", True),
+        ("\u200c", False),
+        ("\ue000", False),
+        (" ", False),
+        ("\x1f", True),
+        ("\x7f", True),
+        ("\udfff", True),
+    ],
+)
+def test_what_is_no_text_ends_where_unicode_says(character: str, *, forbidden: bool) -> None:
+    assert has_forbidden_character(character) is forbidden
+    assert has_forbidden_character(f"a{character}b") is forbidden
+
+
+@pytest.mark.parametrize("nanoseconds", [0, 1, 999_999, 1_700_000_000_123_456_789, 1_700_000_000_999_999_999])
+def test_an_id_is_a_uuid_of_version_7_in_the_order_of_time(nanoseconds: int) -> None:
+    made = uuid.UUID(new_id(nanoseconds))
+    assert str(made) == new_id(nanoseconds)[:19] + str(made)[19:], "what is not chance is the time"
+    assert (made.version, made.variant) == (7, uuid.RFC_4122)
+    assert made.int >> 80 == nanoseconds // 1_000_000
+    assert (made.int >> 64) & 0xFFF == nanoseconds % 1_000_000 * 4096 // 1_000_000
+
+
+def test_an_id_ends_in_62_bits_of_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = 0x2AAA_AAAA_AAAA_AAAB
+
+    def getrandbits(count: int) -> int:
+        assert count == 62
+        return bits
+
+    monkeypatch.setattr(message_module, "random", SimpleNamespace(getrandbits=getrandbits))
+    assert uuid.UUID(new_id(1)).int & (2**62 - 1) == bits
+    assert len({new_id(1) for _ in range(2)}) == 1
+
+
+def test_the_field_that_breaks_a_rule_is_named() -> None:
+    for check, wrong in (
+        (check_device_id, ""),
+        (check_operation, ""),
+        (check_operation, "\0"),
+        (check_operation, "a" * 1025),
+    ):
+        with pytest.raises(FieldInvalid) as named:
+            check(wrong, "messages[3]")
+        assert named.value.field == "messages[3]"
+        with pytest.raises(FieldInvalid) as unnamed:
+            check(wrong)
+        assert unnamed.value.field == ("imei" if check is check_device_id else "micro_op")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("devices", "exactly once"),
+        ("{imei}{imei}", "exactly once"),
+        ("+/{imei}", "must not contain"),
+        ("a{/{imei}", "must not contain"),
+        ("a}/{imei}", "must not contain"),
+        ("a\0/{imei}", "must not contain"),
+        ("$a/{imei}", "must not begin with"),
+        ("/" * MAX_TOPIC_LEVELS + "{imei}", "at most 128 levels and 65471 bytes"),
+        ("a" * (MAX_TOPIC_BYTES - 69) + "{imei}", "at most 128 levels and 65471 bytes"),
+    ],
+)
+def test_why_a_topic_template_is_refused_is_told(template: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_topic_template(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["/" * (MAX_TOPIC_LEVELS - 1) + "{imei}", "a" * (MAX_TOPIC_BYTES - 70) + "{imei}", "a/$b/{imei}", "{imei}$"],
+)
+def test_a_topic_template_may_be_as_long_and_as_deep_as_a_topic(template: str) -> None:
+    assert check_topic_template(template) == template

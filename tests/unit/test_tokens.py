@@ -1,10 +1,14 @@
 """Which tokens prove who calls, and which prove nothing (RFC 8725)."""
 
+import asyncio
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -17,6 +21,7 @@ from chapar.principal import EVERY_SCOPE, EVERYTHING, Scope
 from support.hostile_tokens import hostile_tokens
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, jwk_of, new_key, public_pem
 from support.ports import free_port
+from support.timers import Timers
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -228,3 +233,178 @@ async def test_the_only_key_is_for_tokens_that_name_none(issuer: Issuer) -> None
     assert (await verifier_of(issuer).verify(unnamed)).principal.name == "backend"
     del issuer.entries[0]["kid"]
     assert (await verifier_of(issuer).verify(unnamed)).principal.name == "backend"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("[Errno 111] Connection refused", "Connection refused"),
+        ("[SSL] certificate [x] expired", "certificate [x] expired"),
+        ("all attempts failed", "all attempts failed"),
+        ("", "ConnectError"),
+    ],
+)
+def test_why_a_set_cannot_be_fetched_is_told_without_numbers_of_the_system(said: str, told: str) -> None:
+    assert jwks._cause(httpx.ConnectError(said)) == told
+
+
+async def test_where_a_set_cannot_be_fetched_from_is_told(issuer: Issuer) -> None:
+    issuer.status = 503
+    with pytest.raises(AccessUnavailable) as caught:
+        await verifier_of(issuer).verify(issuer.token())
+    assert caught.value.cause == f"the key set at {issuer.url} cannot be fetched (it answers 503)."
+
+
+def test_what_is_wrong_with_a_key_file_is_told_in_both_languages(tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalid) as caught:
+        key_of_file(tmp_path / "missing.pem")
+    assert caught.value.setting == "CHAPAR_JWT_KEY_FILE"
+    assert "خوانده نمی‌شود" in caught.value.sentence("fa")
+
+
+async def test_a_set_is_kept_fresh_before_it_is_needed(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Timers()
+    monkeypatch.setattr(jwks, "asyncio", timers)
+    key_set = KeySet(issuer.url, lambda: None)
+    keeping = asyncio.create_task(key_set.keep())
+    async with asyncio.timeout(10):
+        while not timers.sleeps:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0)
+    keeping.cancel()
+    assert timers.sleeps == [240.0]
+    assert timers.timeouts == [5.0]
+    assert await key_set.key("key-RS256") is not None
+    assert issuer.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "key_id", "asked"),
+    [
+        (0.0, "key-RS256", 1),
+        (300.0, "key-RS256", 1),
+        (300.5, "key-RS256", 2),
+        (9.5, "unknown", 1),
+        (10.0, "unknown", 1),
+        (10.5, "unknown", 2),
+        (10.5, None, 2),
+    ],
+)
+async def test_the_issuer_is_asked_again_when_the_set_is_old_or_a_key_is_not_in_it(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, after: float, key_id: str | None, asked: int
+) -> None:
+    clock = {"now": 1_000_000.0}
+    monkeypatch.setattr(jwks, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    key_set = KeySet(issuer.url, lambda: None)
+    await key_set.key("key-RS256")
+    clock["now"] += after
+    assert (await key_set.key(key_id) is None) is (key_id != "key-RS256")
+    assert issuer.asked == asked
+
+
+@pytest.mark.parametrize(("age", "trusted"), [(3600.0, True), (3600.5, False)])
+async def test_a_set_is_trusted_for_an_hour(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, age: float, *, trusted: bool
+) -> None:
+    clock = {"now": 1_000_000.0}
+    monkeypatch.setattr(jwks, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    key_set = KeySet(issuer.url, lambda: None)
+    await key_set.key("key-RS256")
+    issuer.status = 500
+    clock["now"] += age
+    if trusted:
+        assert await key_set.key("key-RS256") is not None
+    else:
+        with pytest.raises(AccessUnavailable, match="it answers 500"):
+            await key_set.key("key-RS256")
+
+
+async def test_callers_who_come_at_once_fetch_the_set_once(issuer: Issuer) -> None:
+    key_set = KeySet(issuer.url, lambda: None)
+    keys = await asyncio.gather(*(key_set.key("key-RS256") for _ in range(10)))
+    assert len(keys) == 10
+    assert None not in keys
+    assert issuer.asked == 1
+
+
+async def test_whoever_remembers_tokens_hears_of_other_keys_only(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_COOLDOWN", 0)
+    changes: list[None] = []
+    key_set = KeySet(issuer.url, lambda: changes.append(None))
+    for _ in range(3):
+        await key_set.refresh()
+    assert len(changes) == 1
+
+
+@pytest.mark.parametrize(("count", "usable"), [(100, True), (101, False)])
+def test_a_set_holds_a_hundred_keys_at_most(count: int, *, usable: bool) -> None:
+    key = new_key("EdDSA")
+    document = json.dumps({"keys": [jwk_of(key, f"key-{number}", "EdDSA") for number in range(count)]}).encode()
+    if usable:
+        assert len(jwks._keys_of(document)) == count
+    else:
+        with pytest.raises(ValueError, match="no list of keys"):
+            jwks._keys_of(document)
+
+
+def test_an_empty_answer_has_no_keys() -> None:
+    with pytest.raises(ValueError, match="no key for RS256"):
+        jwks._keys_of(b"")
+
+
+@pytest.mark.parametrize(
+    ("fields", "taken"),
+    [
+        ({}, True),
+        ({"use": "sig"}, True),
+        ({"alg": None}, False),
+        ({"use": "enc"}, False),
+        ({"alg": "HS256"}, False),
+        ({"kty": "oct"}, False),
+        ({"kid": 7}, False),
+        ({"x": "AA"}, False),
+        ({"crv": "X25519"}, False),
+    ],
+)
+def test_a_key_of_a_set_is_for_signatures_of_its_own_kind(fields: dict[str, Any], *, taken: bool) -> None:
+    entry = jwk_of(new_key("EdDSA"), "key-1", "EdDSA", **fields)
+    assert (jwks._key_of(entry) is not None) is taken
+
+
+def test_a_key_that_does_not_say_what_it_is_for_is_taken_and_a_private_one_is_not_kept() -> None:
+    key = new_key("EdDSA")
+    entry = jwk_of(key, "key-1", "EdDSA")
+    del entry["alg"], entry["kid"]
+    found = jwks._key_of(entry | {"d": "AA"})
+    assert found is not None
+    assert found.algorithm == "EdDSA"
+    assert found.key == key.public_key()
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://issuer.example.org/keys", True),
+        ("http://localhost/keys", True),
+        ("http://127.0.0.1:8080/keys", True),
+        ("http://[::1]/keys", True),
+        ("http://localhost.example.org/keys", False),
+        ("http://192.0.2.7/keys", False),
+        ("http:///keys", False),
+        ("file:///keys", False),
+    ],
+)
+def test_a_key_set_over_http_is_for_this_machine_only(url: str, *, taken: bool) -> None:
+    if taken:
+        assert jwks.check_url(url) == url
+    else:
+        with pytest.raises(SettingInvalid) as caught:
+            jwks.check_url(url)
+        assert caught.value.setting == "CHAPAR_JWT_JWKS_URL"
+
+
+async def test_an_issuer_that_sends_elsewhere_is_not_followed(issuer: Issuer) -> None:
+    issuer.status = 302
+    with pytest.raises(AccessUnavailable, match="it answers 302"):
+        await verifier_of(issuer).verify(issuer.token())

@@ -1,0 +1,23 @@
+"""Time as a module under test asks for it, for tests that look at how long and do not wait."""
+
+import asyncio
+from typing import Any
+
+
+class Timers:
+    """Stands for `asyncio` in one module: notes each sleep and each timeout, and none of them ends by itself."""
+
+    def __init__(self) -> None:
+        self.sleeps: list[float] = []
+        self.timeouts: list[float | None] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        await asyncio.Event().wait()
+
+    def timeout(self, seconds: float | None) -> asyncio.Timeout:
+        self.timeouts.append(seconds)
+        return asyncio.timeout(None)
