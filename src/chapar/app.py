@@ -14,7 +14,6 @@ from functools import partial
 from typing import NamedTuple
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar import __version__
@@ -23,6 +22,7 @@ from chapar.access.keyring import Keyring
 from chapar.api import connection, documentation, problems
 from chapar.api.access import Entrance
 from chapar.api.audit import audit_router
+from chapar.api.direct import DirectRoutes
 from chapar.api.health import health_router
 from chapar.api.keys import keys_router
 from chapar.api.limits import Limits
@@ -54,7 +54,7 @@ class Running(NamedTuple):
     keyring: Keyring
 
 
-def api(running: Running, settings: Settings) -> FastAPI:
+def api(running: Running, settings: Settings) -> ASGIApp:
     """The HTTP application over a gateway, behind a door."""
     gateway, limits = running.gateway, Limits(settings)
     app = documentation.DocumentedAPI(
@@ -66,16 +66,19 @@ def api(running: Running, settings: Settings) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    app.include_router(messaging_router(gateway, settings, limits))
-    app.include_router(reporting_router(gateway))
-    app.include_router(health_router(gateway))
-    app.include_router(metrics_router(gateway))
-    app.include_router(keys_router(running.keyring))
-    app.include_router(audit_router(gateway))
+    routers = [
+        messaging_router(gateway, settings, limits),
+        reporting_router(gateway),
+        health_router(gateway),
+        metrics_router(gateway),
+        keys_router(running.keyring),
+        audit_router(gateway),
+    ]
+    for router in routers:
+        app.include_router(router)
     problems.install(app)
     documentation.install(app)
-    app.add_middleware(Entrance, door=running.door, limits=limits)
-    return app
+    return Entrance(DirectRoutes(app, routers), running.door, limits)
 
 
 @contextlib.asynccontextmanager

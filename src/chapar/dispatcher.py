@@ -1,6 +1,7 @@
 """What is due goes over the link, and what came of it goes into the store."""
 
 import asyncio
+import math
 import os
 import random
 import socket
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple, Unpack
 
 import structlog
 
@@ -28,7 +29,7 @@ from chapar.link.link import Link
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_FAULTS, TRANSIENT, reason_slug
 from chapar.logs import MESSAGE_ID
-from chapar.message import UNFINISHED, Attempt, Message, Status
+from chapar.message import UNFINISHED, Attempt, Changes, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.queue import Lease
@@ -46,6 +47,13 @@ _POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed
 _FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
 _LONGEST_BACKOFF = 60_000  # … up to this
 _QUARANTINE = 4  # strikes: 2 for a disconnect that blames a packet, 1 for one without a word
+
+
+class _Waiter(NamedTuple):
+    """Somebody who waits for what becomes of a message."""
+
+    told: asyncio.Future[Message | None]
+    deadline: float  #: loop time
 
 
 class Dispatcher:
@@ -76,7 +84,9 @@ class Dispatcher:
         self._under_way: set[asyncio.Task[Message]] = set()
         self._taken: set[asyncio.Task[Message]] = set()  # those under way that come from the queue
         self._room = asyncio.Event()  # another page may be taken
-        self._waiters: dict[str, asyncio.Future[Message]] = {}
+        self._waiters: dict[str, _Waiter] = {}
+        self._sweep_timer: asyncio.Handle | None = None
+        self._sweep_at = math.inf  # loop time of the next sweep
         self._went_back: set[str] = set()  # devices of which something went back since the last take
         self._returning = Counter[str]()  # devices with something on its way back into the queue
         self._leased_until = 0.0  # loop time until which nobody takes over what this process holds
@@ -127,30 +137,52 @@ class Dispatcher:
         """
         return self._own(message, self._deliver(message, direct=direct), direct=direct)
 
-    def outcome(self, message_id: str) -> asyncio.Future[Message]:
+    def outcome(self, message_id: str, deadline: float) -> asyncio.Future[Message | None]:
         """A future of what becomes of a message: the message once it ended, or once nobody can say what came of it.
 
+        None where that is not known at the `deadline` (loop time), or when the gateway stops.
         Ask before the message is added. Cancelling the future is how a caller stops waiting.
         """
-        waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        told: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
         if self._hurried:
-            waiter.set_exception(TimeoutError())
-        self._waiters[message_id] = waiter
-        waiter.add_done_callback(lambda _: self._waiters.pop(message_id, None))
-        return waiter
+            told.set_result(None)
+        self._waiters[message_id] = _Waiter(told, deadline)
+        told.add_done_callback(lambda _: self._waiters.pop(message_id, None))
+        if deadline < self._sweep_at:
+            self._sweep_by(deadline)
+        return told
 
     def tell(self, message: Message) -> None:
         """Tell who waits for this message what became of it."""
         waiter = self._waiters.get(message.id)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(message)
+        if waiter is not None and not waiter.told.done():
+            waiter.told.set_result(message)
 
     def hurry(self) -> None:
         """The gateway stops: whoever waits is told now that time is up; what is under way goes on."""
         self._hurried = True
+        self._give_up(math.inf)
+
+    def _give_up(self, now: float) -> None:
+        """Tell those whose time is up."""
         for waiter in list(self._waiters.values()):
-            if not waiter.done():
-                waiter.set_exception(TimeoutError())
+            if waiter.deadline <= now and not waiter.told.done():
+                waiter.told.set_result(None)
+
+    # One timer for all who wait: to start and stop one for each costs more than to look through them now and then.
+    def _sweep_by(self, at: float) -> None:
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        self._sweep_at = at
+        self._sweep_timer = asyncio.get_running_loop().call_at(at, self._sweep)
+
+    def _sweep(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._give_up(now)
+        self._sweep_timer, self._sweep_at = None, math.inf
+        left = min((waiter.deadline for waiter in self._waiters.values() if waiter.deadline > now), default=None)
+        if left is not None:
+            self._sweep_by(left)
 
     def wake(self) -> None:
         """Look at the queue now: something was put there."""
@@ -172,7 +204,7 @@ class Dispatcher:
             taken = await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
             await self._deliver_all(taken.messages)
             if taken.expired:
-                self._metrics.finished.labels(Status.EXPIRED.value, "expired").inc(len(taken.expired))
+                self._metrics.finished[Status.EXPIRED.value, "expired"].inc(len(taken.expired))
             await self._tell_waiters(taken.expired)
             if len(taken.messages) < PAGE or not self._has_room:
                 await self._pause(taken)
@@ -241,7 +273,7 @@ class Dispatcher:
         except LinkLost as error:
             after = self._in_doubt(message, error.cause)
         except PublicationExpired:
-            after = self._ended(message, Status.EXPIRED, "expired", attempts=message.attempts - 1)
+            after = self._ended(message, Status.EXPIRED, reason="expired", attempts=message.attempts - 1)
         except PublicationInvalid as error:
             after = self._impossible(message, error.reason_code)
         else:
@@ -261,7 +293,7 @@ class Dispatcher:
 
     async def _give_back(self, message: Message) -> Message:
         """Put a message that was not tried back where it came from."""
-        back = message.moved(Status.QUEUED)._replace(attempts=message.attempts - 1, claim=None)
+        back = message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None)
         return await self._move(message, back)
 
     async def _move(self, message: Message, after: Message) -> Message:
@@ -270,7 +302,7 @@ class Dispatcher:
             self._returning[message.imei] += 1
             self._went_back.add(message.imei)
         else:
-            self._metrics.finished.labels(after.status.value, after.reason or "").inc()
+            self._metrics.finished[after.status.value, after.reason or ""].inc()
         try:
             moved = await self._store.move(message, after)
         except StoreError:  # the store is closed: the next start settles what this one left
@@ -319,11 +351,13 @@ class Dispatcher:
                 return self._put_off(message, reason_code)
             return self._refused(message, reason_code)
         if message.qos == 0:  # there was no PUBACK: it left, and that is all anybody knows
-            return self._ended(message, Status.UNCONFIRMED, "qos_0")
+            return self._ended(message, Status.UNCONFIRMED, reason="qos_0")
         if message.attempts > 1:
             self._record(message, "published", reason_code)
         heard = reason_code != NO_MATCHING_SUBSCRIBERS
-        return self._ended(message, Status.PUBLISHED)._replace(
+        return self._ended(
+            message,
+            Status.PUBLISHED,
             reason_code=reason_code,
             subscribers=False if not heard else self._link.reports_subscribers or None,
             published_at=self._clock.now(),
@@ -331,30 +365,30 @@ class Dispatcher:
 
     def _refused(self, message: Message, reason_code: int) -> Message:
         self._record(message, reason_slug(reason_code), reason_code)
-        return self._ended(message, Status.REJECTED, reason_slug(reason_code))._replace(reason_code=reason_code)
+        return self._ended(message, Status.REJECTED, reason=reason_slug(reason_code), reason_code=reason_code)
 
     def _impossible(self, message: Message, reason_code: int) -> Message:
         """The broker's announced limits forbid it, so it was not tried."""
-        refused = self._ended(message, Status.REJECTED, reason_slug(reason_code), attempts=message.attempts - 1)
-        return refused._replace(reason_code=reason_code)
+        slug, untried = reason_slug(reason_code), message.attempts - 1
+        return self._ended(message, Status.REJECTED, reason=slug, attempts=untried, reason_code=reason_code)
 
     def _put_off(self, message: Message, reason_code: int) -> Message:
         """The broker may take it later: it waits in the queue, and what is behind it on its device waits too."""
         self._record(message, reason_slug(reason_code), reason_code)
         backoff = min(_FIRST_BACKOFF << (message.attempts - 1), _LONGEST_BACKOFF)
         not_before = self._clock.now() + round(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load
-        return message.moved(Status.QUEUED)._replace(claim=None, not_before=not_before)
+        return message.moved(Status.QUEUED, claim=None, not_before=not_before)
 
     def _may_queue(self, message: Message, *, direct: bool) -> bool:
         """Whether a message may wait: unless its caller waits, who was not told that it would."""
         waiter = self._waiters.get(message.id)
-        return not direct or waiter is None or waiter.done()
+        return not direct or waiter is None or waiter.told.done()
 
     def _unsent(self, message: Message, *, direct: bool) -> Message:
         """Nothing of it left, so the attempt does not count."""
         if self._may_queue(message, direct=direct):
-            return message.moved(Status.QUEUED)._replace(attempts=message.attempts - 1, claim=None)
-        return self._ended(message, Status.REJECTED, "broker_unreachable", attempts=message.attempts - 1)
+            return message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None)
+        return self._ended(message, Status.REJECTED, reason="broker_unreachable", attempts=message.attempts - 1)
 
     def _in_doubt(self, message: Message, cause: BrokerError | None) -> Message:
         """The link fell between PUBLISH and PUBACK."""
@@ -363,22 +397,18 @@ class Dispatcher:
             self._strikes[message.id] = self._strikes.get(message.id, 0) + (2 if blamed else 1)
             if self._strikes[message.id] >= _QUARANTINE:
                 self._record(message, "quarantined", cause.reason_code)
-                return self._ended(message, Status.REJECTED, "quarantined")._replace(reason_code=cause.reason_code)
+                return self._ended(message, Status.REJECTED, reason="quarantined", reason_code=cause.reason_code)
         self._record(message, "link_lost", None)
         if message.at_most_once:
-            return self._ended(message, Status.UNCONFIRMED, "link_lost")
-        return message.moved(Status.QUEUED)._replace(possible_duplicate=True, claim=None)
+            return self._ended(message, Status.UNCONFIRMED, reason="link_lost")
+        return message.moved(Status.QUEUED, possible_duplicate=True, claim=None)
 
-    def _ended(
-        self, message: Message, status: Status, reason: str | None = None, *, attempts: int | None = None
-    ) -> Message:
-        """The message in a final state: no process claims it any longer."""
-        return message.moved(status)._replace(
-            reason=reason,
-            attempts=message.attempts if attempts is None else attempts,
-            claim=None,
-            finished_at=self._clock.now(),
-        )
+    def _ended(self, message: Message, status: Status, **changes: Unpack[Changes]) -> Message:
+        """The message in a final state, with these changes: no process claims it any longer."""
+        changes.setdefault("reason", None)
+        changes["claim"] = None
+        changes["finished_at"] = self._clock.now()
+        return message.moved(status, **changes)
 
     def _record(self, message: Message, outcome: str, reason_code: int | None) -> None:
         """Keep an attempt that was not the plain first success."""

@@ -190,7 +190,7 @@ class Gateway:
         goes on, and `find` tells its end. A Replay where `use` names a key whose first request was answered.
 
         Raises FieldInvalid, OutOfReach, BrokerUnreachable, BrokerRefused, QueueFull, KeyMismatch, KeyInFlight,
-        NotSaved, OutcomeUnknown.
+        NotSaved, OutcomeUnknown, StoreUnavailable.
         """
         began = time.perf_counter()
         deadline = asyncio.get_running_loop().time() + (command.patience or self._settings.publish_timeout)
@@ -271,7 +271,7 @@ class Gateway:
         if not won and status is not Status.CANCELLED:
             raise NotCancellable(message_id, status.value)
         if won:
-            self._metrics.finished.labels(Status.CANCELLED.value, "cancelled").inc()
+            self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc()
         message = await self._found(message_id)
         self._dispatcher.tell(message)
         self._dispatcher.wake()  # what was behind it need not wait any more
@@ -395,9 +395,15 @@ class Gateway:
     ) -> Message | Replay:
         message = self._placed(message, wait)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
-            await self._check_room()
+            try:
+                await self._check_room()
+            except QueueFull:
+                owner = None if key is None else await self._store.owner(key[:2], message.created_at)
+                if key is None or owner is None:
+                    raise
+                return await self._repeated(owner, use=key)  # what was accepted before takes no room
         waits = wait is Wait.BROKER and message.status in {Status.PUBLISHING, Status.QUEUED}
-        outcome = self._dispatcher.outcome(message.id) if waits else None
+        outcome = self._dispatcher.outcome(message.id, deadline) if waits else None
         try:
             # Shielded: what is saved is delivered, also where the caller is gone by then.
             match await asyncio.shield(self._add(message, key, sender, deadline)):
@@ -408,18 +414,14 @@ class Gateway:
                     return await self._repeated(owner, use=key or owner)
                 case Place(Status.REJECTED):
                     raise BrokerUnreachable(message.id)
-                case place:
+                case place if place != (message.status, message.claim):
                     attempts = min(message.attempts, place.claim is not None)
                     message = message._replace(status=place.status, claim=place.claim, attempts=attempts)
-            if outcome is not None:
-                async with asyncio.timeout_at(deadline):
-                    message = await outcome
-        except TimeoutError:
-            return message
+            told = None if outcome is None else await outcome
         finally:
             if outcome is not None:
                 outcome.cancel()
-        return message if outcome is None else _unless_not_sent(message)
+        return message if told is None else _unless_not_sent(told)
 
     def _placed(self, message: Message, wait: Wait) -> Message:
         """Where a new message begins: scheduled, in the queue, on its way, or rejected for want of a broker."""
@@ -475,9 +477,9 @@ class Gateway:
                 self._metrics.commit.observe(time.perf_counter() - began)
                 place = added.result()
                 if isinstance(place, Place):
-                    self._metrics.accepted.labels(place.status.value).inc()
+                    self._metrics.accepted[place.status.value,].inc()
                     if place.status is Status.REJECTED:
-                        self._metrics.finished.labels(place.status.value, message.reason or "").inc()
+                        self._metrics.finished[place.status.value, message.reason or ""].inc()
                 if place == (Status.PUBLISHING, message.claim):
                     self._dispatcher.deliver(message, direct=True)
                 elif isinstance(place, Place) and place.status in {Status.QUEUED, Status.SCHEDULED}:

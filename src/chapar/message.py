@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypedDict, Unpack
 
 from chapar.errors import FieldInvalid
 
@@ -86,6 +86,20 @@ class Command(NamedTuple):
     patience: float | None = None  #: seconds to wait; None: the setting `publish_timeout`
 
 
+class Changes(TypedDict, total=False):
+    """The fields that a move may change besides the status."""
+
+    reason: str | None
+    reason_code: int | None
+    attempts: int
+    possible_duplicate: bool
+    subscribers: bool | None
+    claim: str | None
+    not_before: int | None
+    published_at: int | None
+    finished_at: int | None
+
+
 class Message(NamedTuple):
     """One operation for one device. Immutable: a step is a new value, and the store compares old and new.
 
@@ -116,11 +130,11 @@ class Message(NamedTuple):
     published_at: int | None  #: when the broker's acknowledgement came
     finished_at: int | None  #: when it reached a final state
 
-    def moved(self, to: Status) -> Self:
-        """The same message in the state `to`; raises ValueError where `MOVES` does not list the move."""
+    def moved(self, to: Status, **changes: Unpack[Changes]) -> Self:
+        """The message in the state `to`, with these changes; raises ValueError where `MOVES` does not list the move."""
         if to not in MOVES[self.status]:
             raise ValueError(f"a message does not move from {self.status} to {to}")
-        return self._replace(status=to)
+        return self._replace(status=to, **changes)
 
     @property
     def payload(self) -> bytes:

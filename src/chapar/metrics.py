@@ -13,6 +13,18 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _OPERATIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
+class _Children(dict[tuple[str, ...], Counter]):
+    """The counters of a family by their labels; the library looks each up anew, behind a lock."""
+
+    def __init__(self, family: Counter) -> None:
+        super().__init__()
+        self._family = family
+
+    def __missing__(self, labels: tuple[str, ...]) -> Counter:
+        self[labels] = self._family.labels(*labels)
+        return self[labels]
+
+
 class Metrics:
     """The measurements of one process; with `WORKERS_FOLDER` in the environment they are shown for all workers."""
 
@@ -39,18 +51,20 @@ class Metrics:
         self.writer_deaths = Counter(
             "chapar_writer_deaths", "Writer processes that ended by themselves.", registry=registry
         )
-        self.accepted = Counter(
+        accepted = Counter(
             "chapar_messages_accepted",
             "Messages committed, by the status they began in.",
             ["status"],
             registry=registry,
         )
-        self.finished = Counter(
+        self.accepted = _Children(accepted)  #: by status
+        finished = Counter(
             "chapar_messages_finished",
             "Messages that ended, by status and reason.",
             ["status", "reason"],
             registry=registry,
         )
+        self.finished = _Children(finished)  #: by status and reason
         self.reconnects = Counter("chapar_link_reconnects", "Sessions after the first.", registry=registry)
         # Each worker counts the whole queue, so one of them is enough; of the links each has its own.
         self.queue = Gauge(

@@ -201,7 +201,9 @@ class Settings(BaseSettings):
         10, ge=1, le=3600, description="Seconds over which the three rates are counted: so much may come at once."
     )
     max_waits: int = Field(
-        5000, ge=1, description="Messages whose answers one key or token may wait for at a time. Each costs memory."
+        5000,
+        ge=1,
+        description="Sends, single or bulk, whose answers one key or token may wait for at a time; each costs memory.",
     )
     max_body_bytes: int = Field(
         64 * 1024,

@@ -14,7 +14,7 @@ from chapar.errors import DatabaseInUse, StoreUnavailable
 from chapar.message import Status
 from chapar.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
 from chapar.store import database
-from chapar.store.acceptance import Sender
+from chapar.store.acceptance import Key, Sender
 from chapar.store.administration import administer
 from chapar.store.api_keys import CREATE_KEY, ApiKey, all_keys, any_key
 from chapar.store.audit import Action, AuditFilters, Entry, newest_first
@@ -304,3 +304,12 @@ def test_more_rights_than_this_version_knows_are_none(sqlite_url: str) -> None:
 def test_the_principal_of_a_caller_names_the_sender() -> None:
     caller = Caller(Principal("key:anna", "Anna", EVERY_SCOPE), "192.0.2.7")
     assert Sender(caller.principal.id, caller.principal.name, caller.address) == ANNA
+
+
+async def test_what_a_key_was_used_for_is_found_until_it_may_be_used_anew(store: Store) -> None:
+    message = new_message()
+    key = Key("key:anna", "k", "0" * 64, message.id, PROCESS, None, None, kept_until=1000)
+    await store.add(message, key=key)
+    assert await store.owner(key[:2], 999) == key
+    assert await store.owner(key[:2], 1000) is None
+    assert await store.owner(("key:bahram", "k"), 999) is None

@@ -384,6 +384,11 @@ class SimulatedStore(Store):
         await self._read()
         return self._process.world.database.backlog()
 
+    async def owner(self, key: tuple[str, str], at: int) -> Key | None:
+        await self._read()
+        owner = self._process.world.database.keys.get(key)
+        return owner if owner is not None and owner.kept_until > at else None
+
     async def any_key(self) -> bool:
         return True  # so that the door need not look for the first one
 

@@ -14,9 +14,8 @@ import structlog
 from pydantic import SecretStr
 
 from chapar import app, dispatcher, gateway
-from chapar.api.limits import Limits
 from chapar.api.problems import status_of
-from chapar.api.sending import Answer, Sending, sent_answer
+from chapar.api.sending import Answer, send, sent_answer
 from chapar.clock import Clock
 from chapar.errors import ChaparError
 from chapar.gateway import Gateway, Use
@@ -93,7 +92,6 @@ class Process:
         self.stopping = asyncio.Event()
         self.store: SimulatedStore | None = None
         self.gateway: Gateway | None = None
-        self.sending: Sending | None = None
         self.calls: dict[asyncio.Task[Any], None] = {}  # in their order
         self.task = world.loop.create_task(self._main(), name=self.name)
         world.trace(self.name, "starts")
@@ -107,7 +105,6 @@ class Process:
         try:
             async with app.lifespan(self.world.settings) as running:
                 self.gateway = running.gateway
-                self.sending = Sending(running.gateway, self.world.limits)
                 await self.stopping.wait()
                 self.world.trace(self.name, "stops")
                 for call in [*self.calls]:
@@ -160,7 +157,6 @@ class World:
         self.broker = Broker(self)
         self.alone = self.plan.random() < 0.5
         self.settings = _settings(self.plan, alone=self.alone)
-        self.limits = Limits(self.settings)
         self.page = self.plan.choice([2, 5, 500])
         self.requests = self._requests()
         self.by_name = {request.name: request for request in self.requests}
@@ -300,13 +296,13 @@ class World:
             await asyncio.sleep(self.chaos.uniform(0.01, 0.6))
 
     async def _call(self, process: Process, request: Request) -> None:
-        assert process.sending is not None
+        assert process.gateway is not None
         self.trace(request.name, "is asked of", process.name, request.command.wait, request.key or "")
         command = request.command
         if request.due_in is not None:
             command = command._replace(deliver_at=process.clock.now() + request.due_in)
         use = None if request.key is None else Use("me", request.key, request.name)
-        given = await self._answered(process.sending.send(CALLER, command, use, "en"))
+        given = await self._answered(send(process.gateway, CALLER, command, use, "en"))
         self.trace(request.name, "is answered", given.status, given.message_id or given.body)
         request.given.append(given)
 

@@ -12,6 +12,7 @@ from chapar.errors import LinkDown, StoreUnavailable
 from chapar.link.publication import Publication
 from chapar.message import Attempt, Message
 from chapar.settings import Settings
+from chapar.store.acceptance import Key
 from chapar.store.operations import Kind
 from chapar.store.reports import Backlog
 from chapar.store.store import Store
@@ -124,6 +125,11 @@ class MemoryStore(Store):
     async def backlog(self) -> Backlog:
         self._read()
         return self.database.backlog()
+
+    async def owner(self, key: tuple[str, str], at: int) -> Key | None:
+        self._read()
+        owner = self.database.keys.get(key)
+        return owner if owner is not None and owner.kept_until > at else None
 
     async def is_alive(self, process: str) -> bool:
         self._read()

@@ -1,6 +1,7 @@
 """What comes of a delivery, for everything that a link can answer."""
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -146,7 +147,7 @@ async def test_a_message_put_off_too_often_is_given_up(bench: Bench) -> None:
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_direct_message_is_put_off_only_where_nobody_waits_for_it(bench: Bench, *, waits: bool) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id) if waits else None
+    outcome = bench.dispatcher.outcome(message.id, math.inf) if waits else None
     after = await bench.deliver(message, QUOTA_EXCEEDED, direct=True)
     assert after.status is (Status.REJECTED if waits else Status.QUEUED)
     if outcome is not None:
@@ -158,7 +159,7 @@ async def test_a_direct_message_without_a_link_is_rejected_only_where_somebody_w
     bench: Bench, *, waits: bool
 ) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id) if waits else None
+    outcome = bench.dispatcher.outcome(message.id, math.inf) if waits else None
     after = await bench.deliver(message, LinkDown(), direct=True)
     assert after.attempts == 0
     assert after.status is (Status.REJECTED if waits else Status.QUEUED)
@@ -176,7 +177,7 @@ async def test_a_message_from_the_queue_goes_back_without_a_link_and_its_attempt
 @pytest.mark.parametrize("cause", [None, SILENT, BLAMED, UNHEARD])
 async def test_a_lost_link_makes_a_possible_duplicate(bench: Bench, cause: BrokerError | None) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id)
+    outcome = bench.dispatcher.outcome(message.id, math.inf)
     after = await bench.deliver(message, LinkLost(cause))
     assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
     assert [attempt.outcome for attempt in await bench.store.attempts(message.id)] == ["link_lost"]
@@ -258,7 +259,7 @@ async def test_a_message_that_somebody_else_moved_is_told_as_it_is_or_not_at_all
     bench: Bench, *, readable: bool
 ) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id)
+    outcome = bench.dispatcher.outcome(message.id, math.inf)
     moved = message._replace(status=Status.QUEUED, claim=None, possible_duplicate=True)
     bench.store.database._put(message, moved)
     bench.store.is_unreadable = not readable
@@ -364,7 +365,7 @@ async def test_a_process_that_outlived_its_lease_sends_nothing_more() -> None:
 
 async def test_who_waits_for_a_message_is_told_that_it_expired(bench: Bench) -> None:
     message = bench.queued(expires_at=EPOCH)
-    outcome = bench.dispatcher.outcome(message.id)
+    outcome = bench.dispatcher.outcome(message.id, math.inf)
     async with bench.running():
         assert (await outcome).status is Status.EXPIRED
 
@@ -373,7 +374,7 @@ async def test_who_waits_for_a_message_is_told_that_it_expired(bench: Bench) -> 
 async def test_who_waits_is_told_what_another_process_did(status: Status) -> None:
     bench = Bench(alone=False)
     message = bench.queued()
-    outcome = bench.dispatcher.outcome(message.id)
+    outcome = bench.dispatcher.outcome(message.id, math.inf)
     bench.link.up = False
     async with bench.running():
         await until(lambda: bench.store.asked("take"))
@@ -384,7 +385,7 @@ async def test_who_waits_is_told_what_another_process_did(status: Status) -> Non
 async def test_a_database_that_cannot_be_read_does_not_end_the_dispatcher() -> None:
     bench = Bench(alone=False)
     message = bench.queued()
-    outcome = bench.dispatcher.outcome(message.id)
+    outcome = bench.dispatcher.outcome(message.id, math.inf)
     bench.store.is_unreadable = True
     async with bench.running():
         await until(lambda: bench.store.asked("take") and message.id in bench.link.waiting)
@@ -393,12 +394,25 @@ async def test_a_database_that_cannot_be_read_does_not_end_the_dispatcher() -> N
 
 
 async def test_who_waits_longer_than_the_gateway_lives_is_told_that_time_is_up(bench: Bench) -> None:
-    waiting = bench.dispatcher.outcome("one")
+    waiting = bench.dispatcher.outcome("one", math.inf)
     bench.dispatcher.hurry()
-    with pytest.raises(TimeoutError):
-        await waiting
-    with pytest.raises(TimeoutError):
-        await bench.dispatcher.outcome("another")
+    assert await waiting is None
+    assert await bench.dispatcher.outcome("another", math.inf) is None
+
+
+async def test_each_who_waits_is_told_at_its_own_time(bench: Bench) -> None:
+    now = asyncio.get_running_loop().time()
+    later = bench.dispatcher.outcome("later", now + 0.2)
+    never = bench.dispatcher.outcome("never", math.inf)
+    soon = bench.dispatcher.outcome("soon", now + 0.05)
+    gone = bench.dispatcher.outcome("gone", now + 0.01)
+    gone.cancel()
+    assert await soon is None
+    assert not later.done()
+    assert await later is None
+    assert asyncio.get_running_loop().time() >= now + 0.2
+    assert not never.done()
+    assert set(bench.dispatcher._waiters) == {"never"}
 
 
 async def test_stopping_takes_nothing_more_and_what_is_under_way_goes_on(bench: Bench) -> None:
@@ -453,12 +467,11 @@ async def test_a_lease_is_taken_before_anything_is_claimed_and_given_up_at_the_e
 
 async def test_who_was_told_already_is_not_told_that_time_is_up(bench: Bench) -> None:
     message = bench.taken()
-    told, waiting = bench.dispatcher.outcome(message.id), bench.dispatcher.outcome("another")
+    told, waiting = bench.dispatcher.outcome(message.id, math.inf), bench.dispatcher.outcome("another", math.inf)
     bench.dispatcher.tell(message)
     bench.dispatcher.hurry()
     assert await told == message
-    with pytest.raises(TimeoutError):
-        await waiting
+    assert await waiting is None
 
 
 async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_anything(
@@ -481,7 +494,7 @@ async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_
 async def test_who_waits_is_not_told_of_what_has_not_come_to_an_end(status: Status) -> None:
     bench = Bench(alone=False)
     message = bench.store.put(new_message(status=status, claim=None, created_at=EPOCH))
-    outcome = bench.dispatcher.outcome(message.id)
+    outcome = bench.dispatcher.outcome(message.id, math.inf)
     bench.link.up = False
     async with bench.running():
         await until(lambda: bench.store.asked("take"))
@@ -492,7 +505,7 @@ async def test_who_waits_is_not_told_of_what_has_not_come_to_an_end(status: Stat
 
 async def test_what_cannot_be_committed_any_more_is_left_as_it_is_and_nobody_is_told(bench: Bench) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id)
+    outcome = bench.dispatcher.outcome(message.id, math.inf)
     bench.store.commits.failing["move"] = NotSaved("a test says so.")
     assert await bench.deliver(message, 0x00) == message
     assert bench.store.now(message) == message

@@ -246,6 +246,20 @@ async def test_the_whole_queue_is_bounded_also_between_two_counts() -> None:
     assert len(bench.stored()) == 3
 
 
+async def test_what_was_accepted_before_the_queue_was_full_is_answered_again() -> None:
+    bench = Bench(max_queue=1)
+    first = await bench.gateway.send(CALLER, LATER, use=USE)
+    assert isinstance(first, Message)
+    await bench.gateway.answered(USE, 202, "{}")
+    assert await bench.gateway.send(CALLER, LATER, use=USE) == Replay(first.id, 202, "{}")
+    for use in (None, USE._replace(key="another"), USE._replace(principal="somebody else")):
+        with pytest.raises(QueueFull):
+            await bench.gateway.send(CALLER, LATER, use=use)
+    bench.clock.at += KEY_KEPT
+    with pytest.raises(QueueFull):
+        await bench.gateway.send(CALLER, LATER, use=USE)
+
+
 async def test_a_burst_does_not_pass_the_bound_of_the_whole_queue() -> None:
     bench = Bench(max_queue=3)
     sent = await asyncio.gather(*(bench.in_flight(LATER) for _ in range(10)), return_exceptions=True)

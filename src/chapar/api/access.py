@@ -62,6 +62,7 @@ class GuardedRoute(APIRoute):
     """
 
     policy: Policy
+    handler: Callable[[Request], Coroutine[Any, Any, Response]]  #: the endpoint behind the policy
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler behind the policy (FastAPI, "Custom Request and APIRoute class")."""
@@ -75,6 +76,7 @@ class GuardedRoute(APIRoute):
             check(caller_of(request), policy)
             return await handle(request)
 
+        self.handler = guarded
         return guarded
 
     def _handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

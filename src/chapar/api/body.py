@@ -1,6 +1,5 @@
 """Read a request's body within bounds of size and time."""
 
-import asyncio
 import json
 import re
 from collections.abc import Collection
@@ -8,8 +7,10 @@ from typing import Final
 
 from fastapi import Request
 from pydantic import JsonValue
+from starlette.requests import ClientDisconnect
 
-from chapar.errors import BodyMalformed, BodyTooDeep, BodyTooLarge, BodyTooSlow, FieldInvalid, MediaTypeUnsupported
+from chapar.api.headers import header
+from chapar.errors import BodyMalformed, BodyTooDeep, BodyTooLarge, FieldInvalid, MediaTypeUnsupported
 
 MAX_DEPTH: Final = 64  # levels; parameters have 32 of them
 
@@ -17,28 +18,27 @@ _NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
-async def read_body(
-    request: Request, media_types: Collection[str], *, limit: int, setting: str, seconds: float
-) -> tuple[str, bytes]:
-    """The media type, one of `media_types`, and the body; reading stops at `limit` bytes and after `seconds`.
+async def read_body(request: Request, media_types: Collection[str], *, limit: int, setting: str) -> tuple[str, bytes]:
+    """The media type, one of `media_types`, and the body; reading stops at `limit` bytes, which `setting` sets.
 
-    `setting` is what sets that limit.
-
-    Raises MediaTypeUnsupported, BodyTooLarge, BodyTooSlow.
+    How long it may take is the connection's to say. Raises MediaTypeUnsupported, BodyTooLarge, BodyTooSlow.
     """
     media_type = _media_type(request, media_types)
-    if int(request.headers.get("content-length", 0)) > limit:
+    if int(header(request, b"content-length") or 0) > limit:
         raise BodyTooLarge(limit, setting)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise BodyTooLarge(limit, setting)
-    except TimeoutError:
-        raise BodyTooSlow(seconds) from None
-    return media_type, bytes(body)
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message["body"])
+        size += len(chunks[-1])
+        if size > limit:
+            raise BodyTooLarge(limit, setting)
+        more = message["more_body"]
+    return media_type, b"".join(chunks)
 
 
 def parse(body: bytes) -> JsonValue:
@@ -47,7 +47,7 @@ def parse(body: bytes) -> JsonValue:
     RFC 8259 §4 leaves open which of the two counts: a proxy that checks the device id may have read the other one.
     """
     try:
-        document: JsonValue = json.loads(body, object_pairs_hook=_unique)
+        document: JsonValue = _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise BodyMalformed(str(error)) from None
     return document
@@ -76,15 +76,18 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)  # json.loads would make one for each body
+
+
 def _media_type(request: Request, media_types: Collection[str]) -> str:
     """JSON only: a form that another site's page submits cannot say it (CSRF)."""
-    content_type = request.headers.get("content-type", "")
+    content_type = header(request, b"content-type") or ""
     media_type, _, parameters = content_type.partition(";")
     media_type = media_type.strip().lower()
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if media_type not in media_types or charset not in {"", "utf-8", "utf8"}:
         raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else "a body without a type")
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
+    encoding = header(request, b"content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
         raise MediaTypeUnsupported(repr(encoding[:100]))
     return media_type

@@ -16,8 +16,9 @@ from chapar.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.api.limits import Limits
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.api.problems import answers, language_of
-from chapar.api.sending import Answer, Sending, read_command, refusal
+from chapar.api.sending import Answer, read_command, refusal, send
 from chapar.errors import ChaparError, FieldInvalid, persian_digits
+from chapar.gateway import Gateway
 from chapar.principal import Scope
 from chapar.settings import Settings
 
@@ -42,7 +43,7 @@ class BulkAnswer(BaseModel):
     answers: list[BulkItem]
 
 
-def bulk_router(sending: Sending, settings: Settings, limits: Limits) -> APIRouter:
+def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
     """The route of `/messaging/bulk`."""
     router = APIRouter()
 
@@ -57,7 +58,6 @@ def bulk_router(sending: Sending, settings: Settings, limits: Limits) -> APIRout
             {_JSON, _NDJSON},
             limit=settings.max_bulk_bytes,
             setting="CHAPAR_MAX_BULK_BYTES",
-            seconds=settings.body_timeout,
         )
         items = _lines(body) if media_type == _NDJSON else _items(body)
         if not 0 < len(items) <= MAX_MESSAGES:
@@ -74,12 +74,15 @@ def bulk_router(sending: Sending, settings: Settings, limits: Limits) -> APIRout
         async def one(place: int, item: bytes) -> Answer:
             try:
                 command = read_command(item)
+                if asynchronous:
+                    command = without_waiting(command)
                 use = use_of_key(request, item, f"\n{place}")  # which no key of a single call has
-                return await sending.send(caller, without_waiting(command) if asynchronous else command, use, language)
+                return await send(gateway, caller, command, use, language)
             except ChaparError as error:
                 return refusal(error, language)
 
-        answered = await asyncio.gather(*(one(place, item) for place, item in enumerate(items)))
+        with limits.waiting(caller):
+            answered = await asyncio.gather(*(one(place, item) for place, item in enumerate(items)))
         return Response(
             _as_json(answered), headers={"Preference-Applied": ASYNC} if asynchronous else None, media_type=_JSON
         )

@@ -3,7 +3,7 @@
 from collections.abc import Container, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
-from uvicorn._types import ASGIReceiveEvent, ASGISendEvent, HTTPResponseStartEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from chapar.errors import RequestError
@@ -54,6 +54,7 @@ class Exchange(RequestResponseCycle):
     """
 
     standing = PLAIN
+    _head: bytes | None = None  #: what waits for the first piece of the body: a write of its own is dear
     fault: RequestError | None = None  #: what the rest of the body turned out to be; whoever reads it is told
 
     # Plain functions that hand on what is to be awaited, because a coroutine around each call costs more than its work.
@@ -69,6 +70,8 @@ class Exchange(RequestResponseCycle):
             return self._send_later(message)
         if self.transport.is_closing():
             self.disconnected = True  # uvicorn tells only the last of several exchanges in line
+        if message["type"] == "http.response.body":
+            return super().send(message if self._head is None else self._headed(self._head, message))
         if self.response_started or self.disconnected or message["type"] != "http.response.start":
             return super().send(message)
         return self._start(message)
@@ -80,7 +83,18 @@ class Exchange(RequestResponseCycle):
     async def _start(self, message: HTTPResponseStartEvent) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
-        self.transport.write(self.head(message["status"], message.get("headers", ())))
+        self._head = self.head(message["status"], message.get("headers", ()))
+
+    def _headed(self, head: bytes, message: HTTPResponseBodyEvent) -> HTTPResponseBodyEvent:
+        """The first piece of the body, behind the head where nothing has to stand between the two."""
+        self._head = None
+        if self.disconnected:
+            return message
+        if self.chunked_encoding or self.scope["method"] == "HEAD":
+            self.transport.write(head)
+            return message
+        self.expected_content_length += len(head)
+        return {**message, "body": head + message.get("body", b"")}
 
     def head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The head of the answer; sets how its body is framed (RFC 9112 §6)."""

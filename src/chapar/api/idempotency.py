@@ -6,6 +6,7 @@ from typing import Final
 from fastapi import Request
 
 from chapar.api.access import caller_of
+from chapar.api.headers import header
 from chapar.errors import FieldInvalid
 from chapar.gateway import Use
 
@@ -27,7 +28,7 @@ def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
 
     Raises FieldInvalid for a key that cannot be one.
     """
-    key = request.headers.get("idempotency-key")
+    key = header(request, b"idempotency-key")
     if key is None:
         return None
     key = key.strip()

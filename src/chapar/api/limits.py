@@ -3,9 +3,7 @@
 import ipaddress
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from limits import RateLimitItem, RateLimitItemPerSecond
@@ -46,7 +44,7 @@ class Limits:
         self._messages = rate("messages", "CHAPAR_MESSAGES_PER_SECOND", settings.messages_per_second)
         self._address = rate("address", "CHAPAR_ADDRESS_REQUESTS_PER_SECOND", settings.address_requests_per_second)
         self._max_waits = settings.max_waits
-        self._waits = Counter[str]()
+        self._waits: dict[str, int] = {}
 
     def arrival(self, address: str) -> None:
         """Somebody calls from there; raises RateLimited."""
@@ -63,19 +61,9 @@ class Limits:
         if self._messages is not None:
             self._hit(self._messages, _who(caller), count)
 
-    @contextmanager
-    def waiting(self, caller: Caller) -> Iterator[None]:
-        """A caller waits for the answer to a message; raises RateLimited."""
-        who = _who(caller)
-        if self._waits[who] >= self._max_waits:
-            raise RateLimited("CHAPAR_MAX_WAITS", str(self._max_waits), _WAIT_AGAIN)
-        self._waits[who] += 1
-        try:
-            yield
-        finally:
-            self._waits[who] -= 1
-            if not self._waits[who]:
-                del self._waits[who]
+    def waiting(self, caller: Caller) -> "_Waiting":
+        """A caller waits, inside the block, for the answer to a message; entering raises RateLimited."""
+        return _Waiting(self._waits, _who(caller), self._max_waits)
 
     def headers(self, caller: Caller) -> Headers:
         """What is left for this caller (draft-ietf-httpapi-ratelimit-headers); none where nothing is limited."""
@@ -104,11 +92,36 @@ class Limits:
         return RateLimited(rate.setting, allowed, max(1, math.ceil(stats.reset_time - time.time())))
 
 
+class _Waiting:
+    """One wait among those of its caller. A class, because a generator costs as much as all else about a limit."""
+
+    __slots__ = ("_limit", "_waits", "_who")
+
+    def __init__(self, waits: dict[str, int], who: str, limit: int) -> None:
+        self._waits = waits
+        self._who = who
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        count = self._waits.get(self._who, 0)
+        if count >= self._limit:
+            raise RateLimited("CHAPAR_MAX_WAITS", str(self._limit), _WAIT_AGAIN)
+        self._waits[self._who] = count + 1
+
+    def __exit__(self, *_: object) -> None:
+        count = self._waits[self._who] - 1
+        if count:
+            self._waits[self._who] = count
+        else:
+            del self._waits[self._who]
+
+
 def _who(caller: Caller) -> str:
     """Whose counts these are: where access is open, those of the address."""
     return caller.principal.id or _network(caller.address)
 
 
+@lru_cache(maxsize=1024)
 def _network(address: str) -> str:
     try:
         ip_address = ipaddress.ip_address(address)

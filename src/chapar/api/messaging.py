@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import WithJsonSchema
 
+from chapar.api import sending
 from chapar.api.access import Calling, GuardedRoute, RequestRoute, allow, caller_of
 from chapar.api.body import read_body
 from chapar.api.bulk import bulk_router
@@ -23,7 +24,7 @@ from chapar.api.schemas import (
     attempt_view,
     message_view,
 )
-from chapar.api.sending import Sending, read_command, sent_answer
+from chapar.api.sending import read_command, sent_answer
 from chapar.gateway import Gateway
 from chapar.message import Wait
 from chapar.principal import Scope
@@ -74,7 +75,6 @@ _SENT: Final[dict[int | str, dict[str, object]]] = {
 def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
     """The routes of `/messaging`."""
     router = APIRouter(prefix="/messaging", tags=["messaging"], route_class=GuardedRoute)
-    sending = Sending(gateway, limits)
 
     @allow(Scope.SEND)
     async def send(request: Request) -> Response:
@@ -84,16 +84,17 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
             {_JSON},
             limit=settings.max_body_bytes,
             setting="CHAPAR_MAX_BODY_BYTES",
-            seconds=settings.body_timeout,
         )
         command = read_command(body)
         caller = caller_of(request)
         limits.messages(caller, 1)
         use = use_of_key(request, body)
-        if not prefers_async(request):
-            return (await sending.send(caller, command, use, language_of(request))).response()
-        answer = await sending.send(caller, without_waiting(command), use, language_of(request))
-        return answer.response(**{"Preference-Applied": ASYNC})
+        asynchronous = prefers_async(request)
+        with limits.waiting(caller):
+            answer = await sending.send(
+                gateway, caller, without_waiting(command) if asynchronous else command, use, language_of(request)
+            )
+        return answer.response((b"preference-applied", ASYNC.encode())) if asynchronous else answer.response()
 
     router.add_api_route(
         "/send",
@@ -111,7 +112,7 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
         },
         route_class_override=RequestRoute,
     )
-    router.include_router(bulk_router(sending, settings, limits))
+    router.include_router(bulk_router(gateway, settings, limits))
 
     @router.get("/messages", summary="List messages, newest first", responses=answers(422, 503))
     @allow(Scope.READ)

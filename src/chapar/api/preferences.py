@@ -4,6 +4,7 @@ from typing import Final
 
 from fastapi import Request
 
+from chapar.api.headers import headers
 from chapar.message import Command, Wait
 
 ASYNC: Final = "respond-async"
@@ -19,8 +20,8 @@ PREFER_PARAMETER: Final = {
 
 def prefers_async(request: Request) -> bool:
     """Whether the caller wants no more than the commit (RFC 7240 §4.1)."""
-    preferences = ",".join(request.headers.getlist("prefer")).split(",")
-    return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences)
+    preferences = ",".join(headers(request, b"prefer")).split(",")
+    return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences if preference)
 
 
 def without_waiting(command: Command) -> Command:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, get_args
 
@@ -13,6 +14,7 @@ from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from chapar.api.headers import header
 from chapar.errors import (
     AccessError,
     AccessUnavailable,
@@ -240,9 +242,10 @@ def status_of(error: ChaparError) -> int:
 
 def language_of(request: Request) -> Language:
     """The language the caller prefers to read."""
-    return preferred_language(request.headers.get("accept-language", ""))
+    return preferred_language(header(request, b"accept-language") or "")
 
 
+@lru_cache(maxsize=256)
 def preferred_language(accept_language: str) -> Language:
     """Persian where `Accept-Language` ranks it above English (RFC 9110 §12.5.4), else English."""
     ranks = {"fa": 0.0, "en": 0.0}

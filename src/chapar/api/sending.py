@@ -1,6 +1,5 @@
 """The answer to one message, whether it came alone or in bulk."""
 
-from contextlib import nullcontext
 from typing import Final, NamedTuple
 
 from fastapi import Response
@@ -8,15 +7,15 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from chapar.api.body import check_depth, parse
-from chapar.api.limits import Limits
 from chapar.api.problems import PROBLEM_TYPE, invalid, problem, status_of
 from chapar.api.schemas import SendRequest
 from chapar.errors import ChaparError, Language, NotSent
 from chapar.gateway import Gateway, Replay, Use
-from chapar.message import Command, Message, Status, Wait
+from chapar.message import Command, Message, Status
 from chapar.principal import Caller
 
-_JSON: Final = "application/json"
+_JSON: Final = (b"content-type", b"application/json")
+_PROBLEM: Final = (b"content-type", PROBLEM_TYPE.encode())
 _FIRST_ERROR: Final = 400  # RFC 9110 §15.5
 
 
@@ -29,15 +28,26 @@ class Answer(NamedTuple):
     is_replay: bool = False  #: whether this is the answer of an earlier request with the same key
     language: Language | None = None  #: of the sentence in it
 
-    def response(self, **headers: str) -> Response:
+    def response(self, *headers: tuple[bytes, bytes]) -> Response:
         """The answer as an HTTP response of its own."""
+        said = [*headers, _PROBLEM if self.status >= _FIRST_ERROR else _JSON]
         if self.message_id is not None:
-            headers["Location"] = f"/messaging/messages/{self.message_id}"
+            said.append((b"location", b"/messaging/messages/" + self.message_id.encode()))
         if self.is_replay:
-            headers["Idempotency-Replayed"] = "true"
+            said.append((b"idempotency-replayed", b"true"))
         if self.language is not None:
-            headers |= {"Content-Language": self.language, "Vary": "Accept-Language"}
-        return Response(self.body, self.status, headers, PROBLEM_TYPE if self.status >= _FIRST_ERROR else _JSON)
+            said += [(b"content-language", self.language.encode()), (b"vary", b"Accept-Language")]
+        return _Prepared(self.status, said, self.body)
+
+
+class _Prepared(Response):
+    """A response whose head is ready. Starlette's takes text, and looks for what may be missing."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.status_code = status
+        self.body = body
+        self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
+        self.background = None
 
 
 def read_command(body: bytes) -> Command:
@@ -51,32 +61,24 @@ def read_command(body: bytes) -> Command:
     return command
 
 
-class Sending:
-    """Sends what callers ask for, within their limits, and answers."""
+async def send(gateway: Gateway, caller: Caller, command: Command, use: Use | None, language: Language) -> Answer:
+    """Send a message and answer; the answer to the first use of a key is kept before it is given.
 
-    def __init__(self, gateway: Gateway, limits: Limits) -> None:
-        self._gateway = gateway
-        self._limits = limits
-
-    async def send(self, caller: Caller, command: Command, use: Use | None, language: Language) -> Answer:
-        """Send a message and answer; the answer to the first use of a key is kept before it is given.
-
-        Raises RateLimited, and what `Gateway.send` raises, but for NotSent, which is an answer.
-        """
-        try:
-            with nullcontext() if command.wait is Wait.NONE else self._limits.waiting(caller):
-                sent = await self._gateway.send(caller, command, use=use)
-        except NotSent as error:
-            answer = refusal(error, language)
-        else:
-            if isinstance(sent, Replay):
-                return _replayed(sent)
-            answer = sent_answer(sent)
-        if use is not None:
-            replay = await self._gateway.answered(use, answer.status, answer.body.decode())
-            if replay is not None:
-                return _replayed(replay)
-        return answer
+    Raises what `Gateway.send` raises, but for NotSent, which is an answer.
+    """
+    try:
+        sent = await gateway.send(caller, command, use=use)
+    except NotSent as error:
+        answer = refusal(error, language)
+    else:
+        if isinstance(sent, Replay):
+            return _replayed(sent)
+        answer = sent_answer(sent)
+    if use is not None:
+        replay = await gateway.answered(use, answer.status, answer.body.decode())
+        if replay is not None:
+            return _replayed(replay)
+    return answer
 
 
 def _replayed(replay: Replay) -> Answer:

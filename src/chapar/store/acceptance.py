@@ -190,6 +190,13 @@ def _owners(connection: Connection, additions: Sequence[Addition]) -> dict[tuple
     return owners
 
 
+def owner_of(connection: Connection, key: tuple[str, str], at: int) -> Key | None:
+    """What a principal's key was used for, unless that is so long before the time `at` that it may be used anew."""
+    found = connection.execute(_OWNERS, {"pairs": [key]}).one_or_none()
+    owner = None if found is None else Key._make(found)
+    return owner if owner is not None and owner.kept_until > at else None
+
+
 def _lanes(connection: Connection, additions: Sequence[Addition]) -> dict[str, _Lane]:
     joining = [m for m in (Message._make(row) for row, *_ in additions) if m.status != Status.REJECTED]
     if not joining:

@@ -10,7 +10,7 @@ from chapar.message import Attempt, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store import api_keys, audit, database, migrations, reports
-from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition
+from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition, owner_of
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey
 from chapar.store.api_keys import Change as KeyChange
 from chapar.store.audit import AuditFilters, Entry
@@ -170,6 +170,13 @@ class Store:
             yield removed
             if removed == _FORGOTTEN:
                 await asyncio.sleep(4 * took)
+
+    async def owner(self, key: tuple[str, str], at: int) -> Key | None:
+        """What a principal's idempotency key was used for, None where it is free at the time `at`.
+
+        Raises StoreUnavailable.
+        """
+        return await self._readers.read(lambda connection: owner_of(connection, key, at))
 
     async def create_key(self, key: ApiKey, entry: Entry, deadline: float) -> None:
         """Save a new API key; raises NotSaved, OutcomeUnknown."""

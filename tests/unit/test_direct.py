@@ -1,0 +1,105 @@
+"""The hot routes beside the framework's stack."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chapar.api import problems
+from chapar.api.access import GuardedRoute, RequestRoute, allow
+from chapar.api.direct import DirectRoutes
+from chapar.errors import MessageNotFound
+from chapar.principal import ANYBODY, NOBODY, Caller, Principal
+from chapar.principal import Scope as Right
+
+Called = Callable[..., Awaitable[httpx.Response]]
+
+
+def application(principal: Principal = ANYBODY) -> ASGIApp:
+    router = APIRouter(prefix="/hot", route_class=GuardedRoute)
+
+    @allow(Right.SEND)
+    async def answer(request: Request) -> Response:
+        match request.query_params.get("fail"):
+            case "known":
+                raise MessageNotFound("m")
+            case "gone":
+                raise ClientDisconnect
+            case "unknown":
+                raise ZeroDivisionError
+        return Response("direct" if "router" not in request.scope else "framework")
+
+    router.add_api_route("/fixed", answer, methods=["POST"], route_class_override=RequestRoute)
+    router.add_api_route("/{name}/open", answer, methods=["POST"], route_class_override=RequestRoute)
+    app = FastAPI()
+    app.include_router(router)
+    problems.install(app)
+    direct = DirectRoutes(app, [router])
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        await direct({**scope, "caller": Caller(principal, "127.0.0.1")}, receive, send)
+
+    return called
+
+
+async def ask(method: str, path: str, app: ASGIApp | None = None) -> httpx.Response:
+    transport = httpx.ASGITransport(app or application(), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://chapar") as client:
+        return await client.request(method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "answered"),
+    [
+        ("POST", "/hot/fixed", (200, "direct")),
+        ("POST", "/hot/fixed?a=b", (200, "direct")),
+        ("POST", "/hot/any/open", (200, "framework")),
+        ("GET", "/hot/fixed", (405, None)),
+        ("POST", "/hot/fixed/", (307, None)),
+        ("POST", "/hot/fixed%2F", (307, None)),
+        ("POST", "/hot//fixed", (404, None)),
+        ("POST", "/HOT/fixed", (404, None)),
+    ],
+)
+async def test_only_a_route_with_this_very_path_is_direct(method: str, path: str, answered: tuple[int, Any]) -> None:
+    answer = await ask(method, path)
+    assert answer.status_code == answered[0]
+    assert answered[1] is None or answer.text == answered[1]
+
+
+async def test_its_policy_holds() -> None:
+    assert (await ask("POST", "/hot/fixed", application(NOBODY))).status_code == 401
+    nothing = Principal("key:a", "a", frozenset())
+    assert (await ask("POST", "/hot/fixed", application(nothing))).status_code == 403
+
+
+async def test_an_error_of_ours_is_a_problem() -> None:
+    answer = await ask("POST", "/hot/fixed?fail=known")
+    assert (answer.status_code, answer.json()["code"]) == (404, "message_not_found")
+
+
+async def test_a_fault_of_ours_is_answered_and_logged_by_the_server() -> None:
+    answer = await ask("POST", "/hot/fixed?fail=unknown")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    transport = httpx.ASGITransport(application())
+    async with httpx.AsyncClient(transport=transport, base_url="http://chapar") as client:
+        with pytest.raises(ZeroDivisionError):
+            await client.post("/hot/fixed?fail=unknown")
+
+
+async def test_nobody_is_answered_who_has_gone() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/hot/fixed", "query_string": b"fail=gone", "headers": []}
+    await application()(scope, receive, send)
+    assert sent == []

@@ -1,0 +1,80 @@
+"""Every route says who may call it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, Request
+from starlette.routing import BaseRoute, Mount
+
+from chapar.api.access import GuardedRoute, Identity, Policy, allow, check
+from chapar.app import Running, api
+from chapar.errors import ScopeMissing, Unauthenticated
+from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
+from chapar.settings import Settings
+
+
+def routes_of(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
+    """The routes, and those of the routers that were included."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        if included is None:
+            yield route
+        else:
+            yield from routes_of(included.routes)
+
+
+def policy_of(route: BaseRoute) -> Policy | None:
+    if isinstance(route, Mount):
+        return getattr(route.app, "policy", None)
+    return route.policy if isinstance(route, GuardedRoute) else None
+
+
+def test_every_route_declares_who_may_call_it() -> None:
+    door: Any = None
+    entrance: Any = api(Running(door, door, door), Settings())
+    routes = list(routes_of(entrance._app._app.routes))
+    assert len(routes) >= 18
+    for route in routes:
+        assert isinstance(policy_of(route), Scope | Identity), route
+
+
+def test_a_route_that_does_not_cannot_be_made() -> None:
+    async def open_to_all() -> None:
+        pass
+
+    router = APIRouter(route_class=GuardedRoute)
+    with pytest.raises(TypeError, match="/somewhere does not declare"):
+        router.get("/somewhere")(open_to_all)
+
+
+@pytest.mark.parametrize(
+    ("principal", "policy", "refused"),
+    [
+        (NOBODY, Identity.ANY, None),
+        (NOBODY, Identity.KNOWN, Unauthenticated),
+        (NOBODY, Scope.SEND, Unauthenticated),
+        (ANYBODY, Scope.KEYS, None),
+        (Principal("key:a", "a", frozenset()), Identity.KNOWN, None),
+        (Principal("key:a", "a", frozenset()), Scope.SEND, ScopeMissing),
+        (Principal("key:a", "a", frozenset({Scope.READ})), Scope.SEND, ScopeMissing),
+        (Principal("key:a", "a", frozenset({Scope.READ})), Scope.READ, None),
+    ],
+)
+def test_a_policy_lets_through_whom_it_names(
+    principal: Principal, policy: Policy, refused: type[Exception] | None
+) -> None:
+    caller = Caller(principal, "127.0.0.1")
+    if refused is None:
+        check(caller, policy)
+    else:
+        with pytest.raises(refused):
+            check(caller, policy)
+
+
+def test_a_declaration_leaves_the_endpoint_as_it_is() -> None:
+    async def endpoint(request: Request) -> Request:
+        return request
+
+    declared: Callable[..., Any] = allow(Scope.SEND)(endpoint)
+    assert declared is endpoint
