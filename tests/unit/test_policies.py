@@ -7,9 +7,10 @@ import pytest
 from fastapi import APIRouter, Request
 from starlette.routing import BaseRoute, Mount
 
-from chapar.api.access import GuardedRoute, Identity, Policy, allow, check
+from chapar.api.access import Entrance, GuardedRoute, Identity, Policy, allow, check
+from chapar.api.limits import Limits
 from chapar.app import Running, api
-from chapar.errors import ScopeMissing, Unauthenticated
+from chapar.errors import CredentialInvalid, ScopeMissing, Unauthenticated
 from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 from chapar.settings import Settings
 
@@ -78,3 +79,38 @@ def test_a_declaration_leaves_the_endpoint_as_it_is() -> None:
 
     declared: Callable[..., Any] = allow(Scope.SEND)(endpoint)
     assert declared is endpoint
+
+
+@pytest.mark.parametrize(
+    ("headers", "closes"),
+    [
+        ([], False),
+        ([(b"content-length", b"99999")], False),
+        ([(b"content-length", b"100000")], True),
+        ([(b"transfer-encoding", b"chunked")], True),
+    ],
+)
+async def test_a_refusal_closes_only_where_much_would_follow(
+    headers: list[tuple[bytes, bytes]], *, closes: bool
+) -> None:
+    class ClosedDoor:
+        is_open = False
+
+        async def admit(self, _credential: str) -> Principal:
+            raise CredentialInvalid("is wrong", "نادرست است")
+
+        def known(self, _credential: str) -> None:
+            return None
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    never: Any = None
+    door: Any = ClosedDoor()
+    scope = {"type": "http", "method": "POST", "path": "/", "client": None, "query_string": b""}
+    scope["headers"] = [*headers, (b"authorization", b"Bearer x")]
+    await Entrance(never, door, Limits(Settings()))(scope, never, send)
+    assert sent[0]["status"] == 401
+    assert ((b"connection", b"close") in sent[0]["headers"]) is closes

@@ -11,7 +11,7 @@ import structlog
 
 from chapar.access.api_keys import PREFIX, hash_of, is_api_key
 from chapar.access.jwks import KeySet, key_of_file, secret_key
-from chapar.access.tokens import KeySource, OneKey, TokenVerifier
+from chapar.access.tokens import KeySource, OneKey, TokenVerifier, is_token
 from chapar.clock import Clock
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreError, StoreUnavailable
 from chapar.principal import Principal
@@ -74,6 +74,7 @@ class Door:
 
     async def admit(self, credential: str) -> Principal:
         """Whom this credential proves; raises CredentialInvalid, AccessUnavailable."""
+        self._check_shape(credential)
         asking = self._asking.get(credential)
         if asking is None:
             asking = self._asking[credential] = asyncio.create_task(self._check(credential))
@@ -102,22 +103,28 @@ class Door:
             await asyncio.sleep(_USES_EVERY)
             await self.write_uses()
 
-    async def _check(self, credential: str) -> Admission:
+    def _check_shape(self, credential: str) -> None:
+        """Raise CredentialInvalid for what cannot be a key or a token: a flood of it costs next to nothing."""
         if credential.startswith(PREFIX):
+            if not is_api_key(credential):
+                raise CredentialInvalid("is mistyped or cut off", "اشتباه نوشته شده یا ناقص است")
+        elif self._tokens is None or not is_token(credential):
+            raise CredentialInvalid(
+                "is no API key of this gateway and no token", "نه کلید API این دروازه است و نه توکن"
+            )
+
+    async def _check(self, credential: str) -> Admission:
+        if self._tokens is None or credential.startswith(PREFIX):
             admission = await self._check_key(credential)
-        elif self._tokens is not None:
+        else:
             verified = await self._tokens.verify(credential)
             admission = Admission(verified.principal, verified.expires_at)
-        else:
-            raise CredentialInvalid("is no API key of this gateway", "کلید API این دروازه نیست")
         if len(self._admitted) >= _REMEMBERED:
             self._admitted.clear()
         self._admitted[credential] = admission
         return admission
 
     async def _check_key(self, credential: str) -> Admission:
-        if not is_api_key(credential):
-            raise CredentialInvalid("is mistyped or cut off", "اشتباه نوشته شده یا ناقص است")
         hash_ = hash_of(credential)
         try:
             key = await self._store.key_by_hash(hash_)

@@ -11,6 +11,7 @@ from chapar.principal import EVERYTHING, Principal, Reach, Scope, check_patterns
 
 ALGORITHMS: Final = ("RS256", "ES256", "EdDSA", "HS256")
 MAX_TOKEN_LENGTH: Final = 8192  # characters; what is longer is no token that we would issue a right for
+_DOTS: Final = 2
 _REQUIRED: Final = ("exp", "iss", "aud", "sub")
 _NEVER: Final = 1 << 40  # seconds since the epoch; JSON knows numbers beyond what a float holds
 _MAX_NAME: Final = 256  # characters of `sub`: it goes into the audit trail
@@ -48,6 +49,11 @@ class Verified(NamedTuple):
     expires_at: float  #: seconds since the epoch
 
 
+def is_token(text: str) -> bool:
+    """Whether this has the shape of a signed token: three parts (RFC 7515 §7.1), and not too long."""
+    return len(text) <= MAX_TOKEN_LENGTH and text.isascii() and text.count(".") == _DOTS
+
+
 class TokenVerifier:
     """Tokens of one issuer for one audience."""
 
@@ -58,7 +64,7 @@ class TokenVerifier:
 
     async def verify(self, token: str) -> Verified:
         """What the token proves; raises CredentialInvalid, AccessUnavailable."""
-        if len(token) > MAX_TOKEN_LENGTH or not token.isascii() or token.count(".") != 2:  # noqa: PLR2004 - RFC 7515 §7.1
+        if not is_token(token):
             raise _refused("is no API key and no token", "نه کلید API است و نه توکن")
         key = await self._keys.key(_key_id(token))
         if key is None:

@@ -19,6 +19,7 @@ from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
+_MANY_DIGITS: Final = 6  # of a length: 100 kB
 _READING: Final = frozenset({"GET", "HEAD"})
 
 
@@ -126,7 +127,8 @@ class Entrance:
             caller = Caller(await self._principal(scope), address)
             self._limits.request(caller)
         except ChaparError as error:
-            await problem_response(Request(scope), error)(scope, receive, send)
+            headers = {"Connection": "close"} if _sends_much(scope) else None
+            await problem_response(Request(scope), error, headers)(scope, receive, send)
             return
         scope["caller"] = caller
         await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
@@ -149,6 +151,14 @@ class Entrance:
             await send(message)
 
         return tell
+
+
+def _sends_much(scope: ASGIScope) -> bool:
+    """Whether a body follows that is not worth reading to its end. A small one is: a new connection costs more."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and len(value) >= _MANY_DIGITS)
+        for name, value in scope["headers"]
+    )
 
 
 def _credential(authorization: bytes, method: str) -> str:

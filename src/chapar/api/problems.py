@@ -93,8 +93,6 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
 PROBLEM_TYPE: Final = "application/problem+json"
 _CHALLENGES: Final = frozenset({401, 403})
 _BODY_UNREAD: Final = (
-    AccessError,
-    RateLimited,
     HeadMalformed,
     PathUnknown,
     MethodNotAllowed,
