@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -33,14 +32,15 @@ from chapar.errors import (
 )
 from chapar.link.link import Link
 from chapar.link.reason_codes import reason_name
-from chapar.message import UNFINISHED, Attempt, Command, Message, Status, Wait, check_device_id, check_operation, new_id
+from chapar.message import Attempt, Command, Message, Status, Wait, check_device_id, check_operation, new_id
 from chapar.metrics import CONTENT_TYPE as METRICS_TYPE
 from chapar.metrics import Metrics
 from chapar.principal import Caller
+from chapar.room import Room
 from chapar.settings import Settings
 from chapar.store.acceptance import Added, Full, Key, Place, Sender
 from chapar.store.audit import Action, AuditFilters, Entry
-from chapar.store.reports import Backlog, Bucket, Filters, Ranking, Summary
+from chapar.store.reports import Bucket, Filters, Ranking, Summary
 from chapar.store.store import Store
 
 __all__ = [
@@ -63,12 +63,10 @@ log = structlog.get_logger(__name__)
 KEY_KEPT: Final = 24 * 3600 * 1000  # ms an idempotency key is kept at least, and in any case past its message's expiry
 
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
-_QUEUE_PATIENCE = 5  # seconds after which the whole full queue is worth another try
 _LONGEST_WAIT = 310_000  # ms after which a request has been answered, or its caller is gone
 _STEP = 1000  # ms by which the system's clock moves only where it was stepped
 _FORGET_EVERY = 600.0  # seconds between looks for what is old enough to be forgotten
-_FRESH = 0.1  # seconds for which a count of what is unfinished may refuse a message
-_BACKLOG_EVERY = 1.0  # seconds between counts of what is unfinished
+_MEASURE_EVERY = 1.0  # seconds
 
 
 class Readiness(NamedTuple):
@@ -115,42 +113,26 @@ class Gateway:
         self._process = process
         self._metrics = metrics or Metrics()
         self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
-        self._backlog = Backlog({}, None)
-        self._queued_since = 0  # messages queued here since the backlog was counted
+        self._room = Room(settings, store, self._metrics)
         self._landing: dict[str, asyncio.Future[Added] | asyncio.Future[bool]] = {}  # commits under way, by message
-        self._counting = asyncio.Lock()
-        self._counted_at = 0.0  # loop time of that count
-        self._joining: dict[str, None] = {}  # ids of messages that are about to be queued, in their order
         self._reconnects = 0  # of the link, as counted so far
         self._drift = 0  # ms by which the system's clock was ahead when that was last said
 
     async def run(self) -> None:
         """Count what is unfinished, and forget what is old, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._count(), name="backlog")
+            tasks.create_task(self._room.run(), name="backlog")
+            tasks.create_task(self._keep_measuring(), name="measurements")
             if self._settings.retention_days is not None:
                 tasks.create_task(self._forget(self._settings.retention_days), name="retention")
 
-    async def _count(self) -> None:
+    async def _keep_measuring(self) -> None:
         while True:
-            async with self._counting:
-                with suppress(StoreUnavailable):
-                    await self._count_once()
             self._measure()
-            await asyncio.sleep(_BACKLOG_EVERY)
-
-    async def _count_once(self) -> None:
-        before = self._queued_since
-        self._backlog = await self._store.backlog()
-        self._counted_at = asyncio.get_running_loop().time()
-        # What was queued while it was counted may be in it or not. Counted twice, it is at worst refused too early.
-        self._queued_since -= before
+            await asyncio.sleep(_MEASURE_EVERY)
 
     def _measure(self) -> None:
-        for status in UNFINISHED:
-            self._metrics.queue.labels(status.value).set(self._backlog.depths.get(status, 0))
-        oldest = self._backlog.oldest
-        self._metrics.oldest.set(0 if oldest is None else (self._clock.now() - oldest.created_at) / 1000)
+        self._room.measure(self._clock.now())
         self._metrics.link_up.set(self._link.up)
         self._metrics.in_flight.set(self._link.in_flight)
         self._metrics.window.set(self._link.window)
@@ -396,7 +378,7 @@ class Gateway:
         message = self._placed(message, wait)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             try:
-                await self._check_room()
+                await self._room.check()
             except QueueFull:
                 owner = None if key is None else await self._store.owner(key[:2], message.created_at)
                 if key is None or owner is None:
@@ -438,31 +420,13 @@ class Gateway:
             placed = message
         return placed
 
-    async def _check_room(self) -> None:
-        """Raise QueueFull where the whole queue is as deep as it may be, by a count that is fresh."""
-        if self._depth() < self._settings.max_queue:
-            return
-        async with self._counting:  # one after the other, so that messages of one call keep their order
-            was_full = sum(self._backlog.depths.values()) >= self._settings.max_queue
-            is_fresh = asyncio.get_running_loop().time() - self._counted_at < _FRESH
-            if self._depth() >= self._settings.max_queue and not (was_full and is_fresh):
-                with suppress(StoreUnavailable):
-                    await self._count_once()
-        if self._depth() >= self._settings.max_queue:
-            oldest = self._backlog.oldest.id if self._backlog.oldest else next(iter(self._joining), "-")
-            raise QueueFull("CHAPAR_MAX_QUEUE", self._settings.max_queue, oldest, _QUEUE_PATIENCE)
-
-    def _depth(self) -> int:
-        """Unfinished messages, as far as this process knows: counted, queued since, and about to be."""
-        return sum(self._backlog.depths.values()) + self._queued_since + len(self._joining)
-
     def _add(self, message: Message, key: Key | None, sender: Sender, deadline: float) -> asyncio.Future[Added]:
         # However little the caller waits for the broker, the database has its time to commit.
         patience = asyncio.get_running_loop().time() + self._settings.publish_timeout
         bound = self._settings.max_device_queue
         added = self._store.add(message, max(deadline, patience), max_depth=bound, key=key, sender=sender)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
-            self._joining[message.id] = None
+            self._room.joins(message.id)
         self._landing[message.id] = added
         began = time.perf_counter()
         added.add_done_callback(partial(self._landed, message, key, began))
@@ -471,7 +435,7 @@ class Gateway:
     def _landed(self, message: Message, key: Key | None, began: float, added: asyncio.Future[Added]) -> None:
         """What follows from a commit, at once and whoever still waits for it."""
         self._landing.pop(message.id, None)
-        self._joining.pop(message.id, None)
+        self._room.joined(message.id)
         match added.exception():
             case None:
                 self._metrics.commit.observe(time.perf_counter() - began)
@@ -498,7 +462,7 @@ class Gateway:
                 withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
 
     def _queued(self) -> None:
-        self._queued_since += 1
+        self._room.queued()
         self._dispatcher.wake()
 
     def _key(self, use: Use, message: Message) -> Key:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chapar import gateway as gateway_module
+from chapar import room
 from chapar.dispatcher import Dispatcher
 from chapar.errors import (
     BrokerClosed,
@@ -639,7 +639,7 @@ async def test_the_measurements_say_how_it_stands(bench: Bench) -> None:
 async def test_a_full_queue_is_counted_again_unless_it_just_was(
     monkeypatch: pytest.MonkeyPatch, *, fresh: bool
 ) -> None:
-    monkeypatch.setattr(gateway_module, "_FRESH", float("inf") if fresh else 0.0)
+    monkeypatch.setattr(room, "FRESH", float("inf") if fresh else 0.0)
     bench = Bench(max_queue=1)
     only = bench.store.put(new_message("Z", Status.QUEUED, claim=None, created_at=EPOCH))
     await bench.counted()
