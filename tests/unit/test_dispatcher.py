@@ -612,7 +612,7 @@ async def test_a_process_alone_asks_only_for_what_has_just_expired(
     monkeypatch.setattr(bench.store, "find_all", find_all)
     bench.queued("A", expires_at=EPOCH)
     waited_for, kept = bench.queued("B", expires_at=EPOCH), bench.queued("C", not_before=EPOCH + 1)
-    outcomes = [bench.dispatcher.outcome(message.id) for message in (waited_for, kept)]
+    outcomes = [bench.dispatcher.outcome(message.id, math.inf) for message in (waited_for, kept)]
     async with bench.running():
         await turns()
     assert asked == [[waited_for.id]]
@@ -646,7 +646,7 @@ async def test_how_long_the_broker_took_is_measured(bench: Bench, monkeypatch: p
 
 async def test_who_waited_is_forgotten(bench: Bench) -> None:
     message = bench.taken()
-    told, given_up = bench.dispatcher.outcome(message.id), bench.dispatcher.outcome("another")
+    told, given_up = bench.dispatcher.outcome(message.id, math.inf), bench.dispatcher.outcome("another", math.inf)
     bench.dispatcher.tell(message)
     given_up.cancel()
     await turns()
