@@ -683,3 +683,9 @@ async def test_a_quarantine_names_what_the_broker_blamed(bench: Bench) -> None:
     lost, quarantined = await bench.store.attempts(message.id)
     assert (lost.outcome, lost.reason_code) == ("link_lost", None)
     assert (quarantined.outcome, quarantined.reason_code) == ("quarantined", 0x81)
+
+
+async def test_without_a_link_nothing_is_taken_direct(bench: Bench) -> None:
+    assert bench.dispatcher.takes_direct
+    bench.link.up = False
+    assert not bench.dispatcher.takes_direct
