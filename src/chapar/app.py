@@ -78,7 +78,7 @@ def api(running: Running, settings: Settings) -> ASGIApp:
         app.include_router(router)
     problems.install(app)
     documentation.install(app)
-    return Entrance(DirectRoutes(app, routers), running.door, limits)
+    return Entrance(DirectRoutes(app, routers), running.door, limits, gateway.turned_away)
 
 
 @contextlib.asynccontextmanager

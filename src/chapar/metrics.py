@@ -65,6 +65,13 @@ class Metrics:
             registry=registry,
         )
         self.finished = _Children(finished)  #: by status and reason
+        turned_away = Counter(
+            "chapar_requests_turned_away",
+            "Requests answered at the entrance: wrong or missing credentials, rates, or no way to check them.",
+            ["code"],
+            registry=registry,
+        )
+        self.turned_away = _Children(turned_away)  #: by the code of the problem
         self.reconnects = Counter("chapar_link_reconnects", "Sessions after the first.", registry=registry)
         # Each worker counts the whole queue, so one of them is enough; of the links each has its own.
         self.queue = Gauge(

@@ -55,7 +55,7 @@ class Place(DoorBench):
         app = FastAPI()
         problems.install(app)
         app.include_router(router)
-        self.entrance = Entrance(app, self.door, Limits(self.settings))
+        self.entrance = Entrance(app, self.door, Limits(self.settings), lambda _: None)
 
     async def closed(self) -> None:
         """Make a key, and close the door."""
@@ -262,7 +262,7 @@ async def test_what_is_no_request_goes_through_untouched() -> None:
     place = Place()
     await place.closed()
     scope = {"type": "lifespan"}
-    await Entrance(app, place.door, Limits(place.settings))(scope, receive, send)
+    await Entrance(app, place.door, Limits(place.settings), lambda _: None)(scope, receive, send)
     assert passed == [scope, receive, send]
     assert scope == {"type": "lifespan"}
 
@@ -277,7 +277,7 @@ async def test_a_client_without_an_address_is_let_in_as_one() -> None:
         raise AssertionError("nobody asked")
 
     place = Place()
-    entrance = Entrance(app, place.door, Limits(place.settings))
+    entrance = Entrance(app, place.door, Limits(place.settings), lambda _: None)
     await entrance({"type": "http", "client": None, "headers": [], "method": "GET"}, unused, unused)
     assert seen == [Caller(ANYBODY, "")]
 

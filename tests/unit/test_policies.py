@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi import APIRouter, Request
@@ -32,8 +33,8 @@ def policy_of(route: BaseRoute) -> Policy | None:
 
 
 def test_every_route_declares_who_may_call_it() -> None:
-    door: Any = None
-    entrance: Any = api(Running(door, door, door), Settings())
+    part: Any = Mock()
+    entrance: Any = api(Running(part, part, part), Settings())
     routes = list(routes_of(entrance._app._app.routes))
     assert len(routes) >= 18
     for route in routes:
@@ -111,6 +112,8 @@ async def test_a_refusal_closes_only_where_much_would_follow(
     door: Any = ClosedDoor()
     scope = {"type": "http", "method": "POST", "path": "/", "client": None, "query_string": b""}
     scope["headers"] = [*headers, (b"authorization", b"Bearer x")]
-    await Entrance(never, door, Limits(Settings()))(scope, never, send)
+    counted: list[str] = []
+    await Entrance(never, door, Limits(Settings()), counted.append)(scope, never, send)
     assert sent[0]["status"] == 401
+    assert counted == ["credential_invalid"]
     assert ((b"connection", b"close") in sent[0]["headers"]) is closes

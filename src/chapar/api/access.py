@@ -110,10 +110,12 @@ class Entrance:
     Pure ASGI: what it costs a request that is let in is one look into a dictionary.
     """
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits, turned_away: Callable[[str], None]) -> None:
+        """`turned_away` is called with the code of each problem that is answered here."""
         self._app = app
         self._door = door
         self._limits = limits
+        self._turned_away = turned_away
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Let one request in, or answer it here."""
@@ -127,6 +129,7 @@ class Entrance:
             caller = Caller(await self._principal(scope), address)
             self._limits.request(caller)
         except ChaparError as error:
+            self._turned_away(error.code)
             headers = {"Connection": "close"} if _sends_much(scope) else None
             await problem_response(Request(scope), error, headers)(scope, receive, send)
             return
