@@ -55,14 +55,18 @@ class Issuer:
         self.entries = [jwk_of(key, f"key-{algorithm}", algorithm) for algorithm, key in self.keys.items()]
         self.status = 200
         self.asked = 0
+        self.accepts = ""  # what was last asked for
 
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked += 1
+                issuer.accepts = self.headers["Accept"]
                 body = json.dumps({"keys": issuer.entries}).encode()
                 self.send_response(issuer.status)
+                if issuer.status in {301, 302, 307, 308}:
+                    self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

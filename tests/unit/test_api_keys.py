@@ -102,3 +102,19 @@ def test_the_audit_trail_is_told_who_ends_a_key() -> None:
     assert new_end(FARMER, key, None, NOW).entry.detail == "backend: never"
     with pytest.raises(FieldInvalid):
         new_end(FARMER, key, NOW, NOW)
+
+
+def test_a_key_that_was_given_out_stays_one() -> None:
+    assert is_api_key(PREFIX + "0" * 43 + "jlcZC2")
+    assert hash_of("chapar_") == "22dcf021f4b4fea1638531d3151698b1ca51fe2a83f22659b6214615ac13654f"
+
+
+def test_a_key_is_stored_under_its_name_without_blanks_around_it_and_told_of_with_all_its_scopes() -> None:
+    issued = issue(OWNER, GRANT._replace(name=" backend ", scopes=frozenset({Scope.SEND, Scope.READ})), NOW)
+    assert issued.key.name == "backend"
+    assert issued.entry.detail == "backend: messages:read messages:send"
+
+
+def test_a_key_with_the_callers_own_rights_is_its_business() -> None:
+    key = issue(FARMER, GRANT._replace(scopes=FARMER.principal.scopes), NOW).key
+    assert may_see(FARMER, key)

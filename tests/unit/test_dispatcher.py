@@ -689,3 +689,13 @@ async def test_without_a_link_nothing_is_taken_direct(bench: Bench) -> None:
     assert bench.dispatcher.takes_direct
     bench.link.up = False
     assert not bench.dispatcher.takes_direct
+
+
+async def test_a_device_is_free_again_once_all_that_went_back_is_there(bench: Bench) -> None:
+    messages = [bench.taken("A"), bench.taken("A")]
+    deliveries = [bench.dispatcher.deliver(message) for message in messages]
+    await until(lambda: len(bench.link.waiting) == 2)
+    for message in messages:
+        bench.link.answer(message.id, LinkDown())
+    await asyncio.gather(*deliveries)
+    assert bench.dispatcher._returning == {}

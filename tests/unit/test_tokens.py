@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from chapar.access import jwks
 from chapar.access.jwks import KeySet, key_of_file, secret_key
-from chapar.access.tokens import OneKey, TokenVerifier
+from chapar.access.tokens import MAX_TOKEN_LENGTH, OneKey, TokenVerifier, VerificationKey
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid
 from chapar.principal import EVERY_SCOPE, EVERYTHING, Scope
 from support.hostile_tokens import hostile_tokens
@@ -408,3 +409,75 @@ async def test_an_issuer_that_sends_elsewhere_is_not_followed(issuer: Issuer) ->
     issuer.status = 302
     with pytest.raises(AccessUnavailable, match="it answers 302"):
         await verifier_of(issuer).verify(issuer.token())
+
+
+async def test_json_is_asked_for(issuer: Issuer) -> None:
+    await verifier_of(issuer).verify(issuer.token())
+    assert issuer.accepts == "application/json"
+
+
+@pytest.mark.parametrize(("beyond", "taken"), [(0, True), (1, False)])
+async def test_a_set_of_a_mebibyte_is_read(issuer: Issuer, beyond: int, *, taken: bool) -> None:
+    issuer.entries = [{"kty": "oct", "k": ""}, jwk_of(issuer.keys["RS256"], "key-RS256", "RS256")]
+    length = len(json.dumps({"keys": issuer.entries}))
+    issuer.entries[0]["k"] = "A" * ((1 << 20) - length + beyond)
+    if taken:
+        await verifier_of(issuer).verify(issuer.token())
+    else:
+        with pytest.raises(AccessUnavailable, match="larger than 1 MiB"):
+            await verifier_of(issuer).verify(issuer.token())
+
+
+async def test_a_set_is_not_fetched_twice_in_ten_seconds(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"now": 1_000_000.0}
+    monkeypatch.setattr(jwks, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    key_set = KeySet(issuer.url, lambda: None)
+    for after, asked in ((0.0, 1), (9.9, 1), (10.0, 2)):
+        clock["now"] = 1_000_000.0 + after
+        await key_set.refresh()
+        assert issuer.asked == asked
+
+
+async def test_a_key_that_can_be_guessed_verifies_nothing() -> None:
+    verifier = TokenVerifier(OneKey(VerificationKey(b"short", "HS256")), ISSUER, AUDIENCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        token = jwt.encode(claims(), b"short", "HS256")
+    with pytest.raises(CredentialInvalid):
+        await verifier.verify(token)
+
+
+async def test_a_token_is_as_long_as_it_may_be() -> None:
+    verifier = TokenVerifier(OneKey(secret_key(SECRET)), ISSUER, AUDIENCE)
+    pad = MAX_TOKEN_LENGTH
+    while len(longest := jwt.encode(claims(exp=2_000_000_000, pad="x" * pad), SECRET, "HS256")) > MAX_TOKEN_LENGTH:
+        pad -= 1
+    assert len(longest) == MAX_TOKEN_LENGTH
+    assert (await verifier.verify(longest)).principal.name == "backend"
+
+
+async def test_a_subject_is_as_long_as_it_may_be() -> None:
+    verifier = TokenVerifier(OneKey(secret_key(SECRET)), ISSUER, AUDIENCE)
+    verified = await verifier.verify(jwt.encode(claims(sub="x" * 256), SECRET, "HS256"))
+    assert verified.principal.id == "jwt:" + "x" * 256
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"exp": 1}, "has expired"),
+        ({"aud": "another"}, "is for another audience"),
+        ({"iss": "another"}, "is from another issuer"),
+        ({"sub": None}, "lacks the claim sub"),
+        ({"exp": None}, "lacks the claim exp"),
+        ({"nbf": 4_000_000_000}, "is not valid yet"),
+        ({"sub": "x" * 257}, "has a `sub` that is not 1 to 256"),
+        ({"devices": [7]}, "has a bad claim: devices must be a list of patterns"),
+        ({"operations": "*"}, "has a bad claim: operations must be a list of patterns"),
+    ],
+)
+async def test_why_a_token_is_refused_is_told(changed: dict[str, Any], said: str) -> None:
+    verifier = TokenVerifier(OneKey(secret_key(SECRET)), ISSUER, AUDIENCE)
+    with pytest.raises(CredentialInvalid) as caught:
+        await verifier.verify(jwt.encode(claims(**changed), SECRET, "HS256"))
+    assert said in caught.value.sentence("en").replace("`devices`", "devices").replace("`operations`", "operations")
