@@ -23,6 +23,7 @@ from chapar.errors import (
     PublicationExpired,
     PublicationInvalid,
 )
+from chapar.logs import MESSAGE_ID
 from chapar.message import Message, Status
 from chapar.store.store import Taken
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
@@ -699,3 +700,51 @@ async def test_a_device_is_free_again_once_all_that_went_back_is_there(bench: Be
         bench.link.answer(message.id, LinkDown())
     await asyncio.gather(*deliveries)
     assert bench.dispatcher._returning == {}
+
+
+async def test_what_comes_direct_takes_no_room_of_the_queue(bench: Bench) -> None:
+    for number in range(MAX_TAKEN + 1):
+        bench.dispatcher.deliver(bench.taken(f"D{number}"), direct=True)
+    assert bench.dispatcher._has_room
+    assert bench.dispatcher._taken == set()
+
+
+async def test_what_goes_back_untried_takes_room_until_it_is_back(bench: Bench) -> None:
+    message = bench.taken("A")
+    bench.dispatcher._went_back.add("A")
+    await bench.dispatcher._deliver_all([message])
+    assert len(bench.dispatcher._taken) == 1
+    await until(lambda: not bench.dispatcher._taken)
+    assert bench.store.now(message).status is Status.QUEUED
+
+
+@pytest.mark.parametrize(("ended", "waits"), [(6.9, True), (7.0, True), (7.1, False)])
+async def test_a_lease_is_over_at_its_end(monkeypatch: pytest.MonkeyPatch, ended: float, *, waits: bool) -> None:
+    bench = Bench(alone=False)
+    message = bench.taken()
+    bench.dispatcher._leased_until = ended
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "time", lambda: 7.0)
+        assert bench.dispatcher._must_wait(message, direct=False) is waits
+        assert not Bench().dispatcher._must_wait(message, direct=False)
+
+
+async def test_until_when_a_message_may_leave_is_exact(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = bench.taken(expires_at=EPOCH + 2500)
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "time", lambda: 7.0)
+        assert bench.dispatcher._publication(message).deadline == 9.5
+
+
+async def test_what_is_logged_of_a_delivery_names_its_message(bench: Bench) -> None:
+    named: list[str | None] = []
+
+    async def delivery(message: Message) -> Message:
+        named.append(MESSAGE_ID.get())
+        return message
+
+    message = bench.taken()
+    before = MESSAGE_ID.get()
+    await bench.dispatcher._own(message, delivery(message))
+    assert named == [message.id]
+    assert MESSAGE_ID.get() == before
