@@ -110,6 +110,7 @@ def test_a_key_that_was_given_out_stays_one() -> None:
 
 
 def test_a_key_is_stored_under_its_name_without_blanks_around_it_and_told_of_with_all_its_scopes() -> None:
+    assert issue(OWNER, GRANT._replace(name="b"), NOW).key.name == "b"
     issued = issue(OWNER, GRANT._replace(name=" backend ", scopes=frozenset({Scope.SEND, Scope.READ})), NOW)
     assert issued.key.name == "backend"
     assert issued.entry.detail == "backend: messages:read messages:send"

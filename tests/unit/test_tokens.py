@@ -456,10 +456,11 @@ async def test_a_token_is_as_long_as_it_may_be() -> None:
     assert (await verifier.verify(longest)).principal.name == "backend"
 
 
-async def test_a_subject_is_as_long_as_it_may_be() -> None:
+@pytest.mark.parametrize("length", [1, 256])
+async def test_a_subject_is_as_short_and_as_long_as_it_may_be(length: int) -> None:
     verifier = TokenVerifier(OneKey(secret_key(SECRET)), ISSUER, AUDIENCE)
-    verified = await verifier.verify(jwt.encode(claims(sub="x" * 256), SECRET, "HS256"))
-    assert verified.principal.id == "jwt:" + "x" * 256
+    verified = await verifier.verify(jwt.encode(claims(sub="x" * length), SECRET, "HS256"))
+    assert verified.principal.id == "jwt:" + "x" * length
 
 
 @pytest.mark.parametrize(
