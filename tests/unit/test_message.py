@@ -275,7 +275,13 @@ def test_why_a_topic_template_is_refused_is_told(template: str, said: str) -> No
 
 @pytest.mark.parametrize(
     "template",
-    ["/" * (MAX_TOPIC_LEVELS - 1) + "{imei}", "a" * (MAX_TOPIC_BYTES - 70) + "{imei}", "a/$b/{imei}", "{imei}$"],
+    [
+        "/" * (MAX_TOPIC_LEVELS - 1) + "{imei}",
+        "a" * (MAX_TOPIC_BYTES - 70) + "{imei}",
+        "a/$b/{imei}",
+        "{imei}$",
+        "X/{imei}",
+    ],
 )
 def test_a_topic_template_may_be_as_long_and_as_deep_as_a_topic(template: str) -> None:
     assert check_topic_template(template) == template

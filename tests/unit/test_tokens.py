@@ -449,10 +449,12 @@ async def test_a_key_that_can_be_guessed_verifies_nothing() -> None:
 
 async def test_a_token_is_as_long_as_it_may_be() -> None:
     verifier = TokenVerifier(OneKey(secret_key(SECRET)), ISSUER, AUDIENCE)
-    pad = MAX_TOKEN_LENGTH
+    pad, too_long, longest = MAX_TOKEN_LENGTH, "", ""
     while len(longest := jwt.encode(claims(exp=2_000_000_000, pad="x" * pad), SECRET, "HS256")) > MAX_TOKEN_LENGTH:
-        pad -= 1
+        pad, too_long = pad - 1, longest
     assert len(longest) == MAX_TOKEN_LENGTH
+    with pytest.raises(CredentialInvalid):
+        await verifier.verify(too_long)
     assert (await verifier.verify(longest)).principal.name == "backend"
 
 
