@@ -748,3 +748,8 @@ async def test_what_is_logged_of_a_delivery_names_its_message(bench: Bench) -> N
     await bench.dispatcher._own(message, delivery(message))
     assert named == [message.id]
     assert MESSAGE_ID.get() == before
+
+
+async def test_where_nobody_waits_there_is_nothing_to_look_through(bench: Bench) -> None:
+    bench.dispatcher._sweep()
+    assert bench.dispatcher._sweep_timer is None
