@@ -117,3 +117,18 @@ async def test_a_refusal_closes_only_where_much_would_follow(
     assert sent[0]["status"] == 401
     assert counted == ["credential_invalid"]
     assert ((b"connection", b"close") in sent[0]["headers"]) is closes
+
+
+async def test_where_nothing_is_limited_an_answer_goes_straight_to_the_server() -> None:
+    handed: list[Any] = []
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        handed.append(send)
+
+    part: Any = Mock()
+    part.is_open = True
+    scope = {"type": "http", "method": "GET", "path": "/", "client": ("127.0.0.1", 1), "headers": []}
+    for settings, straight in ((Settings(), True), (Settings(requests_per_second=1), False)):
+        send: Any = object()
+        await Entrance(app, part, Limits(settings), part)(dict(scope), part, send)
+        assert (handed.pop() is send) is straight
