@@ -16,6 +16,8 @@ from support.postgres import PostgresServer
 def pytest_configure() -> None:
     # A cancelled run ends as with Ctrl-C, so that the fixtures stop the servers they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A run in the background begins with Ctrl-C ignored, and so would every program that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

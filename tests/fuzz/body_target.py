@@ -38,7 +38,7 @@ async def _take(data: bytes) -> None:
 
     request = Request({"type": "http", "headers": [(b"content-type", named.encode())]}, receive)
     try:
-        _, body = await read_body(request, MEDIA_TYPES, limit=_LIMIT, setting="LIMIT", seconds=5)
+        _, body = await read_body(request, MEDIA_TYPES, limit=_LIMIT, setting="LIMIT")
         if media_type >= 2 * len(MEDIA_TYPES):
             _check(body)
         for item in bulk._lines(body) if named == MEDIA_TYPES[1] else bulk._items(body):
