@@ -4,6 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Request, Response
@@ -13,8 +14,8 @@ from starlette.types import Scope as ASGIScope
 
 from chapar.access.door import Door
 from chapar.api.limits import Limits
-from chapar.api.problems import problem_response
-from chapar.errors import ChaparError, CredentialInvalid, ScopeMissing, Unauthenticated
+from chapar.api.problems import answer_to, language_of, problem_response
+from chapar.errors import ChaparError, CredentialInvalid, Language, ScopeMissing, Unauthenticated
 from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -130,8 +131,7 @@ class Entrance:
             self._limits.request(caller)
         except ChaparError as error:
             self._turned_away(error.code)
-            headers = {"Connection": "close"} if _sends_much(scope) else None
-            await problem_response(Request(scope), error, headers)(scope, receive, send)
+            await _answer(error, scope)(scope, receive, send)
             return
         scope["caller"] = caller
         await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
@@ -154,6 +154,22 @@ class Entrance:
             await send(message)
 
         return tell
+
+
+def _answer(error: ChaparError, scope: ASGIScope) -> Response:
+    """The answer to who is turned away."""
+    request = Request(scope)
+    if _sends_much(scope):
+        return problem_response(request, error, {"Connection": "close"})
+    if isinstance(error, CredentialInvalid):
+        return _answer_again(error.problem_en, error.problem_fa, language_of(request))
+    return problem_response(request, error)
+
+
+@lru_cache(maxsize=64)
+def _answer_again(problem_en: str, problem_fa: str, language: Language) -> Response:
+    """The answer to a wrong credential, made once for each reason: in a flood of them it is half of what one costs."""
+    return answer_to(CredentialInvalid(problem_en, problem_fa), language)
 
 
 def _sends_much(scope: ASGIScope) -> bool:
