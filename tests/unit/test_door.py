@@ -14,6 +14,7 @@ from chapar.access.api_keys import new_api_key
 from chapar.access.door import KEY_KNOWN
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreUnavailable
 from chapar.principal import Reach, Scope
+from chapar.store.api_keys import ApiKey
 from support.doors import DoorBench
 from support.fakes import EPOCH, until
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, new_key, public_pem
@@ -72,6 +73,31 @@ async def test_callers_who_come_at_once_ask_the_database_once() -> None:
     first.cancel()
     assert len({principal.id for principal in await asyncio.gather(*others)}) == 1
     assert bench.store.asked == 1
+
+
+async def test_what_was_read_before_a_revocation_is_not_remembered_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = DoorBench()
+    key = bench.new_key()
+    has_read, may_answer = asyncio.Event(), asyncio.Event()
+    read = bench.store.key_by_hash
+
+    async def slow(hash_: str) -> ApiKey | None:
+        found = await read(hash_)
+        has_read.set()
+        await may_answer.wait()
+        return found
+
+    monkeypatch.setattr(bench.store, "key_by_hash", slow)
+    early = asyncio.create_task(bench.door.admit(key))
+    await has_read.wait()
+    bench.store.by_hash = {hash_: row._replace(revoked_at=1) for hash_, row in bench.store.by_hash.items()}
+    bench.door.forget()
+    late = asyncio.create_task(bench.door.admit(key))
+    may_answer.set()
+    assert (await early).name == "backend", "it came before the revocation was answered"
+    with pytest.raises(CredentialInvalid, match="was revoked"):
+        await late
+    assert bench.door.known(key) is None
 
 
 @pytest.mark.parametrize(

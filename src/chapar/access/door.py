@@ -75,16 +75,21 @@ class Door:
     async def admit(self, credential: str) -> Principal:
         """Whom this credential proves; raises CredentialInvalid, AccessUnavailable."""
         self._check_shape(credential)
-        asking = self._asking.get(credential)
+        asked = self._asking
+        asking = asked.get(credential)
         if asking is None:
-            asking = self._asking[credential] = asyncio.create_task(self._check(credential))
-            asking.add_done_callback(lambda _: self._asking.pop(credential, None))
+            asking = asked[credential] = asyncio.create_task(self._check(credential))
+            asking.add_done_callback(lambda _: asked.pop(credential, None))
         # Shielded: where one caller goes away, others who came with the same credential still wait for this.
         return (await asyncio.shield(asking)).principal
 
     def forget(self) -> None:
-        """Check every credential again: some may not count any more."""
-        self._admitted.clear()
+        """Check every credential again: some may not count any more.
+
+        A check under way may have read what counted before, so what it finds is not remembered either.
+        """
+        self._admitted = {}
+        self._asking = {}
 
     async def write_uses(self) -> None:
         """Write down when keys were used since the last time."""
@@ -114,14 +119,16 @@ class Door:
             )
 
     async def _check(self, credential: str) -> Admission:
+        admitted = self._admitted  # `forget` may begin another while the database is read
         if self._tokens is None or credential.startswith(PREFIX):
             admission = await self._check_key(credential)
         else:
             verified = await self._tokens.verify(credential)
             admission = Admission(verified.principal, verified.expires_at)
-        if len(self._admitted) >= _REMEMBERED:
-            self._admitted.clear()
-        self._admitted[credential] = admission
+            admitted = self._admitted  # what it is verified with is fetched first, and nothing waits after that
+        if len(admitted) >= _REMEMBERED:
+            admitted.clear()
+        admitted[credential] = admission
         return admission
 
     async def _check_key(self, credential: str) -> Admission:
