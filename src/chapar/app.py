@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import gc
-import ipaddress
 import secrets
 import signal
 import socket
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chapar import __version__
 from chapar.access.door import Door
 from chapar.access.keyring import Keyring
+from chapar.addresses import is_loopback
 from chapar.api import connection, documentation, problems
 from chapar.api.access import Entrance
 from chapar.api.audit import audit_router
@@ -233,7 +233,7 @@ def _quiet_when_cancelled(app: ASGIApp) -> ASGIApp:
 
 def _check_loopback(host: str) -> None:
     """With no access control the API belongs on this machine only; raises SettingInvalid."""
-    if host != "localhost" and not _is_loopback(host):
+    if not is_loopback(host):
         raise SettingInvalid(
             "CHAPAR_HOST",
             f"{host} can be reached from other machines, and anybody there could move a valve, because no access "
@@ -241,13 +241,6 @@ def _check_loopback(host: str) -> None:
             f"{host} از ماشین‌های دیگر دیده می‌شود و چون دسترسی محدود نشده هر کسی آنجا می‌تواند شیری را باز کند. "
             "نخست کلید API بسازید (`chapar keys create`) یا 127.0.0.1 را به کار برید.",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(settings: Settings) -> socket.socket:

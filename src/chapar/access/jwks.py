@@ -1,7 +1,6 @@
 """Where the keys that tokens are signed with come from: a secret, a file, or a set of keys at a URL (RFC 7517)."""
 
 import asyncio
-import ipaddress
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from chapar.access.tokens import VerificationKey
+from chapar.addresses import is_loopback
 from chapar.errors import AccessUnavailable, SettingInvalid, persian_digits
 
 log = structlog.get_logger(__name__)
@@ -83,20 +83,13 @@ def _algorithm(key: object) -> str | None:
 def check_url(url: str) -> str:
     """The URL of a set of keys unchanged; raises SettingInvalid where others could put keys of their own into it."""
     parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         raise SettingInvalid(
             "CHAPAR_JWT_JWKS_URL",
             "write it as https://…; http is for this machine only.",
             "آن را به شکل https://… بنویسید؛ http تنها برای همین ماشین است.",
         )
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class KeySet:

@@ -1,6 +1,5 @@
 """What a page in a browser may ask of the API: nothing by a name that is not ours, nothing as another site."""
 
-import ipaddress
 from collections.abc import Awaitable, Collection
 from functools import lru_cache
 from typing import Final
@@ -9,6 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chapar.addresses import is_loopback
 from chapar.api.problems import problem_response
 from chapar.errors import HeadMalformed, HostNotAllowed, OriginNotAllowed, RequestError
 from chapar.settings import Settings
@@ -74,7 +74,7 @@ class Origins:
 
     def _find_host(self, host: bytes) -> bool:
         name = _host_name(host.decode("latin-1"))
-        return name in (self._hosts or ()) or _is_loopback(name)
+        return name in (self._hosts or ()) or is_loopback(name)
 
 
 def _allowed_hosts(settings: Settings) -> Collection[str] | None:
@@ -84,7 +84,7 @@ def _allowed_hosts(settings: Settings) -> Collection[str] | None:
     """
     listed = {_host_name(name) for name in _listed(settings.allowed_hosts)}
     own = settings.host.lower()
-    if not listed and own != "localhost" and not _is_loopback(own):
+    if not listed and not is_loopback(own):
         return None
     return frozenset({"localhost", own} | listed)
 
@@ -95,14 +95,6 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
-
-
-def _is_loopback(name: str) -> bool:
-    """Whether it is an address of this machine; an address, unlike a name, cannot be made to point elsewhere."""
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:

@@ -1,6 +1,5 @@
 """The HTTP API of a running gateway, as the command line calls it."""
 
-import ipaddress
 import json
 import os
 import ssl
@@ -14,6 +13,7 @@ from typing import Final, NamedTuple, Self
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError, field_serializer
 
+from chapar.addresses import is_loopback
 from chapar.certificates import tls_cause
 from chapar.errors import (
     GatewayLost,
@@ -97,7 +97,7 @@ class GatewayClient:
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
             transport=transport,
             verify=_trusted() if checked.scheme == "https" else True,
-            trust_env=not _is_loopback(self.url),  # no proxy leads to this machine
+            trust_env=not is_loopback(checked.host),  # no proxy leads to this machine
         )
 
     def __enter__(self) -> Self:
@@ -222,14 +222,6 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
     """The TLS failure that is behind an exception of the library, if one is."""
     behind = error.__cause__ or error.__context__
     return behind if isinstance(behind, ssl.SSLError) else None if behind is None else _tls_error(behind)
-
-
-def _is_loopback(url: str) -> bool:
-    host = httpx.URL(url).host
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _query(filters: Filters, limit: int, cursor: str | None) -> dict[str, str | list[str]]:
