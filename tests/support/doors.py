@@ -8,7 +8,7 @@ from chapar.access.keyring import Grant, issue
 from chapar.errors import StoreUnavailable
 from chapar.principal import EVERYWHERE, Scope
 from chapar.settings import Settings
-from chapar.store.api_keys import ApiKey, Change
+from chapar.store.api_keys import ApiKey, KeyChange
 from chapar.store.audit import Entry
 from support.callers import CALLER
 from support.fakes import FakeClock
@@ -46,7 +46,7 @@ class Keys:
         self.told.append(entry)
         self.deadlines.append(deadline)
 
-    async def change_key(self, change: Change, deadline: float) -> bool:
+    async def change_key(self, change: KeyChange, deadline: float) -> bool:
         self.told.append(change.entry)
         self.deadlines.append(deadline)
         key = await self.key(change.key_id)

@@ -11,7 +11,7 @@ from chapar.clock import Clock
 from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide
 from chapar.lines import plain
 from chapar.principal import Caller, Reach, Scope
-from chapar.store.api_keys import ApiKey, Change
+from chapar.store.api_keys import ApiKey, KeyChange
 from chapar.store.audit import Action, Entry
 from chapar.store.store import Store
 
@@ -65,16 +65,16 @@ def issue(caller: Caller, grant: Grant, now: int) -> Issued:
     return Issued(secret, key, _entry(caller, Action.KEY_CREATED, key, now, " ".join(sorted(key.scopes))))
 
 
-def revocation(caller: Caller, key: ApiKey, now: int) -> Change:
+def revocation(caller: Caller, key: ApiKey, now: int) -> KeyChange:
     """End a key at once and for good."""
-    return Change(key.id, now, for_good=True, entry=_entry(caller, Action.KEY_REVOKED, key, now, None))
+    return KeyChange(key.id, now, for_good=True, entry=_entry(caller, Action.KEY_REVOKED, key, now, None))
 
 
-def new_end(caller: Caller, key: ApiKey, expires_at: int | None, now: int) -> Change:
+def new_end(caller: Caller, key: ApiKey, expires_at: int | None, now: int) -> KeyChange:
     """Give a key another end; raises FieldInvalid for one that has passed."""
     _check_end(expires_at, now)
     detail = "never" if expires_at is None else str(expires_at)
-    return Change(key.id, expires_at, for_good=False, entry=_entry(caller, Action.KEY_EXPIRES, key, now, detail))
+    return KeyChange(key.id, expires_at, for_good=False, entry=_entry(caller, Action.KEY_EXPIRES, key, now, detail))
 
 
 def may_see(caller: Caller, key: ApiKey) -> bool:
@@ -130,7 +130,7 @@ class Keyring:
         """Give a key another end; raises ApiKeyNotFound, FieldInvalid, StoreError."""
         return await self._change(new_end(caller, await self._find(caller, key_id), expires_at, self._clock.now()))
 
-    async def _change(self, change: Change) -> ApiKey:
+    async def _change(self, change: KeyChange) -> ApiKey:
         await self._store.change_key(change, self._deadline())
         self._door.forget()
         if not self._alone:  # what other processes have just found out counts for a moment longer

@@ -1,14 +1,12 @@
 """`chapar audit`: who did what, from where, when."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
 
-from chapar.cli.options import Json, moment
+from chapar.cli.options import Json, milliseconds, moment
 from chapar.cli.table import print_table
-from chapar.cli.terminal import json_line, local_time
-from chapar.errors import Language
+from chapar.cli.terminal import json_line, local_time_of
 from chapar.message import check_device_id
 from chapar.settings import Settings, preferred_language
 
@@ -49,8 +47,8 @@ def audit(
         action=None if action is None else Action.named(action, "--action"),
         imei=None if device is None else check_device_id(device, "--device"),
         subject=subject,
-        since=_milliseconds(moment("--since", since)),
-        until=_milliseconds(moment("--until", until)),
+        since=milliseconds(moment("--since", since)),
+        until=milliseconds(moment("--until", until)),
     )
     with administer(Settings.load().database_url.get_secret_value()) as connection:
         found = newest_first(connection, filters, None, limit)[::-1]
@@ -61,18 +59,10 @@ def audit(
     language = preferred_language()
     rows = [
         (
-            _time(entry.at, language),
+            local_time_of(entry.at, language),
             *(entry.principal or "-", entry.name, entry.address or "-", entry.action),
             *(entry.imei or "", entry.micro_op or "", entry.subject, entry.detail or ""),
         )
         for _, entry in found
     ]
     print_table(_HEADINGS[language], rows)
-
-
-def _milliseconds(time: datetime | None) -> int | None:
-    return None if time is None else round(time.timestamp() * 1000)
-
-
-def _time(at: int, language: Language) -> str:
-    return local_time(datetime.fromtimestamp(at / 1000, UTC), language)

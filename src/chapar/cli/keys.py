@@ -3,20 +3,20 @@
 import getpass
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from chapar.cli.options import Json, moment
+from chapar.cli.options import Json, milliseconds, moment
 from chapar.cli.table import print_table
-from chapar.cli.terminal import json_line, local_time, plain
+from chapar.cli.terminal import json_line, local_time, local_time_of, plain
 from chapar.errors import ApiKeyNotFound, Language
 from chapar.principal import EVERY_SCOPE, EVERYTHING, Caller, Principal, Reach, Scope, check_patterns
 from chapar.settings import Settings, preferred_language
 
 if TYPE_CHECKING:
-    from chapar.store.api_keys import ApiKey, Change
+    from chapar.store.api_keys import ApiKey, KeyChange
 
 # What works on the database is imported where it runs: it takes longer to load than `--help` takes to print.
 
@@ -92,7 +92,7 @@ def create(
             check_patterns(device or EVERYTHING, "devices"),
             check_patterns(operation or EVERYTHING, "operations"),
         ),
-        _milliseconds(moment("--expires", expires, ahead=True)),
+        milliseconds(moment("--expires", expires, ahead=True)),
     )
     issued = issue(_caller(), grant, _now())
     with administer(_database_url()) as connection:
@@ -154,11 +154,11 @@ def expire(
     from chapar.access.keyring import new_end  # noqa: PLC0415 - see above
 
     ends = moment("--at", at, ahead=True)
-    key = _change(key_id, lambda key: new_end(_caller(), key, _milliseconds(ends), _now()))
+    key = _change(key_id, lambda key: new_end(_caller(), key, milliseconds(ends), _now()))
     typer.echo(_sentence("endless" if ends is None else "expires", key.id, key.name, ends))
 
 
-def _change(key_id: str, change: "Callable[[ApiKey], Change]") -> "ApiKey":
+def _change(key_id: str, change: "Callable[[ApiKey], KeyChange]") -> "ApiKey":
     """Change a key, and wait until every gateway knows; raises ApiKeyNotFound."""
     from chapar.access.door import KEY_KNOWN  # noqa: PLC0415 - see above
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
@@ -187,10 +187,6 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _milliseconds(time_: datetime | None) -> int | None:
-    return None if time_ is None else round(time_.timestamp() * 1000)
-
-
 def _shown(key: "ApiKey") -> dict[str, object]:
     """A key as the API shows it."""
     from chapar.api.keys import key_view  # noqa: PLC0415 - see above
@@ -199,23 +195,20 @@ def _shown(key: "ApiKey") -> dict[str, object]:
 
 
 def _print(found: Sequence["ApiKey"], language: Language) -> None:
-    rows = [
-        (
-            key.id,
-            key.name,
-            " ".join(sorted(key.scopes)),
-            " ".join(key.reach.devices),
-            " ".join(key.reach.operations),
-            *(_time(at, language) for at in (key.created_at, key.expires_at, key.last_used_at)),
-            _STATES[language]["revoked" if key.revoked_at is not None else "expired" if key.ended(_now()) else "valid"],
-        )
-        for key in found
-    ]
-    print_table(_HEADINGS[language], rows)
+    print_table(_HEADINGS[language], [_row(key, language) for key in found])
 
 
-def _time(at: int | None, language: Language) -> str:
-    return "" if at is None else local_time(datetime.fromtimestamp(at / 1000, UTC), language)
+def _row(key: "ApiKey", language: Language) -> tuple[str, ...]:
+    lists = (sorted(key.scopes), key.reach.devices, key.reach.operations)
+    times = (key.created_at, key.expires_at, key.last_used_at)
+    state = "revoked" if key.revoked_at is not None else "expired" if key.ended(_now()) else "valid"
+    return (
+        key.id,
+        key.name,
+        *map(" ".join, lists),
+        *("" if at is None else local_time_of(at, language) for at in times),
+        _STATES[language][state],
+    )
 
 
 def _sentence(what: str, key_id: str, name: str, time_: datetime | None = None) -> str:

@@ -37,3 +37,8 @@ def moment(option: str, text: str | None, *, ahead: bool = False) -> datetime | 
             f"{option} باید زمان (2026-11-24T06:30 یا 2026-11-24T06:30Z) یا مدتی "
             f"{'پس' if ahead else 'پیش'} از این (30s، 15m، 2h، 7d) باشد.",
         ) from None
+
+
+def milliseconds(time: datetime | None) -> int | None:
+    """A time as the database has it: ms since the epoch."""
+    return None if time is None else round(time.timestamp() * 1000)

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 from chapar.errors import Language, persian_digits
 from chapar.lines import json_line, plain
@@ -20,6 +20,11 @@ def local_time(time: datetime, language: Language) -> str:
     """`2026-11-24 06:30:00` in this machine's time zone, in the digits of the language."""
     text = time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     return persian_digits(text) if language == "fa" else text
+
+
+def local_time_of(milliseconds: int, language: Language) -> str:
+    """Likewise of a time in ms since the epoch."""
+    return local_time(datetime.fromtimestamp(milliseconds / 1000, UTC), language)
 
 
 def show_progress(sentence: str) -> None:

@@ -31,7 +31,7 @@ class ApiKey(NamedTuple):
         return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= at)
 
 
-class Change(NamedTuple):
+class KeyChange(NamedTuple):
     """The arguments of a CHANGE_KEY: from a time on, a key is not accepted any more."""
 
     key_id: str
@@ -65,12 +65,12 @@ def _create(connection: Connection, created: Sequence[tuple[ApiKey, Entry]]) -> 
     return [None] * len(created)
 
 
-def _change(connection: Connection, changes: Sequence[Change]) -> Sequence[bool]:
+def _change(connection: Connection, changes: Sequence[KeyChange]) -> Sequence[bool]:
     """Whether each key is there."""
     return [_change_one(connection, change) for change in changes]
 
 
-def _change_one(connection: Connection, change: Change) -> bool:
+def _change_one(connection: Connection, change: KeyChange) -> bool:
     statement = _REVOKE if change.for_good else _EXPIRE
     if connection.execute(statement, {"of_key": change.key_id, "until": change.at}).rowcount:
         add_entries(connection, [change.entry])
@@ -116,5 +116,5 @@ def _api_key(row: Row[Any]) -> ApiKey:
 
 
 CREATE_KEY: Kind[tuple[ApiKey, Entry], None] = Kind("create_key", 5, _create)
-CHANGE_KEY: Kind[Change, bool] = Kind("change_key", 6, _change)
+CHANGE_KEY: Kind[KeyChange, bool] = Kind("change_key", 6, _change)
 KEY_USED: Kind[tuple[str, int], None] = Kind("key_used", 6, _used)

@@ -11,8 +11,7 @@ from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store import api_keys, audit, database, migrations, reports
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition, owner_of
-from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey
-from chapar.store.api_keys import Change as KeyChange
+from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey, KeyChange
 from chapar.store.audit import AuditFilters, Entry
 from chapar.store.commits import Commits
 from chapar.store.operations import CHECK, MOVE, RECORD, move_row
