@@ -169,7 +169,7 @@ class Dispatcher:
             if waiter.deadline <= now and not waiter.told.done():
                 waiter.told.set_result(None)
 
-    # One timer for all who wait: to start and stop one for each costs more than to look through them now and then.
+    # One timer for all who wait: nearly every send would start one of its own only to stop it again.
     def _sweep_by(self, at: float) -> None:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()

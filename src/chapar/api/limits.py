@@ -93,7 +93,7 @@ class Limits:
 
 
 class _Waiting:
-    """One wait among those of its caller. A class, because a generator costs as much as all else about a limit."""
+    """One wait among those of its caller. Every send passes here, so it is no generator's frame."""
 
     __slots__ = ("_limit", "_waits", "_who")
 

@@ -33,8 +33,8 @@ _READER_STATEMENT_TIMEOUT = 60_000
 # Mode of a new SQLite file: what devices are told, and by whom, is not for every user of the machine.
 _OWNER_ONLY = 0o600
 
-# KiB of page cache. Rows of many devices touch as many index pages, which SQLite's 2 MB would read over and over. Four
-# times this would save the writer a few percent where half a million messages wait on 100,000 devices.
+# KiB of page cache. Rows of many devices touch as many index pages, which SQLite's 2 MB would read over and over. A
+# message to a random device cost the writer 59 µs with half of this, and 49 µs with four times as much.
 _WRITER_CACHE = 16 * 1024
 
 # Seconds, milliseconds for tcp_user_timeout (libpq). A server that is gone is noticed before a caller's patience ends.
