@@ -1,7 +1,6 @@
 """What is due goes over the link, and what came of it goes into the store."""
 
 import asyncio
-import math
 import os
 import random
 import socket
@@ -10,7 +9,7 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Final, NamedTuple, Unpack
+from typing import Final, Unpack
 
 import structlog
 
@@ -34,6 +33,7 @@ from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.queue import Lease
 from chapar.store.store import Store, Taken
+from chapar.waiters import Waiters
 
 log = structlog.get_logger(__name__)
 
@@ -47,13 +47,6 @@ _POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed
 _FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
 _LONGEST_BACKOFF = 60_000  # … up to this
 _QUARANTINE = 4  # strikes: 2 for a disconnect that blames a packet, 1 for one without a word
-
-
-class _Waiter(NamedTuple):
-    """Somebody who waits for what becomes of a message."""
-
-    told: asyncio.Future[Message | None]
-    deadline: float  #: loop time
 
 
 class Dispatcher:
@@ -84,16 +77,13 @@ class Dispatcher:
         self._under_way: set[asyncio.Task[Message]] = set()
         self._taken: set[asyncio.Task[Message]] = set()  # those under way that come from the queue
         self._room = asyncio.Event()  # another page may be taken
-        self._waiters: dict[str, _Waiter] = {}
-        self._sweep_timer: asyncio.Handle | None = None
-        self._sweep_at = math.inf  # loop time of the next sweep
+        self._waiters = Waiters()
         self._went_back: set[str] = set()  # devices of which something went back since the last take
         self._returning = Counter[str]()  # devices with something on its way back into the queue
         self._leased_until = 0.0  # loop time until which nobody takes over what this process holds
         self._strikes: dict[str, int] = {}  # messages in flight when a session ended, and how suspicious that was
         self._isolating = False
         self._stopping = False
-        self._hurried = False
 
     async def enter(self) -> None:
         """Take a lease on what this process will claim. Must be done before anything is claimed."""
@@ -143,46 +133,15 @@ class Dispatcher:
         None where that is not known at the `deadline` (loop time), or when the gateway stops.
         Ask before the message is added. Cancelling the future is how a caller stops waiting.
         """
-        told: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
-        if self._hurried:
-            told.set_result(None)
-        self._waiters[message_id] = _Waiter(told, deadline)
-        told.add_done_callback(lambda _: self._waiters.pop(message_id, None))
-        if deadline < self._sweep_at:
-            self._sweep_by(deadline)
-        return told
+        return self._waiters.wait(message_id, deadline)
 
     def tell(self, message: Message) -> None:
         """Tell who waits for this message what became of it."""
-        waiter = self._waiters.get(message.id)
-        if waiter is not None and not waiter.told.done():
-            waiter.told.set_result(message)
+        self._waiters.tell(message)
 
     def hurry(self) -> None:
         """The gateway stops: whoever waits is told now that time is up; what is under way goes on."""
-        self._hurried = True
-        self._give_up(math.inf)
-
-    def _give_up(self, now: float) -> None:
-        """Tell those whose time is up."""
-        for waiter in list(self._waiters.values()):
-            if waiter.deadline <= now and not waiter.told.done():
-                waiter.told.set_result(None)
-
-    # One timer for all who wait: nearly every send would start one of its own only to stop it again.
-    def _sweep_by(self, at: float) -> None:
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
-        self._sweep_at = at
-        self._sweep_timer = asyncio.get_running_loop().call_at(at, self._sweep)
-
-    def _sweep(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._give_up(now)
-        self._sweep_timer, self._sweep_at = None, math.inf
-        left = min((waiter.deadline for waiter in self._waiters.values() if waiter.deadline > now), default=None)
-        if left is not None:
-            self._sweep_by(left)
+        self._waiters.hurry()
 
     def wake(self) -> None:
         """Look at the queue now: something was put there."""
@@ -246,7 +205,7 @@ class Dispatcher:
 
     async def _tell_waiters(self, expired: list[str]) -> None:
         """Tell who waits for messages that another process may have moved, or that have just expired."""
-        ids = [id_ for id_ in expired if id_ in self._waiters] if self._alone else list(self._waiters)
+        ids = self._waiters.among(expired) if self._alone else self._waiters.all()
         if ids:
             with suppress(StoreUnavailable):
                 for message in await self._store.find_all(ids):
@@ -381,8 +340,7 @@ class Dispatcher:
 
     def _may_queue(self, message: Message, *, direct: bool) -> bool:
         """Whether a message may wait: unless its caller waits, who was not told that it would."""
-        waiter = self._waiters.get(message.id)
-        return not direct or waiter is None or waiter.told.done()
+        return not direct or not self._waiters.is_awaited(message.id)
 
     def _unsent(self, message: Message, *, direct: bool) -> Message:
         """Nothing of it left, so the attempt does not count."""

@@ -413,7 +413,7 @@ async def test_each_who_waits_is_told_at_its_own_time(bench: Bench) -> None:
     assert await later is None
     assert asyncio.get_running_loop().time() >= now + 0.2
     assert not never.done()
-    assert set(bench.dispatcher._waiters) == {"never"}
+    assert bench.dispatcher._waiters.all() == ["never"]
 
 
 async def test_stopping_takes_nothing_more_and_what_is_under_way_goes_on(bench: Bench) -> None:
@@ -652,7 +652,7 @@ async def test_who_waited_is_forgotten(bench: Bench) -> None:
     given_up.cancel()
     await turns()
     assert told.done()
-    assert bench.dispatcher._waiters == {}
+    assert bench.dispatcher._waiters.all() == []
 
 
 async def test_a_process_that_cannot_say_who_holds_a_message_claims_nothing(bench: Bench) -> None:
@@ -751,5 +751,5 @@ async def test_what_is_logged_of_a_delivery_names_its_message(bench: Bench) -> N
 
 
 async def test_where_nobody_waits_there_is_nothing_to_look_through(bench: Bench) -> None:
-    bench.dispatcher._sweep()
-    assert bench.dispatcher._sweep_timer is None
+    bench.dispatcher._waiters._sweep()
+    assert bench.dispatcher._waiters._timer is None
