@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 MIN_SECRET: Final = 32  # bytes: as many as the hash has (RFC 7518 §3.2)
 _MIN_RSA: Final = 2048  # bits (RFC 7518 §3.3)
 _FRESH: Final = 300.0  # seconds for which a set is not asked for again, unless a token names a key that is not in it
+_REFRESH: Final = 240.0  # seconds between fetches; before the set stops being fresh, so that no caller waits for one
 _COOLDOWN: Final = 10.0  # seconds between two looks for such a key, so that made-up ids cost the issuer nothing
 _STALE: Final = 3600.0  # seconds after which a set that cannot be fetched any more is not trusted any more
 _TIMEOUT: Final = 5.0  # seconds
@@ -112,7 +113,7 @@ class KeySet:
         """Keep the set fresh until cancelled, so that no caller waits for the issuer."""
         while True:
             await self.refresh()
-            await asyncio.sleep(_FRESH * 0.8)
+            await asyncio.sleep(_REFRESH)
 
     async def key(self, key_id: str | None) -> VerificationKey | None:
         """The key with this id; without an id, the only key. Raises AccessUnavailable."""

@@ -158,7 +158,7 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
         id: MessageId,  # noqa: A002 - the name is the path's
         caller: Calling,
         wait: Annotated[Literal["none", "broker"], Query(description="As for `/messaging/send`.")] = "broker",
-        timeout: Patience = None,  # noqa: ASYNC109
+        timeout: Patience = None,  # noqa: ASYNC109 - the name is the query's
     ) -> Response:
         """Make a new message of the same operation for the same device; its `origin` is this one."""
         limits.messages(caller, 1)
