@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from chapar.access.keyring import Grant, issue, new_end, revocation
 from chapar.errors import DatabaseInUse, StoreUnavailable
 from chapar.message import Status
-from chapar.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
+from chapar.principal import EVERY_SCOPE, EVERYWHERE, Reach, Scope
 from chapar.store import database
 from chapar.store.acceptance import Key, Sender
 from chapar.store.administration import administer
@@ -299,11 +299,6 @@ def test_more_rights_than_this_version_knows_are_none(sqlite_url: str) -> None:
         connection.execute(text("""UPDATE api_keys SET scopes = '["messages:send", "moon:land"]'"""))
     with administer(sqlite_url) as connection:
         assert all_keys(connection)[0].scopes == {Scope.SEND}
-
-
-def test_the_principal_of_a_caller_names_the_sender() -> None:
-    caller = Caller(Principal("key:anna", "Anna", EVERY_SCOPE), "192.0.2.7")
-    assert Sender(caller.principal.id, caller.principal.name, caller.address) == ANNA
 
 
 async def test_what_a_key_was_used_for_is_found_until_it_may_be_used_anew(store: Store) -> None:
