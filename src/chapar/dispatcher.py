@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Final, Unpack
 
@@ -27,7 +29,6 @@ from chapar.errors import (
 from chapar.link.link import Link
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_FAULTS, TRANSIENT, reason_slug
-from chapar.logs import MESSAGE_ID
 from chapar.message import UNFINISHED, Attempt, Changes, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
@@ -47,6 +48,17 @@ _POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed
 _FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
 _LONGEST_BACKOFF = 60_000  # … up to this
 _QUARANTINE = 4  # strikes: 2 for a disconnect that blames a packet, 1 for one without a word
+
+
+@dataclass(eq=False, slots=True)
+class _Delivery:
+    """A message on its way: handed to the link, answered, committed."""
+
+    message: Message  #: as it was claimed
+    direct: bool  #: whether it never was in the queue
+    ended: asyncio.Future[Message]
+    look: asyncio.Task[None] | None = None  #: keeps the task alive
+    handed_over: float = 0.0  #: to the link, by `time.perf_counter`: the loop's own clock is too coarse under uvloop
 
 
 class Dispatcher:
@@ -71,11 +83,13 @@ class Dispatcher:
         self._clock = clock
         self._process = process
         self._metrics = metrics or Metrics()
+        self._loop = asyncio.get_running_loop()
         self._alone = settings.serves_alone
         self._claims = count(1)
         self._work = asyncio.Event()  # something was queued here
-        self._under_way: set[asyncio.Task[Message]] = set()
-        self._taken: set[asyncio.Task[Message]] = set()  # those under way that come from the queue
+        self._under_way: set[_Delivery] = set()
+        self._taken: set[_Delivery] = set()  # those under way that come from the queue
+        self._fewer = asyncio.Event()  # a delivery has come to an end
         self._room = asyncio.Event()  # another page may be taken
         self._waiters = Waiters()
         self._went_back: set[str] = set()  # devices of which something went back since the last take
@@ -87,7 +101,7 @@ class Dispatcher:
 
     async def enter(self) -> None:
         """Take a lease on what this process will claim. Must be done before anything is claimed."""
-        asked = asyncio.get_running_loop().time()
+        asked = self._loop.time()
         name = f"{socket.gethostname()}:{os.getpid()}"
         await self._store.hold(Lease(self._process, name, self._settings.lease, self._alone))
         self._leased_until = asked + self._settings.lease
@@ -112,28 +126,34 @@ class Dispatcher:
     async def drained(self) -> None:
         """Wait until every delivery under way has come to an end."""
         while self._under_way:
-            await asyncio.wait(self._under_way)
+            self._fewer.clear()
+            await self._fewer.wait()
 
     @property
     def takes_direct(self) -> bool:
         """Whether a message may be published as it comes; else it belongs into the queue."""
         return self._link.up and not self._isolating and len(self._under_way) < MAX_UNDER_WAY
 
-    def deliver(self, message: Message, *, direct: bool = False) -> asyncio.Task[Message]:
-        """Publish a claimed message; the task's result is the message as it stands afterwards, committed.
+    def deliver(self, message: Message, *, direct: bool = False) -> asyncio.Future[Message]:
+        """Publish a claimed message; the future is the message as it stands afterwards, committed.
 
         One that comes `direct` was never in the queue. While its caller waits it is rejected where the link is down
-        or the broker refuses it; otherwise it waits in the queue then. The task is the dispatcher's own.
+        or the broker refuses it; otherwise it waits in the queue then. Cancelling the future cancels nothing.
         """
-        return self._own(message, self._deliver(message, direct=direct), direct=direct)
+        delivery = self._begin(message, direct=direct)
+        if self._must_wait(message, direct=direct):
+            self._give_back(delivery)
+        else:
+            self._publish(delivery)
+        return delivery.ended
 
-    def outcome(self, message_id: str, deadline: float) -> asyncio.Future[Message | None]:
-        """A future of what becomes of a message: the message once it ended, or once nobody can say what came of it.
+    def await_outcome(self, message_id: str, told: asyncio.Future[Message | None], deadline: float) -> None:
+        """Let `told` be what becomes of a message: the message once it ended, or once nobody can say what came of it.
 
-        None where that is not known at the `deadline` (loop time), or when the gateway stops.
-        Ask before the message is added. Cancelling the future is how a caller stops waiting.
+        None where that is not known at the `deadline` (loop time), or when the gateway stops. Ask in the turn in which
+        the message is known to be added. Cancelling the future is how a caller stops waiting.
         """
-        return self._waiters.wait(message_id, deadline)
+        self._waiters.add(message_id, told, deadline)
 
     def tell(self, message: Message) -> None:
         """Tell who waits for this message what became of it."""
@@ -177,7 +197,7 @@ class Dispatcher:
         """Deliver in this order; what is behind something of its device that went back meanwhile goes back too."""
         for message in messages:
             if message.imei in self._went_back:
-                self._own(message, self._give_back(message))
+                self._give_back(self._begin(message, direct=False))
             elif message.id in self._strikes:
                 await self._isolate(message)
             else:
@@ -221,24 +241,45 @@ class Dispatcher:
         finally:
             self._isolating = False
 
-    async def _deliver(self, message: Message, *, direct: bool) -> Message:
-        if self._must_wait(message, direct=direct):
-            return await self._give_back(message)
-        handed_over = time.perf_counter()  # the loop's own clock is too coarse under uvloop
+    # From here to its end a delivery is callbacks: a task for each would cost about as much as all that is done here.
+
+    def _begin(self, message: Message, *, direct: bool) -> _Delivery:
+        delivery = _Delivery(message, direct, self._loop.create_future())
+        self._under_way.add(delivery)
+        if not direct:
+            self._taken.add(delivery)
+        return delivery
+
+    def _publish(self, delivery: _Delivery) -> None:
+        delivery.handed_over = time.perf_counter()
         try:
-            reason_code = await self._link.publish(self._publication(message))
+            acknowledged = self._link.publish(self._publication(delivery.message))
         except LinkDown:
-            after = self._unsent(message, direct=direct)
-        except LinkLost as error:
-            after = self._in_doubt(message, error.cause)
-        except PublicationExpired:
-            after = self._ended(message, Status.EXPIRED, reason="expired", attempts=message.attempts - 1)
+            self._move(delivery, self._unsent(delivery.message, direct=delivery.direct))
         except PublicationInvalid as error:
-            after = self._impossible(message, error.reason_code)
+            self._move(delivery, self._impossible(delivery.message, error.reason_code))
+        except Exception as error:  # noqa: BLE001 - what is wrong with one message is no reason to deliver no other
+            self._fail(delivery, error)
         else:
-            self._metrics.publish.observe(time.perf_counter() - handed_over)
-            after = self._answered(message, reason_code, direct=direct)
-        return await self._move(message, after)
+            acknowledged.add_done_callback(partial(self._heard, delivery))
+
+    def _heard(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> None:
+        """What the link says became of a publication."""
+        message, direct = delivery.message, delivery.direct
+        match acknowledged.exception():
+            case None:
+                self._metrics.publish.observe(time.perf_counter() - delivery.handed_over)
+                after = self._answered(message, acknowledged.result(), direct=direct)
+            case LinkDown():
+                after = self._unsent(message, direct=direct)
+            case LinkLost() as error:
+                after = self._in_doubt(message, error.cause)
+            case PublicationExpired():
+                after = self._ended(message, Status.EXPIRED, reason="expired", attempts=message.attempts - 1)
+            case error:
+                self._fail(delivery, error)
+                return
+        self._move(delivery, after)
 
     def _must_wait(self, message: Message, *, direct: bool) -> bool:
         """Whether something has to happen before this message may leave.
@@ -248,51 +289,81 @@ class Dispatcher:
         """
         if message.imei in self._returning or (direct and self._isolating):
             return True
-        return not self._alone and asyncio.get_running_loop().time() >= self._leased_until
+        return not self._alone and self._loop.time() >= self._leased_until
 
-    async def _give_back(self, message: Message) -> Message:
+    def _give_back(self, delivery: _Delivery) -> None:
         """Put a message that was not tried back where it came from."""
-        back = message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None)
-        return await self._move(message, back)
+        message = delivery.message
+        self._move(delivery, message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None))
 
-    async def _move(self, message: Message, after: Message) -> Message:
+    def _move(self, delivery: _Delivery, after: Message) -> None:
         """Commit what came of a delivery, and tell who waits for it."""
         if after.status is Status.QUEUED:
-            self._returning[message.imei] += 1
-            self._went_back.add(message.imei)
+            self._returning[after.imei] += 1
+            self._went_back.add(after.imei)
         else:
             self._metrics.finished[after.status.value, after.reason or ""].inc()
-        try:
-            moved = await self._store.move(message, after)
-        except StoreError:  # the store is closed: the next start settles what this one left
-            log.warning("left_behind")
-            return message
+        self._store.move(delivery.message, after).add_done_callback(partial(self._moved, delivery, after))
+
+    def _moved(self, delivery: _Delivery, after: Message, moved: asyncio.Future[bool]) -> None:
+        match moved.exception():
+            case None:
+                pass
+            case StoreError():  # the store is closed: the next start settles what this one left
+                log.warning("left_behind", message_id=after.id)
+                self._end(delivery, delivery.message)
+                return
+            case error:
+                self._fail(delivery, error)
+                return
         if after.status is Status.QUEUED:
-            self._returning[message.imei] -= 1
-            if not self._returning[message.imei]:
-                del self._returning[message.imei]
-        if not moved:
-            log.warning("moved_by_another_process")
-            found: Message | None = None
-            with suppress(StoreUnavailable):
-                found = await self._store.find(message.id)
-            if found is None:  # nobody can say what it is now, so nobody is told
-                return message
-            after = found
+            self._returning[after.imei] -= 1
+            if not self._returning[after.imei]:
+                del self._returning[after.imei]
+        if moved.result():
+            self._tell_end(delivery, after)
+        else:
+            log.warning("moved_by_another_process", message_id=after.id)
+            delivery.look = asyncio.create_task(self._look(delivery))
+
+    async def _look(self, delivery: _Delivery) -> None:
+        """See where a message stands that another process has moved."""
+        found: Message | None = None
+        with suppress(StoreUnavailable):
+            found = await self._store.find(delivery.message.id)
+        if found is None:  # nobody can say what it is now, so nobody is told
+            self._end(delivery, delivery.message)
+        else:
+            self._tell_end(delivery, found)
+
+    def _tell_end(self, delivery: _Delivery, after: Message) -> None:
         if after.status is Status.QUEUED:
             self.wake()
         elif after.status not in UNFINISHED:
-            self._strikes.pop(message.id, None)
+            self._strikes.pop(after.id, None)
         if after.status is not Status.QUEUED or after.possible_duplicate:
             # A 201 is for what was heard once: whoever waits for one whose outcome is in doubt is told so now.
             self.tell(after)
-        return after
+        self._end(delivery, after)
+
+    def _fail(self, delivery: _Delivery, error: BaseException) -> None:
+        log.error("delivery_failed", message_id=delivery.message.id, exc_info=error)
+        self._end(delivery, delivery.message)
+
+    def _end(self, delivery: _Delivery, after: Message) -> None:
+        self._under_way.discard(delivery)
+        self._taken.discard(delivery)
+        self._fewer.set()
+        if self._has_room:
+            self._room.set()
+        if not delivery.ended.done():
+            delivery.ended.set_result(after)
 
     def _publication(self, message: Message) -> Publication:
         deadline = None
         if message.expires_at is not None:
             left = (message.expires_at - self._clock.now()) / 1000
-            deadline = asyncio.get_running_loop().time() + left
+            deadline = self._loop.time() + left
         return Publication(
             topic=message.topic,
             payload=message.payload,
@@ -373,23 +444,3 @@ class Dispatcher:
         self._store.record(
             Attempt(message.id, message.attempts, self._clock.now(), self._process, outcome, reason_code)
         )
-
-    def _own(
-        self, message: Message, delivery: Coroutine[None, None, Message], *, direct: bool = False
-    ) -> asyncio.Task[Message]:
-        bound = MESSAGE_ID.set(message.id)  # the task begins with a copy of this context
-        task = asyncio.create_task(delivery)
-        self._under_way.add(task)
-        if not direct:
-            self._taken.add(task)
-        task.add_done_callback(self._finished)  # in the same context
-        MESSAGE_ID.reset(bound)
-        return task
-
-    def _finished(self, task: asyncio.Task[Message]) -> None:
-        self._under_way.discard(task)
-        self._taken.discard(task)
-        if self._has_room:
-            self._room.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("delivery_failed", exc_info=error)

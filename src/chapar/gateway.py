@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -32,13 +32,13 @@ from chapar.errors import (
 )
 from chapar.link.link import Link
 from chapar.link.reason_codes import reason_name
-from chapar.message import Attempt, Command, Message, Status, Wait, check_device_id, check_operation, new_id
+from chapar.message import Attempt, Command, Message, Status, Wait, new_id
 from chapar.metrics import CONTENT_TYPE as METRICS_TYPE
 from chapar.metrics import Metrics
 from chapar.principal import Caller
 from chapar.room import Room
 from chapar.settings import Settings
-from chapar.store.acceptance import Added, Full, Key, Place, Sender
+from chapar.store.acceptance import Added, Key, Place, Sender
 from chapar.store.audit import Action, AuditFilters, Entry
 from chapar.store.reports import Bucket, Filters, Ranking, Summary
 from chapar.store.store import Store
@@ -92,6 +92,19 @@ class Replay(NamedTuple):
     body: str
 
 
+@dataclass(eq=False, slots=True)
+class _Call:
+    """A send under way: its caller waits for one thing only, whatever happens on the way there."""
+
+    message: Message  #: as it stands, as far as is known
+    key: Key | None
+    deadline: float  #: loop time until which the caller waits for the broker
+    waits: bool  #: whether it does at all
+    began: float  #: by `time.perf_counter`
+    told: asyncio.Future[Message | None]  #: what became of the message; None: nobody knows, or its key has an owner
+    owner: Key | None = None  #: whose request was answered with another message
+
+
 class Gateway:
     """What a caller may ask of Chapar. Knows neither HTTP nor the command line."""
 
@@ -110,7 +123,9 @@ class Gateway:
         self._link = link
         self._dispatcher = dispatcher
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
         self._process = process
+        self._direct_claim = f"{process}.0"  # the dispatcher numbers its own from 1
         self._metrics = metrics or Metrics()
         self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
         self._room = Room(settings, store, self._metrics)
@@ -179,21 +194,29 @@ class Gateway:
         NotSaved, OutcomeUnknown, StoreUnavailable.
         """
         began = time.perf_counter()
-        deadline = asyncio.get_running_loop().time() + (command.patience or self._settings.publish_timeout)
         message = self._accepted(command, origin)
         if not caller.principal.reach.covers(message.imei, message.micro_op):
             raise OutOfReach(message.imei, message.micro_op)
         sender = Sender(caller.principal.id, caller.principal.name, caller.address)
         key = None if use is None else self._key(use, message)
+        patience = command.patience or self._settings.publish_timeout
+        call = _Call(
+            message=message,
+            key=key,
+            deadline=self._loop.time() + patience,
+            waits=command.wait is Wait.BROKER,
+            began=began,
+            told=self._loop.create_future(),
+        )
         if key is None:
-            sent = await self._send(message, None, sender, command.wait, deadline)
+            sent = await self._send(call, sender)
             self._metrics.whole.observe(time.perf_counter() - began)
             return sent
         if (first := self._answering.setdefault(key[:2], key)) is not key:
             raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
         unanswered = False  # whether `answered` is still to come
         try:
-            sent = await self._send(message, key, sender, command.wait, deadline)
+            sent = await self._send(call, sender)
             unanswered = isinstance(sent, Message)
         except NotSent:
             unanswered = True
@@ -238,7 +261,7 @@ class Gateway:
 
         Raises MessageNotFound, OutOfReach, NotCancellable, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
-        deadline = asyncio.get_running_loop().time() + self._settings.publish_timeout
+        deadline = self._loop.time() + self._settings.publish_timeout
         message = await self._commanded(caller, message_id)
         principal, now = caller.principal, self._clock.now()
         entry = Entry(
@@ -342,7 +365,6 @@ class Gateway:
 
     def _accepted(self, command: Command, origin: str | None) -> Message:
         """The message that a command makes, not yet in a state of its own."""
-        imei = check_device_id(command.imei)
         stamp = self._clock.now_ns()
         now = stamp // 1_000_000
         deliver_at = command.deliver_at if command.deliver_at is not None and command.deliver_at > now else None
@@ -351,119 +373,123 @@ class Gateway:
             raise _too_far("expires_in", self._settings.max_expiry)
         if deliver_at is not None and deliver_at - now > self._settings.max_expiry * 1000:
             raise _too_far("deliver_at", self._settings.max_expiry)
+        status = self._first_status(command.wait, deliver_at)
+        is_claimed, is_over = status is Status.PUBLISHING, status is Status.REJECTED
         return Message(
             id=new_id(stamp),
-            imei=imei,
-            micro_op=check_operation(command.micro_op),
+            imei=command.imei,
+            micro_op=command.micro_op,
             params=command.params,
-            topic=self._settings.command_topic.replace("{imei}", imei),
+            topic=self._settings.command_topic.replace("{imei}", command.imei),
             qos=command.qos,
             retain=command.retain,
             at_most_once=command.at_most_once or command.qos == 0,
-            status=Status.QUEUED,
-            reason=None,
+            status=status,
+            reason="broker_unreachable" if is_over else None,
             reason_code=None,
-            attempts=0,
+            attempts=1 if is_claimed else 0,
             possible_duplicate=False,
             subscribers=None,
-            claim=None,
+            claim=self._direct_claim if is_claimed else None,
             created_at=now,
             deliver_at=deliver_at,
             expires_at=(deliver_at or now) + round(expires_in * 1000),
             not_before=None,
             origin=origin,
             published_at=None,
-            finished_at=None,
+            finished_at=now if is_over else None,
         )
 
-    async def _send(
-        self, message: Message, key: Key | None, sender: Sender, wait: Wait, deadline: float
-    ) -> Message | Replay:
-        message = self._placed(message, wait)
-        if message.status in {Status.SCHEDULED, Status.QUEUED}:
+    def _first_status(self, wait: Wait, deliver_at: int | None) -> Status:
+        """Where a new message begins: scheduled, in the queue, on its way, or rejected for want of a broker."""
+        if deliver_at is not None:
+            return Status.SCHEDULED
+        if wait is Wait.BROKER and not self._link.up:
+            return Status.REJECTED
+        if wait is Wait.BROKER and self._dispatcher.takes_direct:
+            return Status.PUBLISHING
+        return Status.QUEUED
+
+    async def _send(self, call: _Call, sender: Sender) -> Message | Replay:
+        if call.message.status in {Status.SCHEDULED, Status.QUEUED}:
             try:
                 await self._room.check()
             except QueueFull:
-                owner = None if key is None else await self._store.owner(key[:2], message.created_at)
-                if key is None or owner is None:
+                owner = None if call.key is None else await self._store.owner(call.key[:2], call.message.created_at)
+                if call.key is None or owner is None:
                     raise
-                return await self._repeated(owner, use=key)  # what was accepted before takes no room
-        waits = wait is Wait.BROKER and message.status in {Status.PUBLISHING, Status.QUEUED}
-        outcome = self._dispatcher.outcome(message.id, deadline) if waits else None
-        try:
-            # Shielded: what is saved is delivered, also where the caller is gone by then.
-            match await asyncio.shield(self._add(message, key, sender, deadline)):
-                case Full(oldest):
-                    bound = self._settings.max_device_queue
-                    raise QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE)
-                case Key() as owner:
-                    return await self._repeated(owner, use=key or owner)
-                case Place(Status.REJECTED):
-                    raise BrokerUnreachable(message.id)
-                case place if place != (message.status, message.claim):
-                    attempts = min(message.attempts, place.claim is not None)
-                    message = message._replace(status=place.status, claim=place.claim, attempts=attempts)
-            told = None if outcome is None else await outcome
-        finally:
-            if outcome is not None:
-                outcome.cancel()
-        return message if told is None else _unless_not_sent(told)
+                return await self._repeated(owner, use=call.key)  # what was accepted before takes no room
+        self._add(call, sender)
+        told = await call.told
+        if call.owner is not None:
+            return await self._repeated(call.owner, use=call.key or call.owner)
+        return call.message if told is None else _unless_not_sent(told)
 
-    def _placed(self, message: Message, wait: Wait) -> Message:
-        """Where a new message begins: scheduled, in the queue, on its way, or rejected for want of a broker."""
-        if message.deliver_at is not None:
-            placed = message._replace(status=Status.SCHEDULED)
-        elif wait is Wait.BROKER and not self._link.up:
-            placed = message._replace(
-                status=Status.REJECTED, reason="broker_unreachable", finished_at=message.created_at
-            )
-        elif wait is Wait.BROKER and self._dispatcher.takes_direct:
-            # The claim ends in 0; the dispatcher numbers its own from 1.
-            placed = message._replace(status=Status.PUBLISHING, attempts=1, claim=f"{self._process}.0")
-        else:
-            placed = message
-        return placed
-
-    def _add(self, message: Message, key: Key | None, sender: Sender, deadline: float) -> asyncio.Future[Added]:
+    def _add(self, call: _Call, sender: Sender) -> None:
+        """Save the message. What is saved is delivered, also where the caller is gone by then."""
+        message = call.message
         # However little the caller waits for the broker, the database has its time to commit.
-        patience = asyncio.get_running_loop().time() + self._settings.publish_timeout
+        patience = self._loop.time() + self._settings.publish_timeout
         bound = self._settings.max_device_queue
-        added = self._store.add(message, max(deadline, patience), max_depth=bound, key=key, sender=sender)
+        added = self._store.add(message, max(call.deadline, patience), max_depth=bound, key=call.key, sender=sender)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             self._room.joins(message.id)
         self._landing[message.id] = added
-        began = time.perf_counter()
-        added.add_done_callback(partial(self._landed, message, key, began))
-        return added
+        added.add_done_callback(partial(self._landed, call))
 
-    def _landed(self, message: Message, key: Key | None, began: float, added: asyncio.Future[Added]) -> None:
+    def _landed(self, call: _Call, added: asyncio.Future[Added]) -> None:
         """What follows from a commit, at once and whoever still waits for it."""
-        self._landing.pop(message.id, None)
-        self._room.joined(message.id)
-        match added.exception():
-            case None:
-                self._metrics.commit.observe(time.perf_counter() - began)
-                place = added.result()
-                if isinstance(place, Place):
-                    self._metrics.accepted[place.status.value,].inc()
-                    if place.status is Status.REJECTED:
-                        self._metrics.finished[place.status.value, message.reason or ""].inc()
-                if place == (Status.PUBLISHING, message.claim):
-                    self._dispatcher.deliver(message, direct=True)
-                elif isinstance(place, Place) and place.status in {Status.QUEUED, Status.SCHEDULED}:
-                    self._queued()
-            case OutcomeUnknown():
-                # The row may be there, or still appear. Unless it is on its way already, it must not go any more.
-                never = message._replace(
-                    status=Status.REJECTED,
-                    reason="outcome_unknown",
-                    attempts=0,
-                    claim=None,
-                    finished_at=self._clock.now(),
-                )
-                withdrawal = self._store.withdraw(never, message.claim, key)
-                self._landing[message.id] = withdrawal
-                withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
+        self._landing.pop(call.message.id, None)
+        self._room.joined(call.message.id)
+        error = added.exception()
+        if error is None:
+            self._metrics.commit.observe(time.perf_counter() - call.began)
+            match added.result():
+                case Place() as place:
+                    self._placed(call, place)
+                case Key() as owner:
+                    call.owner = owner
+                    _tell(call, None)
+                case full:
+                    bound = self._settings.max_device_queue
+                    _refuse(call, QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, full.oldest, _DEVICE_PATIENCE))
+        else:
+            if isinstance(error, OutcomeUnknown):
+                self._withdraw(call)
+            _refuse(call, error)
+
+    def _placed(self, call: _Call, place: Place) -> None:
+        message = call.message
+        self._metrics.accepted[place.status.value,].inc()
+        is_as_asked = place == (message.status, message.claim)
+        if not is_as_asked:
+            attempts = min(message.attempts, place.claim is not None)
+            call.message = message._replace(status=place.status, claim=place.claim, attempts=attempts)
+        if place.status is Status.REJECTED:
+            self._metrics.finished[place.status.value, message.reason or ""].inc()
+            _refuse(call, BrokerUnreachable(message.id))
+        elif not (call.waits and place.status in {Status.PUBLISHING, Status.QUEUED}):
+            _tell(call, call.message)
+        elif not call.told.done():
+            self._dispatcher.await_outcome(message.id, call.told, call.deadline)
+        if is_as_asked and place.status is Status.PUBLISHING:
+            self._dispatcher.deliver(message, direct=True)
+        elif place.status in {Status.QUEUED, Status.SCHEDULED}:
+            self._queued()
+
+    def _withdraw(self, call: _Call) -> None:
+        """The row may be there, or still appear. Unless it is on its way already, it must not go any more."""
+        message = call.message
+        never = message._replace(
+            status=Status.REJECTED,
+            reason="outcome_unknown",
+            attempts=0,
+            claim=None,
+            finished_at=self._clock.now(),
+        )
+        withdrawal = self._store.withdraw(never, message.claim, call.key)
+        self._landing[message.id] = withdrawal
+        withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
 
     def _queued(self) -> None:
         self._room.queued()
@@ -492,6 +518,16 @@ class Gateway:
         # The first request's process died, or its caller went away, before it was answered: this is the first answer.
         self._answering[owner[:2]] = owner
         return _unless_not_sent(message)
+
+
+def _tell(call: _Call, message: Message | None) -> None:
+    if not call.told.done():  # else its caller is gone
+        call.told.set_result(message)
+
+
+def _refuse(call: _Call, error: BaseException) -> None:
+    if not call.told.done():
+        call.told.set_exception(error)
 
 
 def _within(caller: Caller, filters: Filters) -> Filters:

@@ -19,9 +19,8 @@ from chapar.lines import json_line, plain
 
 _END_OF_LINE: Final = " ⏎ "  # between the lines of a traceback where people read it
 
-#: The request that is being handled (ASCII) and the message that is being delivered, in all that is logged meanwhile.
+#: The request that is being handled (ASCII), in all that is logged meanwhile.
 REQUEST_ID: Final[ContextVar[bytes | None]] = ContextVar("request_id", default=None)
-MESSAGE_ID: Final[ContextVar[str | None]] = ContextVar("message_id", default=None)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -72,8 +71,6 @@ _LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, l
 def _ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if (request_id := REQUEST_ID.get()) is not None:
         event["request_id"] = request_id.decode()
-    if (message_id := MESSAGE_ID.get()) is not None:
-        event.setdefault("message_id", message_id)
     return event
 
 

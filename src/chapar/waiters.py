@@ -17,28 +17,27 @@ class Waiters:
     """Who waits, by the message that they wait for."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._waiters: dict[str, _Waiter] = {}
         self._timer: asyncio.Handle | None = None
         self._sweep_at = math.inf  # loop time of the next sweep
         self._hurried = False
 
-    def wait(self, message_id: str, deadline: float) -> asyncio.Future[Message | None]:
-        """A future of the message once it has ended; None at the `deadline` (loop time), or once all are hurried.
+    def add(self, message_id: str, told: asyncio.Future[Message | None], deadline: float) -> None:
+        """Let `told` be the message once it has ended; None at the `deadline` (loop time), or once all are hurried.
 
         Cancelling the future is how a caller stops waiting.
         """
-        told: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
         if self._hurried:
             told.set_result(None)
+            return
         self._waiters[message_id] = _Waiter(told, deadline)
-        told.add_done_callback(lambda _: self._waiters.pop(message_id, None))
         if deadline < self._sweep_at:
             self._sweep_by(deadline)
-        return told
 
     def tell(self, message: Message) -> None:
         """Tell who waits for this message what became of it."""
-        waiter = self._waiters.get(message.id)
+        waiter = self._waiters.pop(message.id, None)
         if waiter is not None and not waiter.told.done():
             waiter.told.set_result(message)
 
@@ -54,28 +53,29 @@ class Waiters:
 
     def among(self, message_ids: Iterable[str]) -> list[str]:
         """Those of the messages that somebody waits for."""
-        return [message_id for message_id in message_ids if message_id in self._waiters]
+        return [message_id for message_id in message_ids if self.is_awaited(message_id)]
 
     def all(self) -> list[str]:
         """Every message that somebody waits for."""
-        return list(self._waiters)
+        return self.among(self._waiters)
 
     def _give_up(self, now: float) -> None:
-        for waiter in list(self._waiters.values()):
-            if waiter.deadline <= now and not waiter.told.done():
-                waiter.told.set_result(None)
+        late = [message_id for message_id, waiter in self._waiters.items() if waiter.deadline <= now]
+        for message_id in late:
+            told = self._waiters.pop(message_id).told
+            if not told.done():
+                told.set_result(None)
 
     # One timer for all: nearly every send would start one of its own only to stop it again.
     def _sweep_by(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._sweep_at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._sweep)
+        self._timer = self._loop.call_at(at, self._sweep)
 
     def _sweep(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._give_up(now)
+        self._give_up(self._loop.time())
         self._timer, self._sweep_at = None, math.inf
-        left = min((waiter.deadline for waiter in self._waiters.values() if waiter.deadline > now), default=None)
+        left = min((waiter.deadline for waiter in self._waiters.values()), default=None)
         if left is not None:
             self._sweep_by(left)

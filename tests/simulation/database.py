@@ -287,7 +287,9 @@ class WriterProcess:
         self._applied = False
 
     def write(self, frame: bytes) -> None:
-        """Take a batch; its answer comes later."""
+        """Take a batch; its answer comes later, and never to the dead."""
+        if self._process.dead:
+            return
         self._batch = [*unpack(frame[LENGTH:])]
         self._applied = False
         self._world.loop.call_later(self._world.weather.commit_time(), self._commit)

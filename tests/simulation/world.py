@@ -128,15 +128,12 @@ class Process:
             self.store.writer.die()
         for session in [session for session in self.world.broker.sessions if session.process is self]:
             session.end(None)
-        for task in (self.task, *self.calls, *self._deliveries()):
+        for task in (self.task, *self.calls):
             task.cancel()
-
-    def _deliveries(self) -> list[asyncio.Task[Any]]:
-        return [] if self.gateway is None else list(self.gateway._dispatcher._under_way)
 
     @property
     def under_way(self) -> int:
-        return len(self._deliveries())
+        return 0 if self.gateway is None else len(self.gateway._dispatcher._under_way)
 
 
 class World:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from chapar.clock import Clock
-from chapar.errors import LinkDown, StoreUnavailable
+from chapar.errors import LinkDown, PublicationInvalid, StoreUnavailable
 from chapar.link.publication import Publication
 from chapar.message import Attempt, Message
 from chapar.settings import Settings
@@ -160,6 +160,8 @@ class FakeLink:
         if not self.up:
             raise LinkDown
         self.published.append(publication)
+        if self.answers and isinstance(self.answers[0], PublicationInvalid):  # which a session raises at once
+            raise self.answers.popleft()
         outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.waiting[publication.message_id] = outcome
         if self.answers:

@@ -23,7 +23,6 @@ from chapar.errors import (
     PublicationExpired,
     PublicationInvalid,
 )
-from chapar.logs import MESSAGE_ID
 from chapar.message import Message, Status
 from chapar.store.store import Taken
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
@@ -64,6 +63,12 @@ class Bench:
     async def deliver(self, message: Message, *answers: int | Exception, direct: bool = False) -> Message:
         self.link.answers.extend(answers)
         return await self.dispatcher.deliver(message, direct=direct)
+
+    def outcome(self, message_id: str, deadline: float) -> asyncio.Future[Message | None]:
+        """What somebody waits for."""
+        told: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        self.dispatcher.await_outcome(message_id, told, deadline)
+        return told
 
     async def again(self, message: Message, answer: int | Exception) -> Message:
         """Take a message that is queued, and deliver it once more."""
@@ -148,7 +153,7 @@ async def test_a_message_put_off_too_often_is_given_up(bench: Bench) -> None:
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_direct_message_is_put_off_only_where_nobody_waits_for_it(bench: Bench, *, waits: bool) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id, math.inf) if waits else None
+    outcome = bench.outcome(message.id, math.inf) if waits else None
     after = await bench.deliver(message, QUOTA_EXCEEDED, direct=True)
     assert after.status is (Status.REJECTED if waits else Status.QUEUED)
     if outcome is not None:
@@ -160,7 +165,7 @@ async def test_a_direct_message_without_a_link_is_rejected_only_where_somebody_w
     bench: Bench, *, waits: bool
 ) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id, math.inf) if waits else None
+    outcome = bench.outcome(message.id, math.inf) if waits else None
     after = await bench.deliver(message, LinkDown(), direct=True)
     assert after.attempts == 0
     assert after.status is (Status.REJECTED if waits else Status.QUEUED)
@@ -178,7 +183,7 @@ async def test_a_message_from_the_queue_goes_back_without_a_link_and_its_attempt
 @pytest.mark.parametrize("cause", [None, SILENT, BLAMED, UNHEARD])
 async def test_a_lost_link_makes_a_possible_duplicate(bench: Bench, cause: BrokerError | None) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id, math.inf)
+    outcome = bench.outcome(message.id, math.inf)
     after = await bench.deliver(message, LinkLost(cause))
     assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
     assert [attempt.outcome for attempt in await bench.store.attempts(message.id)] == ["link_lost"]
@@ -260,7 +265,7 @@ async def test_a_message_that_somebody_else_moved_is_told_as_it_is_or_not_at_all
     bench: Bench, *, readable: bool
 ) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id, math.inf)
+    outcome = bench.outcome(message.id, math.inf)
     moved = message._replace(status=Status.QUEUED, claim=None, possible_duplicate=True)
     bench.store.database._put(message, moved)
     bench.store.is_unreadable = not readable
@@ -366,7 +371,7 @@ async def test_a_process_that_outlived_its_lease_sends_nothing_more() -> None:
 
 async def test_who_waits_for_a_message_is_told_that_it_expired(bench: Bench) -> None:
     message = bench.queued(expires_at=EPOCH)
-    outcome = bench.dispatcher.outcome(message.id, math.inf)
+    outcome = bench.outcome(message.id, math.inf)
     async with bench.running():
         assert (await outcome).status is Status.EXPIRED
 
@@ -375,7 +380,7 @@ async def test_who_waits_for_a_message_is_told_that_it_expired(bench: Bench) -> 
 async def test_who_waits_is_told_what_another_process_did(status: Status) -> None:
     bench = Bench(alone=False)
     message = bench.queued()
-    outcome = bench.dispatcher.outcome(message.id, math.inf)
+    outcome = bench.outcome(message.id, math.inf)
     bench.link.up = False
     async with bench.running():
         await until(lambda: bench.store.asked("take"))
@@ -386,7 +391,7 @@ async def test_who_waits_is_told_what_another_process_did(status: Status) -> Non
 async def test_a_database_that_cannot_be_read_does_not_end_the_dispatcher() -> None:
     bench = Bench(alone=False)
     message = bench.queued()
-    outcome = bench.dispatcher.outcome(message.id, math.inf)
+    outcome = bench.outcome(message.id, math.inf)
     bench.store.is_unreadable = True
     async with bench.running():
         await until(lambda: bench.store.asked("take") and message.id in bench.link.waiting)
@@ -395,18 +400,18 @@ async def test_a_database_that_cannot_be_read_does_not_end_the_dispatcher() -> N
 
 
 async def test_who_waits_longer_than_the_gateway_lives_is_told_that_time_is_up(bench: Bench) -> None:
-    waiting = bench.dispatcher.outcome("one", math.inf)
+    waiting = bench.outcome("one", math.inf)
     bench.dispatcher.hurry()
     assert await waiting is None
-    assert await bench.dispatcher.outcome("another", math.inf) is None
+    assert await bench.outcome("another", math.inf) is None
 
 
 async def test_each_who_waits_is_told_at_its_own_time(bench: Bench) -> None:
     now = asyncio.get_running_loop().time()
-    later = bench.dispatcher.outcome("later", now + 0.2)
-    never = bench.dispatcher.outcome("never", math.inf)
-    soon = bench.dispatcher.outcome("soon", now + 0.05)
-    gone = bench.dispatcher.outcome("gone", now + 0.01)
+    later = bench.outcome("later", now + 0.2)
+    never = bench.outcome("never", math.inf)
+    soon = bench.outcome("soon", now + 0.05)
+    gone = bench.outcome("gone", now + 0.01)
     gone.cancel()
     assert await soon is None
     assert not later.done()
@@ -468,7 +473,7 @@ async def test_a_lease_is_taken_before_anything_is_claimed_and_given_up_at_the_e
 
 async def test_who_was_told_already_is_not_told_that_time_is_up(bench: Bench) -> None:
     message = bench.taken()
-    told, waiting = bench.dispatcher.outcome(message.id, math.inf), bench.dispatcher.outcome("another", math.inf)
+    told, waiting = bench.outcome(message.id, math.inf), bench.outcome("another", math.inf)
     bench.dispatcher.tell(message)
     bench.dispatcher.hurry()
     assert await told == message
@@ -495,7 +500,7 @@ async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_
 async def test_who_waits_is_not_told_of_what_has_not_come_to_an_end(status: Status) -> None:
     bench = Bench(alone=False)
     message = bench.store.put(new_message(status=status, claim=None, created_at=EPOCH))
-    outcome = bench.dispatcher.outcome(message.id, math.inf)
+    outcome = bench.outcome(message.id, math.inf)
     bench.link.up = False
     async with bench.running():
         await until(lambda: bench.store.asked("take"))
@@ -506,7 +511,7 @@ async def test_who_waits_is_not_told_of_what_has_not_come_to_an_end(status: Stat
 
 async def test_what_cannot_be_committed_any_more_is_left_as_it_is_and_nobody_is_told(bench: Bench) -> None:
     message = bench.taken()
-    outcome = bench.dispatcher.outcome(message.id, math.inf)
+    outcome = bench.outcome(message.id, math.inf)
     bench.store.commits.failing["move"] = NotSaved("a test says so.")
     assert await bench.deliver(message, 0x00) == message
     assert bench.store.now(message) == message
@@ -515,24 +520,38 @@ async def test_what_cannot_be_committed_any_more_is_left_as_it_is_and_nobody_is_
 
 async def test_a_delivery_that_fails_in_a_way_nobody_thought_of_is_logged(bench: Bench) -> None:
     with capture_logs() as logged:
-        delivery = bench.dispatcher.deliver(bench.taken())
-        bench.link.answers.append(RuntimeError("nobody thought of it"))
-        with pytest.raises(RuntimeError):
-            await delivery
+        message = bench.taken()
+        assert await bench.deliver(message, RuntimeError("nobody thought of it")) == message
         await bench.dispatcher.drained()
-        await asyncio.sleep(0)
-    assert [(entry["event"], str(entry["exc_info"])) for entry in logged] == [
-        ("delivery_failed", "nobody thought of it")
+    assert [(entry["event"], entry["message_id"], str(entry["exc_info"])) for entry in logged] == [
+        ("delivery_failed", message.id, "nobody thought of it")
     ]
 
 
-async def test_a_delivery_that_is_cancelled_is_no_failure(bench: Bench) -> None:
+async def test_a_link_or_a_store_that_fails_in_a_way_nobody_thought_of_stops_no_other_delivery(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = bench.taken()
     with capture_logs() as logged:
-        delivery = bench.dispatcher.deliver(bench.taken())
-        await until(lambda: bench.link.waiting)
-        delivery.cancel()
+        bench.store.commits.failing["move"] = RuntimeError("nobody thought of it")
+        assert await bench.deliver(message, 0x00) == message
+        monkeypatch.setattr(bench.link, "publish", bench.link.answer)
+        assert await bench.deliver(message) == message
         await bench.dispatcher.drained()
-        await asyncio.sleep(0)
+    assert [(entry["event"], entry["message_id"]) for entry in logged] == [("delivery_failed", message.id)] * 2
+
+
+async def test_a_delivery_goes_on_where_nobody_waits_for_its_end_any_more(bench: Bench) -> None:
+    message = bench.taken()
+    with capture_logs() as logged:
+        delivery = bench.dispatcher.deliver(message)
+        delivery.cancel()
+        draining = asyncio.create_task(bench.dispatcher.drained())
+        await turns()
+        assert not draining.done()
+        bench.link.answer(message.id, 0x00)
+        await draining
+    assert bench.store.now(message).status is Status.PUBLISHED
     assert logged == []
 
 
@@ -613,7 +632,7 @@ async def test_a_process_alone_asks_only_for_what_has_just_expired(
     monkeypatch.setattr(bench.store, "find_all", find_all)
     bench.queued("A", expires_at=EPOCH)
     waited_for, kept = bench.queued("B", expires_at=EPOCH), bench.queued("C", not_before=EPOCH + 1)
-    outcomes = [bench.dispatcher.outcome(message.id, math.inf) for message in (waited_for, kept)]
+    outcomes = [bench.outcome(message.id, math.inf) for message in (waited_for, kept)]
     async with bench.running():
         await turns()
     assert asked == [[waited_for.id]]
@@ -647,7 +666,7 @@ async def test_how_long_the_broker_took_is_measured(bench: Bench, monkeypatch: p
 
 async def test_who_waited_is_forgotten(bench: Bench) -> None:
     message = bench.taken()
-    told, given_up = bench.dispatcher.outcome(message.id, math.inf), bench.dispatcher.outcome("another", math.inf)
+    told, given_up = bench.outcome(message.id, math.inf), bench.outcome("another", math.inf)
     bench.dispatcher.tell(message)
     given_up.cancel()
     await turns()
@@ -734,20 +753,6 @@ async def test_until_when_a_message_may_leave_is_exact(bench: Bench, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.get_running_loop(), "time", lambda: 7.0)
         assert bench.dispatcher._publication(message).deadline == 9.5
-
-
-async def test_what_is_logged_of_a_delivery_names_its_message(bench: Bench) -> None:
-    named: list[str | None] = []
-
-    async def delivery(message: Message) -> Message:
-        named.append(MESSAGE_ID.get())
-        return message
-
-    message = bench.taken()
-    before = MESSAGE_ID.get()
-    await bench.dispatcher._own(message, delivery(message))
-    assert named == [message.id]
-    assert MESSAGE_ID.get() == before
 
 
 async def test_where_nobody_waits_there_is_nothing_to_look_through(bench: Bench) -> None:

@@ -37,10 +37,9 @@ async def forget():
         fail()
 
     logs.REQUEST_ID.set(b"request-1")
-    logs.MESSAGE_ID.set("message-1")
     task = asyncio.create_task(in_vain())
     await asyncio.wait([task])
-    logs.log.warning("with_ids")
+    logs.log.warning("with_ids", message_id="message-1")
     del task
     gc.collect()
 
