@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from itertools import pairwise
 
 import mqtt5
@@ -113,7 +112,7 @@ async def test_the_properties_of_a_publication(broker: FakeBroker) -> None:
         first_attempt = Publication("devices/1", b"x", 1, retain=True, message_id="id-1", deadline=in_seconds(30.9))
         session.publish(first_attempt)
         first = await broker.publish()
-        session.publish(replace(first_attempt, attempt=2, deadline=None, response_topic="r"))
+        session.publish(first_attempt._replace(attempt=2, deadline=None, response_topic="r"))
         second = await broker.publish()
     assert (first.topic, first.payload, int(first.qos), first.retain) == ("devices/1", b"x", 1, True)
     assert (first.correlation_data, first.user_properties) == (b"id-1", [("message-id", "id-1")])
@@ -125,7 +124,7 @@ async def test_the_properties_of_a_publication(broker: FakeBroker) -> None:
 
 async def test_a_broker_that_cannot_bear_properties_gets_none(broker: FakeBroker) -> None:
     async with open_session(broker.url, sign_on=SignOn("gate", 10, properties=False)) as session:
-        session.publish(replace(publication(b"x"), attempt=2, deadline=in_seconds(3), response_topic="r"))
+        session.publish(publication(b"x")._replace(attempt=2, deadline=in_seconds(3), response_topic="r"))
         packet = await broker.publish()
     assert packet.write() == mqtt5.PublishPacket("devices/1", b"x", qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1).write()
 

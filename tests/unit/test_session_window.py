@@ -1,5 +1,4 @@
 import asyncio
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -83,8 +82,8 @@ async def test_what_is_past_its_deadline_never_leaves() -> None:
     window = Window()
     window.size = 1
     late, in_time = asyncio.Future[int](), asyncio.Future[int]()
-    window.add(replace(publication("late"), deadline=5.0), late)
-    window.add(replace(publication("in time"), deadline=5.1), in_time)
+    window.add(publication("late")._replace(deadline=5.0), late)
+    window.add(publication("in time")._replace(deadline=5.1), in_time)
     following = window.next(5.0)
     assert following is not None
     assert following[0].payload == b"in time"

@@ -24,6 +24,7 @@ from chapar.settings import Settings
 
 MAX_MESSAGES: Final = 10_000
 
+_AT_A_TIME: Final = 50  # messages read in one turn of the event loop, which other callers share
 _MAX_DEPTH: Final = 512  # levels of the whole; below it, a message that is too deep fails alone
 _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
@@ -82,10 +83,14 @@ def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRout
                 return refusal(error, language)
 
         with limits.waiting(caller):
-            answered = await asyncio.gather(*(one(place, item) for place, item in enumerate(items)))
-        return Response(
-            _as_json(answered), headers={"Preference-Applied": ASYNC} if asynchronous else None, media_type=_JSON
-        )
+            async with asyncio.TaskGroup() as tasks:
+                answering = []
+                for place, item in enumerate(items):
+                    answering.append(tasks.create_task(one(place, item)))
+                    if place % _AT_A_TIME == 0:  # the first ones are committed while the next are read
+                        await asyncio.sleep(0)
+        headers = {"Preference-Applied": ASYNC} if asynchronous else None
+        return Response(_as_json([answer.result() for answer in answering]), headers=headers, media_type=_JSON)
 
     router.add_api_route(
         "/bulk",

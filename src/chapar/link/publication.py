@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,7 @@ class SignOn:
     properties: bool = True  #: whether PUBLISH may carry properties, see `BrokerAddress.properties`
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """One attempt to hand a message to the broker."""
 
     topic: str

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -336,7 +335,7 @@ class TestPublishing:
                 deadline = asyncio.get_running_loop().time() + 30.9
                 sent = Publication("devices/1", b"push_down", 1, retain=False, message_id="id-1", deadline=deadline)
                 assert await session.publish(sent) == 0
-                assert await session.publish(replace(sent, attempt=2, response_topic="devices/1/reply")) == 0
+                assert await session.publish(sent._replace(attempt=2, response_topic="devices/1/reply")) == 0
                 outcomes = [session.publish(publication(str(number))) for number in range(300)]
                 assert set(await asyncio.gather(*outcomes)) == {0}
             first, second, *rest = await asyncio.to_thread(device.wait_for, 302)
@@ -418,7 +417,7 @@ class TestPublishing:
         with Mosquitto("retain_available false") as broker:
             async with open_session(broker.url) as session:
                 with pytest.raises(PublicationInvalid) as error:
-                    session.publish(replace(publication(), retain=True))
+                    session.publish(publication()._replace(retain=True))
                 assert error.value.reason_code == 0x9A
 
     async def test_what_was_taken_back_is_not_sent(self, mosquitto: Mosquitto) -> None:
