@@ -1,24 +1,32 @@
-"""`python -m benchmarks [--short]`: measure, print a report in Markdown, keep the raw figures."""
+"""`python -m benchmarks [--short] [--only THEME …]`: measure, print a report in Markdown, keep the raw figures."""
 
 import argparse
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import floor, machine, measuring, report, stage
+from benchmarks import beside, floor, machine, measuring, report, stage
 from benchmarks.figures import OnDatabase, Results
 from benchmarks.measuring import Caller, note
-from benchmarks.plan import FULL, SHORT, Plan
+from benchmarks.plan import FULL, SHORT, THEMES, Plan
 
 _RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="within a minute: one-second runs, PostgreSQL at 64 only")
-    plan = SHORT if parser.parse_args().short else FULL
+    parser.add_argument(
+        "--short", action="store_true", help="within some minutes: one-second runs, 100,000 rows, PostgreSQL at 64 only"
+    )
+    parser.add_argument("--only", nargs="+", choices=THEMES, default=THEMES, help="measure this and nothing else")
+    parser.add_argument("--rows", type=int, help="in the table that is called full")
+    given = parser.parse_args()
+    plan = SHORT if given.short else FULL
+    plan = plan._replace(rows=given.rows or plan.rows)
     if missing := stage.missing_packages():
         note(f"missing: {' '.join(missing)}. Install these Debian packages and start again.")
         return 1
@@ -26,7 +34,7 @@ def main() -> int:
     begun = time.time()
     # Not in /tmp, which may be memory: an fsync has to cost what it costs.
     with tempfile.TemporaryDirectory(dir=_RESULTS) as folder:
-        results = _measure(plan, Path(folder))
+        results = _measure(plan, given.only, Path(folder))
     name = time.strftime("%Y%m%d-%H%M%S", time.gmtime(begun))
     (_RESULTS / f"{name}.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
     sys.stdout.write(report.markdown(results))
@@ -34,18 +42,26 @@ def main() -> int:
     return 0 if results.sound else 1
 
 
-def _measure(plan: Plan, folder: Path) -> Results:
+def _measure(plan: Plan, themes: Collection[str], folder: Path) -> Results:
     where = machine.describe()
-    with stage.broker() as broker, stage.empty_endpoint() as empty_url:
-        fsync, puback = floor.fsync(folder), floor.puback(broker.port)
-        note("SQLite")
-        sqlite = _on_sqlite(plan, folder, broker, empty_url)
-        postgres = None
-        if stage.has_postgres():
-            note("PostgreSQL")
-            with stage.postgres() as server:
-                postgres = _on_postgres(plan, folder, broker.url, empty_url, server.create_database())
-    return Results(where, plan, fsync, puback, sqlite, postgres)
+    with stage.broker() as broker:
+        results = Results(where, plan, floor.fsync(folder), floor.puback(broker.port))
+        if "sends" in themes:
+            with stage.empty_endpoint() as empty_url:
+                note("SQLite")
+                results = replace(results, sqlite=_on_sqlite(plan, folder, broker, empty_url))
+                if stage.has_postgres():
+                    note("PostgreSQL")
+                    with stage.postgres() as server:
+                        postgres = _on_postgres(plan, folder, broker.url, empty_url, server.create_database())
+                        results = replace(results, postgres=postgres)
+        if "others" in themes:
+            results = replace(results, others=beside.against_others(plan, folder, broker))
+        if "databases" in themes:
+            results = replace(results, databases=beside.postgres_and_sqlite(plan, folder, broker))
+        if "rows" in themes:
+            results = replace(results, rows=beside.many_rows(plan, folder, broker))
+    return results
 
 
 def _on_sqlite(plan: Plan, folder: Path, broker: stage.Mosquitto, empty_url: str) -> OnDatabase:

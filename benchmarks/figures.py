@@ -1,8 +1,9 @@
 """What was measured, as values: `report.py` writes it for people, `as_json` for programs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
+from benchmarks.beside import Pairs, Rows
 from benchmarks.load import Load, Row
 from benchmarks.measuring import Bulk, Memory
 from benchmarks.plan import Plan
@@ -25,6 +26,10 @@ class OnDatabase:
         """Answers that should not have come, in all runs."""
         loads = [load for row in self.rows for load in (*row.sends, *row.empty)]
         return sum(load.failed for load in loads) + self.bulk.failed
+
+    def at(self, connections: int) -> Row | None:
+        """The runs with so many callers."""
+        return next((row for row in self.rows if row.connections == connections), None)
 
     @property
     def kept(self) -> int:
@@ -57,12 +62,23 @@ class Results:
     plan: Plan
     fsync: float  #: ms, alone
     puback: float  #: ms, alone
-    sqlite: OnDatabase
-    postgres: OnDatabase | None  #: None where PostgreSQL is not installed
+    sqlite: OnDatabase | None = None
+    postgres: OnDatabase | None = None  #: None also where PostgreSQL is not installed
+    others: Mapping[str, Pairs | None] = field(default_factory=dict)  #: None for what could not be installed
+    databases: Pairs | None = None  #: PostgreSQL and SQLite
+    rows: Rows | None = None
 
     @property
     def sound(self) -> bool:
-        return self.sqlite.sound and (self.postgres is None or self.postgres.sound)
+        return all(found.sound for found in (self.sqlite, self.postgres) if found is not None) and not self.failed
+
+    @property
+    def failed(self) -> int:
+        """Answers that should not have come, of the gateway's runs beside others."""
+        pairs = [*self.others.values(), self.databases]
+        if self.rows is not None:
+            pairs += [self.rows.sends, self.rows.reading]
+        return sum(load.failed for pair in pairs if pair is not None for load in pair.first)
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -70,6 +86,16 @@ class Results:
             "plan": self.plan._asdict(),
             "fsync": self.fsync,
             "puback": self.puback,
-            "sqlite": self.sqlite.as_json(),
+            "sqlite": self.sqlite and self.sqlite.as_json(),
             "postgresql": self.postgres and self.postgres.as_json(),
+            "others": {name: pairs and pairs.as_json() for name, pairs in self.others.items()},
+            "databases": self.databases and self.databases.as_json(),
+            "rows": self.rows
+            and {
+                "rows": self.rows.rows,
+                "sends": self.rows.sends.as_json(),
+                "page_p99": self.rows.page,
+                "message_p99": self.rows.message,
+                "slow_readers": self.rows.reading.as_json(),
+            },
         }

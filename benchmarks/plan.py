@@ -13,8 +13,13 @@ class Plan(NamedTuple):
     bulk_calls: int  #: of 1,000 messages
     sends_for_memory: int
     seconds_for_memory: int  #: after which fewer must do
+    rows: int  #: in the table that is called full
     with_listener: bool  #: whether it is repeated with a device listening
 
 
-FULL = Plan((1, 16, 64, 256), (1, 16, 64, 256), 5, 3, 30, 1_000_000, 600, with_listener=True)
-SHORT = Plan((1, 16, 64, 256), (64,), 1, 3, 5, 100_000, 8, with_listener=False)
+FULL = Plan((1, 16, 64, 256), (1, 16, 64, 256), 5, 3, 40, 1_000_000, 600, 10_000_000, with_listener=True)
+SHORT = Plan((1, 16, 64, 256), (64,), 1, 3, 8, 100_000, 8, 100_000, with_listener=False)
+
+THEMES = ("sends", "others", "databases", "rows")
+"""What can be measured by itself: sends and memory; beside what one would otherwise run; PostgreSQL beside SQLite; on
+many rows, and beside slow readers."""

@@ -46,6 +46,7 @@ _HANDSHAKE = 10  # seconds a client may take for its TLS handshake
 # Objects made since the last collections before there is one of each generation. Nearly all that a send makes is gone
 # with its answer, and Python's 700, 10, 10 look for what is not 5 µs a send.
 _COLLECTED = (50_000, 20, 50)
+_UNSENT = 64 * 1024  # bytes of an answer that wait in the kernel for their turn to be sent
 _GRACE = 1  # seconds for requests and deliveries under way at shutdown; what remains is settled at the next start
 
 
@@ -254,11 +255,15 @@ def listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     every_address = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=every_address)
+        listener = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=every_address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(host, port, "CHAPAR_PORT (--port)") from None
         raise SettingInvalid("CHAPAR_HOST", f"{host}: {error.strerror or error}.") from None
+    # Its connections inherit it. Without, the kernel takes megabytes for each reader who is slow, all made beforehand.
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    return listener
 
 
 def address_of(listener: socket.socket, settings: Settings) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 from fastapi import Query
@@ -357,7 +358,14 @@ def rfc3339(milliseconds: int | None) -> str | None:
     """`2026-11-24T06:30:00.004Z`: UTC with milliseconds (RFC 3339)."""
     if milliseconds is None:
         return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_up_to_seconds(seconds)}.{rest:03}Z"
+
+
+@lru_cache(maxsize=4096)
+def _up_to_seconds(seconds: int) -> str:
+    """Neighbours in a report share most of their times; writing all of them anew was two thirds of what a row costs."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def milliseconds(time: datetime | None) -> int | None:

@@ -25,7 +25,7 @@ UNBOUNDED: Final = 2**31
 
 _CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
 _FORGOTTEN = 500  # messages removed in one commit: a few milliseconds
-_PAGE = 1000  # messages read at once by `pages`: about 1 MB
+_PAGE = 200  # messages read at once by `pages`: more would keep everybody else waiting while they are written down
 
 
 class Taken(NamedTuple):
