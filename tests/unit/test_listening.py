@@ -7,9 +7,8 @@ from chapar.app import listen
 from chapar.settings import Settings
 from support.ports import LOOPBACK, free_port
 
-ENOUGH = (
-    1024 * 1024
-)  # bytes; an untouched socket of Linux takes several times as many from a server whose client sleeps
+# Bytes. An untouched socket of Linux takes several times as many for a client who sleeps.
+ENOUGH = 1024 * 1024
 
 
 def test_the_kernel_takes_little_of_an_answer_that_nobody_reads() -> None:
