@@ -130,7 +130,8 @@ class Messages(RuleBasedStateMachine):
 
     @rule(id_=messages)
     def withdraw(self, id_: str) -> None:
-        row, _, key, _ = self.additions[id_][1]
+        row, _, key_row, _ = self.additions[id_][1]
+        key = None if key_row is None else Key._make(key_row)
         added = Message._make(row)
         never = added._replace(
             status=Status.REJECTED, reason="outcome_unknown", attempts=0, claim=None, finished_at=EPOCH

@@ -1,5 +1,6 @@
 """What the writer answers where a batch fails: before its COMMIT, at it, or because of one operation."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -17,10 +18,10 @@ from sqlalchemy import Connection, Engine, func, select
 from chapar.errors import StoreUnavailable
 from chapar.message import Message, Status
 from chapar.store import reports
-from chapar.store.acceptance import Addition, addition
+from chapar.store.acceptance import LANES_SQL, Addition, addition
 from chapar.store.database import Role, open_engine
 from chapar.store.migrations import migrate
-from chapar.store.operations import move_row
+from chapar.store.operations import array, move_row
 from chapar.store.readers import query_once_more
 from chapar.store.schema import messages
 from chapar.store.store import UNBOUNDED
@@ -71,7 +72,7 @@ def test_a_batch_is_answered_in_its_own_order(connection: Connection) -> None:
         ("check", ()),
     ]
     answers, usable = commit(connection, batch)
-    assert answers == [("committed", result) for result in ((Status.PUBLISHING, CLAIM), True, False, None)]
+    assert answers == [("committed", result) for result in (None, True, False, None)]
     assert usable
 
 
@@ -105,10 +106,12 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
             return kind, added(new[key])
         return kind, move_row(states[key][before], states[key][after])
 
-    def expected(kind: str, key: int, before: int, after: int) -> bool | tuple[Status, str | None]:
+    def expected(kind: str, key: int, before: int, after: int) -> bool | tuple[Status, str | None] | None:
         if kind == "add":
-            there = table.setdefault(key, new[key])
-            return there.status, there.claim
+            if key not in table:
+                table[key] = new[key]
+                return None  # added as asked
+            return table[key].status, table[key].claim
         if table.get(key) not in {states[key][before], states[key][after]}:
             return False
         table[key] = states[key][after]
@@ -124,6 +127,20 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
     assert found == {key: table.get(key) for key in range(3)}
 
 
+def test_what_devices_have_unfinished_is_found_by_device_however_much_of_it_there_is(connection: Connection) -> None:
+    for status in (Status.PUBLISHED, Status.PUBLISHED, Status.QUEUED):
+        of_devices = [new_message(f"D{number % 400}", status, claim=None) for number in range(4000)]
+        commit(connection, [("add", added(message)) for message in of_devices])
+    dialect = connection.dialect.name
+    explain = "EXPLAIN QUERY PLAN " if dialect == "sqlite" else "EXPLAIN "
+    if dialect == "postgresql":
+        connection.exec_driver_sql("ANALYZE messages")
+    devices = json.dumps(["D1", "D2"]) if dialect == "sqlite" else array(["D1", "D2"])
+    plan = str(connection.exec_driver_sql(explain + LANES_SQL[dialect], (CLAIM, devices)).all())
+    assert "ix_messages_unfinished" in plan
+    assert ("(imei=? AND seq>?)" if dialect == "sqlite" else "Index Cond: (((imei)::text = ANY") in plan
+
+
 def test_a_batch_that_fails_before_its_commit_left_nothing(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE messages RENAME TO elsewhere")
     connection.commit()
@@ -133,7 +150,7 @@ def test_a_batch_that_fails_before_its_commit_left_nothing(connection: Connectio
     assert usable
     connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO messages")
     connection.commit()
-    assert commit(connection, [("add", added(new_message()))]) == ([("committed", (Status.PUBLISHING, CLAIM))], True)
+    assert commit(connection, [("add", added(new_message()))]) == ([("committed", None)], True)
 
 
 def fail_at_commit(connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

@@ -9,7 +9,7 @@ from chapar.errors import StoreUnavailable
 from chapar.message import MOVES, UNFINISHED, Attempt, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
-from chapar.store.acceptance import Added, Addition, Full, Key, Place, Withdrawal
+from chapar.store.acceptance import Added, Addition, Answer, Full, Key, Place, Withdrawal
 from chapar.store.audit import Entry
 from chapar.store.commits import Commits
 from chapar.store.queue import Found, Lease, Take
@@ -105,8 +105,9 @@ class Database:
         return (message for id_ in self.unfinished if (message := self.messages[id_]).imei == imei)
 
     def _add(self, addition: Addition) -> Added:
-        row, max_depth, key, _ = addition
+        row, max_depth, key_row, _ = addition
         message = to_message(row)
+        key = None if key_row is None else Key._make(key_row)
         if key is not None and (owner := self.keys.get(key[:2])) is not None:
             if owner.kept_until <= message.created_at:
                 del self.keys[key[:2]]
@@ -239,10 +240,11 @@ class Database:
             self._put(message, after)
         return settled
 
-    def _answer(self, answer: tuple[Key, int, str]) -> Key | None:
-        key, status, body = answer
+    def _answer(self, answer: Answer) -> Key | None:
+        key_row, status, body = answer
+        key = Key._make(key_row)
         owner = self.keys.get(key[:2])
-        if owner is None or owner.message_id != key[3]:
+        if owner is None or owner.message_id != key.message_id:
             return None
         if owner.answer_status is None:
             self.keys[key[:2]] = owner = owner._replace(answer_status=status, answer_body=body)

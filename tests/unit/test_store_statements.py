@@ -3,16 +3,21 @@
 import re
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import Dialect
 
 from chapar.errors import SettingInvalid
 from chapar.message import UNFINISHED, Message, Status
 from chapar.store import reports
+from chapar.store.acceptance import LANES_SQL
 from chapar.store.database import Role, open_engine, parse, sqlite_file
-from chapar.store.operations import insert_sql, move_row, update_sql
+from chapar.store.operations import array, insert_sql, move_row, update_sql
 from chapar.store.schema import COLUMNS, MUTABLE, messages, metadata, to_message, to_row
+from chapar.store.wire import pack, split, unpack
 from support.stores import new_message, published
+
+TEXT_ARRAY = psycopg.adapters.types["text"].array_oid
 
 
 @pytest.fixture(params=["sqlite:///x.db", "postgresql://host/x"])
@@ -70,6 +75,30 @@ def test_the_parameters_of_the_update_are_the_values_of_a_move_in_order(dialect:
     after = published(before)
     expected = [getattr(after, name) for name in MUTABLE] + [getattr(before, name) for name in guards]
     assert list(move_row(before, after)) == expected
+
+
+def test_what_a_partial_index_is_for_stands_in_the_query_of_the_lanes_word_by_word() -> None:
+    (index,) = [index for index in messages.indexes if index.name == "ix_messages_unfinished"]
+    for dialect, sql in LANES_SQL.items():
+        assert str(index.dialect_options[dialect]["where"]) in sql
+
+
+@pytest.mark.parametrize("text", ["", "null", "NULL", " a ", "{a,b}", 'a"b', "a\\b", "a\nb\tc", "د", "🙂", '\\"'])
+def test_postgresql_reads_an_array_as_it_was_written(text: str) -> None:
+    read = psycopg.adapt.Transformer().get_loader(TEXT_ARRAY, psycopg.pq.Format.TEXT).load(array([text, None]).encode())
+    assert read == [text, None]
+
+
+def test_frames_are_cut_wherever_the_socket_cuts_them() -> None:
+    frames = [("ready",), ("committed", [None, True]), ()]
+    stream = b"".join(map(pack, frames))
+    for size in range(1, len(stream) + 1):
+        found, rest = [], b""
+        for start in range(0, len(stream), size):
+            bodies, rest = split(rest + stream[start : start + size])
+            found += map(unpack, bodies)
+        assert found == frames
+        assert rest == b""
 
 
 @pytest.mark.parametrize("time", [0, 1_795_491_035_341, (1 << 48) - 1])

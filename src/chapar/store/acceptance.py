@@ -1,34 +1,38 @@
 """Accepting a message: its idempotency key, its place behind the device's backlog, and the bound of that backlog."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, case, func, or_, select, text, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, case, or_, select, tuple_, update
 
 from chapar.message import Message, Status
-from chapar.store.audit import Action, Entry, add_entries
-from chapar.store.operations import Ambiguous, Kind, insert_messages
-from chapar.store.schema import Row, keys, messages, to_row
+from chapar.store.audit import Action, add_entries
+from chapar.store.operations import Ambiguous, Kind, insert_messages, run_on_list
+from chapar.store.schema import Row, keys, messages, to_message, to_row
 
 # What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
 # `seq > 0`, which is always true, makes that index a better match than the one of all that the device ever had.
-_UNFINISHED = text("messages.status IN ('scheduled', 'queued', 'publishing')")
-
+#
 # What comes direct may follow only what came direct to the same process: that is on its way to the link already, in
 # this order. Anything else of its device is in the queue, or taken from it and perhaps on its way back.
-_BLOCKS = or_(
-    messages.c.status == Status.QUEUED.value,
-    and_(messages.c.status == Status.PUBLISHING.value, messages.c.claim != bindparam("direct")),
-)
-_LANES = (
-    select(messages.c.imei, func.count(), func.max(case((_BLOCKS, 1), else_=0)), func.min(messages.c.seq))
-    .where(messages.c.imei.in_(bindparam("imeis", expanding=True)), messages.c.seq > 0, _UNFINISHED)
-    .group_by(messages.c.imei)
-)
-_PLACES = select(messages.c.id, messages.c.status, messages.c.claim).where(
-    messages.c.id.in_(bindparam("ids", expanding=True))
-)
+_LANES = """
+    SELECT imei, count(*), min(seq),
+        max(CASE WHEN status = 'queued' OR (status = 'publishing' AND claim <> {direct}) THEN 1 ELSE 0 END)
+    FROM {messages_of_devices} AND seq > 0 AND status IN ('scheduled', 'queued', 'publishing')
+    GROUP BY imei
+"""
+# All devices are one parameter: with one for each, every number of them would be a statement of its own. SQLite must
+# be told to begin with them, and PostgreSQL must not: else they would go through everything that is unfinished.
+LANES_SQL = {
+    "sqlite": _LANES.format(
+        direct="?", messages_of_devices="json_each(?) AS device CROSS JOIN messages WHERE imei = device.value"
+    ),
+    "postgresql": _LANES.format(direct="%s", messages_of_devices="messages WHERE imei = ANY (%s::text[])"),
+}
+
+_PLACE = select(messages.c.status, messages.c.claim).where(messages.c.id == bindparam("of_message"))
 _ID_AT = select(messages.c.id).where(messages.c.seq == bindparam("seq"))
 
 _OWNERS = select(keys).where(tuple_(keys.c.principal, keys.c.key).in_(bindparam("pairs", expanding=True)))
@@ -94,9 +98,9 @@ class Sender(NamedTuple):
     address: str
 
 
-Addition = tuple[Row, int, Key | None, Sender | None]
-"""The arguments of an ADD: the message, how many unfinished ones its device may have, the key to commit with it, and
-whom the audit trail names."""
+Addition = tuple[Row, int, Row | None, Row | None]
+"""The arguments of an ADD: the message, how many unfinished ones its device may have, the fields of the key to commit
+with it, and those of the sender whom the audit trail names."""
 
 
 class Place(NamedTuple):
@@ -109,8 +113,8 @@ class Place(NamedTuple):
 Added = Place | Key | Full
 """What came of an ADD: where the message stands; the key's owner, where that is another message; or Full."""
 
-Answer = tuple[Key, int, str]
-"""The arguments of an ANSWER: a key, and the status and body that its first request is answered."""
+Answer = tuple[Row, int, str]
+"""The arguments of an ANSWER: the fields of a key, and the status and body that its first request is answered."""
 
 Withdrawal = tuple[Row, str | None, Key | None]
 """The arguments of a WITHDRAW: the message as it is recorded where it is not there, the claim under which it was to
@@ -129,59 +133,77 @@ class _Lane:
 
 def addition(message: Message, max_depth: int, key: Key | None, sender: Sender | None) -> Addition:
     """The arguments of an ADD."""
-    return to_row(message), max_depth, key, sender
+    return to_row(message), max_depth, key and tuple(key), sender and tuple(sender)
 
 
-def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Added]:
+def _named(asked: Addition, result: Row | None) -> Added:
+    """What came of an ADD. It crosses as None where the message was added as asked, else as the fields alone."""
+    match result:
+        case None:
+            message = to_message(asked[0])
+            return Place(message.status, message.claim)
+        case (oldest,):
+            return Full(str(oldest))
+        case (status, claim):
+            return Place(Status(str(status)), None if claim is None else str(claim))
+        case owner:
+            return Key._make(owner)
+
+
+# As the rows have them: to compare with a member of an enum, or to look for one in a set, takes longer.
+_REJECTED, _PUBLISHING, _QUEUED = Status.REJECTED.value, Status.PUBLISHING.value, Status.QUEUED.value
+_WAITING = (_QUEUED, Status.SCHEDULED.value)
+_SENT = Action.SENT.value
+
+
+def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Row | None]:
     owners = _owners(connection, additions)
     lanes = _lanes(connection, additions)
-    results: list[Added] = []
+    results: list[Row | None] = []
     new_keys: list[Key] = []
-    new_messages: list[Message] = []
-    entries: list[Entry] = []
-    for row, max_depth, key, sender in additions:
+    new_rows: list[Row] = []
+    entries: list[Row] = []
+    for row, max_depth, key_row, sender in additions:
         message = Message._make(row)
+        key = None if key_row is None else Key._make(key_row)
         if key is not None and owners.setdefault(key[:2], key).message_id != message.id:
-            results.append(owners[key[:2]])
+            results.append(tuple(owners[key[:2]]))
             continue
         # What is only to be recorded is in nobody's way.
-        lane = _Lane() if message.status == Status.REJECTED else lanes.setdefault(message.imei, _Lane())
-        if message.status == Status.PUBLISHING and lane.blocked:
+        lane = _Lane() if message.status == _REJECTED else lanes[message.imei]
+        goes_behind = message.status == _PUBLISHING and lane.blocked
+        if goes_behind:
             message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
-        waits = message.status in {Status.QUEUED, Status.SCHEDULED}
-        if waits and lane.depth >= max_depth and not _places(connection, [message.id]):
-            results.append(
-                Full(connection.execute(_ID_AT, {"seq": lane.front}).scalar_one_or_none() or str(lane.first))
-            )
+        if lane.depth >= max_depth and message.status in _WAITING and _place(connection, message.id) is None:
+            oldest = connection.execute(_ID_AT, {"seq": lane.front}).scalar_one_or_none() or str(lane.first)
+            results.append((oldest,))
             continue
-        lane.blocked |= message.status == Status.QUEUED
+        lane.blocked |= message.status == _QUEUED
         lane.depth += 1
         lane.first = lane.first or message.id
-        new_messages.append(message)
+        new_rows.append(to_row(message) if goes_behind else row)
         if sender is not None:
-            entries.append(
-                Entry(message.created_at, *sender, Action.SENT.value, message.id, message.imei, message.micro_op)
-            )
+            entries.append((message.created_at, *sender, _SENT, message.id, message.imei, message.micro_op, None))
         if key is not None and owners[key[:2]] is key:
             new_keys.append(key)
-        results.append(Place(Status(message.status), message.claim))
+        results.append((_QUEUED, None) if goes_behind else None)
     if new_keys:
         connection.execute(keys.insert(), [key._asdict() for key in new_keys])
-    if new_messages and insert_messages(connection, list(map(to_row, new_messages))) < len(new_messages):
+    if new_rows and insert_messages(connection, new_rows) < len(new_rows):
         if len(additions) > 1:
             raise Ambiguous
         # It was there already: this is a repetition, and where it stands counts.
-        return list(_places(connection, [message.id for message in new_messages]).values())
+        return [_place(connection, message.id)]
     add_entries(connection, entries)
     return results
 
 
-def _owners(connection: Connection, additions: Sequence[Addition]) -> dict[tuple[str, ...], Key]:
+def _owners(connection: Connection, additions: Sequence[Addition]) -> dict[Row, Key]:
     """Keys in use among those asked for; the outlived ones are dropped."""
     asked = {key[:2]: row for row, _, key, _ in additions if key is not None}
     if not asked:
         return {}
-    owners: dict[tuple[str, ...], Key] = {}
+    owners: dict[Row, Key] = {}
     for owner in map(Key._make, connection.execute(_OWNERS, {"pairs": list(asked)}).all()):
         if owner.kept_until > Message._make(asked[owner[:2]]).created_at:
             owners[owner[:2]] = owner
@@ -197,18 +219,22 @@ def owner_of(connection: Connection, key: tuple[str, str], at: int) -> Key | Non
     return owner if owner is not None and owner.kept_until > at else None
 
 
-def _lanes(connection: Connection, additions: Sequence[Addition]) -> dict[str, _Lane]:
-    joining = [m for m in (Message._make(row) for row, *_ in additions) if m.status != Status.REJECTED]
-    if not joining:
-        return {}
-    direct = next((message.claim for message in joining if message.claim is not None), "")
-    found = connection.execute(_LANES, {"imeis": list({message.imei for message in joining}), "direct": direct})
-    return {imei: _Lane(depth, bool(blocked), front) for imei, depth, blocked, front in found}
+def _lanes(connection: Connection, additions: Sequence[Addition]) -> defaultdict[str, _Lane]:
+    joining = [message for message in (Message._make(row) for row, *_ in additions) if message.status != _REJECTED]
+    lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
+    if joining:
+        direct = next((message.claim for message in joining if message.claim is not None), "")
+        devices = list({message.imei for message in joining})
+        found = run_on_list(connection, LANES_SQL[connection.dialect.name], direct, devices)
+        for imei, depth, front, blocked in found:
+            lanes[imei] = _Lane(depth, bool(blocked), front)
+    return lanes
 
 
-def _places(connection: Connection, ids: Sequence[str]) -> dict[str, Place]:
-    found = connection.execute(_PLACES, {"ids": ids})
-    return {id_: Place(Status(status), claim) for id_, status, claim in found}
+def _place(connection: Connection, message_id: str) -> Row | None:
+    """Status and claim of a message, None where it is not there."""
+    found = connection.execute(_PLACE, {"of_message": message_id}).one_or_none()
+    return None if found is None else tuple(found)
 
 
 def _withdraw(connection: Connection, withdrawals: Sequence[Withdrawal]) -> Sequence[bool]:
@@ -231,19 +257,23 @@ def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Key 
     return withdrawn
 
 
-def _answer(connection: Connection, answers: Sequence[Answer]) -> Sequence[Key | None]:
+def _answer(connection: Connection, answers: Sequence[Answer]) -> Sequence[Row | None]:
     """Each key as it is now: with this answer, or with one that came before; None where its message was withdrawn."""
-    connection.execute(_ANSWER, [_own(key) | {"status": status, "body": body} for key, status, body in answers])
-    return [
-        None if row is None else Key._make(row)
-        for row in (connection.execute(_KEY, _own(key)).one_or_none() for key, _, _ in answers)
-    ]
+    owned = [_own(Key._make(key)) for key, _, _ in answers]
+    given = [{"status": status, "body": body} for _, status, body in answers]
+    connection.execute(_ANSWER, [own | answer for own, answer in zip(owned, given, strict=True)])
+    found = (connection.execute(_KEY, own).one_or_none() for own in owned)
+    return [None if row is None else tuple(row) for row in found]
+
+
+def _key_named(_: Answer, row: Row | None) -> Key | None:
+    return None if row is None else Key._make(row)
 
 
 def _own(key: Key) -> dict[str, str]:
     return {"of_principal": key.principal, "of_key": key.key, "of_message": key.message_id}
 
 
-ADD: Kind[Addition, Added] = Kind("add", 5, _add)
+ADD: Kind[Addition, Added] = Kind("add", 5, _add, _named)
 WITHDRAW: Kind[Withdrawal, bool] = Kind("withdraw", 4, _withdraw)
-ANSWER: Kind[Answer, Key | None] = Kind("answer", 6, _answer)
+ANSWER: Kind[Answer, Key | None] = Kind("answer", 6, _answer, _key_named)

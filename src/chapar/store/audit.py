@@ -11,7 +11,7 @@ from chapar.errors import FieldInvalid
 from chapar.principal import EVERYWHERE, Reach
 from chapar.store.operations import batch_table, run_batch
 from chapar.store.patterns import fits_any
-from chapar.store.schema import audit
+from chapar.store.schema import Row, audit
 
 
 class Action(StrEnum):
@@ -71,8 +71,8 @@ def _insert_sql(dialect: Dialect) -> str:
     return str(insert(audit).compile(dialect=dialect, column_keys=names))
 
 
-def add_entries(connection: Connection, entries: Sequence[Entry]) -> None:
-    """Add entries in the open transaction: they are committed with what they tell of, or not at all."""
+def add_entries(connection: Connection, entries: Sequence[Row]) -> None:
+    """Add entries, or just their fields, in the open transaction: committed with what they tell of, or not at all."""
     if entries:
         run_batch(connection, _insert_sql(connection.dialect), entries)
 

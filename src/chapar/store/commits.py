@@ -8,17 +8,18 @@ import math
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from operator import attrgetter
+from typing import Any, Self, TypeVar, cast
 
 import structlog
 
 from chapar.errors import NotSaved, OutcomeUnknown
 from chapar.metrics import Metrics
 from chapar.store.operations import Kind
-from chapar.store.wire import LENGTH, body_length, pack, unpack
+from chapar.store.wire import pack, split, unpack
 
 log = structlog.get_logger()
 
@@ -39,11 +40,17 @@ Result = TypeVar("Result")
 @dataclass(eq=False, slots=True)
 class _Operation:
     kind: Kind[Any, Any]
-    arguments: object
+    arguments: Any
     deadline: float  #: loop time from which it is not tried again
     future: asyncio.Future[Any]
     may_be_committed: bool = False  #: it was handed over, and no clear answer came
     over: bool = False  #: it failed, and the caller has been told
+
+    def succeed(self, result: object) -> None:
+        """Tell the caller what came of it."""
+        if not self.future.done():
+            named = self.kind.named
+            self.future.set_result(result if named is None else named(self.arguments, result))
 
     def fail(self, cause: str) -> None:
         """Tell the caller the truth: certainly not saved, or unknown."""
@@ -65,7 +72,7 @@ class Commits:
         self._queue: deque[_Operation] = deque()
         self._in_flight: list[_Operation] = []
         self._repeated = 0  # operations at the head of the queue that were handed over together before
-        self._writer: asyncio.StreamWriter | None = None  # None unless it is ready for a batch
+        self._writer: asyncio.WriteTransport | None = None  # None unless it is ready for a batch
         self._down = False  # whether the writer says that it has no database
         self._cause = "the writer is starting."
         self._backoff = 0.0
@@ -136,40 +143,53 @@ class Commits:
         # A batch that is repeated is repeated by itself: its order then is what it was at the first time.
         size = min(len(self._queue), self._repeated or _LARGEST_BATCH)
         self._repeated = 0
-        batch = [self._queue.popleft() for _ in range(size)]
+        # In the order in which the writer applies it. It is answered so: what wakes up first is delivered first.
+        batch = sorted([self._queue.popleft() for _ in range(size)], key=_rank)
         if not batch:
             return
         self._writer.write(pack([(operation.kind.name, operation.arguments) for operation in batch]))
         self._in_flight = batch
         self._metrics.batches.observe(len(batch))
 
+    def _committed(self, results: Sequence[Any]) -> None:
+        batch, self._in_flight = self._in_flight, []
+        for operation, result in zip(batch, results, strict=True):
+            operation.succeed(result)
+        self._go_on()
+
     def _answered(self, answers: Sequence[tuple[Any, ...]]) -> None:
         batch, self._in_flight = self._in_flight, []
         again = []
-        # In the order in which they were applied: what wakes up first is delivered first.
-        for operation, answer in sorted(zip(batch, answers, strict=True), key=_rank):
+        for operation, answer in zip(batch, answers, strict=True):
             match answer:
                 case ("committed", result):
-                    if not operation.future.done():
-                        operation.future.set_result(result)
+                    operation.succeed(result)
                 case ("not_saved", cause, False):
                     operation.fail(str(cause))
                 case (outcome, cause, *_):
                     operation.may_be_committed |= outcome == "unknown"
                     self._cause = str(cause)
                     again.append(operation)
-        self._try_again(again)
+        if again:
+            self._try_again(again)
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Hand the next batch over, if there is one."""
+        if self._backoff:
+            log.info("commits_succeed_again")
+        self._backoff = 0.0
+        if self._queue:
+            self._flush_within(0)
+        else:
+            self._idle.set()
 
     def _try_again(self, operations: Sequence[_Operation]) -> None:
-        """Put `operations` back to the head of the queue and go on, after a pause if there are any."""
-        if operations:
-            if not self._backoff:
-                log.warning("commits_fail", cause=self._cause)
-            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
-        else:
-            if self._backoff:
-                log.info("commits_succeed_again")
-            self._backoff = 0.0
+        """Put `operations` back to the head of the queue and go on after a pause."""
+        if not self._backoff:
+            log.warning("commits_fail", cause=self._cause)
+        self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
         self._put_back(operations)
         if self._queue:
             self._flush_within(self._backoff)
@@ -220,24 +240,28 @@ class Commits:
         """Start the writer, and another whenever it dies; what it left unanswered is repeated."""
         pause = 0.0
         while True:
+            channel = _Channel(self._hear)
             try:
-                async with _writer_process(inherit) as (reader, writer):
+                async with _writer_process(channel, inherit) as writer:
                     writer.write(pack((database_url,)))
-                    while True:
-                        self._hear(await _receive(reader), writer)
-                        pause = 0.0
-            except (EOFError, OSError) as error:
-                ended = isinstance(error, EOFError | ConnectionError)
-                self._cause = "the writer process ended." if ended else f"the writer process does not start: {error}."
-                self._metrics.writer_deaths.inc()
-                log.error("writer_died", cause=self._cause, restart_in=pause)  # noqa: TRY400 - it has logged its own traceback
+                    await channel.ended
+                self._cause = "the writer process ended."
+            except OSError as error:
+                self._cause = f"the writer process does not start: {error}."
             finally:
                 self._writer_lost()
+            if channel.was_heard:
+                pause = 0.0
+            self._metrics.writer_deaths.inc()
+            log.error("writer_died", cause=self._cause, restart_in=pause)  # it has logged its own traceback
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, _FIRST_RESTART_PAUSE), _LONGEST_RESTART_PAUSE)
 
-    def _hear(self, frame: tuple[Any, ...], writer: asyncio.StreamWriter) -> None:
+    def _hear(self, frame: tuple[Any, ...], writer: asyncio.WriteTransport) -> None:
         match frame:
+            case ("committed", results):
+                self._writer = writer
+                self._committed(results)
             case ("answers", answers, usable):
                 self._writer = writer if usable else None
                 self._answered(answers)
@@ -267,16 +291,42 @@ class Commits:
         self._repeated = len(again)
 
 
-def _rank(answered: tuple[_Operation, object]) -> int:
-    return answered[0].kind.rank
+_rank = attrgetter("kind.rank")
+
+
+class _Channel(asyncio.Protocol):
+    """What one writer process sends. It is heard as it arrives: a stream and its reader would be a turn of the loop."""
+
+    def __init__(self, hear: Callable[[tuple[Any, ...], asyncio.WriteTransport], None]) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.was_heard = False
+        self._hear = hear
+        self._transport: asyncio.WriteTransport
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        self._transport = cast("asyncio.WriteTransport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio."""
+        self.was_heard = True
+        bodies, self._received = split(self._received + data)
+        for body in bodies:
+            self._hear(unpack(body), self._transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Called by asyncio."""
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
 @asynccontextmanager
-async def _writer_process(inherit: tuple[int, ...]) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A running writer and the streams to it; leaving closes them, at which it ends. Raises OSError."""
+async def _writer_process(channel: _Channel, inherit: tuple[int, ...]) -> AsyncIterator[asyncio.WriteTransport]:
+    """A running writer, heard by `channel`; leaving closes the way to it, at which it ends. Raises OSError."""
     ours, theirs = socket.socketpair()
     with theirs:
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        writer, _ = await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -292,7 +342,7 @@ async def _writer_process(inherit: tuple[int, ...]) -> AsyncIterator[tuple[async
             writer.close()
             raise
     try:
-        yield reader, writer
+        yield writer
     finally:
         writer.close()
         try:
@@ -300,9 +350,3 @@ async def _writer_process(inherit: tuple[int, ...]) -> AsyncIterator[tuple[async
         except TimeoutError:
             process.kill()
             await process.wait()
-
-
-async def _receive(reader: asyncio.StreamReader) -> tuple[Any, ...]:
-    """The next frame; raises EOFError at the stream's end."""
-    header = await reader.readexactly(LENGTH)
-    return unpack(await reader.readexactly(body_length(header)))

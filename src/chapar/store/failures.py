@@ -3,6 +3,9 @@
 The exceptions of SQLAlchemy and of the drivers go no further than this package.
 """
 
+from typing import cast
+
+from sqlalchemy import Dialect
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 
 # SQLite's primary result codes (https://sqlite.org/rescode.html)
@@ -21,6 +24,20 @@ def cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(original).splitlines() if line.strip()]
     text = lines[0] if lines else type(original).__name__
     return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def translated(error: Exception, dialect: Dialect, *, connection_invalidated: bool) -> DBAPIError:
+    """An exception of the driver as SQLAlchemy would have raised it."""
+    wrapped = DBAPIError.instance(
+        "",
+        None,
+        error,
+        dialect.loaded_dbapi.Error,
+        hide_parameters=True,
+        connection_invalidated=connection_invalidated,
+        dialect=dialect,
+    )
+    return cast("DBAPIError", wrapped)
 
 
 def is_operations_fault(error: Exception) -> bool:

@@ -144,7 +144,7 @@ class Store:
         The future has the key as it is now: with this answer, or with one that was kept before; None where the
         message was withdrawn, and the key with it.
         """
-        return self._commits.submit(ANSWER, (key, status, body))
+        return self._commits.submit(ANSWER, (tuple(key), status, body))
 
     def withdraw(self, never: Message, claim: str | None, key: Key | None) -> asyncio.Future[bool]:
         """Take back an `add` whose outcome is unknown: `never` is the message as rejected, `claim` the one it had.

@@ -16,7 +16,16 @@ def pack(frame: object) -> bytes:
 
 def body_length(header: bytes) -> int:
     """How many bytes follow the first `LENGTH` bytes of a frame."""
-    return int.from_bytes(header, "big")
+    return int.from_bytes(header[:LENGTH], "big")
+
+
+def split(received: bytes) -> tuple[list[bytes], bytes]:
+    """The bodies of the frames that have arrived whole, and what has come of the next one."""
+    bodies = []
+    while len(received) >= (end := LENGTH + body_length(received)):
+        bodies.append(received[LENGTH:end])
+        received = received[end:]
+    return bodies, received
 
 
 def unpack(body: bytes) -> tuple[object, ...]:

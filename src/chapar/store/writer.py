@@ -7,7 +7,8 @@ of it in one transaction, commits, and answers each operation. The gateway's end
                        [(kind, row), …]               a batch, only while the writer is ready
     writer → gateway   ("ready",)                     there is a connection
                        ("down", cause)                there is none; the next attempt follows by itself
-                       ("answers", [answer, …], ok)   in the batch's order; not ok: the connection is given up
+                       ("committed", [result, …])     in the batch's order, as nearly always
+                       ("answers", [answer, …], ok)   else; not ok: the connection is given up
 
     answer = ("committed", result) | ("not_saved", cause, transient) | ("unknown", cause)
 """
@@ -17,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from operator import attrgetter
@@ -83,6 +85,9 @@ def _commit_batches(channel: socket.socket, connection: Connection) -> bool:
     """Serve until the other end or the connection is gone; False where the last commit's outcome is unknown."""
     while (batch := _receive(channel)) is not None:
         answers, usable = commit(connection, batch)
+        if usable and all(answer[0] == "committed" for answer in answers):
+            _send(channel, ("committed", [answer[1] for answer in answers]))
+            continue
         _send(channel, ("answers", answers, usable))
         if not usable:
             connection.invalidate()
@@ -121,6 +126,7 @@ def _run(connection: Connection, batch: Batch) -> list[Answer]:
 
 
 def _run_together(connection: Connection, batch: Batch) -> list[Answer]:
+    connection.begin()  # the hot statements go past SQLAlchemy, which would do so by itself
     answers: list[Answer] = [()] * len(batch)
     for kind, positions in _by_kind(batch):
         results = kind.apply(connection, [batch[position][1] for position in positions])
@@ -150,10 +156,10 @@ def _run_alone(connection: Connection, kind: Kind[Any, Any], arguments: object) 
 
 def _by_kind(batch: Batch) -> Iterator[tuple[Kind[Any, Any], list[int]]]:
     """Each kind that the batch has, in the order of application, and where in the batch its operations are."""
-    for name, kind in _KINDS.items():
-        positions = [position for position, operation in enumerate(batch) if operation[0] == name]
-        if positions:
-            yield kind, positions
+    positions: defaultdict[str, list[int]] = defaultdict(list)
+    for position, (name, _) in enumerate(batch):
+        positions[name].append(position)
+    return ((kind, positions[name]) for name, kind in _KINDS.items() if name in positions)
 
 
 def _rolled_back(connection: Connection) -> bool:
