@@ -74,11 +74,11 @@ class Results:
 
     @property
     def failed(self) -> int:
-        """Answers that should not have come, of the gateway's runs beside others."""
+        """Answers that should not have come, of either side."""
         pairs = [*self.others.values(), self.databases]
         if self.rows is not None:
             pairs += [self.rows.sends, self.rows.reading]
-        return sum(load.failed for pair in pairs if pair is not None for load in pair.first)
+        return sum(load.failed for pair in pairs if pair is not None for load in (*pair.first, *pair.second))
 
     def as_json(self) -> dict[str, object]:
         return {
