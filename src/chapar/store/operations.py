@@ -71,7 +71,7 @@ def move_row(before: Message, after: Message) -> Row:
 # The hot statements are compiled once, given plain values and run on the driver's own cursor: what SQLAlchemy does
 # around a statement takes 5 µs. SQLite runs one for each row. PostgreSQL gets a batch as one statement over arrays,
 # which is planned once: four times as many, and without prepared statements, which a transaction pooler may lose.
-# The order of the parameters is that of the values in `add_row` and `move_row`.
+# The order of the parameters is that of the values in `to_row` and `move_row`.
 
 
 @cache
