@@ -5,16 +5,23 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import beside, floor, machine, measuring, report, stage
-from benchmarks.figures import OnDatabase, Results
-from benchmarks.measuring import Caller, note
-from benchmarks.plan import FULL, SHORT, THEMES, Plan
+from benchmarks import beside, machine, report, sends, stage
+from benchmarks.figures import Results
+from benchmarks.measuring import note
+from benchmarks.plan import FULL, SHORT
 
 _RESULTS = Path(__file__).parent / "results"
+
+_THEMES = {
+    "sends": sends.measure,
+    "others": beside.against_others,
+    "databases": beside.postgres_and_sqlite,
+    "rows": beside.many_rows,
+}
+"""What can be measured by itself: sends, memory and bulk; beside what one would otherwise run; PostgreSQL beside
+SQLite; on many rows, and beside slow readers."""
 
 
 def main() -> int:
@@ -22,7 +29,7 @@ def main() -> int:
     parser.add_argument(
         "--short", action="store_true", help="within some minutes: one-second runs, 100,000 rows, PostgreSQL at 64 only"
     )
-    parser.add_argument("--only", nargs="+", choices=THEMES, default=THEMES, help="measure this and nothing else")
+    parser.add_argument("--only", nargs="+", choices=_THEMES, default=_THEMES, help="measure this and nothing else")
     parser.add_argument("--rows", type=int, help="in the table that is called full")
     given = parser.parse_args()
     plan = SHORT if given.short else FULL
@@ -32,60 +39,18 @@ def main() -> int:
         return 1
     _RESULTS.mkdir(exist_ok=True)
     begun = time.time()
+    results = Results(machine.describe(), plan, list(given.only))
     # Not in /tmp, which may be memory: an fsync has to cost what it costs.
-    with tempfile.TemporaryDirectory(dir=_RESULTS) as folder:
-        results = _measure(plan, given.only, Path(folder))
+    with tempfile.TemporaryDirectory(dir=_RESULTS) as folder, stage.broker() as broker:
+        for theme in results.themes:
+            note(theme)
+            with results.measuring(theme):
+                _THEMES[theme](results, Path(folder), broker)
     name = time.strftime("%Y%m%d-%H%M%S", time.gmtime(begun))
     (_RESULTS / f"{name}.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
     sys.stdout.write(report.markdown(results))
     note(f"took {time.time() - begun:.0f} s; the raw figures are in benchmarks/results/{name}.json")
     return 0 if results.sound else 1
-
-
-def _measure(plan: Plan, themes: Collection[str], folder: Path) -> Results:
-    where = machine.describe()
-    with stage.broker() as broker:
-        results = Results(where, plan, floor.fsync(folder), floor.puback(broker.port))
-        if "sends" in themes:
-            with stage.empty_endpoint() as empty_url:
-                note("SQLite")
-                results = replace(results, sqlite=_on_sqlite(plan, folder, broker, empty_url))
-                if stage.has_postgres():
-                    note("PostgreSQL")
-                    with stage.postgres() as server:
-                        postgres = _on_postgres(plan, folder, broker.url, empty_url, server.create_database())
-                        results = replace(results, postgres=postgres)
-        if "others" in themes:
-            results = replace(results, others=beside.against_others(plan, folder, broker))
-        if "databases" in themes:
-            results = replace(results, databases=beside.postgres_and_sqlite(plan, folder, broker))
-        if "rows" in themes:
-            results = replace(results, rows=beside.many_rows(plan, folder, broker))
-    return results
-
-
-def _on_sqlite(plan: Plan, folder: Path, broker: stage.Mosquitto, empty_url: str) -> OnDatabase:
-    database_url = f"sqlite:///{folder}/benchmark.db"
-    with stage.gateway(folder, broker.url, database_url) as gateway:
-        caller = Caller(gateway)
-        measuring.warm_up(caller, empty_url, plan, at_least=measuring.MEMORY_FROM)
-        resident, sent = caller.resident(), caller.created
-        rows = [measuring.in_turns(caller, empty_url, count, plan) for count in plan.connections]
-        listening = measuring.with_listener(caller, broker.port, plan) if plan.with_listener else None
-        note(f"memory over {plan.sends_for_memory:,} sends")
-        memory = measuring.memory(caller, resident, sent, plan)
-        bulk = caller.bulk(plan.bulk_calls)
-    kept = stage.statuses(database_url)
-    return OnDatabase(rows, bulk, kept, caller.created, caller.cut_short, listening, memory)
-
-
-def _on_postgres(plan: Plan, folder: Path, broker_url: str, empty_url: str, database_url: str) -> OnDatabase:
-    with stage.gateway(folder, broker_url, database_url) as gateway:
-        caller = Caller(gateway)
-        measuring.warm_up(caller, empty_url, plan)
-        rows = [measuring.in_turns(caller, empty_url, count, plan) for count in plan.connections_postgres]
-        bulk = caller.bulk(plan.bulk_calls)
-    return OnDatabase(rows, bulk, stage.statuses(database_url), caller.created, caller.cut_short)
 
 
 if __name__ == "__main__":

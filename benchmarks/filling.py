@@ -1,6 +1,7 @@
 """Many finished messages, written past the gateway: what a fleet leaves behind in years."""
 
 import contextlib
+import random
 import sys
 import time
 from pathlib import Path
@@ -54,9 +55,9 @@ def fill(file: Path, rows: int) -> None:
 
 
 def some_ids(file: Path, count: int) -> list[str]:
-    """Ids of messages from all over the table."""
+    """Ids of so many messages or of all, drawn by lot."""
     with contextlib.closing(sqlite.connect(str(file))) as connection:
-        (newest,) = connection.execute("SELECT max(seq) FROM messages").fetchone()
+        [(newest,)] = connection.execute("SELECT max(seq) FROM messages")
+        drawn = random.Random(1).sample(range(1, newest + 1), min(count, newest))
         query = "SELECT id FROM messages WHERE seq = ?"
-        step = max(1, newest // count)
-        return [connection.execute(query, (seq,)).fetchone()[0] for seq in range(1, newest, step)][:count]
+        return [connection.execute(query, (seq,)).fetchone()[0] for seq in drawn]

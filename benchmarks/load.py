@@ -2,21 +2,39 @@
 
 import json
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Self
+from typing import NamedTuple, Self
 
-_SCRIPT = Path(__file__).with_name("send.lua")
+_SCRIPT = Path(__file__).with_name("ask.lua")
+
+
+class Requests(NamedTuple):
+    """What is asked for, one after the other and from the first again, by whichever caller is free."""
+
+    lines: Sequence[str]  #: "METHOD PATH BODY"
+    wanted: int  #: status of a good answer
+
+
+def sends_to(path: str, devices: Iterable[int]) -> Requests:
+    """One operation for each device in turn."""
+    return Requests([f'POST {path} {{"imei":"{imei(device)}","micro_op":"push_down"}}' for device in devices], 201)
+
+
+def imei(device: int) -> str:
+    """The IMEI of the device with this number."""
+    return f"86{device:013d}"
 
 
 @dataclass(frozen=True)
 class Load:
-    """One run of wrk: `connections` callers who each send again once they are answered."""
+    """One run of wrk: `connections` callers who each ask again once they are answered."""
 
     connections: int
-    created: int  #: answers 201
+    good: int  #: answers with the wanted status
     failed: int  #: other answers, and requests without one
     seconds: float
     p50: float  #: ms
@@ -24,80 +42,46 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answers 201 a second."""
-        return self.created / self.seconds
+        """Good answers a second."""
+        return self.good / self.seconds
 
     @classmethod
-    def run(cls, url: str, path: str, connections: int, seconds: int) -> Self:
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{seconds}s",
-            "--timeout",
-            "10s",
-            "-s",
-            str(_SCRIPT),
-            url,
-            "--",
-            path,
-        ]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    def run(cls, url: str, requests: Requests, connections: int, seconds: int) -> Self:
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write("".join(f"{line}\n" for line in requests.lines))
+            file.flush()
+            wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT), url]
+            command = [*wrk, "--", file.name, str(requests.wanted)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
         said = json.loads(done.stdout.splitlines()[-1])
         return cls(
             connections,
-            said["created"],
+            said["good"],
             said["other"] + said["broken"],
             said["microseconds"] / 1e6,
             said["p50"] / 1000,
             said["p99"] / 1000,
         )
 
-    def as_json(self) -> dict[str, float]:
-        return asdict(self) | {"rate": self.rate}
-
 
 @dataclass(frozen=True)
-class Processor:
-    """Processor time, in seconds, or per message in µs."""
+class Pairs:
+    """Runs of two, in turns."""
 
-    gateway: float
-    writer: float
-
-    def per(self, messages: int) -> Self:
-        return type(self)(self.gateway / messages * 1e6, self.writer / messages * 1e6)
-
-    @classmethod
-    def median(cls, processors: Sequence[Self]) -> Self:
-        return cls(median(each.gateway for each in processors), median(each.writer for each in processors))
-
-
-@dataclass(frozen=True)
-class Row:
-    """Runs of the gateway and of the empty endpoint, taken in turns."""
-
-    connections: int
-    sends: Sequence[Load]
-    empty: Sequence[Load]
-    processor: Processor  #: per send, µs
+    first: Sequence[Load]
+    second: Sequence[Load]
 
     @property
     def ratio(self) -> float:
-        """Median of the ratios of neighbouring runs: what slowed the machine down slowed both."""
-        return median(send.rate / empty.rate for send, empty in zip(self.sends, self.empty, strict=True))
+        """How many times the second's rate the first has.
+
+        The median of the ratios of neighbouring runs: what slowed the machine down slowed both.
+        """
+        return median(first.rate / second.rate for first, second in zip(self.first, self.second, strict=True))
 
     @property
     def failed(self) -> int:
-        return sum(load.failed for load in (*self.sends, *self.empty))
-
-    def as_json(self) -> dict[str, object]:
-        return {
-            "connections": self.connections,
-            "ratio": self.ratio,
-            "processor": asdict(self.processor),
-            "sends": [load.as_json() for load in self.sends],
-            "empty": [load.as_json() for load in self.empty],
-        }
+        return sum(load.failed for load in (*self.first, *self.second))
 
 
 def rate_of(loads: Sequence[Load]) -> float:

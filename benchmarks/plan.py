@@ -19,7 +19,3 @@ class Plan(NamedTuple):
 
 FULL = Plan((1, 16, 64, 256), (1, 16, 64, 256), 5, 3, 40, 1_000_000, 600, 10_000_000, with_listener=True)
 SHORT = Plan((1, 16, 64, 256), (64,), 1, 3, 8, 100_000, 8, 100_000, with_listener=False)
-
-THEMES = ("sends", "others", "databases", "rows")
-"""What can be measured by itself: sends and memory; beside what one would otherwise run; PostgreSQL beside SQLite; on
-many rows, and beside slow readers."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
+from statistics import median
 
 from benchmarks import comparators
 from benchmarks.beside import READERS
-from benchmarks.figures import OnDatabase, Results
-from benchmarks.load import Row, p50_of, p99_of, rate_of
-from benchmarks.measuring import BULK_CALLERS, CONNECTIONS, MEMORY_FROM, Memory
+from benchmarks.figures import Check, Memory, OnDatabase, Results, Row
+from benchmarks.load import p50_of, p99_of, rate_of
+from benchmarks.measuring import BULK_CALLERS, CONNECTIONS
+from benchmarks.sends import MEMORY_FROM
 from benchmarks.targets import Target, table
 
 _COLUMNS = (
@@ -33,60 +35,68 @@ def _lines(results: Results) -> Iterator[str]:
     yield " · ".join(f"{name} {value}" for name, value in results.machine.items())
     yield ""
     yield _NOTE.format(pairs=results.plan.pairs, seconds=results.plan.seconds)
-    if results.sqlite is not None:
-        yield from _database("SQLite", results.sqlite)
-        yield from _one_caller(results, results.sqlite)
-    if results.postgres is not None:
-        yield from _database("PostgreSQL", results.postgres)
+    for name, found in (("SQLite", results.sqlite), ("PostgreSQL", results.postgres)):
+        if found.rows:
+            yield from ("", f"## {name}", "", *_database(found))
     yield from ("", "## What was asked", "", *table(_targets(results)))
+    yield from ("", "## Whether this may be believed", "", *_verdict(results))
 
 
 def _targets(results: Results) -> Iterator[Target]:
-    at_64 = results.sqlite and results.sqlite.at(CONNECTIONS)
-    if results.sqlite is not None and at_64 is not None:
-        yield Target("sends at 64 connections ÷ empty FastAPI endpoint", at_64.ratio, 1.25)
-    for comparator in comparators.ALL:
-        if comparator.name in results.others:
-            pairs = results.others[comparator.name]
-            measured = pairs and pairs.ratio
-            yield Target(f"… ÷ {comparator.name}", measured, comparator.target, note="" if pairs else "not installed")
-    if results.sqlite is not None and at_64 is not None:
-        bulk, memory = results.sqlite.bulk, results.sqlite.memory
-        sent, floor = _one_caller_waits(results, results.sqlite)
-        yield Target("one connection: p50 ÷ (endpoint + fsync + PUBACK)", sent / floor, 1.5, at_most=True)
-        yield Target("bulk, messages/s ÷ sends/s at 64", bulk.rate / rate_of(at_64.sends), 4)
-        yield Target("processor time of a send", sum(astuple(at_64.processor)), 110, " µs", at_most=True)
-        yield Target("processor time of a message in bulk", sum(astuple(bulk.processor)), 30, " µs", at_most=True)
-        if memory is not None:
-            grown = (sum(memory.after) - sum(memory.before)) / 2**20
-            note = f"over {memory.sends:,} sends"
-            yield Target("memory grown", grown, 10, " MiB", at_most=True, note=note)
-    if results.databases is not None:
-        yield Target("PostgreSQL ÷ SQLite", results.databases.ratio, 0.8)
-    if results.rows is not None:
-        rows = results.rows
-        yield Target(f"rate with {rows.rows:,} rows ÷ with none", rows.sends.ratio, 0.9)
-        yield Target("p99 of a filtered page there", rows.page, 20, " ms", at_most=True)
-        yield Target("p99 of one message by id there", rows.message, 20, " ms", at_most=True)
-        yield Target(f"rate beside {READERS} slow readers ÷ without", rows.reading.ratio, 0.9)
+    """The targets of the themes asked for, also where a figure is missing."""
+    if "sends" in results.themes:
+        yield from _targets_of_sends(results.sqlite)
+    if "others" in results.themes:
+        for comparator in comparators.ALL:
+            pairs = results.others.get(comparator.name)
+            yield Target(f"sends at 64 ÷ {comparator.name}", pairs.ratio if pairs else None, comparator.target)
+    if "databases" in results.themes:
+        yield Target("PostgreSQL ÷ SQLite", results.databases.ratio if results.databases else None, 0.8)
+    if "rows" in results.themes:
+        found, count = results.rows, f"{results.plan.rows:,}"
+        yield Target(f"rate with {count} rows ÷ with none", found.sends.ratio if found.sends else None, 0.9)
+        page = found.pages.p99 if found.pages else None
+        yield Target("p99 of a filtered page there", page, 20, " ms", at_most=True)
+        message = found.messages.p99 if found.messages else None
+        yield Target("p99 of one message by id there", message, 20, " ms", at_most=True)
+        beside = found.reading.ratio if found.reading else None
+        yield Target(f"rate beside {READERS} slow readers ÷ without", beside, 0.9)
 
 
-def _database(name: str, found: OnDatabase) -> Iterator[str]:
-    yield from ("", f"## {name}", "", *_table(found.rows), "")
-    bulk = found.bulk
-    yield (
-        f"- bulk, 1,000 messages a call, {BULK_CALLERS} callers: {bulk.rate:,.0f} messages/s; "
-        f"gateway {bulk.processor.gateway:.0f} µs, writer {bulk.processor.writer:.0f} µs a message"
-    )
-    if found.listening is not None:
-        unheard, heard = found.listening
+def _targets_of_sends(found: OnDatabase) -> Iterator[Target]:
+    one, at_64, bulk, memory = found.at(1), found.at(CONNECTIONS), found.bulk, found.memory
+    ratio = at_64.pairs.ratio if at_64 else None
+    yield Target("sends at 64 connections ÷ empty FastAPI endpoint", ratio, 1.25)
+    of_floor = one.of_floor if one else None
+    yield Target("one connection: p50 ÷ (endpoint + fsync + PUBACK)", of_floor, 1.5, at_most=True)
+    times_as_many = bulk.rate / rate_of(at_64.pairs.first) if bulk and at_64 else None
+    yield Target("bulk, messages/s ÷ sends/s at 64", times_as_many, 4)
+    of_send = sum(astuple(at_64.processor)) if at_64 else None
+    yield Target("processor time of a send", of_send, 110, " µs", at_most=True)
+    of_message = sum(astuple(bulk.processor)) if bulk else None
+    yield Target("processor time of a message in bulk", of_message, 30, " µs", at_most=True)
+    grown = (sum(memory.after) - sum(memory.before)) / 2**20 if memory else None
+    note = f"over {memory.sends:,} sends" if memory else ""
+    yield Target("memory grown", grown, 10, " MiB", at_most=True, note=note)
+
+
+def _database(found: OnDatabase) -> Iterator[str]:
+    yield from (*_table(found.rows), "")
+    one, bulk = found.at(1), found.bulk
+    if one is not None:
+        yield _one_caller(one)
+    if bulk is not None:
         yield (
-            f"- with a device listening to all at 64 connections: {rate_of(heard):,.0f} sends/s, "
-            f"without {rate_of(unheard):,.0f}"
+            f"- bulk, 1,000 messages a call, {BULK_CALLERS} callers: {bulk.rate:,.0f} messages/s; "
+            f"gateway {bulk.processor.gateway:.0f} µs, writer {bulk.processor.writer:.0f} µs a message"
+        )
+    if found.listening is not None:
+        yield (
+            f"- with a device listening to all at 64 connections: {rate_of(found.listening.first):,.0f} sends/s, "
+            f"without {rate_of(found.listening.second):,.0f}"
         )
     if found.memory is not None:
         yield _memory(found.memory)
-    yield _check(found)
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
@@ -94,24 +104,21 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
     yield f"|{' ---: |' * len(_COLUMNS)}"
     for row in rows:
         sides = " | ".join(
-            f"{rate_of(loads):,.0f} | {p50_of(loads):.2f} | {p99_of(loads):.1f}" for loads in (row.sends, row.empty)
+            f"{rate_of(loads):,.0f} | {p50_of(loads):.2f} | {p99_of(loads):.1f}"
+            for loads in (row.pairs.first, row.pairs.second)
         )
         times = f"{row.processor.gateway:.0f} | {row.processor.writer:.0f}"
-        yield f"| {row.connections} | {sides} | **{row.ratio:.2f}** | {times} | {row.failed} |"
+        yield f"| {row.connections} | {sides} | **{row.pairs.ratio:.2f}** | {times} | {row.pairs.failed} |"
 
 
-def _one_caller_waits(results: Results, found: OnDatabase) -> tuple[float, float]:
-    """What one caller waits for, next to what cannot be avoided; ms."""
-    row = found.rows[0]
-    return p50_of(row.sends), p50_of(row.empty) + results.fsync + results.puback
-
-
-def _one_caller(results: Results, found: OnDatabase) -> Iterator[str]:
-    sent, floor = _one_caller_waits(results, found)
-    empty = floor - results.fsync - results.puback
-    yield (
-        f"- one connection: p50 {sent:.2f} ms. Empty endpoint {empty:.2f} + one fsync {results.fsync:.2f} + one PUBACK "
-        f"{results.puback:.2f} = {floor:.2f} ms; with the second commit's fsync {floor + results.fsync:.2f} ms"
+def _one_caller(row: Row) -> str:
+    """What one caller waits for, next to what cannot be avoided."""
+    sent, empty = p50_of(row.pairs.first), p50_of(row.pairs.second)
+    fsync, puback = (median(times) for times in zip(*(astuple(floor) for floor in row.floors), strict=True))
+    floor = empty + fsync + puback
+    return (
+        f"- one connection: p50 {sent:.2f} ms. Empty endpoint {empty:.2f} + one fsync {fsync:.2f} + one PUBACK "
+        f"{puback:.2f} = {floor:.2f} ms; with the second commit's fsync {floor + fsync:.2f} ms"
     )
 
 
@@ -123,10 +130,21 @@ def _memory(memory: Memory) -> str:
     return f"- memory from {MEMORY_FROM:,} sends on, over {memory.sends:,} more: {', '.join(grown)}"
 
 
-def _check(found: OnDatabase) -> str:
-    statuses = ", ".join(f"{count:,} {status}" for status, count in found.statuses.items())
+def _verdict(results: Results) -> Iterator[str]:
+    for what, why in results.failures.items():
+        yield f"- **FAILED**: {what}: {' '.join(why.split())}"
+    for sentence in results.missing:
+        yield f"- not installed: {sentence}"
+    for name, check in results.checks.items():
+        yield _check(name, check)
+    yield f"- answers that should not have come, in the figures above: {results.failed}"
+    yield f"- all in all: **{'Sound' if results.sound else 'NOT SOUND'}**"
+
+
+def _check(name: str, check: Check) -> str:
+    statuses = ", ".join(f"{count:,} {status}" for status, count in check.statuses.items())
     return (
-        f"- checked afterwards: {found.created:,} answers 201, {found.kept:,} rows ({statuses}), "
-        f"{found.failed} failures. wrk hangs up on up to {found.cut_short:,} calls at the ends of its runs; "
-        f"these are delivered too. **{'Sound' if found.sound else 'NOT SOUND'}**"
+        f"- {name}: {check.created:,} answers 201, {check.rows:,} rows ({statuses}), {check.failed} failures. wrk "
+        f"hangs up on up to {check.cut_short:,} sends at the ends of its runs; these are delivered too. "
+        f"**{'Sound' if check.sound else 'NOT SOUND'}**"
     )

@@ -6,28 +6,34 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import httpx
 import psycopg
 import pysqlite3.dbapi2 as sqlite
+from benchmarks.load import imei
 
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
-from support.ports import LOOPBACK, free_port, wait_until_accepts
+from support.ports import LOOPBACK, free_port
 from support.postgres import PostgresServer, find_programs
 
 __all__ = [
     "Mosquitto",
     "broker",
+    "database",
     "empty_endpoint",
     "gateway",
     "has_postgres",
+    "last_row",
     "listener",
     "missing_packages",
     "postgres",
+    "server",
     "statuses",
 ]
 
@@ -35,7 +41,14 @@ _EMPTY_ENDPOINT = Path(__file__).with_name("empty_endpoint.py")
 _SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 _PACKAGES = {"wrk": "wrk", "mosquitto": "mosquitto", "mosquitto_sub": "mosquitto-clients"}
 
+_STARTS_WITHIN = 60.0  # seconds
+_LOOK_EVERY = 0.05  # seconds
+
 Running = TypeVar("Running")
+
+
+class NeverAnswered(Exception):
+    """A server ended, or did not answer a send with 2xx in time."""
 
 
 def missing_packages() -> list[str]:
@@ -64,12 +77,51 @@ def gateway(folder: Path, broker_url: str, database_url: str) -> AbstractContext
 
 
 @contextlib.contextmanager
+def database(*, wanted: bool) -> Iterator[str | None]:
+    """An empty PostgreSQL database, where one is wanted; gives its URL."""
+    if not wanted:
+        yield None
+        return
+    with postgres() as running:
+        yield running.create_database()
+
+
+@contextlib.contextmanager
 def empty_endpoint() -> Iterator[str]:
     """The yardstick; gives its URL."""
     port = free_port()
-    with _running([sys.executable, str(_EMPTY_ENDPOINT), str(port)]):
-        wait_until_accepts(port)
-        yield f"http://{LOOPBACK}:{port}"
+    with server([sys.executable, str(_EMPTY_ENDPOINT), str(port)], port, "/noop") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def server(
+    command: list[str], port: int, path: str, folder: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """A server that takes sends at `path`; gives its URL once it has answered one with 2xx.
+
+    Raises NeverAnswered.
+    """
+    url = f"http://{LOOPBACK}:{port}"
+    with _running(command, folder, env) as process:
+        _wait_until_answers(process, url + path)
+        yield url
+
+
+def _wait_until_answers(process: subprocess.Popen[bytes], url: str) -> None:
+    answer = "no answer"
+    deadline = time.monotonic() + _STARTS_WITHIN
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            said = httpx.post(url, json={"imei": imei(0), "micro_op": "push_down"}, timeout=_STARTS_WITHIN)
+        except httpx.TransportError as error:
+            answer = repr(error)
+        else:
+            if said.is_success:
+                return
+            answer = f"{said.status_code} {said.text}"
+        time.sleep(_LOOK_EVERY)
+    raise NeverAnswered(f"{url} did not answer a send with 2xx; the last answer: {answer}")
 
 
 @contextlib.contextmanager
@@ -79,14 +131,23 @@ def listener(port: int) -> Iterator[None]:
         yield
 
 
-def statuses(database_url: str) -> dict[str, int]:
-    """Messages in the database by status, read past the gateway."""
-    query = "SELECT status, count(*) FROM messages GROUP BY status"
+def last_row(database_url: str) -> int:
+    """The number of the newest message in the database, 0 where there is none."""
+    [(last,)] = _read(database_url, "SELECT coalesce(max(seq), 0) FROM messages")
+    return int(last)
+
+
+def statuses(database_url: str, *, behind: int) -> dict[str, int]:
+    """Messages in the database by status, read past the gateway; only those with higher numbers than `behind`."""
+    return dict(_read(database_url, f"SELECT status, count(*) FROM messages WHERE seq > {behind} GROUP BY status"))  # noqa: S608 - a number
+
+
+def _read(database_url: str, query: str) -> list[Any]:
     if database_url.startswith("sqlite:///"):
         with contextlib.closing(sqlite.connect(database_url.removeprefix("sqlite:///"))) as connection:
-            return dict(connection.execute(query).fetchall())
+            return list(connection.execute(query))
     with psycopg.connect(database_url) as connection:
-        return dict(connection.execute(query).fetchall())
+        return list(connection.execute(query.encode()))
 
 
 @contextlib.contextmanager
@@ -101,10 +162,12 @@ def _quietly(program: AbstractContextManager[Running]) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str]) -> Iterator[None]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def _running(
+    command: list[str], folder: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait()
