@@ -59,7 +59,7 @@ def main() -> int:
 
 def _key(folder: Path) -> str:
     """A key for the senders; from the first one on, the gateway asks for one."""
-    command = [find_command(), "keys", "create", "--name", "senders", "--scope", "messages:send", "--json"]
+    command = [str(find_command()), "keys", "create", "--name", "senders", "--scope", "messages:send", "--json"]
     env = {"PATH": os.environ["PATH"], "CHAPAR_DATABASE_URL": _database(folder)}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     key: str = json.loads(done.stdout)["key"]
