@@ -40,6 +40,8 @@ def main() -> int:
     _RESULTS.mkdir(exist_ok=True)
     begun = time.time()
     results = Results(machine.describe(), plan, list(given.only))
+    if not stage.has_postgres():
+        results.missing.append("PostgreSQL: its Debian package is postgresql.")
     # Not in /tmp, which may be memory: an fsync has to cost what it costs.
     with tempfile.TemporaryDirectory(dir=_RESULTS) as folder, stage.broker() as broker:
         for theme in results.themes:
