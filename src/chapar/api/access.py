@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from chapar.access.door import Door
+from chapar.api.headers import raw_header
 from chapar.api.limits import Limits
 from chapar.api.problems import answer_to, language_of, problem_response
 from chapar.errors import ChaparError, CredentialInvalid, Language, ScopeMissing, Unauthenticated
@@ -127,7 +128,7 @@ class Entrance:
         address = client[0] if client else ""
         try:
             self._limits.arrival(address)
-            caller = Caller(await self._principal(scope), address)
+            caller = Caller(ANYBODY if self._door.is_open else await self._principal(scope), address)
             self._limits.request(caller)
         except ChaparError as error:
             self._turned_away(error.code)
@@ -137,9 +138,7 @@ class Entrance:
         await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
 
     async def _principal(self, scope: ASGIScope) -> Principal:
-        if self._door.is_open:
-            return ANYBODY
-        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+        authorization = raw_header(scope, b"authorization")
         if authorization is None:
             return NOBODY
         credential = _credential(authorization, scope["method"])

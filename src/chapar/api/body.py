@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Final
 
 from fastapi import Request
@@ -82,12 +83,16 @@ _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)  # json.loads woul
 def _media_type(request: Request, media_types: Collection[str]) -> str:
     """JSON only: a form that another site's page submits cannot say it (CSRF)."""
     content_type = header(request, b"content-type") or ""
-    media_type, _, parameters = content_type.partition(";")
-    media_type = media_type.strip().lower()
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    media_type, charset = _type_and_charset(content_type)
     if media_type not in media_types or charset not in {"", "utf-8", "utf8"}:
         raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else "a body without a type")
     encoding = header(request, b"content-encoding")
     if encoding is not None and encoding.lower() != "identity":
         raise MediaTypeUnsupported(repr(encoding[:100]))
     return media_type
+
+
+@lru_cache(maxsize=64)
+def _type_and_charset(content_type: str) -> tuple[str, str]:
+    media_type, _, parameters = content_type.partition(";")
+    return media_type.strip().lower(), parameters.strip().lower().removeprefix("charset=").strip('"')

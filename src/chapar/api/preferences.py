@@ -20,7 +20,10 @@ PREFER_PARAMETER: Final = {
 
 def prefers_async(request: Request) -> bool:
     """Whether the caller wants no more than the commit (RFC 7240 §4.1)."""
-    preferences = ",".join(headers(request, b"prefer")).split(",")
+    given = headers(request, b"prefer")
+    if not given:
+        return False
+    preferences = ",".join(given).split(",")
     return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences if preference)
 
 

@@ -7,7 +7,7 @@ state, and a transaction pooler in between changes nothing.
 
 import fcntl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -19,10 +19,12 @@ import pysqlite3.dbapi2 as sqlite
 from psycopg.abc import Params, Query
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from chapar.errors import DatabaseInUse, DatabaseUnsafe, SettingInvalid
+from chapar.store.failures import translated
 
 _SETTING = "CHAPAR_DATABASE_URL"
 
@@ -151,9 +153,26 @@ def open_engine(database_url: str, role: Role, connections: int = 1) -> Engine:
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            run_on_driver(connection, begin)
 
     return engine
+
+
+def run_on_driver(connection: Connection, sql: str, values: Sequence[Any] = (), *, many: bool = False) -> DBAPICursor:
+    """Run a statement on the driver's own cursor, past SQLAlchemy, but for what its errors become."""
+    dialect, driver = connection.dialect, connection.connection
+    cursor = driver.cursor()
+    try:
+        if many:
+            cursor.executemany(sql, values)
+        else:
+            cursor.execute(sql, values)
+    except dialect.loaded_dbapi.Error as error:
+        is_lost = dialect.is_disconnect(error, driver.dbapi_connection, cursor)
+        if is_lost:
+            connection.invalidate(error)
+        raise translated(error, dialect, connection_invalidated=is_lost) from error
+    return cursor
 
 
 def check_durable(connection: Connection) -> None:

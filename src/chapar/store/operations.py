@@ -19,11 +19,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.types import TypeEngine
 
 from chapar.message import Attempt, Message
-from chapar.store.failures import translated
+from chapar.store.database import run_on_driver
 from chapar.store.schema import MUTABLE, Row, Value, attempts, messages
 
 Arguments = TypeVar("Arguments")
@@ -117,14 +116,14 @@ def batch_table(types: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
 def run_batch(connection: Connection, sql: str, rows: Sequence[Row]) -> int:
     """Run a hot statement for all `rows`; gives how many rows of its table it touched."""
     if connection.dialect.name == "postgresql":
-        return int(_run(connection, sql, [array(values) for values in zip(*rows, strict=True)]).rowcount)
-    return int(_run(connection, sql, rows, many=True).rowcount)
+        return int(run_on_driver(connection, sql, [array(values) for values in zip(*rows, strict=True)]).rowcount)
+    return int(run_on_driver(connection, sql, rows, many=True).rowcount)
 
 
 def run_on_list(connection: Connection, sql: str, value: Value, texts: Sequence[str]) -> list[tuple[Any, ...]]:
     """Run a hot statement that takes a value and a list; gives the rows that it found."""
     as_one = array if connection.dialect.name == "postgresql" else json.dumps
-    return list(_run(connection, sql, (value, as_one(texts))).fetchall())
+    return list(run_on_driver(connection, sql, (value, as_one(texts))).fetchall())
 
 
 def array(values: Sequence[Value]) -> str:
@@ -141,23 +140,6 @@ def _element(value: Value) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return str(value)
-
-
-def _run(connection: Connection, sql: str, values: Sequence[Any], *, many: bool = False) -> DBAPICursor:
-    """Run a statement on the driver's own cursor, in the transaction that is open."""
-    dialect, driver = connection.dialect, connection.connection
-    cursor = driver.cursor()
-    try:
-        if many:
-            cursor.executemany(sql, values)
-        else:
-            cursor.execute(sql, values)
-    except dialect.loaded_dbapi.Error as error:
-        is_lost = dialect.is_disconnect(error, driver.dbapi_connection, cursor)
-        if is_lost:
-            connection.invalidate(error)
-        raise translated(error, dialect, connection_invalidated=is_lost) from error
-    return cursor
 
 
 _MUTABLE_NOW = select(*(messages.c[name] for name in MUTABLE)).where(messages.c.id == bindparam("before_id"))
