@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
@@ -15,8 +15,6 @@ from chapar.errors import (
     BrokerRefused,
     BrokerUnreachable,
     FieldInvalid,
-    KeyInFlight,
-    KeyMismatch,
     MessageCancelled,
     MessageExpired,
     MessageNotFound,
@@ -30,6 +28,7 @@ from chapar.errors import (
     StoreUnavailable,
     persian_digits,
 )
+from chapar.idempotency import IdempotencyKeys, Replay, Use
 from chapar.link.link import Link
 from chapar.link.reason_codes import reason_name
 from chapar.message import Attempt, Command, Message, Status, Wait, new_id
@@ -60,10 +59,7 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
-KEY_KEPT: Final = 24 * 3600 * 1000  # ms an idempotency key is kept at least, and in any case past its message's expiry
-
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
-_LONGEST_WAIT = 310_000  # ms after which a request has been answered, or its caller is gone
 _STEP = 1000  # ms by which the system's clock moves only where it was stepped
 _FORGET_EVERY = 600.0  # seconds between looks for what is old enough to be forgotten
 _MEASURE_EVERY = 1.0  # seconds
@@ -74,22 +70,6 @@ class Readiness(NamedTuple):
 
     database: str | None
     broker: str | None
-
-
-class Use(NamedTuple):
-    """The use of an idempotency key for a request."""
-
-    principal: str  #: whose key it is
-    key: str
-    fingerprint: str  #: SHA-256 of the request, in hexadecimal
-
-
-class Replay(NamedTuple):
-    """The answer that the first request with this key was given."""
-
-    message_id: str
-    status: int
-    body: str
 
 
 @dataclass(eq=False, slots=True)
@@ -124,10 +104,9 @@ class Gateway:
         self._dispatcher = dispatcher
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._process = process
         self._direct_claim = f"{process}.0"  # the dispatcher numbers its own from 1
         self._metrics = metrics or Metrics()
-        self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
+        self._keys = IdempotencyKeys(store, clock, process)
         self._room = Room(settings, store, self._metrics)
         self._landing: dict[str, asyncio.Future[Added] | asyncio.Future[bool]] = {}  # commits under way, by message
         self._reconnects = 0  # of the link, as counted so far
@@ -198,7 +177,7 @@ class Gateway:
         if not caller.principal.reach.covers(message.imei, message.micro_op):
             raise OutOfReach(message.imei, message.micro_op)
         sender = Sender(caller.principal.id, caller.principal.name, caller.address)
-        key = None if use is None else self._key(use, message)
+        key = None if use is None else self._keys.take(use, message)
         patience = command.patience or self._settings.publish_timeout
         call = _Call(
             message=message,
@@ -212,8 +191,6 @@ class Gateway:
             sent = await self._send(call, sender)
             self._metrics.whole.observe(time.perf_counter() - began)
             return sent
-        if (first := self._answering.setdefault(key[:2], key)) is not key:
-            raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
         unanswered = False  # whether `answered` is still to come
         try:
             sent = await self._send(call, sender)
@@ -229,32 +206,21 @@ class Gateway:
                 self._release(key)
         return sent
 
-    async def answered(self, use: Use, status: int, body: str) -> Replay | None:
+    def answered(self, use: Use, status: int, body: str) -> Coroutine[None, None, Replay | None]:
         """Keep the answer to the first request with a key, before it is given: repetitions get the same.
 
         A Replay where another process has answered meanwhile: its answer is the one to give. Raises KeyInFlight where
         the process of the first request has withdrawn the message meanwhile.
         """
-        key = self._answering.get(use[:2])
-        if key is None:
-            return None
-        keeping = self._store.answer(key, status, body)
-        # Not before: whoever repeats the call until then is told that the first one is in flight.
-        keeping.add_done_callback(lambda _: self._answering.pop(use[:2], None))
-        kept = await asyncio.shield(keeping)
-        if kept is None:
-            raise KeyInFlight
-        if kept.answer_status is None or (kept.answer_status, kept.answer_body) == (status, body):
-            return None
-        return Replay(kept.message_id, kept.answer_status, kept.answer_body or "")
+        return self._keys.answered(use, status, body)
 
     def _release(self, key: Key) -> None:
         """Let the next request with this key come through, once the database says what became of this one."""
         landing = self._landing.get(key.message_id)
-        if landing is not None:
+        if landing is None:
+            self._keys.release(key)
+        else:
             landing.add_done_callback(lambda _: self._release(key))
-        elif self._answering.get(key[:2]) is key:
-            del self._answering[key[:2]]
 
     async def cancel(self, caller: Caller, message_id: str) -> Message:
         """Withdraw a message that waits; it either is withdrawn or goes out, never both.
@@ -495,29 +461,10 @@ class Gateway:
         self._room.queued()
         self._dispatcher.wake()
 
-    def _key(self, use: Use, message: Message) -> Key:
-        return Key(
-            *use,
-            message_id=message.id,
-            process=self._process,
-            answer_status=None,
-            answer_body=None,
-            kept_until=max(message.created_at + KEY_KEPT, message.expires_at or 0),
-        )
-
     async def _repeated(self, owner: Key, *, use: Key) -> Message | Replay:
         """The answer to a request whose key made another message before."""
-        if owner.fingerprint != use.fingerprint:
-            raise KeyMismatch
-        if owner.answer_status is not None:
-            return Replay(owner.message_id, owner.answer_status, owner.answer_body or "")
-        message = await self._found(owner.message_id)
-        is_recent = self._clock.now() - message.created_at < _LONGEST_WAIT
-        if owner.process != self._process and is_recent and await self._store.is_alive(owner.process):
-            raise KeyInFlight
-        # The first request's process died, or its caller went away, before it was answered: this is the first answer.
-        self._answering[owner[:2]] = owner
-        return _unless_not_sent(message)
+        answer = await self._keys.repeated(owner, use=use)
+        return answer if isinstance(answer, Replay) else _unless_not_sent(answer)
 
 
 def _tell(call: _Call, message: Message | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from chapar import dispatcher, gateway
 from chapar.dispatcher import Dispatcher
 from chapar.errors import BrokerRefused
-from chapar.gateway import Gateway
+from chapar.idempotency import IdempotencyKeys
 from chapar.link.publication import Publication
 from chapar.message import Message, Status
 from chapar.store.audit import Entry
@@ -77,7 +77,7 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
         patch.object(gateway, "NotSaved", StopAsyncIteration),
         "nothing was saved",
     ),
-    "keys are not kept": (patch.object(Gateway, "_key", lambda *_: None), "one key"),
+    "keys are not kept": (patch.object(IdempotencyKeys, "take", lambda *_: None), "one key"),
     "what waits counts as refused": (
         patch.object(gateway, "_unless_not_sent", queued_is_refused),
         "was answered 406, and",

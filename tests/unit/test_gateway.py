@@ -30,7 +30,8 @@ from chapar.errors import (
     Quarantined,
     QueueFull,
 )
-from chapar.gateway import KEY_KEPT, Gateway, Replay, Use
+from chapar.gateway import Gateway, Replay, Use
+from chapar.idempotency import KEY_KEPT
 from chapar.message import Command, Message, Status, Wait
 from chapar.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.store.acceptance import Key
@@ -390,6 +391,14 @@ async def test_a_key_that_a_dead_process_left_with_a_rejected_message_is_answere
     assert raised.value.id == message.id
 
 
+async def test_a_key_that_was_left_unanswered_with_a_message_that_was_forgotten_says_so(bench: Bench) -> None:
+    message = key_of_another(bench)
+    del bench.store.database.messages[message.id]
+    with pytest.raises(MessageNotFound) as raised:
+        await bench.gateway.send(CALLER, ASKED, use=USE)
+    assert raised.value.id == message.id
+
+
 async def test_a_key_is_kept_for_a_day_and_past_the_expiry_of_its_message(bench: Bench) -> None:
     await bench.send(LATER, use=USE)
     await bench.send(LATER._replace(expires_in=2 * 86_400), use=USE._replace(key="long"))
@@ -671,11 +680,11 @@ async def test_a_key_whose_answer_was_kept_meanwhile_is_not_let_go_twice(bench: 
     bench.store.commits.failing["add"] = OutcomeUnknown()
     sending = bench.in_flight(use=USE)
     await until(lambda: bench.store.asked("withdraw"))
-    bench.gateway._answering.clear()
+    bench.gateway._keys._answering.clear()
     with pytest.raises(OutcomeUnknown):
         await sending
     await bench.gateway.quiet()
-    assert bench.gateway._answering == {}
+    assert bench.gateway._keys._answering == {}
 
 
 def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) -> Message:
