@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-from chapar import dispatcher, gateway
+from chapar import dispatcher, sending
 from chapar.dispatcher import Dispatcher
 from chapar.errors import BrokerRefused
 from chapar.idempotency import IdempotencyKeys
@@ -74,12 +74,12 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "what is in line does not keep others back": (patch.object(database, "_blocks", lambda *_: False), "left before"),
     "cancelling always seems to succeed": (patch.object(Store, "cancel", cancel_always_succeeds), "was cancelled, and"),
     "a repeated request counts as not saved": (
-        patch.object(gateway, "NotSaved", StopAsyncIteration),
+        patch.object(sending, "NotSaved", StopAsyncIteration),
         "nothing was saved",
     ),
     "keys are not kept": (patch.object(IdempotencyKeys, "take", lambda *_: None), "one key"),
     "what waits counts as refused": (
-        patch.object(gateway, "_unless_not_sent", queued_is_refused),
+        patch.object(sending, "_unless_not_sent", queued_is_refused),
         "was answered 406, and",
     ),
 }

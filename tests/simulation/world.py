@@ -13,7 +13,7 @@ from unittest.mock import patch
 import structlog
 from pydantic import SecretStr
 
-from chapar import app, dispatcher, gateway
+from chapar import app, dispatcher, sending
 from chapar.api.problems import status_of
 from chapar.api.sending import Answer, send, sent_answer
 from chapar.clock import Clock
@@ -452,7 +452,7 @@ def simulated() -> Iterator[None]:
                 Store=SimulatedStore,
                 secrets=SimpleNamespace(token_hex=lambda _: here().token),
             ),
-            patch.multiple(gateway, new_id=_new_id),
+            patch.multiple(sending, new_id=_new_id),
             patch.multiple(link, dial=_dial),
             patch.multiple(dispatcher, _FIRST_BACKOFF=100, _LONGEST_BACKOFF=2000, _POLL_SHARED=0.4),
         ):

@@ -168,7 +168,7 @@ async def test_a_caller_who_goes_away_before_a_message_is_queued_stops_nothing(b
     sending = bench.in_flight(LATER)
     await asyncio.sleep(0)
     sending.cancel()
-    await until(lambda: not bench.gateway._landing)
+    await until(lambda: not bench.gateway._sending._landing)
     assert [row.status for row in bench.stored()] == [Status.QUEUED]
 
 
@@ -177,7 +177,7 @@ async def test_nobody_is_told_what_went_wrong_once_nobody_waits(bench: Bench) ->
     sending = bench.in_flight()
     await asyncio.sleep(0)
     sending.cancel()
-    await until(lambda: not bench.gateway._landing)
+    await until(lambda: not bench.gateway._sending._landing)
     assert sending.cancelled()
 
 
@@ -680,11 +680,11 @@ async def test_a_key_whose_answer_was_kept_meanwhile_is_not_let_go_twice(bench: 
     bench.store.commits.failing["add"] = OutcomeUnknown()
     sending = bench.in_flight(use=USE)
     await until(lambda: bench.store.asked("withdraw"))
-    bench.gateway._keys._answering.clear()
+    bench.gateway._sending._keys._answering.clear()
     with pytest.raises(OutcomeUnknown):
         await sending
     await bench.gateway.quiet()
-    assert bench.gateway._keys._answering == {}
+    assert bench.gateway._sending._keys._answering == {}
 
 
 def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) -> Message:
