@@ -14,7 +14,7 @@ from typing import Any
 
 from paho.mqtt import publish
 
-from faults.connection import Connection, NoAnswer
+from faults.connection import Connection, NoAnswer, Reply
 from faults.ledger import Ledger
 from faults.listener import Hearings
 from support.api import UNFINISHED
@@ -63,14 +63,14 @@ class Stage:
     async def ready(self, gateway: GatewayProcess, within: float = 30.0) -> None:
         """Wait until the gateway has both its database and its broker."""
         deadline = time.monotonic() + within
-        status = 0
+        said: Reply | None = None
         async with Connection([gateway.port]) as connection:
-            while status != 200:
+            while said is None or said.status != 200:
                 if not gateway.program.running or time.monotonic() > deadline:
-                    raise AssertionError(f"the gateway does not get ready ({status}):\n{gateway.program.output}")
+                    raise AssertionError(f"the gateway does not get ready: {said}\n{gateway.program.output}")
                 await asyncio.sleep(_LOOK_EVERY)
                 with contextlib.suppress(NoAnswer):
-                    status = (await connection.get("/health/ready")).status
+                    said = await connection.get("/health/ready")
 
     async def kill(self, gateway: GatewayProcess) -> None:
         """SIGKILL; returns once what it had started is gone too."""
