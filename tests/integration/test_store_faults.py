@@ -104,20 +104,16 @@ async def test_an_operation_in_the_hands_of_a_stopped_writer_is_unknown(database
         os.kill(writer, signal.SIGSTOP)
         handed_over = store.add(new_message(), loop.time() + 0.2)
         await asyncio.sleep(0)
-        handed_over_behind_it = store.add(new_message(), loop.time() + 0.2)
-        await asyncio.sleep(0)
         queued = store.add(new_message(), loop.time() + 0.2)
         with pytest.raises(OutcomeUnknown):
             await handed_over
-        with pytest.raises(OutcomeUnknown):
-            await handed_over_behind_it
         with pytest.raises(NotSaved):
             await queued
         with pytest.raises(StoreUnavailable):
             await store.check()
         os.kill(writer, signal.SIGCONT)
         await store.add(new_message())
-        assert len(await store.page(Filters(), before=None, limit=10)) == 3
+        assert len(await store.page(Filters(), before=None, limit=10)) == 2
 
 
 async def test_a_gateway_that_is_gone_takes_its_writer_along(database_url: str) -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,8 +25,7 @@ from chapar.store.operations import array, move_row
 from chapar.store.readers import query_once_more
 from chapar.store.schema import messages
 from chapar.store.store import UNBOUNDED
-from chapar.store.wire import HEARD, LENGTH, body_length, pack, unpack
-from chapar.store.writer import commit, serve
+from chapar.store.writer import commit
 from support.stores import CLAIM, new_message, open_store, published, writer_processes
 
 
@@ -239,36 +236,3 @@ async def test_the_writers_command_line_and_environment_name_no_secret(postgres_
         [writer] = writer_processes()
         shown = b"".join(Path(f"/proc/{writer}/{file}").read_bytes() for file in ("cmdline", "environ"))  # noqa: ASYNC240 - no disk
         assert secret.encode() not in shown
-
-
-@pytest.fixture
-def gateways_end(sqlite_url: str) -> Iterator[socket.socket]:
-    """The gateway's end of a writer's socket; the writer is ready."""
-    migrate(sqlite_url)
-    ours, theirs = socket.socketpair()
-    writer = threading.Thread(target=serve, args=(theirs,))
-    writer.start()
-    with ours, theirs:
-        ours.settimeout(10)
-        ours.sendall(pack((sqlite_url,)))
-        assert heard(ours) == ("ready",)
-        yield ours
-        ours.shutdown(socket.SHUT_WR)
-        writer.join()
-
-
-def heard(channel: socket.socket) -> tuple[Any, ...]:
-    header = channel.recv(LENGTH, socket.MSG_WAITALL)
-    return unpack(channel.recv(body_length(header), socket.MSG_WAITALL))
-
-
-def test_what_was_handed_over_behind_a_failure_does_not_overtake_its_repetition(gateways_end: socket.socket) -> None:
-    impossible, unseen, repeated = new_message(attempts=1 << 70), new_message(), new_message()
-    gateways_end.sendall(pack([("add", added(impossible))]))
-    assert heard(gateways_end)[0] == "answers"
-    gateways_end.sendall(pack([("add", added(unseen))]) + HEARD + pack([("add", added(repeated))]))
-    assert heard(gateways_end) == ("committed", [None])
-    gateways_end.sendall(pack([("move", move_row(unseen, published(unseen)))]))
-    assert heard(gateways_end) == ("committed", [False]), "it was added although it was to be thrown away"
-    gateways_end.sendall(pack([("move", move_row(repeated, published(repeated)))]))
-    assert heard(gateways_end) == ("committed", [True])

@@ -1,7 +1,6 @@
 """A database in memory that keeps the contract of `chapar.store`: the writer's operations, and the reads."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from simulation.world import Process, World
 
 _WAITING = {Status.SCHEDULED, Status.QUEUED}
-_MOMENT = 1e-6  # seconds between two things that are heard one after the other
 
 
 class Change(NamedTuple):
@@ -281,86 +279,64 @@ def _wake_at(message: Message) -> int | None:
 
 
 class WriterProcess:
-    """A gateway's writer. It takes its time, and in bad weather it fails in every way there is."""
+    """One life of a gateway's writer. It takes its time, and in bad weather it fails in every way there is."""
 
     def __init__(self, process: "Process", commits: Commits) -> None:
         self._process = process
         self._world = process.world
         self._commits = commits
-        self._batches: deque[list[tuple[str, Any]]] = deque()  # handed over; the first is being committed
-        self._skips = False  # whether something failed, and the gateway has not said that it knows
-        self._is_connected = True
-        self._is_dead = False
-        self._is_over = False  # killed with its gateway
-        self._heard_at = 0.0  # loop time at which the gateway has heard everything
+        self._batch: list[tuple[str, Any]] | None = None
+        self._applied = False
 
     def write(self, frame: bytes) -> None:
-        """Take operations; their answer comes later, and never to the dead."""
-        if self._process.dead or self._is_dead:
+        """Take a batch; its answer comes later, and never to the dead."""
+        if self._process.dead:
             return
-        batch = [*unpack(frame[LENGTH:])]
-        if self._skips:
-            self._skips = bool(batch)
-            if not self._skips and not self._is_connected:
-                self._ready_later()
-            return
-        self._batches.append(batch)
-        if len(self._batches) == 1:
-            self._begin()
+        self._batch = [*unpack(frame[LENGTH:])]
+        self._applied = False
+        self._world.loop.call_later(self._world.weather.commit_time(), self._commit)
 
     def die(self) -> None:
         """Be killed with the gateway. What was handed over may have been committed already, or not."""
-        while self._batches and self._world.chaos.random() < 0.5:
-            self._world.database.commit(self._batches.popleft())
-        self._batches.clear()
-        self._is_over = True
-
-    def _begin(self) -> None:
-        self._world.loop.call_later(self._world.weather.commit_time(), self._commit)
+        if self._batch is not None and not self._applied and self._world.chaos.random() < 0.5:
+            self._world.database.commit(self._batch)
+        self._batch = None
 
     def _commit(self) -> None:
-        if not self._batches:
+        if self._batch is None:
             return
-        batch = self._batches.popleft()
         fate = self._world.weather.fate_of_batch()
         if fate in {"committed", "committed, answer lost", "committed, writer died"}:
-            results = self._world.database.commit(batch)
+            results = self._world.database.commit(self._batch)
+        self._applied = True
         if fate == "committed":
-            self._say(("committed", results))
-            if self._batches:
-                self._begin()
+            answers = [("committed", result) for result in results]
+            self._world.loop.call_later(self._world.weather.answer_time(), self._answer, answers)
             return
         self._world.trace(self._process.name, "batch", fate)
-        self._batches.clear()
         if fate in {"committed, answer lost", "not committed, answer lost"}:
-            self._skips, self._is_connected = True, False
-            self._say(("answers", [("unknown", "the connection was lost.")] * len(batch), False))
+            self._answer([("unknown", "the connection was lost.")] * len(self._batch), usable=False)
         elif fate == "refused":
-            self._skips = True
-            self._say(("answers", [("not_saved", "the disk is full.", True)] * len(batch), True))
+            self._answer([("not_saved", "the disk is full.", True)] * len(self._batch), usable=True)
         else:
-            self._is_dead = True
-            self._tell(self._lost)
+            self._batch = None
+            self._commits._writer_lost()
+            self._ready_later()
 
-    def _say(self, frame: tuple[object, ...]) -> None:
-        self._tell(lambda: self._commits._hear(frame, self))
-
-    def _tell(self, what: Callable[[], None]) -> None:
-        """Let the gateway hear something in a while, behind what it is to hear before."""
-        loop = self._world.loop
-        self._heard_at = max(loop.time() + self._world.weather.answer_time(), self._heard_at + _MOMENT)
-        loop.call_at(self._heard_at, lambda: None if self._process.dead or self._is_over else what())
-
-    def _lost(self) -> None:
-        self._commits._writer_lost()
-        self._ready_later()
+    def _answer(self, answers: list[tuple[object, ...]], *, usable: bool = True) -> None:
+        if self._batch is None:
+            return
+        self._batch = None
+        self._commits._hear(("answers", answers, usable), self)
+        if not usable:
+            self._ready_later()
 
     def _ready_later(self) -> None:
         self._world.loop.call_later(self._world.weather.restart_time(), self._ready)
 
     def _ready(self) -> None:
-        self._is_connected, self._is_dead = True, False
-        self._say(("ready",))
+        if not self._process.dead:
+            self._commits._hear(("ready",), self)
 
 
 class SimulatedStore(Store):

@@ -19,14 +19,11 @@ import structlog
 from chapar.errors import NotSaved, OutcomeUnknown
 from chapar.metrics import Metrics
 from chapar.store.operations import Kind
-from chapar.store.wire import HEARD, pack, split, unpack
+from chapar.store.wire import pack, split, unpack
 
 log = structlog.get_logger()
 
 _LARGEST_BATCH = 512  # operations; bounds how long one commit takes
-# Batches in the writer's hands: while it commits the first, the second is there already. One alone would keep the two
-# processes waiting for each other; and all that is handed over is in doubt where the writer stands still.
-_MOST_HANDED_OVER = 2
 _FIRST_BACKOFF = 0.05  # seconds before a batch that failed is tried again; doubles …
 _LONGEST_BACKOFF = 0.5  # … up to this, so that recovery is noticed within a caller's patience
 _FIRST_RESTART_PAUSE = 0.1
@@ -65,17 +62,16 @@ class _Operation:
 class Commits:
     """The queue in front of the writer. Open it with `async with Commits.open(…)`.
 
-    Operations go to the writer in the order in which they came, and what arrives while it is busy shares a batch. One
-    that failed goes back to the head, and the later ones wait behind it.
+    Operations go to the writer in the order in which they came, one batch at a time: what arrives while a commit
+    runs goes into the next. One that failed goes back to the head, and the later ones wait behind it.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Operation] = deque()
-        self._in_flight: deque[list[_Operation]] = deque()  # batches, in the order of their answers
-        self._repeated = 0  # operations at the head of the queue that were handed over before
-        self._repeating = False  # whether the batch in flight is those
+        self._in_flight: list[_Operation] = []
+        self._repeated = 0  # operations at the head of the queue that were handed over together before
         self._writer: asyncio.WriteTransport | None = None  # None unless it is ready for a batch
         self._down = False  # whether the writer says that it has no database
         self._cause = "the writer is starting."
@@ -131,43 +127,40 @@ class Commits:
 
     def _flush_within(self, seconds: float) -> None:
         """See to it that the queue is flushed; during a backoff it is so already."""
-        if self._flush_timer is None and self._takes_more:
+        if self._flush_timer is None and self._writer is not None and not self._in_flight:
             if seconds:
                 self._flush_timer = self._loop.call_later(seconds, self._flush)
             else:
                 # At the end of this turn of the loop, so that all its operations share a batch.
                 self._flush_timer = self._loop.call_soon(self._flush)
 
-    @property
-    def _takes_more(self) -> bool:
-        """Whether the writer takes another batch. What is repeated goes by itself, in the order that it had before."""
-        return self._writer is not None and len(self._in_flight) < _MOST_HANDED_OVER and not self._repeating
-
     def _flush(self) -> None:
         self._flush_timer = None
-        if self._writer is None or not self._takes_more:
+        if self._writer is None or self._in_flight:
             return
         if self._sweep_at <= self._loop.time():
             self._sweep()
+        # A batch that is repeated is repeated by itself: its order then is what it was at the first time.
         size = min(len(self._queue), self._repeated or _LARGEST_BATCH)
-        self._repeating, self._repeated = self._repeated > 0, 0
+        self._repeated = 0
         # In the order in which the writer applies it. It is answered so: what wakes up first is delivered first.
         batch = sorted([self._queue.popleft() for _ in range(size)], key=_rank)
         if not batch:
             return
         self._writer.write(pack([(operation.kind.name, operation.arguments) for operation in batch]))
-        self._in_flight.append(batch)
+        self._in_flight = batch
         self._metrics.batches.observe(len(batch))
 
     def _committed(self, results: Sequence[Any]) -> None:
-        self._repeating = False
-        for operation, result in zip(self._in_flight.popleft(), results, strict=True):
+        batch, self._in_flight = self._in_flight, []
+        for operation, result in zip(batch, results, strict=True):
             operation.succeed(result)
         self._go_on()
 
     def _answered(self, answers: Sequence[tuple[Any, ...]]) -> None:
+        batch, self._in_flight = self._in_flight, []
         again = []
-        for operation, answer in zip(self._in_flight.popleft(), answers, strict=True):
+        for operation, answer in zip(batch, answers, strict=True):
             match answer:
                 case ("committed", result):
                     operation.succeed(result)
@@ -177,26 +170,30 @@ class Commits:
                     operation.may_be_committed |= outcome == "unknown"
                     self._cause = str(cause)
                     again.append(operation)
-        self._put_back(again, behind=[operation for batch in self._in_flight for operation in batch])
         if again:
-            if not self._backoff:
-                log.warning("commits_fail", cause=self._cause)
-            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
-            self._hand_over_within(self._backoff)
+            self._try_again(again)
         else:
             self._go_on()
 
     def _go_on(self) -> None:
-        """All is well: hand the next batch over, if there is one."""
+        """Hand the next batch over, if there is one."""
         if self._backoff:
             log.info("commits_succeed_again")
         self._backoff = 0.0
-        self._hand_over_within(0)
-
-    def _hand_over_within(self, seconds: float) -> None:
         if self._queue:
-            self._flush_within(seconds)
-        elif not self._in_flight:
+            self._flush_within(0)
+        else:
+            self._idle.set()
+
+    def _try_again(self, operations: Sequence[_Operation]) -> None:
+        """Put `operations` back to the head of the queue and go on after a pause."""
+        if not self._backoff:
+            log.warning("commits_fail", cause=self._cause)
+        self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+        self._put_back(operations)
+        if self._queue:
+            self._flush_within(self._backoff)
+        else:
             self._idle.set()
 
     def _sweep_by(self, deadline: float) -> None:
@@ -217,8 +214,7 @@ class Commits:
             # What was answered meanwhile is read first, and then judged.
             self._sweep_by(now + _AFTER_STANDSTILL)
             return
-        in_flight = [operation for batch in self._in_flight for operation in batch]
-        for operation in in_flight:
+        for operation in self._in_flight:
             if operation.deadline <= now and not operation.over:
                 operation.may_be_committed = True
                 operation.fail(self._cause)
@@ -229,7 +225,7 @@ class Commits:
         self._queue = deque(operation for operation in self._queue if not operation.over)
         if not self._queue and not self._in_flight:
             self._idle.set()
-        waiting = (operation.deadline for operation in (*in_flight, *self._queue) if not operation.over)
+        waiting = (operation.deadline for operation in (*self._in_flight, *self._queue) if not operation.over)
         self._sweep_by(min(waiting, default=math.inf))
 
     def _end(self) -> None:
@@ -264,9 +260,9 @@ class Commits:
     def _hear(self, frame: tuple[Any, ...], writer: asyncio.WriteTransport) -> None:
         match frame:
             case ("committed", results):
+                self._writer = writer
                 self._committed(results)
             case ("answers", answers, usable):
-                writer.write(HEARD)
                 self._writer = writer if usable else None
                 self._answered(answers)
             case ("ready",):
@@ -283,18 +279,16 @@ class Commits:
 
     def _writer_lost(self) -> None:
         self._writer = None
-        lost = [operation for batch in self._in_flight for operation in batch]
-        for operation in lost:
+        batch, self._in_flight = self._in_flight, []
+        for operation in batch:
             operation.may_be_committed = True
-        self._put_back(lost)
+        self._put_back(batch)
 
-    def _put_back(self, failed: Sequence[_Operation], behind: Sequence[_Operation] = ()) -> None:
-        """Put what failed to the head of the queue, to be repeated, and `behind` it what the writer did not look at."""
-        self._in_flight.clear()
-        self._repeating = False
-        again = [operation for operation in failed if not operation.over]
-        self._repeated = len(again) or self._repeated
-        self._queue.extendleft(reversed([*again, *(operation for operation in behind if not operation.over)]))
+    def _put_back(self, operations: Sequence[_Operation]) -> None:
+        """Put what failed to the head of the queue, to be repeated."""
+        again = [operation for operation in operations if not operation.over]
+        self._queue.extendleft(reversed(again))
+        self._repeated = len(again)
 
 
 _rank = attrgetter("kind.rank")

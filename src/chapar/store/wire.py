@@ -14,10 +14,6 @@ def pack(frame: object) -> bytes:
     return len(body).to_bytes(LENGTH, "big") + body
 
 
-HEARD = pack([])
-"""What the gateway says once it has heard that something failed."""
-
-
 def body_length(header: bytes) -> int:
     """How many bytes follow the first `LENGTH` bytes of a frame."""
     return int.from_bytes(header[:LENGTH], "big")

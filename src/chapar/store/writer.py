@@ -4,17 +4,13 @@
 of it in one transaction, commits, and answers each operation. The gateway's end is `commits.py`.
 
     gateway → writer   (url,)                         once, at first: it names a secret, so it is no argument
-                       [(kind, row), …]               a batch, while the writer is ready, also while it commits another
-                       []                             it has heard that something failed
+                       [(kind, row), …]               a batch, only while the writer is ready
     writer → gateway   ("ready",)                     there is a connection
                        ("down", cause)                there is none; the next attempt follows by itself
                        ("committed", [result, …])     in the batch's order, as nearly always
                        ("answers", [answer, …], ok)   else; not ok: the connection is given up
 
     answer = ("committed", result) | ("not_saved", cause, transient) | ("unknown", cause)
-
-Behind a batch of which something failed, another may be on its way that must not overtake the repetition: the writer
-throws away what comes before the gateway has heard, and the gateway hands it over again.
 """
 
 import os
@@ -93,8 +89,6 @@ def _commit_batches(channel: socket.socket, connection: Connection) -> bool:
             _send(channel, ("committed", [answer[1] for answer in answers]))
             continue
         _send(channel, ("answers", answers, usable))
-        while _receive(channel):
-            pass  # handed over before the gateway has heard
         if not usable:
             connection.invalidate()
             return answers[0][0] != "unknown"
