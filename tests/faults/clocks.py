@@ -1,9 +1,12 @@
 """A clock of the gateway's that a test sets, by libfaketime."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+_FILE: Final = "FAKETIME_TIMESTAMP_FILE"
 
 CACHED: Final = 1  # seconds until a program sees that its clock was set
 
@@ -15,6 +18,11 @@ def _library() -> Path | None:
 def lacks_libfaketime() -> str | None:
     """What is missing for a `FakeClock`."""
     return None if _library() else "libfaketime is not installed"
+
+
+def is_faked(env: Mapping[str, str]) -> bool:
+    """Whether a program with these variables reads a `FakeClock`."""
+    return _FILE in env
 
 
 class FakeClock:
@@ -30,7 +38,7 @@ class FakeClock:
         """The variables of a program that reads this clock."""
         return {
             "LD_PRELOAD": str(_library()),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            _FILE: str(self._file),
             # Without a cache each look at a clock reads the file, and Python looks each time threads take turns.
             "FAKETIME_CACHE_DURATION": str(CACHED),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -14,6 +14,7 @@ from typing import Any
 
 from paho.mqtt import publish
 
+from faults import clocks
 from faults.connection import Connection, NoAnswer, Reply
 from faults.ledger import Ledger
 from faults.listener import Hearings
@@ -29,6 +30,8 @@ _HOLDS_NOTHING_BACK = ("max_inflight_messages 0", "max_queued_messages 0")
 _SAVES_WHEN_TOLD = ("autosave_on_changes false", "autosave_interval 0")
 _SILENT = ("log_type none", "log_type error")  # a line for each packet would cost more than the packet
 _TESTS = Path(__file__).parents[1]
+# libfaketime and a program with threads: about one start in thirty hangs, whatever version of the gateway it is.
+_HANGS = 2
 _LOOK_EVERY = 0.02  # seconds
 _QUIET = 4.0  # seconds without a message after which the device has heard everything
 _NO_PROGRESS = 45.0  # seconds after which what is unfinished will stay so
@@ -57,8 +60,17 @@ class Stage:
 
     async def start(self, gateway: GatewayProcess) -> None:
         """Start a gateway; returns once it is ready."""
-        gateway.start(until=None)
-        await self.ready(gateway)
+        hangs = _HANGS if clocks.is_faked(gateway.env) else 0
+        while True:
+            gateway.start(until=None)
+            try:
+                return await self.ready(gateway)
+            except AssertionError:
+                if not hangs or not gateway.program.running:
+                    raise
+                hangs -= 1
+                sys.stderr.write("  a start under a faked clock hung, and is made again\n")
+                await self.kill(gateway)
 
     async def ready(self, gateway: GatewayProcess, within: float = 30.0) -> None:
         """Wait until the gateway has both its database and its broker."""
