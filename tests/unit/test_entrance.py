@@ -22,7 +22,7 @@ from chapar.api.access import (
     check,
 )
 from chapar.api.limits import Limits
-from chapar.errors import ScopeMissing, Unauthenticated
+from chapar.errors import CredentialInvalid, ScopeMissing, Unauthenticated
 from chapar.principal import ANYBODY, EVERY_SCOPE, NOBODY, Caller, Principal, Scope
 from support.doors import DoorBench
 
@@ -144,6 +144,18 @@ async def test_a_bearer_is_taken_in_any_letters_and_spaces(written: str) -> None
     await place.closed()
     key = place.new_key()
     assert (await place.ask(written.format(key).encode())).status_code == 200
+
+
+async def test_who_reads_persian_is_told_in_persian_what_is_wrong_with_a_credential() -> None:
+    place = Place()
+    await place.closed()
+    async with place.calling("nothing") as client:
+        english = (await client.get("/known")).json()["reason"]
+        persian = (await client.get("/known", headers={"Accept-Language": "fa"})).json()["reason"]
+    with pytest.raises(CredentialInvalid) as refused:
+        await place.door.admit("nothing")
+    assert refused.value.problem_en in english
+    assert refused.value.problem_fa in persian
 
 
 async def test_other_headers_prove_nothing() -> None:
