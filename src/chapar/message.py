@@ -181,7 +181,7 @@ def check_device_id(text: str, field: str = "imei") -> str:
     Raises FieldInvalid unless the result is `[A-Za-z0-9._-]{1,64}`: wildcards and `/` would break out of the
     device's topic and of its ACL (CVE-2017-7650).
     """
-    device_id = text if text.isascii() else text.translate(_ASCII_DIGITS)
+    device_id = text.translate(_ASCII_DIGITS)
     if not _DEVICE_ID.fullmatch(device_id):
         raise FieldInvalid(
             field,

@@ -20,10 +20,7 @@ PREFER_PARAMETER: Final = {
 
 def prefers_async(request: Request) -> bool:
     """Whether the caller wants no more than the commit (RFC 7240 §4.1)."""
-    given = headers(request, b"prefer")
-    if not given:
-        return False
-    preferences = ",".join(given).split(",")
+    preferences = ",".join(headers(request, b"prefer")).split(",")
     return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences if preference)
 
 

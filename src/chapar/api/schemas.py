@@ -60,8 +60,6 @@ def _time(value: object) -> datetime:
 
 Time = Annotated[AwareDatetime, BeforeValidator(_time)]
 
-_WAITS: Final = {wait.value: wait for wait in Wait}
-
 
 class SendRequest(BaseModel):
     """One operation for one device."""
@@ -121,7 +119,7 @@ class SendRequest(BaseModel):
             at_most_once=self.at_most_once,
             expires_in=self.expires_in,
             deliver_at=milliseconds(self.deliver_at),
-            wait=_WAITS[self.wait],
+            wait=Wait(self.wait),
             patience=self.timeout,
         )
 
