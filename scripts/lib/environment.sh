@@ -1,5 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: the project's Python environment in .venv, and Debian packages where we may install them.
+# Sourced by the other scripts: the project's Python environment in .venv. Installs nothing outside of it.
+
+# The caller's variables must not choose the modules that our Pythons import, nor the folder that `cd` goes to.
+unset CDPATH "${!PYTHON@}"
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=$project/.venv
@@ -35,20 +38,19 @@ ensure_venv() {
   grep --quiet --no-messages --fixed-strings "$venv/bin/python" "$venv/bin/pip" &&
     in_venv pip --version >/dev/null 2>&1 && return
   local python version
-  python=$(find_python) || fail "Chapar needs Python 3.11 or newer, as python3 on the PATH."
-  version=$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info))')
-  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    apt_install "python$version-venv" ||
-      fail "Python cannot create environments here; install its package python$version-venv and start again."
-  fi
+  python=$(find_python) || fail "Chapar needs Python 3.11 or newer, as python3 on the PATH. Install it and start again."
+  version=$(version_of "$python")
+  can_create_environments "$python" ||
+    fail "Python $version cannot create environments here. Install its module venv and start again;" \
+      "on Debian and Ubuntu: sudo apt install python$version-venv"
   say "creating .venv with Python $version"
-  "$python" -m venv --clear "$venv" || fail "Python could not create .venv; it says why above."
+  "$python" -I -m venv --clear "$venv" || fail "Python could not create .venv; it says why above."
 }
 
 find_python() {
   local name
   for name in python3 python3.14 python3.13 python3.12 python3.11; do
-    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    if "$name" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       command -v "$name"
       return
     fi
@@ -56,21 +58,6 @@ find_python() {
   return 1
 }
 
-# Whether as_root works without a question.
-may_be_root() { [[ $EUID -eq 0 ]] || sudo --non-interactive true 2>/dev/null; }
+version_of() { "$1" -I -c 'import sys; print("{}.{}".format(*sys.version_info))'; }
 
-as_root() {
-  if [[ $EUID -eq 0 ]]; then "$@"; else sudo --non-interactive "$@"; fi
-}
-
-# Install Debian packages; false where we may not, where there is no apt, or where it fails.
-apt_install() {
-  command -v apt-get >/dev/null && may_be_root || return 1
-  say "installing $* with apt"
-  # A fresh machine has no package lists, an old one has lists that name files long gone.
-  apt_get install "$@" 2>/dev/null || { apt_get update && apt_get install "$@"; }
-}
-
-apt_get() {
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet=2 --no-install-recommends "$@" >/dev/null
-}
+can_create_environments() { "$1" -I -c 'import ensurepip, venv' 2>/dev/null; }

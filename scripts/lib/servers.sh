@@ -1,16 +1,26 @@
 # shellcheck shell=bash
-# Sourced behind environment.sh: the servers and tools that tests start, as Debian packages.
+# Sourced by scripts/test alone, behind environment.sh: Debian packages with the servers and tools that tests start.
 
-# Install what is missing, where we may. What then is still missing is in the list `missing_tools`, a sentence each.
-provide_servers() {
-  local packages=()
+# Install what the tests need and this machine lacks, where we may.
+install_missing_packages() {
+  local packages=() python
+  python=$(find_python) && ! can_create_environments "$python" &&
+    announced_install "python$(version_of "$python")-venv"
   has_mosquitto || packages+=(mosquitto mosquitto-clients)
   has_postgresql || packages+=(postgresql)
   has_libfiu || packages+=(fiu-utils)
   has_libfaketime || packages+=(libfaketime)
-  if [[ ${#packages[@]} -gt 0 ]] && may_be_root; then
-    without_services apt_install "${packages[@]}" || say "apt could not install ${packages[*]}"
-  fi
+  [[ ${#packages[@]} -eq 0 ]] || announced_install "${packages[@]}"
+}
+
+announced_install() {
+  command -v apt-get >/dev/null && may_be_root || return 0
+  say "installing with apt: $*"
+  install_without_services "$@" || say "apt could not install $*"
+}
+
+# Put a sentence for each into the list `missing_tools`.
+find_missing_tools() {
   missing_tools=()
   has_mosquitto || missing_tools+=("Mosquitto      MISSING, its tests were skipped (package mosquitto)")
   has_postgresql || missing_tools+=("PostgreSQL     MISSING, its tests were skipped (package postgresql)")
@@ -25,8 +35,24 @@ has_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgres
 has_libfiu() { command -v fiu-ctrl >/dev/null; }
 has_libfaketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; }
 
-# The tests start servers of their own; those that the packages would start only take ports and memory.
-without_services() {
+# Whether as_root works without a question.
+may_be_root() { [[ $EUID -eq 0 ]] || sudo --non-interactive true 2>/dev/null; }
+
+as_root() {
+  if [[ $EUID -eq 0 ]]; then "$@"; else sudo --non-interactive "$@"; fi
+}
+
+apt_install() {
+  # A fresh machine has no package lists, an old one has lists that name files long gone.
+  apt_get install "$@" 2>/dev/null || { apt_get update && apt_get install "$@"; }
+}
+
+apt_get() {
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet=2 --no-install-recommends "$@" >/dev/null
+}
+
+# Install the packages, and start none of the services that come with them: tests start servers of their own.
+install_without_services() {
   local policy=/usr/sbin/policy-rc.d cluster=/etc/postgresql-common/createcluster.d/chapar-tests.conf result=0
   local mine=("$cluster")
   [[ -e $policy ]] || mine+=("$policy")
@@ -34,10 +60,10 @@ without_services() {
   trap "as_root rm -f ${mine[*]}" EXIT
   printf 'create_main_cluster = false\n' | as_root install -D -m 644 /dev/stdin "$cluster"
   [[ -e $policy ]] || printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
-  "$@" || result=$?
+  apt_install "$@" || result=$?
   as_root rm -f "${mine[@]}"
   trap - EXIT
-  if command -v systemctl >/dev/null; then
+  if [[ " $* " == *" mosquitto "* ]] && command -v systemctl >/dev/null; then
     as_root systemctl --quiet disable mosquitto.service 2>/dev/null || true
   fi
   return "$result"

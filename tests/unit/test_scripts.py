@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ PROJECT = Path(__file__).parents[2]
 TOOLS = ("ruff", "mypy", "lint-imports", "pytest", "coverage")
 NOTHING_TO_INSTALL = """
 project=$PWD venv=$PWD/.venv missing_tools=()
-provide_servers() { :; }
+install_missing_packages() { :; }
+find_missing_tools() { :; }
 prepare_environment() { :; }
 """
 
@@ -70,3 +72,106 @@ def test_a_simulation_that_fails_is_enough(project: Path) -> None:
     done = run(project)
     assert done.returncode == 1
     assert done.stdout.endswith("simulation     FAILED\n")
+
+
+MODULES = ("venv", "ensurepip", "pip", "sys", "os", "site", "sitecustomize", "usercustomize", "runpy", "chapar", "uv")
+SERVICE_SCRIPTS = ("serve", "bench", "faults", "fuzz", "mutate")
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A folder whose modules have names that Python imports at its start, and that leave a trace where one is run."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    for module in MODULES:
+        (folder / f"{module}.py").write_text(f"open({str(folder / 'trace')!r}, 'a').write('{module}\\n')\n")
+    return folder
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder for PATH with an apt-get, a sudo and a uv that only leave a trace."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name in ("apt-get", "sudo", "uv"):
+        program(folder / name, f'echo "{name} $*" >>"{folder}/trace"')
+    return folder
+
+
+def program(path: Path, command: str) -> None:
+    path.write_text(f"#!/bin/sh\n{command}\n")
+    path.chmod(0o755)
+
+
+def traced(folder: Path) -> str:
+    trace = folder / "trace"
+    return trace.read_text() if trace.exists() else ""
+
+
+def start(script: str, tmp_path: Path, hostile: Path, programs: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script of a fresh clone with nothing set up, from a hostile folder, with every variable pointing there."""
+    clone = tmp_path / "clone"
+    if not clone.exists():
+        shutil.copytree(PROJECT / "scripts", clone / "scripts")
+        for name in ("requirements.txt", "requirements-dev.txt"):
+            (clone / name).write_text("--no-such-option\n")  # where pip stops, with no network
+        (clone / "pyproject.toml").touch()
+    variables = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "CDPATH": str(hostile),
+        "PYTHONPATH": str(hostile),
+        "PYTHONSTARTUP": str(hostile / "sys.py"),
+        "PYTHONHOME": str(hostile),
+        "PYTHONINSPECT": "1",
+    }
+    return subprocess.run(
+        [clone / "scripts" / script],
+        cwd=hostile,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_first_start_runs_nothing_of_the_folder_it_is_started_in(
+    tmp_path: Path, hostile: Path, programs: Path
+) -> None:
+    done = start("serve", tmp_path, hostile, programs)
+    assert "creating .venv" in done.stderr
+    assert "installing the pinned packages" in done.stderr
+    assert traced(hostile) == ""
+    assert sorted(path.suffix for path in hostile.iterdir() if path.suffix != ".py") == []
+    assert start("pin", tmp_path, hostile, programs).returncode == 0
+    assert traced(hostile) == ""
+
+
+@pytest.mark.parametrize("script", SERVICE_SCRIPTS)
+def test_only_the_script_that_says_so_installs_packages(
+    tmp_path: Path, hostile: Path, programs: Path, script: str
+) -> None:
+    for version in ("", ".11", ".12", ".13", ".14"):  # Debian's, without its package for environments
+        program(
+            programs / f"python3{version}",
+            f'case "$*" in *ensurepip*) exit 1 ;; esac; exec {sys.executable} "$@"',
+        )
+    for tool in ("wrk", "mosquitto", "mosquitto_sub"):
+        program(programs / tool, "exit 0")
+    done = start(script, tmp_path, hostile, programs)
+    assert done.returncode == 1
+    assert f"apt install python3.{sys.version_info.minor}-venv" in done.stderr
+    assert traced(programs) == ""
+    assert traced(hostile) == ""
+
+
+def test_the_tests_announce_what_they_install(tmp_path: Path, hostile: Path, programs: Path) -> None:
+    program(programs / "python3", f'case "$*" in *ensurepip*) exit 1 ;; esac; exec {sys.executable} "$@"')
+    for changing in ("install", "rm"):  # what keeps services from starting is not for this machine
+        program(programs / changing, "exit 0")
+    done = start("test", tmp_path, hostile, programs)
+    package = f"python3.{sys.version_info.minor}-venv"
+    assert f"installing with apt: {package}\n" in done.stderr
+    assert f"install {package}\n" in traced(programs)
