@@ -8,10 +8,9 @@ from functools import partial
 from itertools import cycle
 from typing import Final, NamedTuple
 
+from chapar.backoff import Backoff
 from chapar.errors import LinkError
-from chapar.link.backoff import gap
 from chapar.link.dial import dial
-from chapar.link.link import LIVED
 from chapar.link.publication import Delivery, SignOn
 from chapar.link.session import Session
 from chapar.settings import BrokerAddress, Settings
@@ -66,22 +65,17 @@ class Fleet:
 
     async def _live(self, device: str) -> None:
         brokers = self._settings.brokers()
-        loop = asyncio.get_running_loop()
-        down_since = loop.time()
+        backoff = Backoff()
         for address in cycle(brokers):
             try:
                 async with self._session(device, address) as session:
-                    up_since = loop.time()
-                    try:
+                    with backoff.working():
                         await session.ended()
-                    finally:
-                        if loop.time() - up_since >= LIVED:
-                            down_since = loop.time()
             except LinkError as error:
                 self._note(error)
             # A round over all brokers is one try, as the link's own.
             if address is brokers[-1]:
-                await asyncio.sleep(gap(loop.time() - down_since))
+                await backoff.pause()
 
     @contextlib.asynccontextmanager
     async def _session(self, device: str, address: BrokerAddress) -> AsyncIterator[Session]:

@@ -19,6 +19,7 @@ import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
 from chapar import app, logs
+from chapar.backoff import Backoff
 from chapar.certificates import server_certificate
 from chapar.errors import ChaparError, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
@@ -29,7 +30,6 @@ from chapar.store import migrations
 log = structlog.get_logger(__name__)
 
 _READY: Final = {b"ready, open\n": True, b"ready, closed\n": False}  # what a worker says, and whether access is open
-_PAUSE: Final = 1.0  # seconds before a worker that ended is started again
 _PATIENCE: Final = 5.0  # seconds in which a worker ends by itself; it needs about one
 
 
@@ -83,23 +83,25 @@ class _Worker:
 
     async def keep(self) -> None:
         """Keep it running until cancelled; raises WorkerFailed where it never got ready."""
+        backoff = Backoff()
         while True:
             process = await self._start()
             try:
                 assert process.stdout is not None  # noqa: S101 - it is a pipe
-                async for line in process.stdout:
-                    if line in _READY:
-                        self.is_open = _READY[line]
-                        self.ready.set()
-                code = await process.wait()
+                with backoff.working():
+                    async for line in process.stdout:
+                        if line in _READY:
+                            self.is_open = _READY[line]
+                            self.ready.set()
+                    code = await process.wait()
             finally:
                 await _end(process)
                 # The library has no annotations here.
                 mark_process_dead(process.pid, self._environment[WORKERS_FOLDER])  # type: ignore[no-untyped-call]
             if not self.ready.is_set():
                 raise WorkerFailed(code)
-            log.error("worker_ended", pid=process.pid, code=code, restart_in=_PAUSE)
-            await asyncio.sleep(_PAUSE)
+            log.error("worker_ended", pid=process.pid, code=code)
+            await backoff.pause()
 
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

@@ -18,8 +18,8 @@ from typing import Final, Self
 
 import structlog
 
+from chapar.backoff import Backoff
 from chapar.errors import EmbeddedBrokerFailed, PortTaken
-from chapar.link.backoff import gap
 
 HOST: Final = "127.0.0.1"  # it asks nobody for a password
 START_TIMEOUT: Final = 10.0  # seconds until both ports accept; it takes half a second
@@ -99,14 +99,14 @@ class EmbeddedBroker:
 
     async def _supervise(self) -> None:
         """Start the broker again whenever it ends, until cancelled."""
-        loop = asyncio.get_running_loop()
+        backoff = Backoff()
         while True:
             if self._process is not None:
-                code = await self._process.wait()
+                with backoff.working():
+                    code = await self._process.wait()
                 self._process = None
-                down_since = loop.time()
                 log.warning("embedded_broker_down", reason=f"it ended with exit code {code}")
-            await asyncio.sleep(gap(loop.time() - down_since))
+            await backoff.pause()
             try:
                 await self._start()
             except (PortTaken, EmbeddedBrokerFailed) as error:

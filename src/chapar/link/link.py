@@ -4,19 +4,16 @@ import asyncio
 import logging
 import secrets
 from itertools import cycle
-from typing import Final
 
 import structlog
 
+from chapar.backoff import Backoff
 from chapar.errors import BrokerError, LinkDown
-from chapar.link.backoff import gap
 from chapar.link.dial import dial
 from chapar.link.publication import Publication, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import watch_files
 from chapar.settings import BrokerAddress, Settings
-
-LIVED: Final = 0.5  # seconds after which a session counts as a recovery and not as part of the outage
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -33,7 +30,6 @@ class Link:
         self._client_id = f"chapar-{secrets.token_hex(8)}"  # two processes with one id would take over each other
         self._session: Session | None = None
         self._came_up = asyncio.Condition()
-        self._down_since = 0.0  # loop time at which the last session that lived ended
         self._said: set[str] = set()  # what was logged since the last session
         self._reporting: set[str] = set()  # brokers seen to answer 0x10
         self.sessions = 0  #: sessions so far
@@ -51,16 +47,17 @@ class Link:
 
     async def _stay_connected(self) -> None:
         brokers = self._settings.brokers()
-        loop = asyncio.get_running_loop()
-        self._down_since = loop.time()
+        backoff = Backoff()
         for address in cycle(brokers):
             try:
-                await self._hold(await dial(address, self._settings, self._sign_on(address)))
+                session = await dial(address, self._settings, self._sign_on(address))
+                with backoff.working():
+                    await self._hold(session)
             except BrokerError as error:
                 self._note(error)
             # A round over all brokers is one try. The gap also paces a broker that accepts us and hangs up at once.
             if address is brokers[-1]:
-                await asyncio.sleep(gap(loop.time() - self._down_since))
+                await backoff.pause()
 
     @property
     def up(self) -> bool:
@@ -116,8 +113,6 @@ class Link:
 
     async def _hold(self, session: Session) -> None:
         """Be up until the session ends; raises the BrokerError that ended it."""
-        loop = asyncio.get_running_loop()
-        up_since = loop.time()
         self._session = session
         self.sessions += 1
         self.last_error = None
@@ -130,8 +125,6 @@ class Link:
         finally:
             if session.met_no_subscribers:
                 self._reporting.add(session.endpoint)
-            if loop.time() - up_since >= LIVED:
-                self._down_since = loop.time()
             self._session = None
             await session.close()
 

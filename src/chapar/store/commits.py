@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, cast
 
 import structlog
 
+from chapar.backoff import Backoff
 from chapar.errors import NotSaved, OutcomeUnknown
 from chapar.metrics import Metrics
 from chapar.store.operations import Kind
@@ -26,8 +27,6 @@ log = structlog.get_logger()
 _LARGEST_BATCH = 512  # operations; bounds how long one commit takes
 _FIRST_BACKOFF = 0.05  # seconds before a batch that failed is tried again; doubles …
 _LONGEST_BACKOFF = 0.5  # … up to this, so that recovery is noticed within a caller's patience
-_FIRST_RESTART_PAUSE = 0.1
-_LONGEST_RESTART_PAUSE = 5.0  # seconds between starts of a writer that dies before it is ready
 _STANDSTILL = 0.1  # seconds by which a timer is late only where the process was stopped or starved
 _AFTER_STANDSTILL = 0.05  # seconds until answers that came meanwhile have been read
 _CLOSE_PATIENCE = 5.0  # seconds in which closing still commits what is queued
@@ -238,24 +237,22 @@ class Commits:
 
     async def _keep_writer(self, database_url: str, inherit: tuple[int, ...]) -> None:
         """Start the writer, and another whenever it dies; what it left unanswered is repeated."""
-        pause = 0.0
+        backoff = Backoff()
         while True:
             channel = _Channel(self._hear)
             try:
                 async with _writer_process(channel, inherit) as writer:
                     writer.write(pack((database_url,)))
-                    await channel.ended
+                    with backoff.working():
+                        await channel.ended
                 self._cause = "the writer process ended."
             except OSError as error:
                 self._cause = f"the writer process does not start: {error}."
             finally:
                 self._writer_lost()
-            if channel.was_heard:
-                pause = 0.0
             self._metrics.writer_deaths.inc()
-            log.error("writer_died", cause=self._cause, restart_in=pause)  # it has logged its own traceback
-            await asyncio.sleep(pause)
-            pause = min(max(2 * pause, _FIRST_RESTART_PAUSE), _LONGEST_RESTART_PAUSE)
+            log.error("writer_died", cause=self._cause)  # it has logged its own traceback
+            await backoff.pause()
 
     def _hear(self, frame: tuple[Any, ...], writer: asyncio.WriteTransport) -> None:
         match frame:
@@ -299,7 +296,6 @@ class _Channel(asyncio.Protocol):
 
     def __init__(self, hear: Callable[[tuple[Any, ...], asyncio.WriteTransport], None]) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.was_heard = False
         self._hear = hear
         self._transport: asyncio.WriteTransport
         self._received = b""
@@ -310,7 +306,6 @@ class _Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
-        self.was_heard = True
         bodies, self._received = split(self._received + data)
         for body in bodies:
             self._hear(unpack(body), self._transport)
