@@ -1,17 +1,50 @@
-"""Secrets from files, as container platforms hand them out: `CHAPAR_X_FILE` names the file that holds `CHAPAR_X`.
+"""Secrets, from the environment or from files, as container platforms hand them out.
 
-Every setting whose type is `SecretStr` has this second form by itself.
+Every setting of the type `Secret` has a second form by itself: `CHAPAR_X_FILE` names the file that holds `CHAPAR_X`.
 """
 
 import os
+import string
+import unicodedata
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Final, get_args
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, SecretStr, ValidationInfo
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from chapar.errors import SettingInvalid
+
+_PREFIX: Final = "CHAPAR_"
+_LARGEST: Final = 64 * 1024  # bytes of a file: what is larger is no secret, and /dev/zero has no end
+_BOM: Final = "\ufeff"
+# What editors, shells and web pages leave around a secret: white space, a byte order mark, marks of direction.
+_AROUND: Final = string.whitespace + "\x85\xa0\u2028\u2029\u200b\u200e\u200f\u2060" + _BOM
+_CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})  # Unicode categories; Cs: bytes that are not UTF-8
+
+
+def trimmed(text: str, setting: str) -> str:
+    """A secret without what stands around it; raises SettingInvalid, which does not repeat it, for what it cannot hold.
+
+    A line break or another control character inside is a copy that went wrong. Passed on, it would end up in a header
+    or in the name of a file.
+    """
+    secret = text.strip(_AROUND)
+    if any(unicodedata.category(character) in _CONTROLS or character == _BOM for character in secret):
+        raise SettingInvalid(
+            setting,
+            "there is a line break or another control character in the middle of it. Copy it again, as one line.",
+            "در میان آن شکست خط یا نویسهٔ کنترلی دیگری هست. آن را دوباره و در یک خط کپی کنید.",
+        )
+    return secret
+
+
+def _trimmed(secret: SecretStr, info: ValidationInfo) -> SecretStr:
+    return SecretStr(trimmed(secret.get_secret_value(), f"{_PREFIX}{info.field_name}".upper()))
+
+
+Secret = Annotated[SecretStr, AfterValidator(_trimmed)]
+"""The type of every setting that is a secret."""
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -28,11 +61,18 @@ class SecretFiles(PydanticBaseSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """The content of the file for one setting, None where none is named."""
         del field
-        return secret_from_file(f"{self.config['env_prefix']}{field_name.upper()}"), field_name, False
+        return _from_file(f"{_PREFIX}{field_name.upper()}"), field_name, False
 
 
-def secret_from_file(setting: str) -> str | None:
-    """The content of the file that `setting`_FILE names, None where it names none; raises SettingInvalid."""
+def secret_of_environment(setting: str) -> str | None:
+    """The secret in the variable `setting`, or in the file that `setting`_FILE names; None where neither is set.
+
+    Raises SettingInvalid.
+    """
+    return _from_file(setting) or trimmed(os.environ.get(setting, ""), setting) or None
+
+
+def _from_file(setting: str) -> str | None:
     file = os.environ.get(f"{setting}_FILE")
     if file is not None and setting in os.environ:
         raise SettingInvalid(
@@ -53,9 +93,11 @@ def _is_secret(annotation: object) -> bool:
 
 
 def _content(file: Path, setting: str) -> str:
-    """The file's text without the line break at its end."""
+    """The secret in the file; an empty one is a mistake, never the setting's default."""
     try:
-        text = file.read_bytes().decode()
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
+        text = content.decode()
     except OSError as error:
         cause = error.strerror or str(error)
         raise SettingInvalid(
@@ -63,4 +105,9 @@ def _content(file: Path, setting: str) -> str:
         ) from None
     except UnicodeDecodeError:
         raise SettingInvalid(setting, f"{file} is not text in UTF-8.", f"فایل {file} متن UTF-8 نیست.") from None
-    return text.removesuffix("\n").removesuffix("\r")
+    if len(content) > _LARGEST:
+        raise SettingInvalid(setting, f"{file} is larger than 64 KiB.", f"فایل {file} از ۶۴ کیبی‌بایت بزرگ‌تر است.")
+    secret = trimmed(text, setting)
+    if not secret:
+        raise SettingInvalid(setting, f"{file} holds no secret.", f"در فایل {file} هیچ رمزی نیست.")
+    return secret

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from chapar.errors import Language, SettingInvalid
 from chapar.message import check_topic_template, has_forbidden_character
-from chapar.secret_files import SecretFiles
+from chapar.secret_files import Secret, SecretFiles
 
 _MQTT_PORT = 1883  # IANA
 _MQTTS_PORT = 8883  # IANA
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     )
     tls_key_file: Path | None = Field(None, description="Key of that certificate (PEM). Unset: it is in the same file.")
 
-    database_url: SecretStr = Field(
+    database_url: Secret = Field(
         SecretStr("sqlite:///chapar.db"),
         description="`sqlite:///file` or `postgresql://user:secret@host/name`. SQLite needs no set-up.",
     )
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     )
     readers: int = Field(4, ge=1, le=64, description="Read-only database connections; reports wait for a free one.")
 
-    broker_url: SecretStr | None = Field(
+    broker_url: Secret | None = Field(
         None,
         description="`mqtt://…` or `mqtts://…`; several, comma-separated, are tried in turn. "
         "Unset: the built-in broker.",
@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="Gateway processes behind one port; more than one needs PostgreSQL."
     )
-    jwt_secret: SecretStr | None = Field(
+    jwt_secret: Secret | None = Field(
         None, description="Secret of HS256 tokens, at least 32 random bytes. One of the three ways to verify tokens."
     )
     jwt_key_file: Path | None = Field(

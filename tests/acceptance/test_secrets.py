@@ -166,6 +166,9 @@ def commands() -> Iterator[tuple[dict[str, str], tuple[str, ...]]]:
         yield {f"CHAPAR_{name}": url}, ("serve",)
     yield {"CHAPAR_URL": f"http://me:{WRITTEN}@{nobody}"}, ("send", "pump-7", "open")
     yield {"CHAPAR_URL": f"https://me:{CANARY}@{nobody}:{CANARY}"}, ("messages",)
+    for key in (f"chapar_{CANARY}\n", f"{CANARY}\r\n{CANARY}", f"{CANARY}\x1b[2J{CANARY}", f"{CANARY}é"):
+        yield {"CHAPAR_API_KEY": key}, ("send", "pump-7", "open", "--url", f"http://{nobody}")
+    yield {"CHAPAR_JWT_SECRET": f"{CANARY}\n" * 8}, ("serve",)
     yield {"CHAPAR_TLS_CERT_FILE": HOSTILE}, ("serve",)
     yield {}, ("send", HOSTILE, HOSTILE, "--url", f"http://{nobody}")
     yield {"CHAPAR_PORT": HOSTILE}, ("serve",)

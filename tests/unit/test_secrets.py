@@ -1,11 +1,14 @@
 """A secret comes from the environment or a file, and is never repeated: not by a sentence, not by `repr`."""
 
 import os
+import re
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from chapar.cli.client import GatewayClient
 from chapar.errors import ChaparError, SettingInvalid
 from chapar.link.publication import SignOn
 from chapar.secret_files import secrets_of
@@ -35,6 +38,10 @@ DATABASE_FORMS = [
 ]
 
 
+AROUND = ["{}", "{}\n", "{}\r\n", "{}\n\n", "\ufeff{}\n", " {}\t", "\n\ufeff {} \r\n\r\n", "\u200f{}\u2028\xa0"]
+CONTROLS = ["\n", "\r\n", "\0", "\t", "\x1b[2J", "\x7f", "\x85", "\u2028", "\ufeff"]
+
+
 @pytest.fixture(autouse=True)
 def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("CHAPAR_")]:
@@ -54,23 +61,51 @@ def shown_by(settings: Settings) -> str:
     )
 
 
+def refused_without_repeating(setting: str, load: Callable[[], object] = Settings.load) -> None:
+    with pytest.raises(SettingInvalid, match="control character") as error:
+        load()
+    assert error.value.setting == setting
+    assert "نویسهٔ کنترلی" in error.value.sentence("fa")
+    assert CANARY not in error.value.sentence("fa") + "".join(traceback.format_exception(error.value))
+
+
 @pytest.mark.parametrize("name", SECRETS)
 class TestFromFiles:
-    @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-    def test_the_content_is_the_value(
-        self, name: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("around", AROUND)
+    def test_what_stands_around_the_value_is_no_part_of_it(
+        self, name: str, around: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         value = VALUES.get(name, CANARY * 8)
-        (tmp_path / "secret").write_text(value + end, newline="")
+        (tmp_path / "secret").write_text(around.format(value), encoding="utf-8", newline="")
         monkeypatch.setenv(f"CHAPAR_{name.upper()}_FILE", str(tmp_path / "secret"))
-        settings = Settings.load()
-        assert value_of(settings, name) == value
-        assert CANARY not in shown_by(settings)
-
-    def test_the_environment_still_works(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        value = VALUES.get(name, CANARY * 8)
-        monkeypatch.setenv(f"CHAPAR_{name.upper()}", value)
+        from_file = Settings.load()
+        assert value_of(from_file, name) == value
+        assert CANARY not in shown_by(from_file)
+        monkeypatch.delenv(f"CHAPAR_{name.upper()}_FILE")
+        monkeypatch.setenv(f"CHAPAR_{name.upper()}", around.format(value))
         assert value_of(Settings.load(), name) == value
+
+    @pytest.mark.parametrize("inside", CONTROLS)
+    def test_a_control_character_inside_is_refused(
+        self, name: str, inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        value = VALUES.get(name, CANARY * 8).replace(CANARY, f"{CANARY}{inside}{CANARY}")
+        (tmp_path / "secret").write_text(value, encoding="utf-8", newline="")
+        monkeypatch.setenv(f"CHAPAR_{name.upper()}_FILE", str(tmp_path / "secret"))
+        refused_without_repeating(f"CHAPAR_{name.upper()}_FILE")
+        monkeypatch.delenv(f"CHAPAR_{name.upper()}_FILE")
+        if inside != "\0":  # which no environment can hold
+            monkeypatch.setenv(f"CHAPAR_{name.upper()}", value)
+            refused_without_repeating(f"CHAPAR_{name.upper()}")
+
+    @pytest.mark.parametrize("content", ["", "\n\n", " \t\r\n", "\ufeff\n"])
+    def test_an_empty_file_is_a_mistake_and_no_default(
+        self, name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "secret").write_text(content, encoding="utf-8", newline="")
+        monkeypatch.setenv(f"CHAPAR_{name.upper()}_FILE", str(tmp_path / "secret"))
+        with pytest.raises(SettingInvalid, match="holds no secret"):
+            Settings.load()
 
     def test_both_at_once_are_refused(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"CHAPAR_{name.upper()}", VALUES.get(name, CANARY * 8))
@@ -88,6 +123,7 @@ class TestFromFiles:
             (tmp_path / "missing", "cannot be read: No such file or directory.", "خوانده نمی‌شود"),
             (tmp_path, "cannot be read: Is a directory.", "خوانده نمی‌شود"),
             (tmp_path / "bytes", "is not text in UTF-8.", "متن UTF-8 نیست"),
+            (Path("/dev/zero"), "is larger than 64 KiB.", "بزرگ‌تر است"),
         ):
             monkeypatch.setenv(f"CHAPAR_{name.upper()}_FILE", str(file))
             with pytest.raises(SettingInvalid) as error:
@@ -120,7 +156,7 @@ def test_what_is_wrong_is_said_in_both_languages() -> None:
     for values in ({"broker_url": "http://x"}, {"broker_url": "mqtt://x\x00"}, {"database_url": "mysql://x"}):
         with pytest.raises(SettingInvalid) as error:
             Settings.load(**values)
-        assert "بنویسید" in error.value.sentence("fa")
+        assert re.search("بنویسید|کپی کنید", error.value.sentence("fa"))
         assert error.value.problem not in error.value.sentence("fa")
 
 
@@ -130,3 +166,39 @@ def test_an_odd_password_arrives_whole() -> None:
     assert Settings.load(database_url="postgresql://g:%40%2F@[::1]:5433/x?sslmode=require").database == (
         "postgresql://[::1]:5433/x"
     )
+
+
+class TestTheKeyOfTheCommandLine:
+    KEY = f"chapar_{CANARY}"
+
+    @pytest.mark.parametrize("around", AROUND)
+    def test_what_stands_around_it_is_no_part_of_it(
+        self, around: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "key").write_text(around.format(self.KEY), encoding="utf-8", newline="")
+        forms = {"CHAPAR_API_KEY": around.format(self.KEY), "CHAPAR_API_KEY_FILE": str(tmp_path / "key")}
+        for name, value in forms.items():
+            monkeypatch.setenv(name, value)
+            with GatewayClient("http://127.0.0.1:1", "en") as gateway:
+                assert gateway._http.headers["authorization"] == f"Bearer {self.KEY}"
+            monkeypatch.delenv(name)
+
+    @pytest.mark.parametrize("inside", CONTROLS)
+    def test_a_control_character_inside_is_refused(
+        self, inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "key").write_text(f"{self.KEY}{inside}{self.KEY}", encoding="utf-8", newline="")
+        monkeypatch.setenv("CHAPAR_API_KEY_FILE", str(tmp_path / "key"))
+        refused_without_repeating("CHAPAR_API_KEY_FILE", lambda: GatewayClient("http://127.0.0.1:1", "en"))
+
+    @pytest.mark.parametrize("wrong", [f"chapar_{CANARY} x", f"{CANARY}é", f"{CANARY}\u200c", f"{CANARY}\xa0x"])
+    def test_what_no_header_can_hold_is_refused(self, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CHAPAR_API_KEY", wrong)
+        with pytest.raises(SettingInvalid, match="neither an API key nor a token") as error:
+            GatewayClient("http://127.0.0.1:1", "en")
+        assert CANARY not in "".join(traceback.format_exception(error.value))
+
+    def test_an_empty_one_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CHAPAR_API_KEY", " \n")
+        with GatewayClient("http://127.0.0.1:1", "en") as gateway:
+            assert "authorization" not in gateway._http.headers

@@ -26,7 +26,7 @@ from chapar.errors import (
     UsageInvalid,
 )
 from chapar.message import Status
-from chapar.secret_files import secret_from_file
+from chapar.secret_files import secret_of_environment
 
 READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
 CONNECT_TIMEOUT: Final = 5.0  # seconds
@@ -186,14 +186,22 @@ class GatewayClient:
 
 def _credential() -> dict[str, str]:
     """The API key or token to call with. From the environment or a file: a command's options are shown to everybody."""
-    credential = os.environ.get("CHAPAR_API_KEY") or secret_from_file("CHAPAR_API_KEY")
-    return {} if credential is None else {"Authorization": f"Bearer {credential}"}
+    credential = secret_of_environment("CHAPAR_API_KEY")
+    if credential is None:
+        return {}
+    if not (credential.isascii() and credential.isprintable() and " " not in credential):
+        raise SettingInvalid(
+            "CHAPAR_API_KEY",
+            "it is neither an API key nor a token: those are letters, digits and a few signs, without spaces.",
+            "نه کلید API است و نه توکن: این‌ها از حرف‌های لاتین، رقم و چند نشانه‌اند و فاصله ندارند.",
+        )
+    return {"Authorization": f"Bearer {credential}"}
 
 
 def _checked(url: str) -> httpx.URL:
     """The URL as it was written; raises UsageInvalid."""
     try:
-        parsed = httpx.URL(url)
+        parsed = httpx.URL(url.strip())
     except httpx.InvalidURL:
         parsed = httpx.URL()
     if parsed.scheme not in {"http", "https"} or not parsed.host:
