@@ -47,6 +47,7 @@ _POLL_ALONE = 1.0  # seconds between looks at the queue; what this process queue
 _POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed read
 _FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
 _LONGEST_BACKOFF = 60_000  # … up to this
+_INTERNAL_ERROR = "internal_error"  # the reason of a message that met a fault of ours
 _QUARANTINE = 4  # strikes: 2 for a disconnect that blames a packet, 1 for one without a word
 
 
@@ -59,6 +60,7 @@ class _Delivery:
     ended: asyncio.Future[Message]
     look: asyncio.Task[None] | None = None  #: keeps the task alive
     handed_over: float = 0.0  #: to the link, by `time.perf_counter`: the loop's own clock is too coarse under uvloop
+    is_faulty: bool = False  #: whether a fault of ours has ended it once already
 
 
 class Dispatcher:
@@ -252,35 +254,39 @@ class Dispatcher:
         return delivery
 
     def _publish(self, delivery: _Delivery) -> None:
-        delivery.handed_over = time.perf_counter()
         try:
             acknowledged = self._link.publish(self._publication(delivery.message))
         except LinkDown:
             self._move(delivery, self._unsent(delivery.message, direct=delivery.direct))
         except PublicationInvalid as error:
             self._move(delivery, self._impossible(delivery.message, error.reason_code))
-        except Exception as error:  # noqa: BLE001 - what is wrong with one message is no reason to deliver no other
+        except Exception as error:  # noqa: BLE001 - one bad message must not stop the rest
             self._fail(delivery, error)
         else:
+            delivery.handed_over = time.perf_counter()
             acknowledged.add_done_callback(partial(self._heard, delivery))
 
     def _heard(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> None:
         """What the link says became of a publication."""
+        try:
+            after = self._outcome(delivery, acknowledged)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - one bad message must not stop the rest
+            self._fail(delivery, error)
+        else:
+            self._move(delivery, after)
+
+    def _outcome(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> Message:
         message, direct = delivery.message, delivery.direct
-        match acknowledged.exception():
-            case None:
-                self._metrics.publish.observe(time.perf_counter() - delivery.handed_over)
-                after = self._answered(message, acknowledged.result(), direct=direct)
-            case LinkDown():
-                after = self._unsent(message, direct=direct)
-            case LinkLost() as error:
-                after = self._in_doubt(message, error.cause)
-            case PublicationExpired():
-                after = self._ended(message, Status.EXPIRED, reason="expired", attempts=message.attempts - 1)
-            case error:
-                self._fail(delivery, error)
-                return
-        self._move(delivery, after)
+        try:
+            reason_code = acknowledged.result()
+        except LinkDown:
+            return self._unsent(message, direct=direct)
+        except LinkLost as error:
+            return self._in_doubt(message, error.cause)
+        except PublicationExpired:
+            return self._ended(message, Status.EXPIRED, reason="expired", attempts=message.attempts - 1)
+        self._metrics.publish.observe(time.perf_counter() - delivery.handed_over)
+        return self._answered(message, reason_code, direct=direct)
 
     def _must_wait(self, message: Message, *, direct: bool) -> bool:
         """Whether something has to happen before this message may leave.
@@ -307,35 +313,36 @@ class Dispatcher:
         self._store.move(delivery.message, after).add_done_callback(partial(self._moved, delivery, after))
 
     def _moved(self, delivery: _Delivery, after: Message, moved: asyncio.Future[bool]) -> None:
-        match moved.exception():
-            case None:
-                pass
-            case StoreError():  # the store is closed: the next start settles what this one left
-                log.warning("left_behind", message_id=after.id)
-                self._end(delivery, delivery.message)
-                return
-            case error:
-                self._fail(delivery, error)
-                return
+        if (error := moved.exception()) is not None:
+            self._fail(delivery, error)
+            if after.status is Status.QUEUED:
+                self._returned(after.imei)
+            return
         if after.status is Status.QUEUED:
-            self._returning[after.imei] -= 1
-            if not self._returning[after.imei]:
-                del self._returning[after.imei]
+            self._returned(after.imei)
         if moved.result():
             self._tell_end(delivery, after)
         else:
             log.warning("moved_by_another_process", message_id=after.id)
             delivery.look = asyncio.create_task(self._look(delivery))
 
+    def _returned(self, imei: str) -> None:
+        """Something of a device is no longer on its way back into the queue."""
+        self._returning[imei] -= 1
+        if not self._returning[imei]:
+            del self._returning[imei]
+
     async def _look(self, delivery: _Delivery) -> None:
         """See where a message stands that another process has moved."""
         found: Message | None = None
-        with suppress(StoreUnavailable):
-            found = await self._store.find(delivery.message.id)
-        if found is None:  # nobody can say what it is now, so nobody is told
-            self._end(delivery, delivery.message)
-        else:
-            self._tell_end(delivery, found)
+        try:
+            with suppress(StoreUnavailable):
+                found = await self._store.find(delivery.message.id)
+        finally:
+            if found is None:  # nobody can say what it is now, so nobody is told
+                self._end(delivery, delivery.message)
+            else:
+                self._tell_end(delivery, found)
 
     def _tell_end(self, delivery: _Delivery, after: Message) -> None:
         if after.status is Status.QUEUED:
@@ -348,8 +355,20 @@ class Dispatcher:
         self._end(delivery, after)
 
     def _fail(self, delivery: _Delivery, error: BaseException) -> None:
-        log.error("delivery_failed", message_id=delivery.message.id, exc_info=error)
-        self._end(delivery, delivery.message)
+        """End a delivery that met a fault of ours, so that its row does not stay `publishing`.
+
+        Where the database refuses this end too, or is closed, the next start settles what the row says.
+        """
+        message = delivery.message
+        is_closed = self._stopping and isinstance(error, StoreError)
+        if delivery.is_faulty or is_closed:
+            log.warning("left_behind", message_id=message.id, cause=str(error))
+            self.tell(message)
+            self._end(delivery, message)
+            return
+        delivery.is_faulty = True
+        log.error("delivery_failed", message_id=message.id, exc_info=error)
+        self._move(delivery, self._faulty(message, may_have_left=delivery.handed_over > 0))
 
     def _end(self, delivery: _Delivery, after: Message) -> None:
         self._under_way.discard(delivery)
@@ -431,6 +450,18 @@ class Dispatcher:
         self._record(message, "link_lost", None)
         if message.at_most_once:
             return self._ended(message, Status.UNCONFIRMED, reason="link_lost")
+        return message.moved(Status.QUEUED, possible_duplicate=True, claim=None)
+
+    def _faulty(self, message: Message, *, may_have_left: bool) -> Message:
+        """A fault of ours, such as a text that cannot be encoded, ended the attempt.
+
+        What may have left is sent again once and not more often: the same fault may await every attempt.
+        """
+        self._record(message, _INTERNAL_ERROR, None)
+        if not may_have_left:
+            return self._ended(message, Status.REJECTED, reason=_INTERNAL_ERROR, attempts=message.attempts - 1)
+        if message.at_most_once or message.possible_duplicate:
+            return self._ended(message, Status.UNCONFIRMED, reason=_INTERNAL_ERROR)
         return message.moved(Status.QUEUED, possible_duplicate=True, claim=None)
 
     def _ended(self, message: Message, status: Status, **changes: Unpack[Changes]) -> Message:

@@ -11,6 +11,7 @@ from chapar.dispatcher import Dispatcher
 from chapar.errors import (
     BrokerRefused,
     BrokerUnreachable,
+    DeliveryFaulty,
     FieldInvalid,
     MessageCancelled,
     MessageExpired,
@@ -135,9 +136,10 @@ class Sending:
         stamp = self._clock.now_ns()
         now = stamp // 1_000_000
         deliver_at = command.deliver_at if command.deliver_at is not None and command.deliver_at > now else None
-        expires_in = self._settings.default_expiry if command.expires_in is None else command.expires_in
-        if expires_in > self._settings.max_expiry:
-            raise _too_far("expires_in", self._settings.max_expiry)
+        longest = self._settings.max_expiry
+        expires_in = min(self._settings.default_expiry, longest) if command.expires_in is None else command.expires_in
+        if expires_in > longest:
+            raise _too_far("expires_in", longest)
         if deliver_at is not None and deliver_at - now > self._settings.max_expiry * 1000:
             raise _too_far("deliver_at", self._settings.max_expiry)
         status = self._first_status(command.wait, deliver_at)
@@ -291,6 +293,8 @@ def _unless_not_sent(message: Message) -> Message:
     match message.status:
         case Status.REJECTED if message.reason == "quarantined":
             raise Quarantined(message.id)
+        case Status.REJECTED if message.reason == "internal_error":
+            raise DeliveryFaulty(message.id)
         case Status.REJECTED if message.reason_code is not None:
             raise BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)
         case Status.REJECTED:

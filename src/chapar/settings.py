@@ -20,6 +20,8 @@ from chapar.secret_files import Secret, SecretFiles
 
 _MQTT_PORT = 1883  # IANA
 _MQTTS_PORT = 8883  # IANA
+_LONGEST_EXPIRY = 2**32 - 1  # seconds; what a PUBLISH can say (MQTT 5.0 §3.3.2.3.3)
+_LARGEST_COUNT = 2**31 - 1
 
 # As SQLAlchemy reads it: a password may hold everything but `@`.
 _DATABASE_URL = re.compile(r"(?P<scheme>[a-z0-9+]+)://(?:[^:/]*(?::[^@]*)?@)?(?P<place>[^?]*)", re.DOTALL)
@@ -143,18 +145,26 @@ class Settings(BaseSettings):
     default_expiry: float = Field(
         3600.0,
         gt=0,
+        le=_LONGEST_EXPIRY,
         description="Seconds after which a message that names no `expires_in` is not sent any more. "
         "One hour, because a stale command floods a field.",
     )
     max_expiry: float = Field(
-        30 * 86400.0, gt=0, description="Largest `expires_in`, and how far ahead `deliver_at` may be, in seconds."
+        30 * 86400.0,
+        gt=0,
+        le=_LONGEST_EXPIRY,
+        description="Largest `expires_in`, and how far ahead `deliver_at` may be, in seconds.",
     )
     max_device_queue: int = Field(
-        1000, ge=1, description="Unfinished messages one device may have; more means that it is long gone."
+        1000,
+        ge=1,
+        le=_LARGEST_COUNT,
+        description="Unfinished messages one device may have; more means that it is long gone.",
     )
     max_queue: int = Field(
         1_000_000,
         ge=1,
+        le=_LARGEST_COUNT,
         description="Unfinished messages in all. Bounds the disk that an outage may fill: about 0.5 GB.",
     )
     lease: float = Field(
@@ -167,6 +177,7 @@ class Settings(BaseSettings):
     retention_days: float | None = Field(
         None,
         gt=0,
+        le=36_500,
         description="Days after which finished messages are forgotten. Unset: never; nothing is lost unasked.",
     )
     workers: int = Field(
@@ -189,13 +200,19 @@ class Settings(BaseSettings):
         "Unset: none, because anybody can send that header.",
     )
     requests_per_second: float | None = Field(
-        None, gt=0, description="Requests of one key or token. Unset: as many as it sends."
+        None, ge=0.001, le=1e6, description="Requests of one key or token. Unset: as many as it sends."
     )
     messages_per_second: float | None = Field(
-        None, gt=0, description="Messages of one key or token, in single and bulk calls. Unset: as many as it sends."
+        None,
+        ge=0.001,
+        le=1e6,
+        description="Messages of one key or token, in single and bulk calls. Unset: as many as it sends.",
     )
     address_requests_per_second: float | None = Field(
-        None, gt=0, description="Requests from one address (IPv6: one /64). Unset: many callers may share a proxy."
+        None,
+        ge=0.001,
+        le=1e6,
+        description="Requests from one address (IPv6: one /64). Unset: many callers may share a proxy.",
     )
     burst: int = Field(
         10, ge=1, le=3600, description="Seconds over which the three rates are counted: so much may come at once."
@@ -203,21 +220,25 @@ class Settings(BaseSettings):
     max_waits: int = Field(
         5000,
         ge=1,
+        le=_LARGEST_COUNT,
         description="Sends, single or bulk, whose answers one key or token may wait for at a time; each costs memory.",
     )
     max_body_bytes: int = Field(
         64 * 1024,
         ge=1024,
+        le=64 * 1024 * 1024,
         description="Largest request body in bytes; reading stops there. A command is small.",
     )
     max_bulk_bytes: int = Field(
         16 * 1024 * 1024,
         ge=1024,
+        le=1024 * 1024 * 1024,
         description="Largest body of one bulk call in bytes: 10,000 messages with parameters.",
     )
     body_timeout: float = Field(
         10.0,
         gt=0,
+        le=3600,
         description="Seconds a client may take to send its request body, so that slow ones cost little.",
     )
     max_head_bytes: int = Field(
@@ -229,22 +250,26 @@ class Settings(BaseSettings):
     head_timeout: float = Field(
         10.0,
         gt=0,
+        le=3600,
         description="Seconds from connecting, and from a request's first byte, within which its headers must be there.",
     )
     write_timeout: float = Field(
         30.0,
         gt=0,
+        le=3600,
         description="Seconds after which a client that takes nothing of its answer is cut off.",
     )
     idle_timeout: int = Field(
         75,
         ge=1,
+        le=86_400,
         description="Seconds a connection may be idle between requests. "
         "Longer than the 60 s of common proxies, so that it is they who close.",
     )
     max_connections: int = Field(
         4096,
         ge=1,
+        le=_LARGEST_COUNT,
         description="Open HTTP connections of one process; the next one is answered 503. About 15 KB each.",
     )
 

@@ -15,6 +15,7 @@ from chapar.settings import Settings
 from chapar.store.acceptance import Key
 from chapar.store.operations import Kind
 from chapar.store.reports import Backlog
+from chapar.store.schema import MUTABLE
 from chapar.store.store import Store
 from simulation.database import Database
 
@@ -69,6 +70,7 @@ class _Commits:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.failing: dict[str, Exception] = {}  # by the kind of operation
+        self.refusing: dict[str, list[Exception]] = {}  # the next moves of one message, by its id
         self.asked: list[tuple[str, Any]] = []
 
     def submit(self, kind: Kind[Any, Any], arguments: Any, _: float | None = None) -> asyncio.Future[Any]:
@@ -79,6 +81,8 @@ class _Commits:
 
     def _commit(self, kind: str, arguments: Any, future: asyncio.Future[Any]) -> None:
         error = self.failing.get(kind)
+        if kind == "move" and (refusals := self.refusing.get(arguments[len(MUTABLE)])):
+            error = refusals.pop(0)
         result = self._database.commit([(kind, arguments)])[0] if error is None else None
         if future.done():
             return

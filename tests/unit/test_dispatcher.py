@@ -23,6 +23,7 @@ from chapar.errors import (
     PublicationExpired,
     PublicationInvalid,
 )
+from chapar.link.publication import Publication
 from chapar.message import Message, Status
 from chapar.store.store import Taken
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
@@ -509,36 +510,122 @@ async def test_who_waits_is_not_told_of_what_has_not_come_to_an_end(status: Stat
         assert not outcome.done()
 
 
-async def test_what_cannot_be_committed_any_more_is_left_as_it_is_and_nobody_is_told(bench: Bench) -> None:
+FAULT = RuntimeError("nobody thought of it")
+
+
+async def test_what_cannot_be_committed_any_more_is_left_as_it_is(bench: Bench) -> None:
     message = bench.taken()
     outcome = bench.outcome(message.id, math.inf)
     bench.store.commits.failing["move"] = NotSaved("a test says so.")
-    assert await bench.deliver(message, 0x00) == message
-    assert bench.store.now(message) == message
-    assert not outcome.done()
-
-
-async def test_a_delivery_that_fails_in_a_way_nobody_thought_of_is_logged(bench: Bench) -> None:
+    bench.dispatcher.stop()
     with capture_logs() as logged:
-        message = bench.taken()
-        assert await bench.deliver(message, RuntimeError("nobody thought of it")) == message
-        await bench.dispatcher.drained()
-    assert [(entry["event"], entry["message_id"], str(entry["exc_info"])) for entry in logged] == [
-        ("delivery_failed", message.id, "nobody thought of it")
+        assert await bench.deliver(message, 0x00) == message
+    assert bench.store.now(message) == await outcome == message
+    assert [entry["event"] for entry in logged] == ["left_behind"]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("fault", [FAULT, UnicodeEncodeError("utf-8", "", 0, 1, "a test says so"), MemoryError()])
+async def test_a_fault_before_a_byte_left_rejects_the_message_at_once_and_no_other(
+    bench: Bench, fault: Exception, *, direct: bool
+) -> None:
+    before, message, after = (bench.taken() for _ in range(3))
+    told = bench.outcome(message.id, math.inf)
+    publish = bench.link.publish
+
+    def fails(publication: Publication) -> asyncio.Future[int]:
+        if publication.message_id == message.id:
+            raise fault
+        return publish(publication)
+
+    bench.link.publish = fails  # type: ignore[method-assign]
+    with capture_logs() as logged:
+        ended = [bench.dispatcher.deliver(each, direct=direct) for each in (before, message, after)]
+        bench.link.answer(before.id, 0x00)
+        bench.link.answer(after.id, 0x00)
+        statuses = [(await each).status for each in ended]
+    assert statuses == [Status.PUBLISHED, Status.REJECTED, Status.PUBLISHED]
+    rejected = bench.store.now(message)
+    assert await told == rejected
+    assert (rejected.status, rejected.reason, rejected.attempts, rejected.claim, rejected.finished_at) == (
+        Status.REJECTED,
+        "internal_error",
+        0,
+        None,
+        EPOCH,
+    )
+    assert [attempt.outcome for attempt in await bench.store.attempts(message.id)] == ["internal_error"]
+    assert [(entry["event"], entry["message_id"], entry["exc_info"]) for entry in logged] == [
+        ("delivery_failed", message.id, fault)
     ]
 
 
-async def test_a_link_or_a_store_that_fails_in_a_way_nobody_thought_of_stops_no_other_delivery(
+async def test_a_fault_once_it_may_have_left_is_an_unknown_outcome(bench: Bench) -> None:
+    message = bench.taken()
+    told = bench.outcome(message.id, math.inf)
+    after = await bench.deliver(message, FAULT)
+    assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
+    assert bench.store.now(message) == await told == after
+    again = await bench.again(message, 0x00)
+    assert (again.status, again.possible_duplicate) == (Status.PUBLISHED, True)
+
+
+async def test_a_fault_that_comes_again_ends_the_message(bench: Bench) -> None:
+    message = bench.taken()
+    await bench.deliver(message, FAULT)
+    after = await bench.again(message, FAULT)
+    assert (after.status, after.reason, after.attempts) == (Status.UNCONFIRMED, "internal_error", 2)
+
+
+async def test_a_fault_leaves_what_may_be_sent_once_unconfirmed(bench: Bench) -> None:
+    after = await bench.deliver(bench.taken(at_most_once=True), FAULT)
+    assert (after.status, after.reason) == (Status.UNCONFIRMED, "internal_error")
+
+
+async def test_a_fault_in_reading_the_answer_is_an_unknown_outcome_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fails(_: int) -> str:
+        raise FAULT
+
+    monkeypatch.setattr(dispatcher_module, "reason_slug", fails)
+    message, other = bench.taken(), bench.taken("B")
+    after = await bench.deliver(message, NOT_AUTHORIZED)
+    assert (after.status, after.possible_duplicate) == (Status.QUEUED, True)
+    assert (await bench.deliver(other, 0x00)).status is Status.PUBLISHED
+
+
+async def test_a_publication_that_somebody_took_back_is_not_left_publishing(bench: Bench) -> None:
     message = bench.taken()
+    ended = bench.dispatcher.deliver(message)
+    bench.link.waiting[message.id].cancel()
+    assert (await ended).status is Status.QUEUED
+    assert bench.store.now(message).status is Status.QUEUED
+
+
+@pytest.mark.parametrize("answer", [0x00, QUOTA_EXCEEDED])
+@pytest.mark.parametrize("fault", [FAULT, NotSaved("a value that no column takes.")])
+async def test_an_end_that_the_database_does_not_take_becomes_another(
+    bench: Bench, fault: Exception, answer: int
+) -> None:
+    message, behind = bench.taken(), bench.taken()
+    bench.store.commits.refusing[message.id] = [fault]
+    after = await bench.deliver(message, answer)
+    assert (after.status, after.possible_duplicate, after.not_before) == (Status.QUEUED, True, None)
+    assert bench.store.now(message) == after
+    assert (await bench.deliver(behind, 0x00)).status is Status.PUBLISHED, "nothing of the device is held back for ever"
+
+
+async def test_what_the_database_never_takes_stops_no_other_delivery(bench: Bench) -> None:
+    message, other = bench.taken(), bench.taken("B")
+    told = bench.outcome(message.id, math.inf)
+    bench.store.commits.refusing[message.id] = [FAULT, FAULT]
     with capture_logs() as logged:
-        bench.store.commits.failing["move"] = RuntimeError("nobody thought of it")
         assert await bench.deliver(message, 0x00) == message
-        monkeypatch.setattr(bench.link, "publish", bench.link.answer)
-        assert await bench.deliver(message) == message
+        assert (await bench.deliver(other, 0x00)).status is Status.PUBLISHED
         await bench.dispatcher.drained()
-    assert [(entry["event"], entry["message_id"]) for entry in logged] == [("delivery_failed", message.id)] * 2
+    assert await told == message, "whoever waits is told that nobody knows"
+    assert [entry["event"] for entry in logged] == ["delivery_failed", "left_behind"]
 
 
 async def test_a_delivery_goes_on_where_nobody_waits_for_its_end_any_more(bench: Bench) -> None:

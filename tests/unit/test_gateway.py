@@ -15,6 +15,7 @@ from chapar.errors import (
     BrokerRefused,
     BrokerUnreachable,
     ChaparError,
+    DeliveryFaulty,
     FieldInvalid,
     KeyInFlight,
     KeyMismatch,
@@ -234,6 +235,11 @@ async def test_what_lies_too_far_ahead_is_refused_and_named(
     await bench.send(LATER._replace(**farthest))
 
 
+async def test_a_message_without_an_expiry_of_its_own_has_no_more_than_the_longest() -> None:
+    bench = Bench(max_expiry=600)
+    assert (await bench.send(LATER)).expires_at == EPOCH + 600_000
+
+
 async def test_a_full_device_is_named_with_its_oldest_message() -> None:
     bench = Bench(max_device_queue=2)
     first = await bench.send(LATER)
@@ -413,6 +419,7 @@ async def test_a_key_is_kept_for_a_day_and_past_the_expiry_of_its_message(bench:
         ({"status": Status.REJECTED, "reason": "quarantined"}, Quarantined),
         ({"status": Status.REJECTED, "reason_code": NOT_AUTHORIZED}, BrokerRefused),
         ({"status": Status.REJECTED, "reason": "broker_unreachable"}, BrokerUnreachable),
+        ({"status": Status.REJECTED, "reason": "internal_error"}, DeliveryFaulty),
         ({"status": Status.EXPIRED}, MessageExpired),
         ({"status": Status.CANCELLED}, MessageCancelled),
     ],

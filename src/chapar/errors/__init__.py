@@ -46,6 +46,7 @@ ChaparError
 │   ├── BrokerUnreachable    … the broker could not be reached
 │   ├── BrokerRefused        … the broker said no, with an MQTT 5 reason code
 │   ├── Quarantined          … it was in flight whenever the broker ended the session
+│   ├── DeliveryFaulty       … a fault of ours stopped it
 │   ├── MessageExpired       … its time ran out
 │   └── MessageCancelled     … it was withdrawn
 ├── StoreError
@@ -99,6 +100,7 @@ from chapar.errors.command_line import (
 from chapar.errors.delivery import (
     BrokerRefused,
     BrokerUnreachable,
+    DeliveryFaulty,
     MessageCancelled,
     MessageExpired,
     NotSent,
@@ -183,6 +185,7 @@ __all__ = [
     "CredentialInvalid",
     "DatabaseInUse",
     "DatabaseUnsafe",
+    "DeliveryFaulty",
     "EmbeddedBrokerFailed",
     "FieldInvalid",
     "GatewayError",

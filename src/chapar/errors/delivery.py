@@ -64,6 +64,21 @@ class Quarantined(NotSent):
 
 
 @dataclass(eq=False)
+class DeliveryFaulty(NotSent):
+    """A fault of ours stopped the message before a byte of it left."""
+
+    code = "internal_error"
+    en = (
+        "A fault inside Chapar stopped the message, so it was not sent and never will be. "
+        "The log of the gateway says what, under the id of the message."
+    )
+    fa = (
+        "خطایی درون چاپار جلوی پیام را گرفت؛ پیام فرستاده نشد و فرستاده نخواهد شد. "
+        "شرح آن با شناسهٔ پیام در گزارش (log) دروازه آمده است."
+    )
+
+
+@dataclass(eq=False)
 class MessageExpired(NotSent):
     """The message's time ran out before the broker had it."""
 
