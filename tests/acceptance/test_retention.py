@@ -1,5 +1,6 @@
 """What is finished and old enough is forgotten, by itself or by `chapar prune`; what is unfinished never."""
 
+import json
 import os
 import subprocess
 import time
@@ -102,6 +103,8 @@ def test_prune_removes_what_is_finished_once_the_gateway_is_stopped(site: Site) 
     count = len(before) - len(rows)
     assert (removed.returncode, removed.stdout) == (0, f"{site.database_url}: {count} messages removed.\n")
     assert rows.items() <= before.items(), "and what is left is as it was"
+    pruned = chapar(site.database_url, "audit", "--action", "messages_pruned", "--json").stdout.splitlines()
+    assert [json.loads(line)["detail"].partition(": ")[2] for line in pruned] == ["begun", f"{count} removed"]
     site.line.resume()
     site.gateway.start()
 

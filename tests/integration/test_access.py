@@ -1,11 +1,16 @@
 """API keys and the audit trail in both databases."""
 
 import asyncio
+import os
 import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -13,11 +18,11 @@ from chapar.access.keyring import Grant, issue, new_end, revocation
 from chapar.errors import DatabaseInUse, StoreUnavailable
 from chapar.message import Status
 from chapar.principal import EVERY_SCOPE, EVERYWHERE, Reach, Scope
-from chapar.store import database
+from chapar.store import database, migrations
 from chapar.store.acceptance import Key, Sender
 from chapar.store.administration import administer
 from chapar.store.api_keys import CREATE_KEY, ApiKey, all_keys, any_key
-from chapar.store.audit import Action, AuditFilters, Entry, newest_first
+from chapar.store.audit import Action, AuditFilters, Entry, add_entries, entry_of_local_user, local_user, newest_first
 from chapar.store.database import Role, open_engine
 from chapar.store.migrations import migrate
 from chapar.store.queue import Lease
@@ -168,16 +173,88 @@ async def test_the_trail_is_narrowed_and_paged(store: Store) -> None:
     assert page[-1][0] > rest[0][0]
 
 
+FORGED = "(seq, at, principal, name, address, action, subject) {} VALUES ({}, 1, '', '', '', '', '')"
+REWRITES = {
+    "sqlite": (
+        "UPDATE audit SET principal = 'nobody'",
+        "UPDATE OR IGNORE audit SET principal = 'nobody'",
+        "UPDATE OR REPLACE audit SET seq = 3 WHERE seq = 1",
+        "DELETE FROM audit",
+        *(f"{verb} INTO audit {FORGED.format('', seq)}" for verb in ("REPLACE", "INSERT OR REPLACE") for seq in (1, 3)),
+        *(f"INSERT OR IGNORE INTO audit {FORGED.format('', seq)}" for seq in (3, -1, 0)),
+        f"INSERT INTO audit {FORGED.format('', 1)} ON CONFLICT DO UPDATE SET principal = 'nobody'",
+        "REPLACE INTO audit SELECT * FROM audit",
+    ),
+    "postgresql": (
+        "UPDATE audit SET principal = 'nobody'",
+        "DELETE FROM audit",
+        "TRUNCATE audit",
+        "SET LOCAL session_replication_role = replica; DELETE FROM audit",
+        f"INSERT INTO audit {FORGED.format('OVERRIDING SYSTEM VALUE', 1)} ON CONFLICT (seq) DO UPDATE SET name = ''",
+        "MERGE INTO audit USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET name = ''",
+        "WITH gone AS (DELETE FROM audit RETURNING 1) SELECT * FROM gone",
+    ),
+}
+
+
 async def test_nothing_changes_the_trail(store: Store, database_url: str) -> None:
-    await store.add(new_message(), sender=ANNA)
-    for statement in ("UPDATE audit SET principal = 'nobody'", "DELETE FROM audit"):
-        with open_engine(database_url, Role.MIGRATOR).connect() as connection:
+    for _ in range(3):
+        await store.add(new_message(), sender=ANNA)
+    kept = await entries(store)
+    for statement in REWRITES[database.parse(database_url).get_backend_name()]:
+        with open_engine(database_url, Role.ADMINISTRATOR).connect() as connection:
             with pytest.raises(DBAPIError, match="append-only"):
-                connection.execute(text(statement))
+                connection.exec_driver_sql(statement)
             connection.rollback()
     async for _ in store.prune(now() + 10**9, now() + 10**9):
         pass
-    assert len(await entries(store)) == 1
+    assert await entries(store) == kept
+    await store.add(new_message(), sender=ANNA)
+    assert len(await entries(store)) == 4
+
+
+def test_no_other_connection_to_the_file_changes_the_trail(sqlite_url: str) -> None:
+    """The standard library's, with its own settings, as any program would open it."""
+    with administer(sqlite_url) as connection:
+        add_entries(connection, [entry_of_local_user(now(), Action.PRUNED, "first")])
+    file = database.sqlite_file(database.parse(sqlite_url))
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        for recursive in ("on", "off"):
+            other.execute(f"PRAGMA recursive_triggers = {recursive}")
+            for statement in ("DELETE FROM audit", f"REPLACE INTO audit {FORGED.format('', 1)}"):
+                with pytest.raises(sqlite3.DatabaseError, match="append-only"):
+                    other.execute(statement)
+        assert other.execute("SELECT detail FROM audit").fetchall() == [("first",)]
+
+
+def test_a_user_without_an_account_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert local_user().id == "cli:54321"
+
+
+async def test_an_entry_of_its_own_that_is_repeated_is_there_once(store: Store) -> None:
+    entry = entry_of_local_user(now(), Action.PRUNED, "begun")
+    for _ in range(2):
+        await store.add_entry(entry)
+    assert await entries(store) == [entry]
+
+
+def test_a_migration_is_kept_where_it_was_asked_for_or_changed_what_was_there(database_url: str) -> None:
+    def kept() -> list[str | None]:
+        with administer(database_url) as connection:
+            found = newest_first(connection, AuditFilters(action=Action.MIGRATED), None, 10)
+        return [entry.detail for _, entry in reversed(found)]
+
+    migrate(database_url)
+    assert kept() == []
+    with open_engine(database_url, Role.MIGRATOR).connect() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    migrate(database_url)
+    migrate(database_url, asked_for=True)
+    assert kept() == ["0002 → 0003"]
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

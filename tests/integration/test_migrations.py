@@ -13,7 +13,7 @@ from chapar.store.database import Role, open_engine
 from chapar.store.migrations import check_schema, migrate
 from chapar.store.schema import metadata
 
-NEWEST = "0002"
+NEWEST = "0003"
 
 
 def execute(database_url: str, statement: str) -> None:
@@ -42,7 +42,7 @@ def test_several_processes_may_migrate_at_once(database_url: str) -> None:
 
 
 def test_an_empty_database_is_outdated(database_url: str) -> None:
-    with pytest.raises(SchemaOutdated, match="at revision none, and this version needs 0002"):
+    with pytest.raises(SchemaOutdated, match=f"at revision none, and this version needs {NEWEST}"):
         check_schema(database_url)
 
 
@@ -50,7 +50,7 @@ def test_a_database_of_a_newer_program_is_left_alone(database_url: str) -> None:
     migrate(database_url)
     execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
     for refuse in (migrate, check_schema):
-        with pytest.raises(SchemaNewer, match="at revision 9999, and this version knows revisions up to 0002"):
+        with pytest.raises(SchemaNewer, match=f"at revision 9999, and this version knows revisions up to {NEWEST}"):
             refuse(database_url)
 
 

@@ -1,6 +1,5 @@
 """`chapar keys`: who may call the gateway. It works on the database itself, whether or not a gateway runs."""
 
-import getpass
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,7 +11,7 @@ from chapar.cli.options import Json, milliseconds, moment
 from chapar.cli.table import print_table
 from chapar.cli.terminal import json_line, local_time, local_time_of, plain
 from chapar.errors import ApiKeyNotFound, Language
-from chapar.principal import EVERY_SCOPE, EVERYTHING, Caller, Principal, Reach, Scope, check_patterns
+from chapar.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
 from chapar.settings import Settings, preferred_language
 
 if TYPE_CHECKING:
@@ -179,8 +178,9 @@ def _database_url() -> str:
 
 def _caller() -> Caller:
     """Whoever can open the database owns it."""
-    user = getpass.getuser()
-    return Caller(Principal(f"cli:{user}", user, EVERY_SCOPE), "")
+    from chapar.store.audit import local_user  # noqa: PLC0415 - see above
+
+    return Caller(local_user(), "")
 
 
 def _now() -> int:

@@ -85,14 +85,25 @@ def prune(
 
 async def _prune(settings: Settings, days: float) -> int:
     from chapar.clock import Clock  # noqa: PLC0415 - see above
+    from chapar.store.audit import Action, entry_of_local_user  # noqa: PLC0415 - see above
     from chapar.store.store import Store  # noqa: PLC0415 - see above
 
-    now = Clock().now()
+    clock = Clock()
+    now = clock.now()
     removed = 0
+
+    async def keep(what: str) -> None:
+        note = f"accepted longer ago than {days:g} days: {what}"
+        await store.add_entry(entry_of_local_user(clock.now(), Action.PRUNED, note))
+
     async with Store.open(settings) as store:
-        async for batch in store.prune(now - round(days * 86_400_000), now):
-            removed += batch
-            show_progress(f"{removed:,} messages removed …")
+        await keep("begun")  # whatever ends this program, the trail says that it ran
+        try:
+            async for batch in store.prune(now - round(days * 86_400_000), now):
+                removed += batch
+                show_progress(f"{removed:,} messages removed …")
+        finally:
+            await keep(f"{removed} removed")
     return removed
 
 
@@ -106,7 +117,7 @@ def migrate() -> None:
     from chapar.store.migrations import migrate as migrate_database  # noqa: PLC0415 - see above
 
     settings = Settings.load()
-    before, after = migrate_database(settings.database_url.get_secret_value())
+    before, after = migrate_database(settings.database_url.get_secret_value(), asked_for=True)
     if before == after:
         typer.echo(f"{settings.database} is at {after} already.")
     else:

@@ -1,5 +1,7 @@
 """The audit trail: who did what, from where, when. Rows are added, and nothing else ever happens to them."""
 
+import os
+import pwd
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import cache
@@ -8,10 +10,10 @@ from typing import Final, NamedTuple, Self
 from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
 
 from chapar.errors import FieldInvalid
-from chapar.principal import EVERYWHERE, Reach
-from chapar.store.operations import batch_table, run_batch
+from chapar.principal import EVERY_SCOPE, EVERYWHERE, Principal, Reach
+from chapar.store.operations import Kind, batch_table, run_batch
 from chapar.store.patterns import fits_any
-from chapar.store.schema import Row, audit
+from chapar.store.schema import Row, Value, audit
 
 
 class Action(StrEnum):
@@ -22,6 +24,8 @@ class Action(StrEnum):
     KEY_CREATED = "key_created"
     KEY_EXPIRES = "key_expires"  #: A key was given another end.
     KEY_REVOKED = "key_revoked"
+    PRUNED = "messages_pruned"  #: Finished messages were removed by `chapar prune`.
+    MIGRATED = "schema_migrated"  #: The tables were brought to another revision.
 
     @classmethod
     def named(cls, name: str, field: str) -> Self:
@@ -41,7 +45,7 @@ class Entry(NamedTuple):
     name: str  #: of the principal then, for people
     address: str  #: where it was asked from
     action: str
-    subject: str  #: id of the message or the key
+    subject: str  #: id of the message or the key; empty where it is about the whole database
     imei: str | None = None
     micro_op: str | None = None
     detail: str | None = None  #: what else there is to say
@@ -77,6 +81,18 @@ def add_entries(connection: Connection, entries: Sequence[Row]) -> None:
         run_batch(connection, _insert_sql(connection.dialect), entries)
 
 
+def _add_once(connection: Connection, entries: Sequence[Row]) -> Sequence[None]:
+    """Add entries that nothing else is committed with; one repeated because its answer was lost is there already."""
+    for entry in entries:
+        if not connection.execute(select(audit.c.seq).where(*map(_same, _COLUMNS, entry))).first():
+            add_entries(connection, [entry])
+    return [None] * len(entries)
+
+
+def _same(column: ColumnElement[Value], value: Value) -> ColumnElement[bool]:
+    return column.is_not_distinct_from(value)
+
+
 def newest_first(
     connection: Connection, filters: AuditFilters, before: int | None, limit: int
 ) -> list[tuple[int, Entry]]:
@@ -99,3 +115,22 @@ def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:
         conditions += fits_any(audit.c.imei, filters.reach.devices)
         conditions += fits_any(audit.c.micro_op, filters.reach.operations)
     return conditions
+
+
+def local_user() -> Principal:
+    """Whoever runs this process, by the real user id that the kernel knows: the environment has no say."""
+    uid = os.getuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a user without an account, as containers have them
+        name = str(uid)
+    return Principal(f"cli:{name}", f"{name} (uid {uid})", EVERY_SCOPE)
+
+
+def entry_of_local_user(at: int, action: Action, detail: str) -> Entry:
+    """What the local user did, at the time `at` (ms since the epoch), to the whole database."""
+    user = local_user()
+    return Entry(at, user.id, user.name, "", action.value, "", detail=detail)
+
+
+ADD_ENTRY: Kind[Entry, None] = Kind("add_entry", 6, _add_once)

@@ -12,7 +12,7 @@ from chapar.settings import Settings
 from chapar.store import api_keys, audit, database, migrations, reports
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition, owner_of
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey, KeyChange
-from chapar.store.audit import AuditFilters, Entry
+from chapar.store.audit import ADD_ENTRY, AuditFilters, Entry
 from chapar.store.commits import Commits
 from chapar.store.operations import CHECK, MOVE, RECORD, move_row
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
@@ -208,6 +208,10 @@ class Store:
     async def audit(self, filters: AuditFilters, *, before: int | None, limit: int) -> list[tuple[int, Entry]]:
         """Up to `limit` entries of the audit trail, newest first, numbered below `before`; raises StoreUnavailable."""
         return await self._readers.read(lambda connection: audit.newest_first(connection, filters, before, limit))
+
+    async def add_entry(self, entry: Entry) -> None:
+        """Keep an entry in the audit trail."""
+        await self._commits.submit(ADD_ENTRY, entry)
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""

@@ -31,6 +31,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from chapar.errors import ChaparError, DatabaseUnsafe
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED
+from chapar.store.audit import ADD_ENTRY
 from chapar.store.database import Role, check_durable, empty_wal, open_engine
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.operations import CHECK, MOVE, RECORD, Kind
@@ -41,7 +42,7 @@ from chapar.store.wire import LENGTH, body_length, pack, unpack
 _ALL: Sequence[Kind[Any, Any]] = (
     *(ADD, ANSWER, WITHDRAW, CANCEL, TAKE, MOVE, RECORD),
     *(HOLD, LEAVE, SETTLE, PRUNE, CHECK),
-    *(CREATE_KEY, CHANGE_KEY, KEY_USED),
+    *(CREATE_KEY, CHANGE_KEY, KEY_USED, ADD_ENTRY),
 )
 # What is given back is in the queue before anything is put behind it, and what is added can be taken at once.
 _KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in sorted(_ALL, key=attrgetter("rank"))}

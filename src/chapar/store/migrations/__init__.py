@@ -16,16 +16,17 @@ from chapar.store.database import Role, check_durable, open_engine
 from chapar.store.failures import cause
 
 
-def migrate(database_url: str) -> tuple[str | None, str]:
+def migrate(database_url: str, *, asked_for: bool = False) -> tuple[str | None, str]:
     """Bring the schema to the newest revision; gives the revisions before (None: no tables) and after.
 
+    The audit trail says so in the same transaction, but for the tables of a new database that nobody `asked_for`.
     Several processes may ask for it at once; one does it.
     Raises SchemaNewer, DatabaseUnsafe, StoreUnavailable and SettingInvalid.
     """
     config = _config()
     with _connected(database_url) as connection:
         before, newest = _revisions(connection, config)
-        config.attributes["connection"] = connection
+        config.attributes |= {"connection": connection, "asked_for": asked_for}
         command.upgrade(config, "head")
     return before, newest
 

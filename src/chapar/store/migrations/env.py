@@ -1,20 +1,28 @@
 """What Alembic runs: every revision that is missing, in one transaction, one process at a time."""
 
+import time
+
 from alembic import context
 from sqlalchemy import Connection, text
 
+from chapar.store.audit import Action, add_entries, entry_of_local_user
 from chapar.store.schema import metadata
 
 # Any number will do, as long as every Chapar takes the same: here, "chapar" in ASCII.
 _LOCK = 0x636861706172
 
 
-def _run(connection: Connection) -> None:
+def _run(connection: Connection, *, asked_for: bool | None) -> None:
     context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
     with connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        before = context.get_context().get_current_revision()
         context.run_migrations()
+        after = context.get_context().get_current_revision()
+        if asked_for is not None and after != before and (before or asked_for):
+            change = f"{before or 'nothing'} → {after}"
+            add_entries(connection, [entry_of_local_user(time.time_ns() // 1_000_000, Action.MIGRATED, change)])
 
 
-_run(context.config.attributes["connection"])
+_run(context.config.attributes["connection"], asked_for=context.config.attributes.get("asked_for"))
