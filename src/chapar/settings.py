@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         1000,
         ge=1,
         le=_LARGEST_COUNT,
-        description="Unfinished messages one device may have; more means that it is long gone.",
+        description="Unfinished messages one device may have, waiting or on their way; more means it is long gone.",
     )
     max_queue: int = Field(
         1_000_000,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -77,6 +78,18 @@ def test_what_waits_behind_a_full_queue_is_refused_too_and_what_is_recorded_is_n
         assert site.send(imei).status_code == 406, "it is recorded, and is in nobody's way"
 
 
+def test_what_is_on_its_way_to_the_broker_counts_too(site: Site, imei: str) -> None:
+    with ThreadPoolExecutor(2 * PER_DEVICE) as callers, site.silent_broker():
+        calls = [callers.submit(site.send, imei, timeout=0.5) for _ in range(2 * PER_DEVICE)]
+        answers = [call.result() for call in calls]
+        assert sorted(answer.status_code for answer in answers) == [202] * PER_DEVICE + [429] * PER_DEVICE
+        [oldest, *_] = [row["id"] for row in site.messages_of(imei)]
+        assert all(oldest in refusal(answer) for answer in answers if answer.status_code == 429)
+        assert site.send(site.new_imei(), timeout=0.1).status_code == 202
+    site.settled(imei)
+    assert site.send(imei).status_code == 201
+
+
 def test_the_language_of_a_refusal_is_the_caller_s(site: Site, imei: str) -> None:
     with site.parted():
         for _ in range(PER_DEVICE):
@@ -140,9 +153,10 @@ def test_many_calls_a_second_that_do_not_wait_are_no_full_queue(small_site: Site
 def test_one_bulk_call_does_not_pass_the_bound_of_the_whole_queue(small_site: Site) -> None:
     with small_site.parted():
         told = bulk(small_site, [small_site.new_imei() for _ in range(3 * IN_ALL)])
-    accepted = [item for item in told if item["status"] == 202]
-    assert len(accepted) <= IN_ALL
-    assert {item["status"] for item in told[len(accepted) :]} == {429}
+    statuses = [item["status"] for item in told]
+    # Counted twice while a count ran, a message may be refused too early: a later one may then find room again.
+    assert 0 < statuses.count(202) <= IN_ALL
+    assert statuses.count(202) + statuses.count(429) == len(statuses)
 
 
 def bulk(site: Site, imeis: list[str]) -> list[dict[str, Any]]:

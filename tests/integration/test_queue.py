@@ -215,6 +215,23 @@ async def test_a_device_has_no_more_unfinished_messages_than_it_may(store: Store
     assert await add(store, second, max_depth=2) is Status.QUEUED, "it is there: this is a repetition"
 
 
+async def test_what_is_on_its_way_counts_as_unfinished_too(store: Store) -> None:
+    first, second = new_message("A"), new_message("A")
+    assert await add(store, first, max_depth=2) is Status.PUBLISHING
+    assert await add(store, second, max_depth=2) is Status.PUBLISHING
+    assert await add(store, new_message("A"), max_depth=2) == Full(first.id)
+    assert await add(store, queued("A"), max_depth=2) == Full(first.id)
+    assert await add(store, new_message("B"), max_depth=2) is Status.PUBLISHING
+    assert await add(store, second, max_depth=2) is Status.PUBLISHING, "it is there: this is a repetition"
+    recorded = new_message("A", Status.REJECTED, claim=None)
+    assert await add(store, recorded, max_depth=2) is Status.REJECTED, "it takes no room"
+    assert await store.move(first, published(first))
+    assert await add(store, new_message("A"), max_depth=2) is Status.PUBLISHING
+    await add_all(store, *(new_message("C") for _ in range(5)))
+    together = [store.add(message, max_depth=7) for message in (new_message("C") for _ in range(5))]
+    assert [isinstance(each, Full) for each in await asyncio.gather(*together)] == [False] * 2 + [True] * 3
+
+
 def key(message: Message, name: str = "k", fingerprint: str = "f", kept_until: int | None = None) -> Key:
     return Key("me", name, fingerprint, message.id, PROCESS, None, None, kept_until or now() + 60_000)
 

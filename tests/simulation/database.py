@@ -119,7 +119,7 @@ class Database:
             lane = list(self._lane(message.imei))
             if message.status is Status.PUBLISHING and any(_blocks(other, message.claim) for other in lane):
                 message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
-            if message.status in _WAITING and len(lane) >= max_depth:
+            if len(lane) >= max_depth:
                 return Full(lane[0].id)
         self._put(None, message)
         if key is not None:

@@ -152,7 +152,6 @@ def _named(asked: Addition, result: Row | None) -> Added:
 
 # As the rows have them: to compare with a member of an enum, or to look for one in a set, takes longer.
 _REJECTED, _PUBLISHING, _QUEUED = Status.REJECTED.value, Status.PUBLISHING.value, Status.QUEUED.value
-_WAITING = (_QUEUED, Status.SCHEDULED.value)
 _SENT = Action.SENT.value
 
 
@@ -169,12 +168,12 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Row 
         if key is not None and owners.setdefault(key[:2], key).message_id != message.id:
             results.append(tuple(owners[key[:2]]))
             continue
-        # What is only to be recorded is in nobody's way.
+        # Rejected rows never block a device, and no bound refuses them.
         lane = _Lane() if message.status == _REJECTED else lanes[message.imei]
         goes_behind = message.status == _PUBLISHING and lane.blocked
         if goes_behind:
             message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
-        if lane.depth >= max_depth and message.status in _WAITING and _place(connection, message.id) is None:
+        if lane.depth >= max_depth and _place(connection, message.id) is None:
             oldest = connection.execute(_ID_AT, {"seq": lane.front}).scalar_one_or_none() or str(lane.first)
             results.append((oldest,))
             continue

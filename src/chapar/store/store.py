@@ -82,8 +82,8 @@ class Store:
         """Save a new message, with `key` and what the audit trail says of `sender`; harmless where it is already there.
 
         A message that would be PUBLISHING is QUEUED instead where its device has something that must leave first.
-        The future says where it stands; Full where its device has `max_depth` unfinished messages and it would wait
-        too; the key's owner where the key was used for another message. The last two add nothing.
+        The future says where it stands; Full where its device has `max_depth` unfinished messages, on their way or
+        waiting; the key's owner where the key was used for another message. The last two add nothing.
 
         It is tried until `deadline` (loop time; None: for ever). The future then raises NotSaved where certainly
         nothing was committed, OutcomeUnknown where it may have been. Cancelling the future does not stop the commit.
