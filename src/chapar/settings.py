@@ -119,6 +119,13 @@ class Settings(BaseSettings):
     broker_cert_file: Path | None = Field(None, description="Client certificate for mqtts, with its chain (PEM).")
     broker_key_file: Path | None = Field(None, description="Key of the client certificate (PEM).")
     broker_server_name: str | None = Field(None, description="Name to expect in the broker's certificate.")
+    connect_timeout: float = Field(
+        5.0,
+        gt=0,
+        le=300,
+        description="Seconds for each step of connecting to the broker: its name, TCP, TLS, CONNECT. "
+        "A broker that is alive answers in milliseconds, over a satellite in two seconds.",
+    )
     keep_alive: int = Field(
         10,
         ge=1,

@@ -5,15 +5,15 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from itertools import cycle
 from typing import Final, NamedTuple
 
 from chapar.backoff import Backoff
 from chapar.errors import LinkError
 from chapar.link.dial import dial
+from chapar.link.endpoints import Endpoint, Rotation
 from chapar.link.publication import Delivery, SignOn
 from chapar.link.session import Session
-from chapar.settings import BrokerAddress, Settings
+from chapar.settings import Settings
 
 MOST_DIALLING: Final = 100  # connections opened at a time; a broker's backlog is not endless
 
@@ -64,30 +64,30 @@ class Fleet:
             await self._changed.wait_for(lambda: self.complete is complete)
 
     async def _live(self, device: str) -> None:
-        brokers = self._settings.brokers()
+        rotation = Rotation(self._settings.brokers(), self._settings.connect_timeout, self._note)
         backoff = Backoff()
-        for address in cycle(brokers):
-            try:
-                async with self._session(device, address) as session:
-                    with backoff.working():
-                        await session.ended()
-            except LinkError as error:
-                self._note(error)
-            # A round over all brokers is one try, as the link's own.
-            if address is brokers[-1]:
-                await backoff.pause()
+        while True:
+            # A round over all addresses is one try, as the link's own.
+            while (endpoint := await rotation.next()) is not None:
+                try:
+                    async with self._session(device, endpoint) as session:
+                        with backoff.working():
+                            await session.ended()
+                except LinkError as error:
+                    self._note(error)
+            await backoff.pause()
 
     @contextlib.asynccontextmanager
-    async def _session(self, device: str, address: BrokerAddress) -> AsyncIterator[Session]:
+    async def _session(self, device: str, endpoint: Endpoint) -> AsyncIterator[Session]:
         """A session that listens as this device; raises LinkError where there is none."""
         sign_on = SignOn(
             client_id=f"{device}-{self._run_id}",
             keep_alive=self._settings.keep_alive,
-            username=address.username,
-            password=address.password,
+            username=endpoint.broker.username,
+            password=endpoint.broker.password,
         )
         async with self._dialling:
-            session = await dial(address, self._settings, sign_on, partial(self._hear, device))
+            session = await dial(endpoint, self._settings, sign_on, partial(self._hear, device))
         try:
             await session.subscribe([self._settings.command_topic.replace("{imei}", device)])
             await self._count(1)

@@ -63,11 +63,13 @@ class FaultyBroker:
         *,
         connack: bytes = CONNACK,
         port: int = 0,
+        host: str = LOOPBACK,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.script = script
         self.connack = connack
         self.port = port
+        self.host = host
         self.peers: list[Peer] = []  #: one for each CONNECT
         self.publications: list[mqtt5.PublishPacket] = []
         self.packets: list[mqtt5.Packet] = []  #: all of them
@@ -79,7 +81,7 @@ class FaultyBroker:
 
     @property
     def url(self) -> str:
-        return f"{'mqtts' if self._tls else 'mqtt'}://{LOOPBACK}:{self.port}"
+        return f"{'mqtts' if self._tls else 'mqtt'}://{self.host}:{self.port}"
 
     @property
     def connections(self) -> int:
@@ -111,7 +113,7 @@ class FaultyBroker:
         self._loop.close()
 
     async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
@@ -119,13 +121,16 @@ class FaultyBroker:
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()  # a handshake under way waits for a client that may wait for us
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
         peer = Peer(len(self.peers) + 1, writer)
         heard = b""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # what is not MQTT ends the connection
             while data := await reader.read(64 * 1024):
                 heard = self._take(peer, heard + data)
         writer.close()

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from chapar.link.dial import dial
+from chapar.link.endpoints import look_up
 from chapar.link.link import Link
 from chapar.link.session import Delivery, Publication, Session, SignOn
 from chapar.settings import BrokerAddress, Settings
@@ -41,7 +42,9 @@ async def open_session(
     """An established session with the broker at `url`, as its user; closed at the end."""
     address = BrokerAddress.parse(url)
     sign_on = sign_on or SignOn("test", keep_alive=10, username=address.username, password=address.password)
-    session = await dial(address, settings or Settings(), sign_on, on_delivery)
+    settings = settings or Settings()
+    endpoint, *_ = await look_up(address, settings.connect_timeout)
+    session = await dial(endpoint, settings, sign_on, on_delivery)
     try:
         yield session
     finally:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from chapar import workers
 from chapar.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
 from chapar.errors import BrokerClosed, ConnectionFailed
+from chapar.link import endpoints
 from chapar.link import link as link_module
 from chapar.link.embedded import EmbeddedBroker
+from chapar.link.endpoints import Endpoint
 from chapar.link.link import Link
-from chapar.settings import Settings
+from chapar.settings import BrokerAddress, Settings
 from chapar.simulator import Fleet
 from chapar.store import commits
 from simulation.virtual_time import VirtualLoop
@@ -73,15 +76,21 @@ def brief_dial(tried: list[float], lives: float) -> Callable[..., Awaitable[Brie
     return dial
 
 
+async def looked_up(broker: BrokerAddress, _: float) -> list[Endpoint]:
+    return [Endpoint(broker, socket.AF_INET, (broker.host, broker.port))]
+
+
 async def link(tried: list[float], lives: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(link_module, "dial", brief_dial(tried, lives))
+        patch.setattr(endpoints, "look_up", looked_up)
         await Link(Settings.load(broker_url=BROKER)).run()
 
 
 async def fleet(tried: list[float], lives: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chapar.simulator.dial", brief_dial(tried, lives))
+        patch.setattr(endpoints, "look_up", looked_up)
         await Fleet(Settings.load(broker_url=BROKER), ["1"], lambda _: None).run()
 
 

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import mqtt5
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from chapar.errors import (
@@ -17,12 +18,14 @@ from chapar.errors import (
     LinkDown,
     LinkLost,
     MalformedPacket,
+    NoAnswer,
     ProtocolUnsupported,
     PublicationInvalid,
     SubscriptionRefused,
 )
 from chapar.link import session as session_module
 from chapar.link.session import Delivery, Publication, Session, SignOn
+from chapar.settings import Settings
 from support.fake_broker import CONNACK, FakeBroker
 from support.links import open_session, publication
 
@@ -41,10 +44,10 @@ def in_seconds(seconds: float) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-async def refusal(broker: FakeBroker) -> BrokerError:
+async def refusal(broker: FakeBroker, settings: Settings | None = None) -> BrokerError:
     """Why dialling `broker` failed."""
     with pytest.raises(BrokerError) as error:
-        async with open_session(broker.url):
+        async with open_session(broker.url, settings=settings):
             pass
     return error.value
 
@@ -77,12 +80,13 @@ async def test_a_broker_that_hangs_up_on_connect_may_be_an_mqtt_3_one() -> None:
                 pass
 
 
-async def test_no_answer_to_connect_is_silence(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "CONNACK_TIMEOUT", 0.05)
+async def test_no_answer_to_connect_is_an_error_that_names_its_setting(broker: FakeBroker) -> None:
     broker.connack = b""
-    error = await refusal(broker)
-    assert isinstance(error, BrokerSilent)
-    assert error.seconds == 0.05
+    error = await refusal(broker, Settings(connect_timeout=0.05))
+    assert isinstance(error, NoAnswer)
+    assert str(error) == f"{broker.url} did not answer CONNECT within 0.05 s (CHAPAR_CONNECT_TIMEOUT)."
+    assert "در ۰.۰۵ ثانیه به CONNECT پاسخ نداد" in error.sentence("fa")
+    assert await broker.packet() is None  # and no connection is left behind
 
 
 async def test_a_dial_that_is_cancelled_leaves_no_connection(broker: FakeBroker) -> None:
@@ -361,7 +365,7 @@ def connected(deliveries: list[Delivery] | None = None) -> tuple[Session, Record
     return session, transport
 
 
-@settings(max_examples=50)
+@trials(max_examples=50)
 @given(
     reason_codes=st.lists(st.sampled_from([0x00, 0x10, 0x87]), min_size=1, max_size=20),
     payloads=st.lists(st.binary(max_size=200), max_size=5),

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from chapar.access.tokens import VerificationKey
 from chapar.addresses import is_loopback
+from chapar.certificates import client_context
 from chapar.errors import AccessUnavailable, SettingInvalid, persian_digits
 
 log = structlog.get_logger(__name__)
@@ -145,9 +146,10 @@ class KeySet:
 
     async def _fetch(self) -> bytes:
         body = bytearray()
+        trusted = await asyncio.to_thread(client_context)
         async with (
             asyncio.timeout(_TIMEOUT),
-            httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False) as client,
+            httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, verify=trusted) as client,
             client.stream("GET", self._url, headers={"Accept": "application/json"}) as answer,
         ):
             answer.raise_for_status()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -14,7 +15,7 @@ import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError, field_serializer
 
 from chapar.addresses import is_loopback
-from chapar.certificates import tls_cause
+from chapar.certificates import tls_problem, trusting
 from chapar.errors import (
     GatewayLost,
     GatewayRefused,
@@ -158,7 +159,7 @@ class GatewayClient:
             answer = self._http.send(request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             if (tls := _tls_error(error)) is not None:
-                raise GatewayUntrusted(self.url, tls_cause(tls)) from None
+                raise GatewayUntrusted(self.url, tls_problem(tls, request.url.host)) from None
             raise GatewayUnreachable(self.url, _cause(error)) from None
         except httpx.RequestError as error:
             raise GatewayLost(self.url, _cause(error)) from None
@@ -215,15 +216,7 @@ def _checked(url: str) -> httpx.URL:
 def _trusted() -> ssl.SSLContext:
     """Trust the system's authorities, or those in `CHAPAR_CA_FILE`; raises SettingInvalid."""
     file = os.environ.get("CHAPAR_CA_FILE")
-    try:
-        return ssl.create_default_context(cafile=file)
-    except ssl.SSLError as error:
-        cause = tls_cause(error)
-        english, persian = f"it holds no certificate (PEM): {cause}.", f"گواهی (PEM) در آن نیست: {cause}."
-    except OSError as error:
-        cause = error.strerror or str(error)
-        english, persian = f"{file} cannot be read: {cause}.", f"فایل {file} خوانده نمی‌شود: {cause}."
-    raise SettingInvalid("CHAPAR_CA_FILE", english, persian)
+    return trusting("CHAPAR_CA_FILE", None if file is None else Path(file))
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:

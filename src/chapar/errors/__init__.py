@@ -66,8 +66,10 @@ ChaparError
     ├── EmbeddedBrokerFailed the built-in broker does not start
     └── BrokerError          why no session could be had (each a sentence for the log)
         ├── HostNotFound
+        ├── NoAnswer
         ├── ConnectionFailed
         ├── TlsFailed
+        ├── TlsFilesUnusable
         ├── ConnectionRefused
         ├── ProtocolUnsupported
         ├── BrokerSilent
@@ -118,11 +120,13 @@ from chapar.errors.link import (
     LinkError,
     LinkLost,
     MalformedPacket,
+    NoAnswer,
     ProtocolUnsupported,
     PublicationExpired,
     PublicationInvalid,
     SubscriptionRefused,
     TlsFailed,
+    TlsFilesUnusable,
 )
 from chapar.errors.request import (
     BodyMalformed,
@@ -148,7 +152,7 @@ from chapar.errors.request import (
     RequestError,
     TargetTooLong,
 )
-from chapar.errors.root import ChaparError, Language, persian_digits
+from chapar.errors.root import ChaparError, Language, Phrase, persian_digits
 from chapar.errors.starting import (
     PortTaken,
     SettingInvalid,
@@ -164,6 +168,7 @@ from chapar.errors.store import (
     StoreError,
     StoreUnavailable,
 )
+from chapar.errors.tls import TlsFault, TlsProblem
 
 __all__ = [
     "AccessError",
@@ -212,6 +217,7 @@ __all__ = [
     "MessageExpired",
     "MessageNotFound",
     "MethodNotAllowed",
+    "NoAnswer",
     "NotAGateway",
     "NotCancellable",
     "NotSaved",
@@ -220,6 +226,7 @@ __all__ = [
     "OutOfReach",
     "OutcomeUnknown",
     "PathUnknown",
+    "Phrase",
     "PortTaken",
     "ProtocolUnsupported",
     "PublicationExpired",
@@ -237,6 +244,9 @@ __all__ = [
     "SubscriptionRefused",
     "TargetTooLong",
     "TlsFailed",
+    "TlsFault",
+    "TlsFilesUnusable",
+    "TlsProblem",
     "Unauthenticated",
     "UsageInvalid",
     "WorkerFailed",

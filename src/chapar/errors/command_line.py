@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chapar.errors.root import ChaparError, Language
+from chapar.errors.tls import GATEWAY_CURES, TlsProblem
 
 _SERVER_ERROR = 500  # RFC 9110 §15.6
 
@@ -64,16 +65,14 @@ class GatewayUntrusted(GatewayError):
     """There is a connection, and TLS on it failed, so nothing was asked."""
 
     code = "gateway_untrusted"
-    en = (
-        "TLS with {url} failed: {cause}. Name the authority that signed its certificate with CHAPAR_CA_FILE, "
-        "and check the host in --url or CHAPAR_URL."
-    )
-    fa = (
-        "برقراری TLS با {url} ناکام ماند: {cause}. مرجعی را که گواهی آن را امضا کرده است با CHAPAR_CA_FILE معرفی کنید "
-        "و میزبان را در --url یا CHAPAR_URL بررسی کنید."
-    )
+    en = "TLS with {url} failed: {cause}. {cure}"
+    fa = "برقراری TLS با {url} ناکام ماند: {cause}. {cure}"
 
-    cause: str
+    problem: TlsProblem
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the cause, and what helps against it."""
+        return {**vars(self), "cause": self.problem.cause, "cure": GATEWAY_CURES[self.problem.fault]}
 
     @property
     def passing(self) -> bool:

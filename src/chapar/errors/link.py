@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chapar.errors.root import ChaparError, Language
+from chapar.errors.root import ChaparError, Language, Phrase
+from chapar.errors.starting import SettingInvalid
+from chapar.errors.tls import BROKER_CURES, TlsProblem
 
 
 @dataclass(eq=False)
@@ -117,7 +119,19 @@ class HostNotFound(BrokerError):
     en = "The name of {endpoint} has no address (DNS): {cause}."
     fa = "برای نام {endpoint} نشانی‌ای یافت نشد (DNS): {cause}."
 
-    cause: str
+    cause: str | Phrase
+
+
+@dataclass(eq=False)
+class NoAnswer(BrokerError):
+    """A step of connecting took longer than it may; `step` is what was not answered."""
+
+    code = "broker_no_answer"
+    en = "{endpoint} did not answer {step} within {seconds:g} s (CHAPAR_CONNECT_TIMEOUT)."
+    fa = "{endpoint} در {seconds} ثانیه به {step} پاسخ نداد (CHAPAR_CONNECT_TIMEOUT)."
+
+    step: Phrase
+    seconds: float
 
 
 @dataclass(eq=False)
@@ -136,10 +150,29 @@ class TlsFailed(BrokerError):
     """TCP connected, TLS did not."""
 
     code = "broker_tls_failed"
-    en = "TLS with {endpoint} failed: {cause}. Check CHAPAR_BROKER_CA_FILE and the names in the certificate."
-    fa = "برقراری TLS با {endpoint} ناکام ماند: {cause}. تنظیم CHAPAR_BROKER_CA_FILE و نام‌های گواهی را بررسی کنید."
+    en = "TLS with {endpoint} failed: {cause}. {cure}"
+    fa = "برقراری TLS با {endpoint} ناکام ماند: {cause}. {cure}"
 
-    cause: str
+    problem: TlsProblem
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the cause, and what helps against it."""
+        return {**vars(self), "cause": self.problem.cause, "cure": BROKER_CURES[self.problem.fault]}
+
+
+@dataclass(eq=False)
+class TlsFilesUnusable(BrokerError):
+    """The files of our side of TLS cannot be used, so nothing was connected."""
+
+    code = "broker_tls_files_unusable"
+    en = "No TLS with {endpoint}: {cause}"
+    fa = "TLS با {endpoint} ممکن نیست: {cause}"
+
+    invalid: SettingInvalid
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the sentence of the setting."""
+        return {**vars(self), "cause": Phrase(self.invalid.sentence("en"), self.invalid.sentence("fa"))}
 
 
 @dataclass(eq=False)

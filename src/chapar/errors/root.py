@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 Language = Literal["en", "fa"]
 
@@ -12,6 +12,17 @@ _PERSIAN_DIGITS = str.maketrans("0123456789", "۰۱۲۳۴۵۶۷۸۹")
 def persian_digits(value: object) -> str:
     """Write a number the way a Persian reader expects it: `20` as `۲۰`."""
     return str(value).translate(_PERSIAN_DIGITS)
+
+
+class Phrase(NamedTuple):
+    """A part of a sentence, in both languages."""
+
+    en: str
+    fa: str
+
+    def filled(self, **facts: object) -> "Phrase":
+        """With its placeholders filled in, in the digits of the language."""
+        return Phrase(self.en.format(**facts), self.fa.format_map(_spoken(facts, "fa")))
 
 
 @dataclass(eq=False)
@@ -24,9 +35,7 @@ class ChaparError(Exception):
 
     def sentence(self, language: Language = "en") -> str:
         """The error as one sentence for a person: what happened, and what to do."""
-        if language == "fa":
-            return self.fa.format_map({name: _for_persian(fact) for name, fact in self.facts().items()})
-        return self.en.format_map(self.facts())
+        return (self.fa if language == "fa" else self.en).format_map(_spoken(self.facts(), language))
 
     def facts(self) -> Mapping[str, object]:
         """The error's fields by name."""
@@ -36,6 +45,15 @@ class ChaparError(Exception):
         return self.sentence()
 
 
-def _for_persian(fact: object) -> object:
-    """Numbers get Persian digits; identifiers and other text stay as machines write them."""
-    return persian_digits(fact) if isinstance(fact, int | float) else fact
+def _spoken(facts: Mapping[str, object], language: Language) -> Mapping[str, object]:
+    """The facts in words. Numbers get Persian digits; identifiers and other text stay as machines write them."""
+    return {name: _in_words(fact, language) for name, fact in facts.items()}
+
+
+def _in_words(fact: object, language: Language) -> object:
+    if isinstance(fact, Phrase):
+        return fact.fa if language == "fa" else fact.en
+    if language == "fa" and isinstance(fact, int | float):
+        is_whole = isinstance(fact, float) and fact.is_integer()
+        return persian_digits(int(fact) if is_whole else fact)
+    return fact

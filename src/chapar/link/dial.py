@@ -1,4 +1,4 @@
-"""Open one session: look the name up, connect, TLS, CONNECT. Every failure is one BrokerError with its sentence."""
+"""Open one session at one IP address: TCP, TLS, CONNECT. Every failure is one BrokerError with its sentence."""
 
 import asyncio
 import os
@@ -7,73 +7,102 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from chapar.certificates import tls_cause
-from chapar.errors import ConnectionFailed, HostNotFound, TlsFailed
+from chapar.certificates import tls_problem
+from chapar.errors import (
+    BrokerError,
+    ConnectionFailed,
+    NoAnswer,
+    Phrase,
+    SettingInvalid,
+    TlsFailed,
+    TlsFilesUnusable,
+)
+from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Delivery, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import tls_context
-from chapar.settings import BrokerAddress, Settings
+from chapar.settings import Settings
 
-STEP_TIMEOUT: Final = 5.0  # seconds for the name, and for one connection with its TLS
-_NO_ANSWER: Final = f"no answer within {STEP_TIMEOUT:.0f} s"
+_TCP: Final = Phrase("the connection (TCP)", "درخواست اتصال (TCP)")
+_TLS: Final = Phrase("the TLS handshake", "آغاز TLS")
+_CONNECT: Final = Phrase("CONNECT", "CONNECT")
 
 
 async def dial(
-    address: BrokerAddress,
+    endpoint: Endpoint,
     settings: Settings,
     sign_on: SignOn,
     on_delivery: Callable[[Delivery], None] | None = None,
 ) -> Session:
-    """Answer an established session with the broker at `address`, or raise BrokerError."""
-    session = await _connected(address, settings, lambda: Session(str(address), sign_on, on_delivery))
+    """Answer an established session with the broker at `endpoint`, or raise BrokerError.
+
+    Each step has `settings.connect_timeout` seconds.
+    """
+    session = await _connected(endpoint, settings, lambda: Session(str(endpoint), sign_on, on_delivery))
     try:
-        await session.established()
+        async with asyncio.timeout(settings.connect_timeout):
+            await session.established()
+    except TimeoutError:
+        await session.close()
+        raise NoAnswer(str(endpoint), _CONNECT, settings.connect_timeout) from None
     except BaseException:
         await session.close()
         raise
     return session
 
 
-async def _connected(address: BrokerAddress, settings: Settings, session: Callable[[], Session]) -> Session:
-    """Connect to the first IP address that answers, each with its own time: uvloop has no happy eyeballs."""
-    endpoint = str(address)
+async def _connected(endpoint: Endpoint, settings: Settings, session: Callable[[], Session]) -> Session:
+    """Connect with TCP and, where the URL says so, TLS."""
+    loop, patience = asyncio.get_running_loop(), settings.connect_timeout
     # Built afresh, so that certificates that were renewed on disk are used from the next session on.
-    tls = tls_context(endpoint, settings) if address.tls else None
-    server_name = (settings.broker_server_name or address.host) if tls else None
-    cause = "the name has no address"
-    for ip_address in await _ip_addresses(address):
-        try:
-            async with asyncio.timeout(STEP_TIMEOUT):
-                # Both event loops set TCP_NODELAY: a command is small and waits for nobody.
-                _, connected = await asyncio.get_running_loop().create_connection(
-                    session, ip_address, address.port, ssl=tls, server_hostname=server_name
-                )
-        except ssl.SSLError as error:
-            raise TlsFailed(endpoint, tls_cause(error)) from error
-        except TimeoutError:
-            cause = _NO_ANSWER
-        except (ConnectionResetError, ConnectionAbortedError) as error:
-            if tls is not None:
-                raise TlsFailed(endpoint, "the broker hung up; it may not speak TLS on this port") from error
-            cause = _text(error)
-        except OSError as error:
-            cause = _text(error)
-        else:
-            return connected
-    raise ConnectionFailed(endpoint, cause)
-
-
-async def _ip_addresses(address: BrokerAddress) -> list[str]:
+    tls = await _tls_context(endpoint, settings)
+    connection = await _connected_socket(endpoint, patience)
+    name = settings.broker_server_name or endpoint.broker.host
     try:
-        async with asyncio.timeout(STEP_TIMEOUT):
-            found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        async with asyncio.timeout(patience):
+            # Both event loops set TCP_NODELAY: a command is small and waits for nobody.
+            _, connected = await loop.create_connection(
+                session, sock=connection, ssl=tls, server_hostname=None if tls is None else name
+            )
     except TimeoutError:
-        raise HostNotFound(str(address), _NO_ANSWER) from None
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA cannot write
-        raise HostNotFound(str(address), getattr(error, "strerror", None) or str(error)) from error
-    return [str(socket_address[0]) for *_, socket_address in found]
+        raise NoAnswer(str(endpoint), _TLS, patience) from None
+    except OSError as error:
+        if tls is None:
+            raise _failed(endpoint, error) from error
+        raise TlsFailed(str(endpoint), tls_problem(error, name)) from error
+    return connected
 
 
-def _text(error: OSError) -> str:
-    """The operating system's own words: asyncio's repeat the address."""
-    return os.strerror(error.errno) if error.errno else str(error)
+async def _tls_context(endpoint: Endpoint, settings: Settings) -> ssl.SSLContext | None:
+    if not endpoint.broker.tls:
+        return None
+    try:
+        return await asyncio.to_thread(tls_context, settings)  # reading the system's authorities takes a while
+    except SettingInvalid as error:
+        raise TlsFilesUnusable(str(endpoint), error) from error
+
+
+async def _connected_socket(endpoint: Endpoint, patience: float) -> socket.socket:
+    try:
+        connection = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    except OSError as error:  # no descriptor left, or no IPv6 here
+        raise _failed(endpoint, error) from error
+    try:
+        connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        async with asyncio.timeout(patience):
+            await asyncio.get_running_loop().sock_connect(connection, endpoint.socket_address)
+    except TimeoutError:
+        connection.close()
+        raise NoAnswer(str(endpoint), _TCP, patience) from None
+    except OSError as error:
+        connection.close()
+        raise _failed(endpoint, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _failed(endpoint: Endpoint, error: OSError) -> BrokerError:
+    """In the operating system's own words: asyncio's repeat the address."""
+    return ConnectionFailed(str(endpoint), os.strerror(error.errno) if error.errno else str(error))

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import secrets
-from itertools import cycle
 
 import structlog
 
 from chapar.backoff import Backoff
 from chapar.errors import BrokerError, LinkDown
 from chapar.link.dial import dial
+from chapar.link.endpoints import Rotation
 from chapar.link.publication import Publication, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import watch_files
@@ -30,15 +30,15 @@ class Link:
         self._client_id = f"chapar-{secrets.token_hex(8)}"  # two processes with one id would take over each other
         self._session: Session | None = None
         self._came_up = asyncio.Condition()
-        self._said: set[str] = set()  # what was logged since the last session
+        self._said: dict[str, str] = {}  # why not, by endpoint, as it was logged since the last session
         self._reporting: set[str] = set()  # brokers seen to answer 0x10
         self.sessions = 0  #: sessions so far
         self.last_error: BrokerError | None = None  #: why there is no session, None while there is one
 
     async def run(self) -> None:
         """Keep a session until cancelled; then it ends with DISCONNECT."""
-        encrypted = [str(address) for address in self._settings.brokers() if address.tls]
-        watching = [asyncio.create_task(watch_files(encrypted[0], self._settings), name="files")] if encrypted else []
+        encrypted = any(address.tls for address in self._settings.brokers())
+        watching = [asyncio.create_task(watch_files(self._settings), name="files")] if encrypted else []
         try:
             await self._stay_connected()
         finally:
@@ -46,18 +46,18 @@ class Link:
                 task.cancel()
 
     async def _stay_connected(self) -> None:
-        brokers = self._settings.brokers()
+        rotation = Rotation(self._settings.brokers(), self._settings.connect_timeout, self._note)
         backoff = Backoff()
-        for address in cycle(brokers):
-            try:
-                session = await dial(address, self._settings, self._sign_on(address))
-                with backoff.working():
-                    await self._hold(session)
-            except BrokerError as error:
-                self._note(error)
-            # A round over all brokers is one try. The gap also paces a broker that accepts us and hangs up at once.
-            if address is brokers[-1]:
-                await backoff.pause()
+        while True:
+            # A round over all addresses is one try. The gap also paces a broker that accepts us and hangs up at once.
+            while (endpoint := await rotation.next()) is not None:
+                try:
+                    session = await dial(endpoint, self._settings, self._sign_on(endpoint.broker))
+                    with backoff.working():
+                        await self._hold(session)
+                except BrokerError as error:
+                    self._note(error)
+            await backoff.pause()
 
     @property
     def up(self) -> bool:
@@ -140,6 +140,7 @@ class Link:
     def _note(self, error: BrokerError) -> None:
         """Log why there is no session: once as a warning, and again and again for those who look closer."""
         self.last_error = error
-        level = logging.DEBUG if str(error) in self._said else logging.WARNING
-        self._said.add(str(error))
-        log.log(level, "broker_link_down", broker=error.endpoint, reason=str(error))
+        reason = str(error)
+        level = logging.DEBUG if self._said.get(error.endpoint) == reason else logging.WARNING
+        self._said[error.endpoint] = reason
+        log.log(level, "broker_link_down", broker=error.endpoint, reason=reason)

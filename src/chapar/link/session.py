@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import mqtt5
 
-from chapar.certificates import tls_cause
+from chapar.certificates import tls_problem
 from chapar.errors import (
     BrokerClosed,
     BrokerError,
@@ -31,7 +31,6 @@ from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
 
 __all__ = ["Delivery", "Publication", "Session", "SignOn"]
 
-CONNACK_TIMEOUT: Final = 5.0  # seconds; a broker that is alive answers CONNECT in milliseconds
 CLOSE_TIMEOUT: Final = 1.0  # seconds that the last bytes may take to leave
 MAX_INCOMING_PACKET: Final = 1024 * 1024  # bytes; devices' messages are small, and this is held in memory
 MAX_WINDOW: Final = 1024  # what one lost link leaves in doubt, where the broker would allow up to 65,535
@@ -116,7 +115,7 @@ class Session(asyncio.Protocol):
         return self._window.met_no_subscribers
 
     async def established(self) -> None:
-        """Wait for the broker's CONNACK; raises BrokerError where there will be no session."""
+        """Wait for the broker's CONNACK, for as long as it takes; raises BrokerError where there will be no session."""
         await asyncio.shield(self._established)
 
     async def ended(self) -> None:
@@ -169,9 +168,6 @@ class Session(asyncio.Protocol):
         # A cast, because uvloop's transports are not subclasses of asyncio.Transport.
         self._transport = cast("asyncio.Transport", transport)
         self._write(self._connect)
-        self._timer = self._loop.call_later(
-            CONNACK_TIMEOUT, lambda: self._end(BrokerSilent(self.endpoint, CONNACK_TIMEOUT))
-        )
 
     def data_received(self, data: bytes) -> None:
         """Take whole packets out of what came, then send what their acknowledgements made room for."""
@@ -200,7 +196,7 @@ class Session(asyncio.Protocol):
         """Tell everybody who waits; `exc` is None where the broker closed in good order."""
         if isinstance(exc, ssl.SSLError):
             # With TLS 1.3 a broker refuses our certificate after the handshake.
-            self._end(TlsFailed(self.endpoint, tls_cause(exc)))
+            self._end(TlsFailed(self.endpoint, tls_problem(exc)))
         elif not self._established.done():
             # A refusal without a word is how many MQTT 3.1.1 brokers answer MQTT 5, but not only they.
             self._end(BrokerClosed(self.endpoint, "it closed the connection on CONNECT; it may not speak MQTT 5"))

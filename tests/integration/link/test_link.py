@@ -253,7 +253,7 @@ class TestTls:
         with Mosquitto(certificates=certificates) as broker:
             error = await failure(broker.url, broker_ca_file=ca_file)
             assert isinstance(error, TlsFailed)
-            assert "IP address mismatch" in str(error)
+            assert "its certificate is not for 127.0.0.1. " in str(error)
             settings = settings_for(broker.url, broker_ca_file=ca_file, broker_server_name="broker.example")
             async with open_session(broker.url, settings=settings) as session:
                 assert session.up
@@ -300,10 +300,10 @@ class TestTls:
                 new_key = certificates.client_key_file.read_bytes()
                 certificates.client_key_file.write_bytes(old_key)
                 unusable = await asyncio.wait_for(event(logged, "broker_certificates_unusable"), WAIT)
-                assert f"{certificates.client_key_file} cannot be used: key values mismatch." in unusable["reason"]
+                assert f"the key in {certificates.client_key_file} does not belong" in unusable["reason"]
                 await asyncio.to_thread(broker.restart)
                 assert (
-                    "key values mismatch"
+                    "does not belong"
                     in (await asyncio.wait_for(event(logged, "broker_link_down", "key"), WAIT))["reason"]
                 )
                 certificates.client_key_file.write_bytes(new_key)
@@ -314,12 +314,12 @@ class TestTls:
     async def test_files_that_cannot_be_used(self, broker: Mosquitto, tmp_path: Path) -> None:
         missing, garbage = tmp_path / "missing.pem", tmp_path / "garbage.pem"
         garbage.write_text("no certificate")
-        for name in ("broker_ca_file", "broker_cert_file", "broker_key_file"):
+        for name in ("broker_ca_file", "broker_cert_file"):
             error = await failure(broker.url, **{name: missing})
             assert f"{missing} cannot be read: No such file or directory." in str(error)
         for name in ("broker_ca_file", "broker_cert_file"):
             error = await failure(broker.url, **{name: garbage})
-            assert f"{garbage} cannot be used: " in str(error)
+            assert f"CHAPAR_{name.upper()} cannot be used: " in str(error)
 
     async def test_a_broker_without_tls(self, mosquitto: Mosquitto) -> None:
         assert isinstance(await failure(mosquitto.url.replace("mqtt:", "mqtts:")), TlsFailed)
