@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
+from chapar import logs
 from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
 from chapar.errors import MessageNotFound, NotCancellable, OutOfReach, StoreUnavailable
@@ -97,6 +98,7 @@ class Gateway:
         self._metrics.window.set(self._link.window)
         self._metrics.reconnects.inc(self._link.reconnects - self._reconnects)
         self._reconnects = self._link.reconnects
+        self._metrics.lines_lost(logs.lines_lost())
         if abs((drift := self._clock.drift()) - self._drift) > _STEP:
             log.warning("system_clock_stepped", by_ms=drift, note="Chapar keeps its own time until it is restarted.")
             self._drift = drift

@@ -1,21 +1,24 @@
 """The log: events on standard error, one line each, whoever speaks and whatever was said.
 
 What the standard library logs (uvicorn, SQLAlchemy, asyncio) and what Python says of an exception that nobody caught
-take the same way.
+take the same way. A line that cannot be written, or not even made, is lost, and nothing waits for it.
 """
 
 import logging
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import cache
 from types import TracebackType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from chapar.lines import json_line, plain
+from chapar.streams import LineWriter
 
 _END_OF_LINE: Final = " ⏎ "  # between the lines of a traceback where people read it
 
@@ -33,16 +36,18 @@ def configure(level: str, log_format: Literal["console", "json"]) -> None:
         if log_format == "json"
         else [_harmless, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
+    steps: list[Processor] = [
+        _ids,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _traceback,
+        *last,
+    ]
+    lines = _lines()
     structlog.configure(
-        processors=[
-            _ids,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _traceback,
-            *last,
-        ],
+        processors=[_whatever_it_says(steps)],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: _Logger(lines.write),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(least, logging.WARNING), handlers=[_FromStandardLibrary()], force=True)
@@ -50,6 +55,39 @@ def configure(level: str, log_format: Literal["console", "json"]) -> None:
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
+
+
+@cache
+def _lines() -> LineWriter:
+    return LineWriter(2, on_recovery=lambda lost: log.warning("log_lines_lost", lines=lost))
+
+
+def lines_lost() -> int:
+    """How many lines could not be written until now."""
+    return _lines().lost
+
+
+class _Logger:
+    """What structlog hands a finished line to, by the name of its level."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = write
+
+
+def _whatever_it_says(steps: Sequence[Processor]) -> Processor:
+    """The steps from an event to a line, of which none may fail: not with an object that fails to describe itself."""
+
+    def line(logger: WrappedLogger, method: str, event: EventDict) -> EventDict | str:
+        name = event["event"]
+        made: Any = event
+        try:
+            for step in steps:
+                made = step(logger, method, made)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a line, it is no reason to fail
+            return json_line({"event": f"{name!s}", "level": method, "unshown": type(error).__name__})
+        return str(made)
+
+    return line
 
 
 class _FromStandardLibrary(logging.Handler):

@@ -51,6 +51,10 @@ class Metrics:
         self.writer_deaths = Counter(
             "chapar_writer_deaths", "Writer processes that ended by themselves.", registry=registry
         )
+        self._log_lines_lost = Counter(
+            "chapar_log_lines_lost", "Lines of the log that could not be written.", registry=registry
+        )
+        self._lines_lost = 0
         accepted = Counter(
             "chapar_messages_accepted",
             "Messages committed, by the status they began in.",
@@ -102,6 +106,11 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+
+    def lines_lost(self, total: int) -> None:
+        """Count lines of the log that were lost up to `total` in this process."""
+        self._log_lines_lost.inc(total - self._lines_lost)
+        self._lines_lost = total
 
     def exposition(self) -> bytes:
         """All of it in Prometheus's text format."""

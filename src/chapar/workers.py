@@ -18,7 +18,7 @@ import structlog
 import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
-from chapar import app, logs
+from chapar import app, logs, streams
 from chapar.backoff import Backoff
 from chapar.certificates import server_certificate
 from chapar.errors import ChaparError, SettingInvalid, WorkerFailed
@@ -130,6 +130,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def main() -> None:
     """Be a worker on the listening socket whose descriptor is the only argument."""
+    streams.protect()
     listener = socket.socket(fileno=int(sys.argv[1]))
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)

@@ -12,6 +12,7 @@ FAMILIES = {
     "chapar_stage_seconds": "histogram",
     "chapar_commit_batch_operations": "histogram",
     "chapar_writer_deaths": "counter",
+    "chapar_log_lines_lost": "counter",
     "chapar_messages_accepted": "counter",
     "chapar_messages_finished": "counter",
     "chapar_link_reconnects": "counter",

@@ -6,7 +6,7 @@ import typer
 
 from chapar.cli.options import Json, milliseconds, moment
 from chapar.cli.table import print_table
-from chapar.cli.terminal import json_line, local_time_of
+from chapar.cli.terminal import check_output, json_line, local_time_of
 from chapar.message import check_device_id
 from chapar.settings import Settings, preferred_language
 
@@ -55,6 +55,7 @@ def audit(
     if as_json:
         for number, entry in found:
             typer.echo(json_line(entry_view(number, entry).model_dump()))
+        check_output()
         return
     language = preferred_language()
     rows = [
@@ -66,3 +67,4 @@ def audit(
         for _, entry in found
     ]
     print_table(_HEADINGS[language], rows)
+    check_output()

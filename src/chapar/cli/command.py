@@ -1,21 +1,20 @@
 """The command's entry: its sub-commands, and what becomes of an error."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from chapar import __version__
+from chapar import __version__, streams
 from chapar.cli.audit import audit
 from chapar.cli.keys import keys
 from chapar.cli.messages import messages
 from chapar.cli.send import send
 from chapar.cli.serving import migrate, prune, serve
 from chapar.cli.simulate import simulate
-from chapar.cli.terminal import plain
-from chapar.errors import ChaparError, FieldInvalid, Language, UsageInvalid
+from chapar.cli.terminal import check_output, plain
+from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, UsageInvalid
 from chapar.settings import preferred_language
 
 FAILED = 1  # exit code
@@ -52,6 +51,7 @@ def chapar(
 
 def main() -> None:
     """Run the command and exit with its code."""
+    streams.protect()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -59,7 +59,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; an error is one sentence on standard error. Gives the exit code."""
     language = preferred_language()
     try:
-        return cli(args=arguments, prog_name="chapar", standalone_mode=False) or 0
+        code = cli(args=arguments, prog_name="chapar", standalone_mode=False) or 0
+        _say_what_is_lost(language)
     except ChaparError as error:
         return _fail(error, language)
     except typer.TyperException as error:
@@ -67,12 +68,19 @@ def run(arguments: Sequence[str]) -> int:
         problem += "" if problem.endswith(".") else "."
         return _fail(UsageInvalid(problem, f"دستور درست نوشته نشده است: {problem}"), language)
     except ExceptionGroup as group:
-        if group.split(BrokenPipeError)[1] is None:
-            return _unheard()
         known, unknown = group.split(ChaparError)
         if unknown is not None or known is None:
             raise
         return _fail(_first(known), language)
+    return code
+
+
+def _say_what_is_lost(language: Language) -> None:
+    """The command has done what it was to do, whatever became of what it printed."""
+    try:
+        check_output()
+    except OutputLost as error:
+        _fail(error, language)
 
 
 def _first(group: ExceptionGroup[ChaparError]) -> ChaparError:
@@ -80,12 +88,8 @@ def _first(group: ExceptionGroup[ChaparError]) -> ChaparError:
     return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
-def _unheard() -> int:
-    """Whoever read our output has gone; what is still buffered must not fail at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return FAILED
-
-
 def _fail(error: ChaparError, language: Language) -> int:
+    if isinstance(error, OutputLost) and error.reader_is_gone:  # it has had enough
+        return 0
     typer.echo(f"chapar: {plain(error.sentence(language))}", err=True)
     return MISUSED if isinstance(error, UsageInvalid | FieldInvalid) else FAILED

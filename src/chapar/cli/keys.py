@@ -9,7 +9,7 @@ import typer
 
 from chapar.cli.options import Json, milliseconds, moment
 from chapar.cli.table import print_table
-from chapar.cli.terminal import json_line, local_time, local_time_of, plain
+from chapar.cli.terminal import check_output, json_line, local_time, local_time_of, plain
 from chapar.errors import ApiKeyNotFound, Language
 from chapar.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
 from chapar.settings import Settings, preferred_language
@@ -125,6 +125,7 @@ def list_keys(*, as_json: Json = False) -> None:
         typer.echo(_SAID[language]["none"].format(database=Settings.load().database), err=True)
     else:
         _print(found, language)
+    check_output()
 
 
 @keys.command()

@@ -10,7 +10,7 @@ from chapar.cli.client import Filters, GatewayClient, ShownMessage
 from chapar.cli.follow import Follower
 from chapar.cli.options import DEFAULT_URL, Json, Url, moment
 from chapar.cli.table import MessageTable
-from chapar.cli.terminal import json_line, plain, progress
+from chapar.cli.terminal import check_output, json_line, plain, progress
 from chapar.errors import GatewayError, Language, UsageInvalid
 from chapar.message import Status, check_device_id, check_operation
 from chapar.settings import preferred_language
@@ -74,6 +74,7 @@ def messages(  # noqa: PLR0913 - each is an option of the command
             with progress(_READING[language]):
                 found = gateway.messages(filters, limit)
             _printer(as_json, language)(reversed(found))
+            check_output()
 
 
 def follow_messages(
@@ -94,6 +95,7 @@ def follow_messages(
         newest = gateway.messages(filters, limit)
     follower.know(newest)
     show(reversed(newest))
+    check_output()
     away = False
     while True:
         pause(LOOK_EVERY)
@@ -110,6 +112,7 @@ def follow_messages(
         if look.missed:
             typer.echo(f"chapar: {_MISSED[language]}", err=True)
         show(message for message in look.changed if not filters.status or message.status in filters.status)
+        check_output()
 
 
 def _printer(as_json: bool, language: Language) -> Printer:  # noqa: FBT001 - it is the option's value

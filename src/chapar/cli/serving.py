@@ -1,7 +1,6 @@
 """`chapar serve` and `chapar migrate`: the gateway itself, and its database."""
 
 import asyncio
-import sys
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ import typer
 from chapar import __version__
 from chapar.cli.terminal import show_progress
 from chapar.settings import Settings
+from chapar.streams import LineWriter
 
 # What only the gateway needs is imported where it runs: it takes longer to load than the other commands take to end.
 
@@ -49,7 +49,8 @@ def _announce(settings: Settings, address: str, *, is_open: bool) -> None:
     else:
         access = "by API key or token only; `chapar keys create` makes a key"
         credential = " -H 'Authorization: Bearer …'"
-    typer.echo(
+    # In the background: a full pipe that nobody reads must not hold up what has just started to serve.
+    LineWriter(1).write(
         f"""Chapar {__version__}
   API       {address}
   API docs  {address}/docs
@@ -63,7 +64,6 @@ Try it:
 
 Ctrl-C stops it."""
     )
-    sys.stdout.flush()
 
 
 def prune(

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from chapar.cli.terminal import PATIENCE, local_time, plain, show_progress
+from chapar.cli.terminal import PATIENCE, check_output, local_time, plain, show_progress
 from chapar.errors import Language, LinkError, UsageInvalid, persian_digits
 from chapar.message import check_device_id
 from chapar.settings import BrokerAddress, Settings, preferred_language
@@ -89,6 +89,7 @@ class _Simulation:
             while True:
                 told = await self._fleet.told()
                 typer.echo(line(told, datetime.now(UTC), self._language))
+                check_output()
                 told.delivery.acknowledge()
                 self._heard += 1
 

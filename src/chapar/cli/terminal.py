@@ -6,10 +6,11 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from chapar.errors import Language, persian_digits
+from chapar import streams
+from chapar.errors import Language, OutputLost, persian_digits
 from chapar.lines import json_line, plain
 
-__all__ = ["PATIENCE", "json_line", "local_time", "plain", "progress", "show_progress"]
+__all__ = ["PATIENCE", "check_output", "json_line", "local_time", "plain", "progress", "show_progress"]
 
 PATIENCE = 1.0  # seconds after which a person wants to know what takes so long
 
@@ -25,6 +26,14 @@ def local_time(time: datetime, language: Language) -> str:
 def local_time_of(milliseconds: int, language: Language) -> str:
     """Likewise of a time in ms since the epoch."""
     return local_time(datetime.fromtimestamp(milliseconds / 1000, UTC), language)
+
+
+def check_output() -> None:
+    """Raise OutputLost where something printed could not be written; for commands that print and do nothing else."""
+    sys.stdout.flush()
+    problem = streams.output_problem()
+    if problem is not None:
+        raise OutputLost(problem.strerror or str(problem), reader_is_gone=streams.reader_is_gone(problem))
 
 
 def show_progress(sentence: str) -> None:

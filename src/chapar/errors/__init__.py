@@ -5,6 +5,7 @@ ChaparError
 ├── PortTaken                a port that must be listened on is in use
 ├── WorkerFailed             a worker ended before it served
 ├── UsageInvalid             the command was not written as it must be
+├── OutputLost               what a command printed could not be written
 ├── GatewayError             the command line did not get from a gateway what it asked for
 │   ├── GatewayUnreachable   … nothing answers there, and nothing was asked
 │   ├── GatewayUntrusted     … its certificate is not trusted, and nothing was asked
@@ -97,6 +98,7 @@ from chapar.errors.command_line import (
     GatewayUnreachable,
     GatewayUntrusted,
     NotAGateway,
+    OutputLost,
     UsageInvalid,
 )
 from chapar.errors.delivery import (
@@ -225,6 +227,7 @@ __all__ = [
     "OriginNotAllowed",
     "OutOfReach",
     "OutcomeUnknown",
+    "OutputLost",
     "PathUnknown",
     "Phrase",
     "PortTaken",

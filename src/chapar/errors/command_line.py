@@ -28,6 +28,18 @@ class UsageInvalid(ChaparError):
 
 
 @dataclass(eq=False)
+class OutputLost(ChaparError):
+    """Something that a command printed could not be written; what the command did is done."""
+
+    code = "output_lost"
+    en = "Some of the output is lost ({problem}). What the command did stands."
+    fa = "بخشی از خروجی از دست رفت ({problem}). آنچه دستور انجام داده برجاست."
+
+    problem: str
+    reader_is_gone: bool = False  #: on purpose, as `head` does
+
+
+@dataclass(eq=False)
 class GatewayError(ChaparError):
     """The command line did not get from the gateway at `url` what it asked for."""
 
