@@ -1,6 +1,7 @@
 """The use cases: send a message, withdraw it, find it, list, report, and say whether the gateway is ready."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import NamedTuple
@@ -76,6 +77,7 @@ class Gateway:
         self._room = Room(settings, store, self._metrics)
         self._sending = Sending(settings, store, link, dispatcher, self._room, clock, process, self._metrics)
         self._reconnects = 0  # of the link, as counted so far
+        self._strays = Counter[str]()  # likewise
         self._drift = 0  # ms by which the system's clock was ahead when that was last said
 
     async def run(self) -> None:
@@ -99,6 +101,9 @@ class Gateway:
         self._metrics.reconnects.inc(self._link.reconnects - self._reconnects)
         self._reconnects = self._link.reconnects
         self._metrics.lines_lost(logs.lines_lost())
+        for kind, packets in (self._link.strays - self._strays).items():
+            self._metrics.strays[kind,].inc(packets)
+        self._strays = self._link.strays
         if abs((drift := self._clock.drift()) - self._drift) > _STEP:
             log.warning("system_clock_stepped", by_ms=drift, note="Chapar keeps its own time until it is restarted.")
             self._drift = drift

@@ -77,6 +77,13 @@ class Metrics:
         )
         self.turned_away = _Children(turned_away)  #: by the code of the problem
         self.reconnects = Counter("chapar_link_reconnects", "Sessions after the first.", registry=registry)
+        strays = Counter(
+            "chapar_link_stray_packets",
+            "Packets of the broker that nobody waited for, by their type: answered as MQTT asks, and dropped.",
+            ["packet"],
+            registry=registry,
+        )
+        self.strays = _Children(strays)  #: by the type of the packet
         # Each worker counts the whole queue, so one of them is enough; of the links each has its own.
         self.queue = Gauge(
             "chapar_queue_messages",

@@ -130,8 +130,8 @@ class Settings(BaseSettings):
         10,
         ge=1,
         le=65535,
-        description="Seconds of MQTT keep-alive; a dead connection is found within 1.5 times this. "
-        "Short, because the broker is near.",
+        description="Seconds of MQTT keep-alive; a dead connection is found within 1.5 times this, or of what the "
+        "broker asks for where that is less. Short, because the broker is near.",
     )
     embedded_port: int = Field(
         1883,

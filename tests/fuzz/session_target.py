@@ -10,6 +10,7 @@ import atheris
 
 with atheris.instrument_imports(include=["chapar.link"]):
     from chapar.link import session as session_module
+    from chapar.link.inbox import MAX_UNACKNOWLEDGED
     from chapar.link.session import Delivery, Publication, Session, SignOn
 
 from chapar.errors import BrokerError, LinkDown, LinkLost, PublicationInvalid
@@ -73,7 +74,7 @@ async def _converse(data: bytes) -> None:
         assert outcome.done()
         failure = outcome.exception()
         assert isinstance(failure, LinkLost | LinkDown) if failure else outcome.result() in range(256)
-    assert (session.in_flight, session.waiting, len(session._owed), session.up) == (0, 0, 0, False)
+    assert (session.in_flight, session.waiting, session._inbox.owed, session.up) == (0, 0, 0, False)
 
 
 def _publish(session: Session, number: int) -> list[asyncio.Future[int]]:
@@ -87,9 +88,9 @@ def _publish(session: Session, number: int) -> list[asyncio.Future[int]]:
 
 def _check_bounds(session: Session, received: int) -> None:
     assert session.in_flight <= session.window <= session_module.MAX_WINDOW
-    assert len(session._owed) <= session_module.MAX_UNACKNOWLEDGED
+    assert session._inbox.owed <= MAX_UNACKNOWLEDGED
     assert len(session._frames._partial) <= session_module.MAX_INCOMING_PACKET + received
-    assert len(session._replies) <= _REPLY_BYTES * (received + session_module.MAX_UNACKNOWLEDGED)
+    assert len(session._replies) <= _REPLY_BYTES * (received + MAX_UNACKNOWLEDGED)
 
 
 def _mutate(data: bytes, max_size: int, seed: int) -> bytes:

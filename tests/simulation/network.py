@@ -80,6 +80,7 @@ class SimulatedSession:
         self._window = Window()
         self._window.size = self._world.weather.window
         self.up = True
+        self.strays = Counter[str]()
         self._error: BrokerError | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._flushing = False

@@ -1,7 +1,7 @@
 """The edges of the gateway in memory, for tests of what lies between: a store, a link and a clock."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,6 +154,7 @@ class FakeLink:
         self.up = True
         self.reports_subscribers = False
         self.window, self.in_flight, self.reconnects = 20, 0, 0
+        self.strays = Counter[str]()
         self.last_error = None
         self.published: list[Publication] = []
         self.answers: deque[int | Exception] = deque()

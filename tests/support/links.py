@@ -9,6 +9,7 @@ from chapar.link.endpoints import look_up
 from chapar.link.link import Link
 from chapar.link.session import Delivery, Publication, Session, SignOn
 from chapar.settings import BrokerAddress, Settings
+from support.fake_broker import CONNACK
 
 
 def publication(payload: bytes | str = b"push_down", topic: str = "devices/1", *, qos: int = 1) -> Publication:
@@ -49,3 +50,36 @@ async def open_session(
         yield session
     finally:
         await session.close()
+
+
+class RecordingTransport(asyncio.Transport):
+    """Takes what is written, and pauses the protocol where told to."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.written: list[bytes] = []
+        self.pause_at_next_write = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+        if self.pause_at_next_write:
+            self._session.pause_writing()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(self._session.connection_lost, None)
+
+    def abort(self) -> None:
+        self.close()
+
+
+def connected(
+    deliveries: list[Delivery] | None = None, connack: bytes = CONNACK, keep_alive: int = 10
+) -> tuple[Session, RecordingTransport]:
+    """A session without a socket, and what was written on it behind CONNECT; established unless `connack` refuses."""
+    session = Session("mqtt://test", SignOn("test", keep_alive), None if deliveries is None else deliveries.append)
+    transport = RecordingTransport(session)
+    session.connection_made(transport)
+    session.data_received(connack)
+    transport.written.clear()
+    return session, transport

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class BriefSession:
 
     def __init__(self, lives: float) -> None:
         self._lives = lives
+        self.strays = Counter[str]()
 
     async def subscribe(self, _: list[str]) -> None:
         """It is granted."""

@@ -1,6 +1,7 @@
 """The use cases: what a caller is promised, whatever the database and the broker say."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -647,7 +648,9 @@ async def test_the_measurements_say_how_it_stands(bench: Bench) -> None:
     bench.store.put(new_message("A", Status.QUEUED, claim=None, attempts=0, created_at=EPOCH - 5000))
     await bench.counted()
     bench.link.up, bench.link.in_flight, bench.link.window, bench.link.reconnects = False, 3, 19, 2
+    bench.link.strays = Counter(PUBACK=2)
     bench.gateway.exposition()
+    bench.link.strays = Counter(PUBACK=3, PUBLISH=1)
     told = bench.gateway.exposition().decode()
     for line in (
         'chapar_queue_messages{status="queued"} 1.0',
@@ -657,6 +660,8 @@ async def test_the_measurements_say_how_it_stands(bench: Bench) -> None:
         "chapar_link_in_flight 3.0",
         "chapar_link_window 19.0",
         "chapar_link_reconnects_total 2.0",
+        'chapar_link_stray_packets_total{packet="PUBACK"} 3.0',
+        'chapar_link_stray_packets_total{packet="PUBLISH"} 1.0',
     ):
         assert line in told, told
 

@@ -26,8 +26,8 @@ from chapar.errors import (
 from chapar.link import session as session_module
 from chapar.link.session import Delivery, Publication, Session, SignOn
 from chapar.settings import Settings
-from support.fake_broker import CONNACK, FakeBroker
-from support.links import open_session, publication
+from support.fake_broker import FakeBroker
+from support.links import connected, open_session, publication
 
 # The codec reports its panic through sys.unraisablehook too.
 MAY_PANIC = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -228,18 +228,16 @@ async def test_what_one_turn_of_the_loop_publishes_is_one_write() -> None:
     [
         pytest.param(b"HTTP/1.1 400 Bad Request\r\n" + b"x" * 84, id="another protocol"),
         pytest.param(INVALID_UTF_8, id="the codec panics"),
-        pytest.param(b"\x30\xff\xff\xff\x7f", id="a packet larger than we announced"),
         pytest.param(b"\x30\xff\xff\xff\xff\x01", id="an endless length"),
-        pytest.param(b"\x40\x02\x00\x07", id="an acknowledgement of nothing"),
-        pytest.param(b"\x20\x03\x00\x00\x00", id="a second CONNACK"),
-        pytest.param(b"\xc0\x00", id="a packet that only clients send"),
-        pytest.param(b"\x34\x07\x00\x01a\x00\x01\x00x", id="a quality of service we did not ask for"),
+        pytest.param(b"\x36\x07\x00\x01a\x00\x01\x00x", id="a quality of service that there is not"),
+        pytest.param(b"\x32\x07\x00\x01a\x00\x00\x00x", id="a PUBLISH without a packet id"),
+        pytest.param(b"\x32\x02\xff\xff", id="a topic beyond the end of its packet"),
         pytest.param(b"\x00\x00", id="a reserved type"),
     ],
 )
 @MAY_PANIC
 async def test_malformed_bytes_end_the_session_with_their_sentence(broker: FakeBroker, garbage: bytes) -> None:
-    async with open_session(broker.url) as session:
+    async with open_session(broker.url, on_delivery=lambda _: None) as session:
         broker.send(garbage)
         error = await end(session)
         assert isinstance(error, MalformedPacket)
@@ -247,6 +245,15 @@ async def test_malformed_bytes_end_the_session_with_their_sentence(broker: FakeB
         disconnect = await broker.packet()
         assert isinstance(disconnect, mqtt5.DisconnectPacket)
         assert int(disconnect.reason_code) == 0x81
+
+
+async def test_a_packet_larger_than_we_announced_ends_the_session_before_it_is_read(broker: FakeBroker) -> None:
+    async with open_session(broker.url) as session:
+        broker.send(b"\x30\xff\xff\xff\x7f")
+        assert isinstance(await end(session), MalformedPacket)
+        disconnect = await broker.packet()
+        assert isinstance(disconnect, mqtt5.DisconnectPacket)
+        assert int(disconnect.reason_code) == 0x95
 
 
 @MAY_PANIC
@@ -265,7 +272,7 @@ async def test_the_brokers_disconnect_keeps_its_reason(broker: FakeBroker, reaso
 
 
 async def test_a_silent_broker_is_asked_and_then_given_up(broker: FakeBroker) -> None:
-    broker.connack = mqtt5.ConnAckPacket(server_keep_alive=1).write()  # overrides our 10
+    broker.connack = mqtt5.ConnAckPacket(server_keep_alive=1).write()  # less than our 10
     async with open_session(broker.url) as session:
         outcome = session.publish(publication())
         await broker.publish()
@@ -329,40 +336,13 @@ async def test_a_subscription_ends_with_the_session(broker: FakeBroker) -> None:
 
 
 async def test_an_owner_that_does_not_keep_up_bounds_what_the_broker_may_send(broker: FakeBroker) -> None:
-    async with open_session(broker.url) as session:
+    async with open_session(broker.url, on_delivery=lambda _: None) as session:
         for packet_id in range(1, session_module.MAX_UNACKNOWLEDGED + 2):
             broker.send(b"\x32\x06\x00\x01a" + packet_id.to_bytes(2, "big") + b"\x00")
         assert isinstance(await end(session), MalformedPacket)
-
-
-class RecordingTransport(asyncio.Transport):
-    """Takes what is written, and pauses the protocol where told to."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self._session = session
-        self.written: list[bytes] = []
-        self.pause_at_next_write = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written.append(bytes(data))
-        if self.pause_at_next_write:
-            self._session.pause_writing()
-
-    def close(self) -> None:
-        asyncio.get_running_loop().call_soon(self._session.connection_lost, None)
-
-    def abort(self) -> None:
-        self.close()
-
-
-def connected(deliveries: list[Delivery] | None = None) -> tuple[Session, RecordingTransport]:
-    """An established session without a socket."""
-    session = Session("mqtt://test", SignOn("test", 10), None if deliveries is None else deliveries.append)
-    transport = RecordingTransport(session)
-    session.connection_made(transport)
-    session.data_received(CONNACK)
-    return session, transport
+        disconnect = await broker.packet()
+        assert isinstance(disconnect, mqtt5.DisconnectPacket)
+        assert int(disconnect.reason_code) == 0x93
 
 
 @trials(max_examples=50)

@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import pytest
 
-from chapar.errors import BrokerClosed, LinkDown, LinkLost, PublicationExpired
-from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
+from chapar.errors import BrokerClosed, LinkDown, LinkLost, PublicationExpired, ReleaseRefused
+from chapar.link.window import LAST_PACKET_ID, Window
 from support.links import publication
 
 
@@ -73,7 +73,9 @@ async def test_quality_2_that_is_refused_gives_its_place_back_at_once() -> None:
     window = Window()
     window.size = 1
     outcome = add(window, qos=2)
-    assert not window.received(send(window), 0x97)
+    packet_id = send(window)
+    assert window.received(packet_id, 0x97)
+    assert not window.is_received(packet_id)
     assert outcome.result() == 0x97
     assert window.in_flight == 0
 
@@ -139,15 +141,26 @@ async def test_packet_ids_go_round_and_step_over_those_in_flight() -> None:
 
 
 @pytest.mark.parametrize("qos", [1, 2])
-async def test_an_answer_to_nothing_breaks_the_protocol(qos: int) -> None:
+async def test_an_answer_to_nothing_changes_nothing(qos: int) -> None:
     window = Window()
     window.size = 3
-    add(window, qos=qos)
+    outcome = add(window, qos=qos)
     packet_id = send(window)
-    with pytest.raises(UnexpectedAnswer):
-        window.acknowledged(packet_id + 1, 0)
-    with pytest.raises(UnexpectedAnswer):
-        window.completed(packet_id)
-    wrong_answer = window.received if qos == 1 else window.acknowledged
-    with pytest.raises(UnexpectedAnswer):
-        wrong_answer(packet_id, 0)
+    assert not window.acknowledged(packet_id + 1, 0)
+    assert not window.received(packet_id + 1, 0)
+    assert not window.completed(packet_id)
+    assert not (window.received if qos == 1 else window.acknowledged)(packet_id, 0)
+    assert (window.in_flight, outcome.done()) == (1, False)
+
+
+async def test_what_the_broker_had_taken_and_does_not_know_any_more_is_in_doubt() -> None:
+    window = Window()
+    window.size = 1
+    outcome, refusal = add(window, qos=2), ReleaseRefused("mqtt://broker:1883", "Packet Identifier not found", 0x92)
+    packet_id = send(window)
+    window.received(packet_id, 0)
+    assert window.completed(packet_id, refusal)
+    with pytest.raises(LinkLost) as lost:
+        await outcome
+    assert lost.value.cause is refusal
+    assert window.in_flight == 0

@@ -75,6 +75,7 @@ ChaparError
         ├── ProtocolUnsupported
         ├── BrokerSilent
         ├── BrokerClosed
+        ├── ReleaseRefused
         └── MalformedPacket
 
 Only `api/problems.py` turns these into HTTP answers; only `cli/` turns them into exit codes.
@@ -126,6 +127,7 @@ from chapar.errors.link import (
     ProtocolUnsupported,
     PublicationExpired,
     PublicationInvalid,
+    ReleaseRefused,
     SubscriptionRefused,
     TlsFailed,
     TlsFilesUnusable,
@@ -237,6 +239,7 @@ __all__ = [
     "Quarantined",
     "QueueFull",
     "RateLimited",
+    "ReleaseRefused",
     "RequestError",
     "SchemaNewer",
     "SchemaOutdated",

@@ -227,6 +227,25 @@ class BrokerClosed(BrokerError):
 
 
 @dataclass(eq=False)
+class ReleaseRefused(BrokerError):
+    """PUBCOMP with a reason code of 0x80 or above: the broker had taken the message, and knows nothing of it now.
+
+    The session goes on.
+    """
+
+    code = "broker_refused_release"
+    en = "{endpoint} does not know the message any more that it had taken: {reason_name} (0x{reason_hex})."
+    fa = "{endpoint} پیامی را که گرفته بود دیگر نمی‌شناسد: {reason_name} (0x{reason_hex})."
+
+    reason_name: str
+    reason_code: int
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the reason code as the specification writes it."""
+        return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
+
+
+@dataclass(eq=False)
 class MalformedPacket(BrokerError):
     """The broker sent bytes that are not MQTT 5."""
 

@@ -3,11 +3,17 @@
 from collections.abc import Iterator
 from typing import Final
 
+from chapar.link.reason_codes import MALFORMED_PACKET, PACKET_TOO_LARGE
+
 _LONGEST_HEADER: Final = 5  # type and flags, then a length of one to four bytes (MQTT 5.0 §2.1)
 
 
 class FrameInvalid(ValueError):
-    """The bytes cannot be the beginning of a packet we would take; the text says why."""
+    """A packet that ends the session; the text says why, `reason_code` is for our DISCONNECT."""
+
+    def __init__(self, why: str, reason_code: int = MALFORMED_PACKET) -> None:
+        super().__init__(why)
+        self.reason_code = reason_code
 
 
 class Frames:
@@ -52,7 +58,8 @@ class Frames:
             if byte < 0x80:  # noqa: PLR2004 - the continuation bit of MQTT 5.0 §1.5.5
                 length = 2 + index + remaining
                 if length > self._max_packet_size:
-                    raise FrameInvalid(f"a packet of {length} bytes; we announced {self._max_packet_size}")
+                    what = f"a packet of {length} bytes; we announced {self._max_packet_size}"
+                    raise FrameInvalid(what, PACKET_TOO_LARGE)
                 return length
         if len(header) == _LONGEST_HEADER:
             raise FrameInvalid("a packet length of more than four bytes")

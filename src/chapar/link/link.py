@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections import Counter
 
 import structlog
 
@@ -32,6 +33,7 @@ class Link:
         self._came_up = asyncio.Condition()
         self._said: dict[str, str] = {}  # why not, by endpoint, as it was logged since the last session
         self._reporting: set[str] = set()  # brokers seen to answer 0x10
+        self._strays = Counter[str]()  # of the sessions before this one
         self.sessions = 0  #: sessions so far
         self.last_error: BrokerError | None = None  #: why there is no session, None while there is one
 
@@ -90,6 +92,11 @@ class Link:
         return self._session.waiting if self._session is not None else 0
 
     @property
+    def strays(self) -> Counter[str]:
+        """Packets so far that nobody waited for, by type."""
+        return self._strays + self._session.strays if self._session is not None else self._strays
+
+    @property
     def reports_subscribers(self) -> bool:
         """Whether 0x00 from the connected broker means that somebody was subscribed.
 
@@ -125,6 +132,7 @@ class Link:
         finally:
             if session.met_no_subscribers:
                 self._reporting.add(session.endpoint)
+            self._strays += session.strays
             self._session = None
             await session.close()
 

@@ -6,7 +6,10 @@ from typing import Final
 SUCCESS: Final = 0x00
 NO_MATCHING_SUBSCRIBERS: Final = 0x10
 FIRST_FAILURE: Final = 0x80  # from here on a reason code is a refusal
+MALFORMED_PACKET: Final = 0x81
 UNSUPPORTED_PROTOCOL_VERSION: Final = 0x84
+PACKET_ID_NOT_FOUND: Final = 0x92
+RECEIVE_MAXIMUM_EXCEEDED: Final = 0x93
 PACKET_TOO_LARGE: Final = 0x95
 RETAIN_NOT_SUPPORTED: Final = 0x9A
 QOS_NOT_SUPPORTED: Final = 0x9B
@@ -65,10 +68,11 @@ PACKET_FAULTS: Final = frozenset({0x81, 0x82, 0x90, 0x95, 0x99})
 
 
 def reason_name(reason_code: int) -> str:
-    """The specification's name of a reason code, for a sentence: `Not authorized`."""
+    """The specification's name of a reason code, for a sentence that shows its number: `Not authorized`."""
     return _NAMES.get(reason_code, "Unknown reason")
 
 
 def reason_slug(reason_code: int) -> str:
-    """The same name as a stable code to store and compare: `not_authorized`."""
-    return reason_name(reason_code).lower().replace(" ", "_").replace("-", "_")
+    """A stable code to store and compare: `not_authorized`, and `reason_0xc1` where the specification has no name."""
+    name = _NAMES.get(reason_code, f"reason_0x{reason_code:02x}")
+    return name.lower().replace(" ", "_").replace("-", "_")

@@ -2,12 +2,13 @@
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 from typing import Final, cast
 
 import mqtt5
+import structlog
 
 from chapar.certificates import tls_problem
 from chapar.errors import (
@@ -19,28 +20,40 @@ from chapar.errors import (
     LinkLost,
     MalformedPacket,
     ProtocolUnsupported,
+    ReleaseRefused,
     SubscriptionRefused,
     TlsFailed,
 )
 from chapar.link.frames import FrameInvalid, Frames
+from chapar.link.inbox import MAX_UNACKNOWLEDGED, Inbox
 from chapar.link.keep_alive import KeepAlive
 from chapar.link.limits import MAX_PACKET_SIZE, Limits
+from chapar.link.packets import read_packet
 from chapar.link.publication import Delivery, Publication, SignOn
-from chapar.link.reason_codes import FIRST_FAILURE, UNSUPPORTED_PROTOCOL_VERSION, reason_name
-from chapar.link.window import LAST_PACKET_ID, UnexpectedAnswer, Window
+from chapar.link.reason_codes import (
+    FIRST_FAILURE,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    reason_name,
+)
+from chapar.link.window import LAST_PACKET_ID, Window
 
 __all__ = ["Delivery", "Publication", "Session", "SignOn"]
 
 CLOSE_TIMEOUT: Final = 1.0  # seconds that the last bytes may take to leave
 MAX_INCOMING_PACKET: Final = 1024 * 1024  # bytes; devices' messages are small, and this is held in memory
 MAX_WINDOW: Final = 1024  # what one lost link leaves in doubt, where the broker would allow up to 65,535
-MAX_UNACKNOWLEDGED: Final = 1024  # deliveries that the broker may send ahead of our acknowledgements
 MAX_BATCH: Final = 64 * 1024  # bytes per write, so that the transport's backpressure has a say between two
 
 _QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE, mqtt5.QoS.EXACTLY_ONCE)
 _ANY_PACKET_ID: Final = 1  # for measuring: each packet id takes two bytes
+_WithReasonCode = (
+    mqtt5.ConnAckPacket | mqtt5.PubAckPacket | mqtt5.PubRecPacket | mqtt5.PubCompPacket | mqtt5.DisconnectPacket
+)
 _CONNACK: Final = 0x20
+_PUBLISH: Final = 0x30
 _MQTT_3_CONNACK_LENGTH: Final = 4  # 20 02 xx xx; the shortest of MQTT 5 has five bytes
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Session(asyncio.Protocol):
@@ -64,7 +77,6 @@ class Session(asyncio.Protocol):
             receive_max=MAX_UNACKNOWLEDGED,
             max_packet_size=MAX_INCOMING_PACKET,
         ).write()
-        self._on_delivery = on_delivery
         self._loop = asyncio.get_running_loop()
         self._established: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -75,12 +87,13 @@ class Session(asyncio.Protocol):
         self._error: BrokerError | None = None
 
         self.session_present = False  #: whether the broker still had our session
+        self.strays = Counter[str]()  #: packets that nobody waited for, by type
 
         self._limits = Limits()
         self._window = Window()
         self._subscribing: dict[int, asyncio.Future[list[int]]] = {}
         self._subscribe_ids = cycle(range(LAST_PACKET_ID + 1, 65_536))
-        self._owed: set[int] = set()  # packet ids of deliveries that we have not acknowledged
+        self._inbox = Inbox(self._reply, on_delivery)
         self._replies = bytearray()  # what is not a publication; leaves first and does not count in the window
         self._flush_scheduled = False
         self._writable = True
@@ -177,8 +190,8 @@ class Session(asyncio.Protocol):
                 if self._ending:
                     return
                 self._take(frame)
-        except (FrameInvalid, UnexpectedAnswer) as error:
-            self._write(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.MALFORMED_PACKET).write())
+        except FrameInvalid as error:
+            self._write(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode(error.reason_code)).write())
             self._end(MalformedPacket(self.endpoint, str(error)))
         if self._window.waiting or self._replies:
             self._schedule_flush()
@@ -209,45 +222,73 @@ class Session(asyncio.Protocol):
         self._gone.set_result(None)
 
     def _take(self, frame: memoryview) -> None:
-        """Act on one packet; raises FrameInvalid where the broker breaks the protocol."""
+        """Act on one packet; raises FrameInvalid where it is malformed."""
         if not self._up:
             self._take_connack(frame)
             return
-        match packet := _decoded(frame):
+        if frame[0] & 0xF0 == _PUBLISH:
+            if not self._inbox.take(frame):
+                self._stray("PUBLISH")
+            return
+        packet, unlisted = read_packet(frame)
+        match packet:
             case mqtt5.PubAckPacket() | mqtt5.PubRecPacket() | mqtt5.PubCompPacket():
-                self._take_answer(packet)
-            case mqtt5.PublishPacket():
-                self._deliver(packet)
+                is_expected = self._take_answer(packet, _code(packet, unlisted))
+            case mqtt5.PubRelPacket():
+                is_expected = self._inbox.release(packet.packet_id)
             case mqtt5.SubAckPacket():
-                answer = self._subscribing.pop(packet.packet_id, None)
-                if answer is not None and not answer.done():
-                    answer.set_result([int(code) for code in packet.reason_codes])
-            case mqtt5.PingRespPacket():
-                pass  # that something was heard is noted already
+                is_expected = self._take_suback(packet, unlisted)
             case mqtt5.DisconnectPacket():
-                code = int(packet.reason_code)
-                self._end(BrokerClosed(self.endpoint, packet.reason_str or reason_name(code), code))
+                code = _code(packet, unlisted)
+                self._end(BrokerClosed(self.endpoint, f"{packet.reason_str or reason_name(code)} (0x{code:02X})", code))
+                return
             case _:
-                raise FrameInvalid(f"a {type(packet).__name__}, which no broker sends here")
+                is_expected = isinstance(packet, mqtt5.PingRespPacket)  # that it was heard is noted already
+        if not is_expected:
+            self._stray(type(packet).__name__.removesuffix("Packet").upper())
 
-    def _take_answer(self, packet: mqtt5.PubAckPacket | mqtt5.PubRecPacket | mqtt5.PubCompPacket) -> None:
+    def _take_answer(self, packet: mqtt5.PubAckPacket | mqtt5.PubRecPacket | mqtt5.PubCompPacket, code: int) -> bool:
+        """Settle what it answers; answer whether anything waited for it."""
+        packet_id = packet.packet_id
         match packet:
             case mqtt5.PubAckPacket():
-                self._window.acknowledged(packet.packet_id, int(packet.reason_code))
+                return self._window.acknowledged(packet_id, code)
             case mqtt5.PubRecPacket():
-                if self._window.received(packet.packet_id, int(packet.reason_code)):
-                    self._reply(mqtt5.PubRelPacket(packet.packet_id).write())
+                is_expected = self._window.received(packet_id, code)
+                if code < FIRST_FAILURE:
+                    self._release(packet_id)
+                return is_expected
             case mqtt5.PubCompPacket():
-                self._window.completed(packet.packet_id)
+                refusal = ReleaseRefused(self.endpoint, reason_name(code), code) if code >= FIRST_FAILURE else None
+                return self._window.completed(packet_id, refusal)
+
+    def _release(self, packet_id: int) -> None:
+        """Answer PUBREC, also a repeated one and one of an unknown packet id (MQTT 5.0 §4.3.3, §3.6.2.1)."""
+        is_known = self._window.is_received(packet_id)
+        code = mqtt5.PubRelReasonCode.SUCCESS if is_known else mqtt5.PubRelReasonCode.PACKET_ID_NOT_FOUND
+        self._reply(mqtt5.PubRelPacket(packet_id, reason_code=code).write())
+
+    def _take_suback(self, packet: mqtt5.SubAckPacket, unlisted: bytes) -> bool:
+        """Tell who subscribed; answer whether anybody waited for it."""
+        answer = self._subscribing.pop(packet.packet_id, None)
+        if answer is not None and not answer.done():
+            answer.set_result(list(unlisted or map(int, packet.reason_codes)))
+        return answer is not None
+
+    def _stray(self, kind: str) -> None:
+        """Count a packet that nobody waited for; the first of its type is logged."""
+        if not self.strays[kind]:
+            log.warning("broker_sent_stray_packet", broker=self.endpoint, packet=kind)
+        self.strays[kind] += 1
 
     def _take_connack(self, frame: memoryview) -> None:
         if frame[0] == _CONNACK and len(frame) == _MQTT_3_CONNACK_LENGTH:
             self._end(ProtocolUnsupported(self.endpoint))
             return
-        connack = _decoded(frame)
+        connack, unlisted = read_packet(frame)
         if not isinstance(connack, mqtt5.ConnAckPacket):
             raise FrameInvalid(f"a {type(connack).__name__} before CONNACK")
-        code = int(connack.reason_code)
+        code = _code(connack, unlisted)
         if code == UNSUPPORTED_PROTOCOL_VERSION:
             self._end(ProtocolUnsupported(self.endpoint))
         elif code >= FIRST_FAILURE:
@@ -263,38 +304,12 @@ class Session(asyncio.Protocol):
             retain_available=connack.retain_available,
         )
         self.session_present = connack.session_present
-        # A server's 0 lifts the duty to be heard; we still want to know whether it is there.
-        self._keep_alive.interval = connack.server_keep_alive or self._sign_on.keep_alive
+        # A server may ask for more time, or for none (0); we still want to know as soon whether it is there.
+        asked = self._sign_on.keep_alive
+        self._keep_alive.interval = min(connack.server_keep_alive or asked, asked)
         self._up = True
         self._established.set_result(None)
         self._watch()
-
-    def _deliver(self, packet: mqtt5.PublishPacket) -> None:
-        packet_id = packet.packet_id
-        if packet.qos == mqtt5.QoS.EXACTLY_ONCE:
-            raise FrameInvalid("a PUBLISH of QoS 2, which we never subscribe to")
-        if packet_id is not None:
-            self._owed.add(packet_id)
-            if len(self._owed) > MAX_UNACKNOWLEDGED:
-                raise FrameInvalid(f"more than {MAX_UNACKNOWLEDGED} unacknowledged PUBLISH packets")
-        if self._on_delivery is not None:
-            self._on_delivery(
-                Delivery(
-                    packet.topic,
-                    packet.payload,
-                    int(packet.qos),
-                    packet.retain,
-                    packet.correlation_data,
-                    packet.response_topic,
-                    tuple(packet.user_properties),
-                    partial(self._acknowledge, packet_id),
-                )
-            )
-
-    def _acknowledge(self, packet_id: int | None) -> None:
-        if packet_id in self._owed:
-            self._owed.remove(packet_id)
-            self._reply(mqtt5.PubAckPacket(packet_id).write())
 
     def _encoded(self, publication: Publication, packet_id: int) -> bytes:
         # DUP stays 0 on a second attempt: it marks the same packet sent again within one session (MQTT 5.0 §3.3.1.1),
@@ -381,18 +396,9 @@ class Session(asyncio.Protocol):
             if not future.done():
                 future.set_exception(LinkLost(error))
         self._subscribing.clear()
-        self._owed.clear()
+        self._inbox.close()
 
 
-def _decoded(frame: memoryview) -> mqtt5.Packet:
-    """Read one whole packet; raises FrameInvalid where it is malformed."""
-    try:
-        packet, _ = mqtt5.read(frame)
-    except (ValueError, IndexError) as error:
-        raise FrameInvalid(str(error)) from error
-    except BaseException as error:
-        # Invalid UTF-8 makes the codec panic, which PyO3 raises as a BaseException that cannot be imported.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise FrameInvalid("text that is not UTF-8") from error
-    return packet
+def _code(packet: _WithReasonCode, unlisted: bytes) -> int:
+    """The packet's reason code, also where the codec does not list it."""
+    return unlisted[0] if unlisted else int(packet.reason_code)

@@ -11,10 +11,6 @@ from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, SUC
 LAST_PACKET_ID: Final = 64_000  # the ids above, up to 65,535, are the subscriptions'
 
 
-class UnexpectedAnswer(ValueError):
-    """The broker answered a packet that is not in flight; the text says which."""
-
-
 class _Flight(NamedTuple):
     qos: int
     outcome: asyncio.Future[int]
@@ -66,34 +62,43 @@ class Window:
             return publication, packet_id
         return None
 
-    def acknowledged(self, packet_id: int, reason_code: int) -> None:
-        """PUBACK came; raises UnexpectedAnswer where nothing of QoS 1 has this packet id."""
+    def acknowledged(self, packet_id: int, reason_code: int) -> bool:
+        """PUBACK came; answer whether something of QoS 1 waited for it."""
         flight = self._flights.get(packet_id)
         if flight is None or flight.qos != 1:
-            raise UnexpectedAnswer(f"PUBACK of packet {packet_id}, which does not wait for one")
+            return False
         del self._flights[packet_id]
         self._settle(flight.outcome, reason_code)
+        return True
 
     def received(self, packet_id: int, reason_code: int) -> bool:
-        """PUBREC came; answer whether PUBREL follows. Raises UnexpectedAnswer like `acknowledged()`."""
+        """PUBREC came; answer whether something of QoS 2 waited for it."""
         flight = self._flights.get(packet_id)
         if flight is None or flight.qos == 1 or flight.received is not None:
-            raise UnexpectedAnswer(f"PUBREC of packet {packet_id}, which does not wait for one")
-        accepted = reason_code < FIRST_FAILURE
-        if accepted:
+            return False
+        if reason_code < FIRST_FAILURE:
             self._flights[packet_id] = flight._replace(received=reason_code)
         else:
             del self._flights[packet_id]
             self._settle(flight.outcome, reason_code)
-        return accepted
+        return True
 
-    def completed(self, packet_id: int) -> None:
-        """PUBCOMP came; raises UnexpectedAnswer like `acknowledged()`."""
+    def is_received(self, packet_id: int) -> bool:
+        """Whether PUBREC came for it, and PUBCOMP not yet."""
+        flight = self._flights.get(packet_id)
+        return flight is not None and flight.received is not None
+
+    def completed(self, packet_id: int, refusal: BrokerError | None = None) -> bool:
+        """PUBCOMP came, with a `refusal` or without; answer whether something waited for it."""
         flight = self._flights.get(packet_id)
         if flight is None or flight.received is None:
-            raise UnexpectedAnswer(f"PUBCOMP of packet {packet_id}, which does not wait for one")
+            return False
         del self._flights[packet_id]
-        self._settle(flight.outcome, flight.received)
+        if refusal is None:
+            self._settle(flight.outcome, flight.received)
+        elif not flight.outcome.done():
+            flight.outcome.set_exception(LinkLost(refusal))
+        return True
 
     def fail(self, cause: BrokerError | None) -> None:
         """The session ended: what was sent is in doubt, what waited was certainly not sent."""

@@ -1,0 +1,103 @@
+"""Packets as the broker wrote them: the codec refuses each reason code that the standard does not list for a packet."""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import mqtt5
+
+from chapar.link.frames import FrameInvalid
+from chapar.link.reason_codes import SUCCESS
+
+_PACKET_ID: Final = 2  # bytes
+_BEFORE_CODE: Final[Mapping[int, int]] = {  # bytes between the fixed header and the reason code, by packet type
+    2: 1,  # CONNACK: its flags
+    4: _PACKET_ID,  # PUBACK
+    5: _PACKET_ID,  # PUBREC
+    6: _PACKET_ID,  # PUBREL
+    7: _PACKET_ID,  # PUBCOMP
+    14: 0,  # DISCONNECT
+    15: 0,  # AUTH
+}
+_NO_QOS: Final = 0b11  # MQTT 5.0 §3.3.1.2
+_CODES_AT_END: Final = {9, 11}  # SUBACK and UNSUBACK: behind the properties, one for each filter
+
+
+class Received(NamedTuple):
+    """One packet, and its reason codes where the codec refuses one of them: then Success stands there instead."""
+
+    packet: mqtt5.Packet
+    unlisted: bytes = b""  #: as they were written, one for each filter of a SUBACK; empty where all are listed
+
+
+def read_packet(frame: memoryview) -> Received:
+    """Read one whole packet, whatever its reason codes; raises FrameInvalid where it is malformed."""
+    try:
+        return Received(_decoded(frame))
+    except FrameInvalid:
+        place = _reason_codes(frame)
+        codes = bytes(frame[place])
+        if not any(codes):
+            raise
+        listed = bytearray(frame)
+        listed[place] = bytes([SUCCESS]) * len(codes)  # which every packet may have
+        return Received(_decoded(memoryview(listed)), codes)
+
+
+def read_publish(frame: memoryview) -> tuple[int, int]:
+    """The QoS of a PUBLISH and its packet id, 0 where it has none; the rest is not looked at.
+
+    Raises FrameInvalid where they are not there.
+    """
+    qos = frame[0] >> 1 & 0b11
+    if qos == 0:
+        return 0, 0
+    topic = _body(frame)
+    id_at = topic + 2 + int.from_bytes(frame[topic : topic + 2], "big")
+    packet_id = int.from_bytes(frame[id_at : id_at + _PACKET_ID], "big")
+    if qos == _NO_QOS or not packet_id:
+        raise FrameInvalid("a PUBLISH without a quality of service or a packet id")
+    return qos, packet_id
+
+
+def _decoded(frame: memoryview) -> mqtt5.Packet:
+    try:
+        packet, _ = mqtt5.read(frame)
+    except (ValueError, IndexError) as error:
+        raise FrameInvalid(str(error)) from error
+    except BaseException as error:
+        # Invalid UTF-8 makes the codec panic, which PyO3 raises as a BaseException that cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise FrameInvalid("text that is not UTF-8") from error
+    return packet
+
+
+def _reason_codes(frame: memoryview) -> slice:
+    """Where the reason codes are; empty where the packet has none."""
+    kind = frame[0] >> 4
+    begin = end = len(frame)
+    if kind in _BEFORE_CODE:
+        begin = _body(frame) + _BEFORE_CODE[kind]
+        end = begin + 1
+    elif kind in _CODES_AT_END:
+        properties = _body(frame) + _PACKET_ID
+        length, begin = _variable(frame, properties)
+        begin += length
+    return slice(min(begin, len(frame)), min(end, len(frame)))
+
+
+def _body(frame: memoryview) -> int:
+    """Where the variable header begins."""
+    return _variable(frame, 1)[1]
+
+
+def _variable(frame: memoryview, position: int) -> tuple[int, int]:
+    """The variable byte integer at `position`, and what is behind it (MQTT 5.0 §1.5.5)."""
+    value = shift = 0
+    for byte in frame[position : position + 4]:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        position += 1
+        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
+            break
+    return value, position
