@@ -10,6 +10,8 @@ install_missing_packages() {
   has_postgresql || packages+=(postgresql)
   has_libfiu || packages+=(fiu-utils)
   has_libfaketime || packages+=(libfaketime)
+  has_nginx || packages+=(nginx)
+  has_caddy || packages+=(caddy)
   [[ ${#packages[@]} -eq 0 ]] || announced_install "${packages[@]}"
 }
 
@@ -26,12 +28,16 @@ find_missing_tools() {
   has_postgresql || missing_tools+=("PostgreSQL     MISSING, its tests were skipped (package postgresql)")
   has_libfiu || missing_tools+=("libfiu         MISSING, its tests were skipped (package fiu-utils)")
   has_libfaketime || missing_tools+=("libfaketime    MISSING, its tests were skipped (package libfaketime)")
+  has_nginx || missing_tools+=("nginx          MISSING, its tests were skipped (package nginx)")
+  has_caddy || missing_tools+=("Caddy          MISSING, its tests were skipped (package caddy)")
 }
 
-# Debian keeps the first two outside the PATH of ordinary users.
+# Debian keeps the first three outside the PATH of ordinary users.
 has_mosquitto() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v mosquitto >/dev/null; }
+has_nginx() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v nginx >/dev/null; }
 has_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 
+has_caddy() { command -v caddy >/dev/null; }
 has_libfiu() { command -v fiu-ctrl >/dev/null; }
 has_libfaketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; }
 
@@ -53,7 +59,7 @@ apt_get() {
 
 # Install the packages, and start none of the services that come with them: tests start servers of their own.
 install_without_services() {
-  local policy=/usr/sbin/policy-rc.d cluster=/etc/postgresql-common/createcluster.d/chapar-tests.conf result=0
+  local policy=/usr/sbin/policy-rc.d cluster=/etc/postgresql-common/createcluster.d/chapar-tests.conf result=0 package
   local mine=("$cluster")
   [[ -e $policy ]] || mine+=("$policy")
   # shellcheck disable=SC2064  # the files of now
@@ -63,8 +69,11 @@ install_without_services() {
   apt_install "$@" || result=$?
   as_root rm -f "${mine[@]}"
   trap - EXIT
-  if [[ " $* " == *" mosquitto "* ]] && command -v systemctl >/dev/null; then
-    as_root systemctl --quiet disable mosquitto.service 2>/dev/null || true
-  fi
+  for package in "$@"; do
+    case $package in mosquitto | nginx | caddy)
+      as_root systemctl --quiet disable "$package.service" 2>/dev/null || true
+      ;;
+    esac
+  done
   return "$result"
 }

@@ -58,9 +58,9 @@ class Running(NamedTuple):
     keyring: Keyring
 
 
-def api(running: Running, settings: Settings) -> ASGIApp:
+def api(running: Running, settings: Settings, limits: Limits) -> ASGIApp:
     """The HTTP application over a gateway, behind a door."""
-    gateway, limits = running.gateway, Limits(settings)
+    gateway = running.gateway
     app = documentation.DocumentedAPI(
         title="Chapar",
         version=__version__,
@@ -145,18 +145,19 @@ async def serve_on(
 ) -> None:
     """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
     certificate = server_certificate(settings.tls_cert_file, settings.tls_key_file)
+    limits = Limits(settings)
     async with lifespan(settings, with_broker=with_broker) as running:
         if running.door.is_open:
             _check_loopback(settings.host)
         server = _Server(
             uvicorn.Config(
-                with_request_ids(_quiet_when_cancelled(Origins(api(running, settings), settings))),
+                with_request_ids(_quiet_when_cancelled(Origins(api(running, settings, limits), settings))),
                 interface="asgi3",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                http=connection.within(connection.Bounds.of(settings)),
+                http=connection.within(connection.Bounds.of(settings), limits.bodies),
                 ws="none",
                 timeout_keep_alive=settings.idle_timeout,
                 proxy_headers=settings.trusted_proxies is not None,

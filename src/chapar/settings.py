@@ -242,6 +242,19 @@ class Settings(BaseSettings):
         le=1024 * 1024 * 1024,
         description="Largest body of one bulk call in bytes: 10,000 messages with parameters.",
     )
+    max_caller_bodies_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1024,
+        le=1024 * 1024 * 1024,
+        description="Bytes of request bodies that one key or token (with open access: one address) may have in memory "
+        "at a time: two of the largest bulk calls. Never less than one.",
+    )
+    max_bodies_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024,
+        le=1024 * 1024 * 1024,
+        description="The same for all callers together, in one process: two callers that take all they may.",
+    )
     body_timeout: float = Field(
         10.0,
         gt=0,

@@ -17,8 +17,11 @@ with atheris.instrument_imports(
     from chapar.api import bulk, sending
     from chapar.api.body import read_body
 
+from chapar.api.limits import BodyBudget
 from chapar.errors import ChaparError
 from chapar.message import Command, has_forbidden_character
+from chapar.principal import ANYBODY, Caller
+from chapar.settings import Settings
 from fuzz.bodies import HEAD, MEDIA_TYPES, mutated
 from fuzz.streams import chunks
 
@@ -36,7 +39,9 @@ async def _take(data: bytes) -> None:
         piece = pieces.pop(0) if pieces else b""
         return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
 
-    request = Request({"type": "http", "headers": [(b"content-type", named.encode())]}, receive)
+    share = BodyBudget(Settings()).share(Caller(ANYBODY, ""))
+    scope = {"type": "http", "headers": [(b"content-type", named.encode())], "body_share": share}
+    request = Request(scope, receive)
     try:
         _, body = await read_body(request, MEDIA_TYPES, limit=_LIMIT, setting="LIMIT")
         if media_type >= 2 * len(MEDIA_TYPES):

@@ -13,14 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from chapar.access.door import Door
+from chapar.api.body import read_body
 from chapar.api.headers import raw_header
-from chapar.api.limits import Limits
+from chapar.api.limits import BodyShare, Limits
 from chapar.api.problems import answer_to, language_of, problem_response
 from chapar.errors import ChaparError, CredentialInvalid, Language, ScopeMissing, Unauthenticated
 from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
+_JSON: Final = "application/json"
 _MANY_DIGITS: Final = 6  # of a length: 100 kB
 _READING: Final = frozenset({"GET", "HEAD"})
 
@@ -83,13 +85,27 @@ class GuardedRoute(APIRoute):
         return guarded
 
     def _handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        return super().get_route_handler()
+        """FastAPI's handler; the body that it would read without bounds is read for it."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def handle_read(request: Request) -> Response:
+            share: BodyShare = request.scope["body_share"]
+            _, body = await read_body(request, {_JSON}, limit=share.largest, setting="CHAPAR_MAX_BODY_BYTES")
+
+            async def receive() -> Message:
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            return await handle(Request(request.scope, receive))
+
+        return handle_read
 
 
 class RequestRoute(GuardedRoute):
     """Calls its endpoint with the request and nothing else.
 
-    FastAPI's own handling of a body costs more than all the rest of a send, and reads it without bounds.
+    FastAPI's own handling of a body costs more than all the rest of a send.
     """
 
     def _handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -135,7 +151,9 @@ class Entrance:
             await _answer(error, scope)(scope, receive, send)
             return
         scope["caller"] = caller
-        await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
+        with self._limits.bodies.share(caller) as share:
+            scope["body_share"] = share
+            await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
 
     async def _principal(self, scope: ASGIScope) -> Principal:
         authorization = raw_header(scope, b"authorization")

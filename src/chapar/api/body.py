@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from starlette.requests import ClientDisconnect
 
 from chapar.api.headers import header
+from chapar.api.limits import BodyShare
 from chapar.errors import BodyMalformed, BodyTooDeep, BodyTooLarge, FieldInvalid, MediaTypeUnsupported
 
 MAX_DEPTH: Final = 64  # levels; parameters have 32 of them
@@ -22,9 +23,11 @@ _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 async def read_body(request: Request, media_types: Collection[str], *, limit: int, setting: str) -> tuple[str, bytes]:
     """The media type, one of `media_types`, and the body; reading stops at `limit` bytes, which `setting` sets.
 
-    How long it may take is the connection's to say. Raises MediaTypeUnsupported, BodyTooLarge, BodyTooSlow.
+    How long it may take is the connection's to say. Raises MediaTypeUnsupported, BodyTooLarge, BodyTooSlow,
+    BodiesExhausted.
     """
     media_type = _media_type(request, media_types)
+    share: BodyShare = request.scope["body_share"]
     if int(header(request, b"content-length") or 0) > limit:
         raise BodyTooLarge(limit, setting)
     chunks: list[bytes] = []
@@ -34,10 +37,12 @@ async def read_body(request: Request, media_types: Collection[str], *, limit: in
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunks.append(message["body"])
-        size += len(chunks[-1])
+        chunk = message["body"]
+        size += len(chunk)
         if size > limit:
             raise BodyTooLarge(limit, setting)
+        share.take(len(chunk))
+        chunks.append(chunk)
         more = message["more_body"]
     return media_type, b"".join(chunks)
 

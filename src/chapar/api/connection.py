@@ -10,9 +10,11 @@ from typing import ClassVar, Final, assert_never
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from chapar.api.exchange import PLAIN, SECURE, Exchange, lines_of
+from chapar.api.limits import BodyBudget, network_of
 from chapar.api.problems import answer_to, preferred_language
 from chapar.errors import (
     BodyTooSlow,
@@ -31,6 +33,8 @@ from chapar.settings import Settings
 MAX_HEADERS: Final = 100  # a browser behind two proxies sends 30
 MAX_TARGET: Final = 8000  # bytes of path and query (RFC 9110 §4.1)
 
+_HEAD_END: Final = b"\r\n\r\n"  # the parser takes nothing else for it
+_VERSIONS: Final = frozenset({"1.0", "1.1"})  # llhttp knows further ones
 _RESERVE: Final = 64  # descriptors for the database, the broker, the writer and the log
 _LEEWAY: Final = 1.0  # seconds; whoever reads a body, and uvicorn's own timer, are first to say that it took too long
 
@@ -49,6 +53,7 @@ class Bounds:
 
     connections: int
     head_size: int
+    unwanted_body: int  #: how much may come of a body whose request is answered already
     head_timeout: float
     body_timeout: float
     write_timeout: float
@@ -61,6 +66,7 @@ class Bounds:
         return cls(
             connections=max(1, min(settings.max_connections, descriptors - _RESERVE - settings.readers)),
             head_size=settings.max_head_bytes,
+            unwanted_body=settings.max_bulk_bytes,
             head_timeout=settings.head_timeout,
             body_timeout=settings.body_timeout,
             write_timeout=settings.write_timeout,
@@ -78,13 +84,30 @@ class _Trailers(list[tuple[bytes, bytes]]):
 _TRAILERS: Final = _Trailers()
 
 
+class _Flow(FlowControl):
+    """Reads nothing more while `is_held`, whoever asks for it."""
+
+    is_held = False
+
+    def resume_reading(self) -> None:
+        if not self.is_held:
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, within bounds. `look_after` has to be called every now and then."""
+    """uvicorn's HTTP/1.1, within bounds. `look_after` has to be called every now and then.
+
+    One request at a time: what comes behind it waits as it came, and no more is read, until it is answered.
+    """
 
     bounds: ClassVar[Bounds]
+    budget: ClassVar[BodyBudget]
 
     cycle: Exchange
+    flow: _Flow
     _unheeded = 0  #: bytes that came since a head or a piece of a body was complete
+    _unwanted = 0  #: bytes of a body that came although its request was answered
+    _ahead = b""  #: what came behind a request that is not answered yet
     _deaf = False  #: whether nothing more is heard, because what came makes no sense or took too long
     _requests = 0
     _waited_for: tuple[_Wait, int] | None = None
@@ -93,30 +116,49 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take the connection, or say that there are too many."""
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         if len(self.connections) > self.bounds.connections:
             self._refuse(ConnectionsExhausted(self.bounds.connections))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing waits here any more."""
+        self._take_ahead()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, for as long as what comes makes sense."""
+        """Parse it, for as long as what comes makes sense, or let it wait."""
         if self._deaf:
             return
         self._unset_keepalive_if_required()
-        self._unheeded += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # a server may ignore the offer (RFC 9110 §7.8)
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(cause if isinstance(cause, RequestError) else HeadMalformed(str(cause or error)))
+        if self._is_busy:
+            self._hold(data)
         else:
-            if self._unheeded > self.bounds.head_size:
-                self._refuse(HeadTooLarge(self.bounds.head_size))
+            self._parse(data)
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, where it has come."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:
+            self.cycle.body.clear()
+        if self._ahead and not (self._deaf or self._is_busy or self.transport.is_closing()):
+            self._unset_keepalive_if_required()
+            self._parse(self._take_ahead())
+            self.flow.resume_reading()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Raises HeadersTooMany, HeadMalformed."""
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            raise HeadersTooMany(MAX_HEADERS)
+        if self.headers and self.headers[-1][0] == b"transfer-encoding":
+            self._check_coding(value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, or get it in line behind those that came before it on this connection."""
+        """Start the request, or get it in line behind the one that came before it on this connection."""
         self._check_head()
-        self._unheeded = 0
+        if self.parser.should_upgrade():
+            return  # it comes again, without the offer
+        self._unheeded = self._unwanted = 0
         self._requests += 1
         version = self.parser.get_http_version()
         target = httptools.parse_url(self.url)
@@ -136,7 +178,7 @@ class Connection(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
+            expect_100_continue=self.expect_100_continue and version != "1.0",  # RFC 9110 §10.1.1
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
@@ -145,19 +187,28 @@ class Connection(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body has come."""
         self._unheeded = 0
-        super().on_body(body)
+        if not self.cycle.response_complete:
+            super().on_body(body)
+            return
+        self._unwanted += len(body)
+        if self._unwanted > self.bounds.unwanted_body:
+            self._stop_hearing()
+            self.transport.close()
 
     def on_message_complete(self) -> None:
         """The body, if any, has come to its end; also where the answer did not wait for it."""
+        if self.parser.should_upgrade():
+            return
         self._unheeded = 0
         self.cycle.more_body = False
         self.cycle.message_event.set()
+        if not self.parser.should_keep_alive():  # a trailer may say so too
+            self._stop_after(self.cycle)
 
     def look_after(self, now: float) -> None:
         """End the connection where its client has kept it waiting for too long; `now` is the loop's time."""
@@ -168,10 +219,94 @@ class Connection(HttpToolsProtocol):
             self._since = now
             self._give_up(waits_for[0])
 
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a request that has come as a whole is still to be answered."""
+        exchange = self.cycle
+        return bool(self.pipeline) or not (exchange is None or exchange.more_body or exchange.response_complete)
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser, which cannot be stopped, no more than one whole head at a time."""
+        at, size = 0, len(data)
+        while at < size and not self._deaf:
+            if self._is_busy:
+                self._hold(data[at:])
+                return
+            end = data.find(_HEAD_END, at) + len(_HEAD_END)
+            if end < len(_HEAD_END) or data.find(_HEAD_END, end) < 0:
+                end = size
+            self._feed(data if end - at == size else data[at:end])
+            at = end
+
+    def _feed(self, piece: bytes) -> None:
+        self._unheeded += len(piece)
+        try:
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._pass_over_upgrade(piece[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, RequestError) else HeadMalformed(str(cause or error)))
+        else:
+            if self._unheeded > self.bounds.head_size:
+                self._refuse(HeadTooLarge(self.bounds.head_size))
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Read the request as if it did not offer another protocol, which a server may pass over (RFC 9110 §7.8).
+
+        Behind such an offer llhttp reads no body, and what is one would be the next request.
+        """
+        headers = lines_of(header for header in self.headers if header[0] != b"upgrade")
+        start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(start + headers + b"\r\n")
+        self.parser.feed_data(rest)
+
+    def _hold(self, data: bytes) -> None:
+        """Let it wait, and read no more, until the request before it is answered."""
+        if not self.cycle.keep_alive:
+            self._stop_hearing()
+            return
+        self._hold_reading()
+        try:
+            self.budget.take(self._network, len(data))
+        except ChaparError as error:
+            self._refuse(error)
+        else:
+            self._ahead += data
+
+    def _take_ahead(self) -> bytes:
+        """What has waited; it does no longer."""
+        ahead, self._ahead = self._ahead, b""
+        if ahead:
+            self.budget.give_back(self._network, len(ahead))
+            self.flow.is_held = False
+        return ahead
+
+    def _stop_hearing(self) -> None:
+        self._deaf = True
+        self._hold_reading()
+
+    def _hold_reading(self) -> None:
+        self.flow.pause_reading()
+        self.flow.is_held = True
+
+    @property
+    def _network(self) -> str:
+        return network_of(self.client[0] if self.client else "")
+
+    def _check_coding(self, coding: bytes) -> None:
+        """A body is chunked, or has a length: no other coding is known, nor any in HTTP/1.0 (RFC 9112 §6.1)."""
+        if coding.lower() != b"chunked" or self.parser.get_http_version() != "1.1":
+            raise HeadMalformed("its Transfer-Encoding is not known here")
+
     def _check_head(self) -> None:
-        """Raises HeadersTooMany, TargetTooLong, HeadTooLarge."""
-        if len(self.headers) > MAX_HEADERS:
-            raise HeadersTooMany(MAX_HEADERS)
+        """Raises HeadMalformed, TargetTooLong, HeadTooLarge."""
+        if self.parser.get_method() == b"CONNECT":
+            raise HeadMalformed("there is no tunnel here")
+        if (version := self.parser.get_http_version()) not in _VERSIONS:
+            raise HeadMalformed(f"its version is HTTP/{version}")
         if len(self.url) > MAX_TARGET:
             raise TargetTooLong(MAX_TARGET)
         # A body may have come along, so the head is measured only where it may be too large.
@@ -218,15 +353,21 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: ChaparError) -> None:
         """Hear nothing more; answer what cannot become a request, behind the answers that are owed, and close."""
-        self._deaf = True
+        self._stop_hearing()
         exchange = self.cycle
-        if exchange is None or exchange.response_complete:
+        if exchange is None or (exchange.response_complete and not exchange.more_body):
             self._say(error)
             return
-        exchange.keep_alive = False  # it is the last one
         if exchange.more_body and isinstance(error, RequestError):
             exchange.fault = error
             exchange.message_event.set()
+        self._stop_after(exchange)
+
+    def _stop_after(self, exchange: Exchange) -> None:
+        """Close behind its answer, which is the last one."""
+        exchange.keep_alive = False
+        if exchange.response_complete:
+            self.transport.close()
 
     def _say(self, error: ChaparError) -> None:
         answer = answer_to(error, self._language())
@@ -242,9 +383,9 @@ class Connection(HttpToolsProtocol):
         return preferred_language(b",".join(preferred).decode("latin-1"))
 
 
-def within(bounds: Bounds) -> type[Connection]:
+def within(bounds: Bounds, budget: BodyBudget) -> type[Connection]:
     """The connections of a server whose clients are held to these bounds."""
-    return type("Connection", (Connection,), {"bounds": bounds})
+    return type("Connection", (Connection,), {"bounds": bounds, "budget": budget})
 
 
 def look_after(connections: Iterable[object], now: float) -> None:

@@ -82,7 +82,10 @@ class Exchange(RequestResponseCycle):
 
     async def _start(self, message: HTTPResponseStartEvent) -> None:
         self.response_started = True
-        self.waiting_for_100_continue = False
+        if self.waiting_for_100_continue:
+            # Its client may send the body or leave it out: what comes next could be either (RFC 9110 §10.1.1).
+            self.keep_alive = self.keep_alive and not self.more_body
+            self.waiting_for_100_continue = False
         self._head = self.head(message["status"], message.get("headers", ()))
 
     def _headed(self, head: bytes, message: HTTPResponseBodyEvent) -> HTTPResponseBodyEvent:

@@ -114,7 +114,7 @@ def keys_router(keyring: Keyring) -> APIRouter:
         "",
         summary="Make an API key",
         status_code=201,
-        responses=answers(400, 403, 406, 422, 503),
+        responses=answers(400, 403, 406, 408, 413, 415, 422, 503),
     )
     @allow(Scope.KEYS)
     async def create(asked: KeyRequest, caller: Calling, response: Response) -> NewKeyView:
@@ -135,7 +135,11 @@ def keys_router(keyring: Keyring) -> APIRouter:
         """When this is answered, no process accepts the key any more."""
         return key_view(await keyring.revoke(caller, id))
 
-    @router.post("/{id}/expire", summary="Give a key another end", responses=answers(400, 404, 406, 422, 503))
+    @router.post(
+        "/{id}/expire",
+        summary="Give a key another end",
+        responses=answers(400, 404, 406, 408, 413, 415, 422, 503),
+    )
     @allow(Scope.KEYS)
     async def expire(id: KeyId, asked: EndRequest, caller: Calling) -> KeyView:  # noqa: A002 - the name is the path's
         """A key that was revoked stays so."""

@@ -4,17 +4,18 @@ import ipaddress
 import math
 import time
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from chapar.errors import RateLimited
+from chapar.errors import BodiesExhausted, RateLimited
 from chapar.principal import Caller
 from chapar.settings import Settings
 
 _WAIT_AGAIN: Final = 1  # seconds until a wait may have ended
+_BODY_AGAIN: Final = 2  # seconds until a body may have come as a whole
 _IPV6_NETWORK: Final = 64  # bits; one customer has at least that many addresses of its own
 
 Headers = list[tuple[bytes, bytes]]
@@ -45,32 +46,33 @@ class Limits:
         self._address = rate("address", "CHAPAR_ADDRESS_REQUESTS_PER_SECOND", settings.address_requests_per_second)
         self._max_waits = settings.max_waits
         self._waits: dict[str, int] = {}
+        self.bodies = BodyBudget(settings)
 
     def arrival(self, address: str) -> None:
         """Somebody calls from there; raises RateLimited."""
         if self._address is not None:
-            self._hit(self._address, _network(address))
+            self._hit(self._address, network_of(address))
 
     def request(self, caller: Caller) -> None:
         """A caller asks for something; raises RateLimited."""
         if self._requests is not None:
-            self._hit(self._requests, _who(caller))
+            self._hit(self._requests, who_of(caller))
 
     def messages(self, caller: Caller, count: int) -> None:
         """A caller sends so many messages; raises RateLimited where all of them are too many."""
         if self._messages is not None:
-            self._hit(self._messages, _who(caller), count)
+            self._hit(self._messages, who_of(caller), count)
 
     def waiting(self, caller: Caller) -> "_Waiting":
         """A caller waits, inside the block, for the answer to a message; entering raises RateLimited."""
-        return _Waiting(self._waits, _who(caller), self._max_waits)
+        return _Waiting(self._waits, who_of(caller), self._max_waits)
 
     def headers(self, caller: Caller) -> Headers:
         """What is left for this caller (draft-ietf-httpapi-ratelimit-headers); none where nothing is limited."""
         found: Headers = []
         for rate in (self._requests, self._messages):
             if rate is not None:
-                stats = self._limiter.get_window_stats(rate.item, rate.name, _who(caller))
+                stats = self._limiter.get_window_stats(rate.item, rate.name, who_of(caller))
                 left = max(0, math.ceil(stats.reset_time - time.time()))
                 policy = f'"{rate.name}";q={rate.item.amount};w={rate.item.get_expiry()}'
                 found.append((b"ratelimit-policy", policy.encode()))
@@ -90,6 +92,65 @@ class Limits:
         stats = self._limiter.get_window_stats(rate.item, rate.name, who)
         allowed = f"{rate.item.amount} / {rate.item.get_expiry()} s"
         return RateLimited(rate.setting, allowed, max(1, math.ceil(stats.reset_time - time.time())))
+
+
+class BodyBudget:
+    """The bytes of requests that are in memory, for each caller and in all."""
+
+    def __init__(self, settings: Settings) -> None:
+        # The largest body has to fit in.
+        self._each = max(settings.max_caller_bodies_bytes, settings.max_bulk_bytes)
+        self._all = max(settings.max_bodies_bytes, self._each)
+        self.largest = settings.max_body_bytes  #: of one body, where its route does not say otherwise
+        self._held: dict[str, int] = {}
+        self._total = 0
+
+    def take(self, who: str, size: int) -> None:
+        """So much more has come; raises BodiesExhausted, and then it is not counted."""
+        held = self._held.get(who, 0) + size
+        if held > self._each:
+            raise BodiesExhausted("CHAPAR_MAX_CALLER_BODIES_BYTES", self._each, _BODY_AGAIN)
+        if self._total + size > self._all:
+            raise BodiesExhausted("CHAPAR_MAX_BODIES_BYTES", self._all, _BODY_AGAIN)
+        self._held[who] = held
+        self._total += size
+
+    def give_back(self, who: str, size: int) -> None:
+        """So much is gone again."""
+        self._total -= size
+        held = self._held[who] - size
+        if held:
+            self._held[who] = held
+        else:
+            del self._held[who]
+
+    def share(self, caller: Caller) -> "BodyShare":
+        """What the body of one request takes of it, until the end of the block."""
+        return BodyShare(self, who_of(caller))
+
+
+class BodyShare:
+    """What one request has of the budget. Every request passes here, so it is no generator's frame."""
+
+    __slots__ = ("_budget", "_size", "_who", "largest")
+
+    def __init__(self, budget: BodyBudget, who: str) -> None:
+        self.largest = budget.largest
+        self._budget = budget
+        self._who = who
+        self._size = 0
+
+    def take(self, size: int) -> None:
+        """So much more of the body has come; raises BodiesExhausted."""
+        self._budget.take(self._who, size)
+        self._size += size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._size:
+            self._budget.give_back(self._who, self._size)
 
 
 class _Waiting:
@@ -116,13 +177,14 @@ class _Waiting:
             del self._waits[self._who]
 
 
-def _who(caller: Caller) -> str:
+def who_of(caller: Caller) -> str:
     """Whose counts these are: where access is open, those of the address."""
-    return caller.principal.id or _network(caller.address)
+    return caller.principal.id or network_of(caller.address)
 
 
 @lru_cache(maxsize=1024)
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
+    """The address, or the network that stands for all addresses of one customer."""
     try:
         ip_address = ipaddress.ip_address(address)
     except ValueError:

@@ -19,6 +19,7 @@ from chapar.errors import (
     AccessError,
     AccessUnavailable,
     ApiKeyNotFound,
+    BodiesExhausted,
     BodyMalformed,
     BodyTooDeep,
     BodyTooLarge,
@@ -69,6 +70,7 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
     BodyTooDeep: 400,
     BodyTooLarge: 413,
     BodyTooSlow: 408,
+    BodiesExhausted: 503,
     MediaTypeUnsupported: 415,
     RequestError: 400,
     Unauthenticated: 401,
@@ -100,6 +102,7 @@ _BODY_UNREAD: Final = (
     OriginNotAllowed,
     BodyTooLarge,
     BodyTooSlow,
+    BodiesExhausted,
     MediaTypeUnsupported,
 )
 _CLOSE: Final = {"Connection": "close"}  # else uvicorn reads a body that nobody wants to its end, if it has one
@@ -186,7 +189,7 @@ def answer_to(error: ChaparError, language: Language, headers: Mapping[str, str]
         every |= _CLOSE
     status = status_of(error)
     match error:
-        case QueueFull() | RateLimited():
+        case QueueFull() | RateLimited() | BodiesExhausted():
             every["Retry-After"] = str(error.retry_after)
         case AccessError() if status in _CHALLENGES:
             every["WWW-Authenticate"] = _challenge(error)

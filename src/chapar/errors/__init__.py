@@ -25,6 +25,7 @@ ChaparError
 │   ├── FieldInvalid         … a field breaks a rule
 │   ├── BodyMalformed        … the body is not JSON in UTF-8
 │   ├── BodyTooLarge         … the body is larger than the limit
+│   ├── BodiesExhausted      … bodies of other requests take all the memory there is for them
 │   ├── BodyTooSlow          … the body did not arrive in time
 │   ├── BodyTooDeep          … its JSON is nested deeper than the limit
 │   └── MediaTypeUnsupported … the body is not sent as JSON
@@ -133,6 +134,7 @@ from chapar.errors.link import (
     TlsFilesUnusable,
 )
 from chapar.errors.request import (
+    BodiesExhausted,
     BodyMalformed,
     BodyTooDeep,
     BodyTooLarge,
@@ -178,6 +180,7 @@ __all__ = [
     "AccessError",
     "AccessUnavailable",
     "ApiKeyNotFound",
+    "BodiesExhausted",
     "BodyMalformed",
     "BodyTooDeep",
     "BodyTooLarge",

@@ -152,6 +152,25 @@ class BodyTooLarge(RequestError):
 
 
 @dataclass(eq=False)
+class BodiesExhausted(RequestError):
+    """The bodies of this and other requests are larger than the limit for all of them. `retry_after` is in seconds."""
+
+    code = "bodies_exhausted"
+    en = (
+        "Requests under way hold the {limit} bytes that {setting} allows for bodies, so this one was not read. "
+        "Nothing was stored or sent; try again in {retry_after} s."
+    )
+    fa = (
+        "درخواست‌های در جریان همهٔ {limit} بایتی را که {setting} برای بدنه‌ها می‌پذیرد گرفته‌اند و این یکی خوانده نشد. "
+        "چیزی ذخیره یا فرستاده نشد؛ {retry_after} ثانیهٔ دیگر بکوشید."
+    )
+
+    setting: str
+    limit: int
+    retry_after: int
+
+
+@dataclass(eq=False)
 class BodyTooSlow(RequestError):
     """The body did not arrive in time."""
 

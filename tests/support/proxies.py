@@ -1,0 +1,92 @@
+"""Real proxies in front of a gateway, each in a folder and on a port of its own."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from support.ports import LOOPBACK, free_port
+from support.processes import Program
+
+_SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+
+# As its documentation shows it, and with what most guides add so that WebSockets pass.
+_NGINX = """
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}; proxy_temp_path {folder};
+  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  map $http_upgrade $offer {{ default upgrade; "" ""; }}
+  upstream gateway {{ server {gateway}; keepalive 1; }}
+  server {{
+    listen {address};
+    location / {{
+      proxy_pass http://gateway;
+      proxy_http_version 1.1;
+      proxy_set_header Host $http_host;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $offer;
+    }}
+  }}
+}}
+"""
+_CADDY = """
+{{
+  admin off
+  auto_https off
+}}
+http://{address} {{
+  reverse_proxy {gateway}
+}}
+"""
+
+
+def installed(kind: str) -> bool:
+    """Whether this machine has it."""
+    return shutil.which(kind, path=_SEARCHED) is not None
+
+
+class Proxy:
+    """An `nginx` or a `caddy` that hands everything to the gateway at a port."""
+
+    def __init__(self, kind: str, gateway_port: int) -> None:
+        self.port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{kind}-"))
+        config = self._folder / "config"
+        template = {"nginx": _NGINX, "caddy": _CADDY}[kind]
+        gateway, address = f"{LOOPBACK}:{gateway_port}", f"{LOOPBACK}:{self.port}"
+        config.write_text(template.format(folder=self._folder, gateway=gateway, address=address))
+        program = shutil.which(kind, path=_SEARCHED)
+        assert program is not None
+        options = {
+            "nginx": ["-p", str(self._folder), "-e", "stderr", "-c", str(config)],
+            "caddy": ["run", "--adapter", "caddyfile", "--config", str(config)],
+        }
+        env = {"PATH": os.defpath, "HOME": str(self._folder)}
+        self._program = Program([program, *options[kind]], folder=self._folder, env=env)
+
+    def __enter__(self) -> Self:
+        try:
+            self._program.wait_until_accepts(self.port)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._program.end()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._program.close()
+        shutil.rmtree(self._folder)
