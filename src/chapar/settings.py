@@ -6,20 +6,18 @@ secret may come from a file instead (`secret_files.py`).
 
 import os
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from chapar.errors import Language, SettingInvalid
-from chapar.message import check_topic_template, has_forbidden_character
+from chapar.broker_address import BrokerAddress
+from chapar.errors import Language, Problem, SettingInvalid
+from chapar.message import check_topic_template
 from chapar.secret_files import Secret, SecretFiles
 
-_MQTT_PORT = 1883  # IANA
-_MQTTS_PORT = 8883  # IANA
 _LONGEST_EXPIRY = 2**32 - 1  # seconds; what a PUBLISH can say (MQTT 5.0 §3.3.2.3.3)
 _LARGEST_COUNT = 2**31 - 1
 
@@ -27,60 +25,6 @@ _LARGEST_COUNT = 2**31 - 1
 _DATABASE_URL = re.compile(r"(?P<scheme>[a-z0-9+]+)://(?:[^:/]*(?::[^@]*)?@)?(?P<place>[^?]*)", re.DOTALL)
 
 TopicTemplate = Annotated[str, AfterValidator(check_topic_template)]
-
-
-class Problem(ValueError):
-    """What is wrong with a value, in both languages; reads on from the setting's name and never repeats a secret."""
-
-    def __init__(self, english: str, persian: str) -> None:
-        super().__init__(english)
-        self.persian = persian
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerAddress:
-    """Where a broker is and how to sign in. Its text form carries no secret."""
-
-    host: str
-    port: int
-    tls: bool = False
-    username: str | None = field(default=None, repr=False)  # with some brokers it is an access token
-    password: str | None = field(default=None, repr=False)
-    properties: bool = True  #: whether its 3.1.1 subscribers survive PUBLISH properties (the built-in broker's do not)
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """Read `mqtt://user:secret@host:1883` or `mqtts://…`; raises Problem."""
-        if has_forbidden_character(url.strip()):  # bytes that are not UTF-8 show as surrogates
-            raise Problem(
-                "write it in UTF-8 and without control characters",
-                "آن را با UTF-8 و بدون نویسهٔ کنترلی بنویسید",
-            )
-        try:
-            parts = urlsplit(url.strip())
-            port = parts.port
-        except ValueError:  # its own words may repeat a part of the password
-            parts, port = urlsplit(""), None
-        beyond = parts.path.strip("/") or parts.query or parts.fragment
-        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or beyond:
-            raise Problem(
-                "write it as mqtt://host:1883 or mqtts://user:secret@host:8883, "
-                "and / ? # , in a secret as %2F %3F %23 %2C",
-                "آن را به شکل mqtt://host:1883 یا mqtts://user:secret@host:8883 بنویسید، "
-                "و نویسه‌های / ? # , در رمز را به صورت %2F %3F %23 %2C",
-            )
-        tls = parts.scheme == "mqtts"
-        return cls(
-            host=parts.hostname,
-            port=port or (_MQTTS_PORT if tls else _MQTT_PORT),
-            tls=tls,
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.password else None,
-        )
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
 
 class Settings(BaseSettings):
@@ -338,8 +282,27 @@ class Settings(BaseSettings):
     @classmethod
     def _broker_url_parses(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            for url in value.get_secret_value().split(","):
-                BrokerAddress.parse(url)
+            BrokerAddress.parse_list(value.get_secret_value())
+        return value
+
+    @field_validator("broker_ca_file", "broker_cert_file", "broker_key_file", "broker_server_name", mode="before")
+    @classmethod
+    def _broker_tls_is_used(cls, value: object, info: ValidationInfo) -> object:
+        if value in {None, ""}:
+            return None
+        url = info.data.get("broker_url", SecretStr("mqtts://one-that-cannot-be-read"))
+        if url is None or not any(address.tls for address in BrokerAddress.parse_list(url.get_secret_value())):
+            raise Problem(
+                "it is for mqtts:// only, and no address in CHAPAR_BROKER_URL begins so: nothing would be encrypted. "
+                "Write mqtts:// there, or unset it.",
+                "تنها برای mqtts:// است و هیچ نشانی‌ای در CHAPAR_BROKER_URL با آن آغاز نمی‌شود: چیزی رمزگذاری نمی‌شد. "
+                "آنجا mqtts:// بنویسید یا این متغیر را بردارید.",
+            )
+        if info.field_name == "broker_key_file" and info.data.get("broker_cert_file", value) is None:
+            raise Problem(
+                "CHAPAR_BROKER_CERT_FILE is not set, and a key alone proves nothing to the broker.",
+                "متغیر CHAPAR_BROKER_CERT_FILE تعیین نشده است و کلیدِ تنها چیزی را به کارگزار ثابت نمی‌کند.",
+            )
         return value
 
     @field_validator("cors_origins")
@@ -399,7 +362,7 @@ class Settings(BaseSettings):
         """The brokers to dial, in order; the built-in one where none is set."""
         if self.broker_url is None:
             return (BrokerAddress("127.0.0.1", self.embedded_port + 1, properties=False),)
-        return tuple(BrokerAddress.parse(url) for url in self.broker_url.get_secret_value().split(","))
+        return BrokerAddress.parse_list(self.broker_url.get_secret_value())
 
     @property
     def serves_alone(self) -> bool:

@@ -4,11 +4,12 @@ import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from chapar.broker_address import BrokerAddress
 from chapar.errors import BrokerClosed, BrokerError, BrokerSilent, ConnectionFailed, LinkDown, PublicationInvalid
 from chapar.link.publication import Publication, SignOn
 from chapar.link.reason_codes import FIRST_FAILURE, SUCCESS
 from chapar.link.window import Window
-from chapar.settings import BrokerAddress, Settings
+from chapar.settings import Settings
 from simulation.place import here
 
 if TYPE_CHECKING:

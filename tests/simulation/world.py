@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from chapar import app, dispatcher, sending
 from chapar.api.problems import status_of
 from chapar.api.sending import Answer, send, sent_answer
+from chapar.broker_address import BrokerAddress
 from chapar.clock import Clock
 from chapar.errors import ChaparError
 from chapar.gateway import Gateway, Use
@@ -23,7 +24,7 @@ from chapar.link import link
 from chapar.link.publication import Publication, SignOn
 from chapar.message import Command, Wait
 from chapar.metrics import Metrics
-from chapar.settings import BrokerAddress, Settings
+from chapar.settings import Settings
 from simulation.database import Database, SimulatedStore
 from simulation.network import Broker, SimulatedSession, reset, silence
 from simulation.place import enter, here

@@ -13,13 +13,14 @@ import pytest
 
 from chapar import workers
 from chapar.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
+from chapar.broker_address import BrokerAddress
 from chapar.errors import BrokerClosed, ConnectionFailed
 from chapar.link import endpoints
 from chapar.link import link as link_module
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.endpoints import Endpoint
 from chapar.link.link import Link
-from chapar.settings import BrokerAddress, Settings
+from chapar.settings import Settings
 from chapar.simulator import Fleet
 from chapar.store import commits
 from simulation.virtual_time import VirtualLoop

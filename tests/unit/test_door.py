@@ -205,6 +205,8 @@ async def test_a_token_is_remembered_until_it_expires() -> None:
         ({"jwt_secret": SECRET}, "CHAPAR_JWT_ISSUER"),
         ({"jwt_secret": SECRET, "jwt_issuer": ISSUER}, "CHAPAR_JWT_AUDIENCE"),
         ({"jwt_secret": SECRET, "jwt_issuer": "", "jwt_audience": AUDIENCE}, "CHAPAR_JWT_ISSUER"),
+        ({"jwt_issuer": ISSUER}, "CHAPAR_JWT_ISSUER"),
+        ({"jwt_audience": AUDIENCE}, "CHAPAR_JWT_AUDIENCE"),
         ({"jwt_secret": "short", **TOKENS}, "CHAPAR_JWT_SECRET"),
         ({"jwt_secret": SECRET, "jwt_jwks_url": "https://issuer.example.org/keys", **TOKENS}, "CHAPAR_JWT_JWKS_URL"),
         ({"jwt_key_file": "/nowhere/key.pem", **TOKENS}, "CHAPAR_JWT_KEY_FILE"),

@@ -163,6 +163,7 @@ class Door:
             url = settings.jwt_jwks_url
             sources.append(("CHAPAR_JWT_JWKS_URL", lambda: self._fetched(url)))
         if not sources:
+            self._check_unused(settings)
             return None
         if len(sources) > 1:
             raise SettingInvalid(
@@ -178,6 +179,18 @@ class Door:
                 "با توکن الزامی است: بدون آن توکنی که برای دیگران است هم پذیرفته می‌شد.",
             )
         return TokenVerifier(sources[0][1](), settings.jwt_issuer, settings.jwt_audience)
+
+    @staticmethod
+    def _check_unused(settings: Settings) -> None:
+        """Raise SettingInvalid where tokens are expected and nothing could verify one: access would stand open."""
+        for name, value in (("ISSUER", settings.jwt_issuer), ("AUDIENCE", settings.jwt_audience)):
+            if value:
+                raise SettingInvalid(
+                    f"CHAPAR_JWT_{name}",
+                    "nothing verifies tokens. Set CHAPAR_JWT_SECRET, CHAPAR_JWT_KEY_FILE or CHAPAR_JWT_JWKS_URL too.",
+                    "چیزی نیست که توکن‌ها را بررسی کند. یکی از CHAPAR_JWT_SECRET، CHAPAR_JWT_KEY_FILE و "
+                    "CHAPAR_JWT_JWKS_URL را هم تعیین کنید.",
+                )
 
     def _fetched(self, url: str) -> KeySet:
         self._key_set = KeySet(url, self.forget)

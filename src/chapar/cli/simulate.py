@@ -7,10 +7,11 @@ from typing import Annotated, Final
 
 import typer
 
+from chapar.broker_address import BrokerAddress
 from chapar.cli.terminal import PATIENCE, check_output, local_time, plain, show_progress
-from chapar.errors import Language, LinkError, UsageInvalid, persian_digits
+from chapar.errors import Language, LinkError, Problem, UsageInvalid, persian_digits
 from chapar.message import check_device_id
-from chapar.settings import BrokerAddress, Settings, preferred_language
+from chapar.settings import Settings, preferred_language
 from chapar.simulator import Fleet, Told
 
 if sys.platform != "win32":
@@ -150,12 +151,11 @@ def _message_id(told: Told) -> str | None:
 def _checked(broker: str | None) -> str | None:
     """The broker's URL as it is; raises UsageInvalid."""
     try:
-        for url in (broker or "").split(",") if broker is not None else ():
-            BrokerAddress.parse(url)
-    except ValueError:
+        if broker is not None:
+            BrokerAddress.parse_list(broker)
+    except Problem as problem:
         raise UsageInvalid(
-            "--broker must be written as mqtt://host:1883 or mqtts://user:secret@host:8883.",
-            "--broker باید به شکل mqtt://host:1883 یا mqtts://user:secret@host:8883 نوشته شود.",
+            f"--broker cannot be used: {problem}", f"مقدار --broker پذیرفتنی نیست: {problem.persian}"
         ) from None
     return broker
 

@@ -93,6 +93,7 @@ from chapar.errors.access import (
     ScopeMissing,
     Unauthenticated,
 )
+from chapar.errors.broker_url import UrlFault
 from chapar.errors.command_line import (
     GatewayError,
     GatewayLost,
@@ -161,6 +162,7 @@ from chapar.errors.request import (
 from chapar.errors.root import ChaparError, Language, Phrase, persian_digits
 from chapar.errors.starting import (
     PortTaken,
+    Problem,
     SettingInvalid,
     WorkerFailed,
 )
@@ -236,6 +238,7 @@ __all__ = [
     "PathUnknown",
     "Phrase",
     "PortTaken",
+    "Problem",
     "ProtocolUnsupported",
     "PublicationExpired",
     "PublicationInvalid",
@@ -257,6 +260,7 @@ __all__ = [
     "TlsFilesUnusable",
     "TlsProblem",
     "Unauthenticated",
+    "UrlFault",
     "UsageInvalid",
     "WorkerFailed",
     "persian_digits",

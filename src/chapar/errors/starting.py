@@ -6,6 +6,14 @@ from dataclasses import dataclass
 from chapar.errors.root import ChaparError, Language
 
 
+class Problem(ValueError):
+    """What is wrong with a value, in both languages; reads on from the setting's name and never repeats a secret."""
+
+    def __init__(self, english: str, persian: str) -> None:
+        super().__init__(english)
+        self.persian = persian
+
+
 @dataclass(eq=False)
 class SettingInvalid(ChaparError):
     """A setting has a value that cannot work; found before anything is started.

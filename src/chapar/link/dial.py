@@ -57,7 +57,7 @@ async def _connected(endpoint: Endpoint, settings: Settings, session: Callable[[
     # Built afresh, so that certificates that were renewed on disk are used from the next session on.
     tls = await _tls_context(endpoint, settings)
     connection = await _connected_socket(endpoint, patience)
-    name = settings.broker_server_name or endpoint.broker.host
+    name = settings.broker_server_name or endpoint.broker.certificate_name
     try:
         async with asyncio.timeout(patience):
             # Both event loops set TCP_NODELAY: a command is small and waits for nobody.

@@ -8,13 +8,14 @@ from collections import Counter
 import structlog
 
 from chapar.backoff import Backoff
+from chapar.broker_address import BrokerAddress
 from chapar.errors import BrokerError, LinkDown
 from chapar.link.dial import dial
 from chapar.link.endpoints import Rotation
 from chapar.link.publication import Publication, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import watch_files
-from chapar.settings import BrokerAddress, Settings
+from chapar.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -160,11 +160,10 @@ class TestNoSession:
         assert isinstance(error, ConnectionFailed)
         assert str(error) == f"No connection to mqtt://127.0.0.1:{port}: Connection refused."
 
-    @pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b"])
-    async def test_the_name_has_no_address(self, name: str) -> None:
-        error = await failure(f"mqtt://{name}:1883")
+    async def test_the_name_has_no_address(self) -> None:
+        error = await failure("mqtt://no-such-host.invalid:1883")
         assert isinstance(error, HostNotFound)
-        assert str(error).startswith(f"The name of mqtt://{name}:1883 has no address (DNS): ")
+        assert str(error).startswith("The name of mqtt://no-such-host.invalid:1883 has no address (DNS): ")
 
     async def test_an_mqtt_3_broker(self, tmp_path: Path) -> None:
         """rumqttd on its 3.1.1 listener, which hangs up on MQTT 5 without a word."""
@@ -260,11 +259,7 @@ class TestTls:
 
     def test_a_name_that_no_certificate_can_have(self) -> None:
         with pytest.raises(SettingInvalid, match="CHAPAR_BROKER_SERVER_NAME cannot be used: write it as a host name"):
-            Settings.load(broker_server_name=".example")
-
-    def test_an_address_that_no_connect_can_carry(self) -> None:
-        with pytest.raises(SettingInvalid, match="CHAPAR_BROKER_URL cannot be used: write it in UTF-8"):
-            Settings.load(broker_url="mqtt://user:p\udce9@127.0.0.1")
+            Settings.load(broker_url="mqtts://127.0.0.1", broker_server_name=".example")
 
     async def test_a_client_certificate(self, certificates: Certificates) -> None:
         with Mosquitto(certificates=certificates, require_certificate=True) as broker:
