@@ -22,7 +22,7 @@ from chapar.room import Room
 from chapar.sending import Sending
 from chapar.settings import Settings
 from chapar.store.audit import Action, AuditFilters, Entry
-from chapar.store.reports import Bucket, Filters, Ranking, Summary
+from chapar.store.reports import Bucket, Filters, Page, Position, Ranking, Summary
 from chapar.store.store import Store
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "Entry",
     "Filters",
     "Gateway",
+    "Page",
+    "Position",
     "Ranking",
     "Readiness",
     "Replay",
@@ -230,9 +232,9 @@ class Gateway:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
         return await self._store.attempts(message_id)
 
-    async def page(self, caller: Caller, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
-        """At most `limit` messages older than the id `before`, newest first; raises StoreUnavailable."""
-        return await self._store.page(_within(caller, filters), before=before, limit=limit)
+    async def page(self, caller: Caller, filters: Filters, *, after: Position | None, limit: int) -> Page:
+        """At most `limit` messages, newest first, older than the one at `after`; raises StoreUnavailable."""
+        return await self._store.page(_within(caller, filters), after=after, limit=limit)
 
     def report(self, caller: Caller, filters: Filters) -> AsyncIterator[list[Message]]:
         """All messages, oldest first, in lists of bounded size; raises StoreUnavailable while it is read."""

@@ -22,6 +22,7 @@ from chapar.api.schemas import (
     Paged,
     SentAnswer,
     attempt_view,
+    cursor_of,
     message_view,
 )
 from chapar.api.sending import read_command, sent_answer
@@ -117,10 +118,10 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
     @router.get("/messages", summary="List messages, newest first", responses=answers(422, 503))
     @allow(Scope.READ)
     async def messages(query: Paged, caller: Calling) -> MessagePage:
-        """A page of messages. Pages do not shift when messages arrive: follow `next`."""
-        found = await gateway.page(caller, query.filters(), before=query.cursor, limit=query.limit)
-        following = found[-1].id if len(found) == query.limit else None
-        return MessagePage.model_validate({"messages": list(map(message_view, found)), "next": following})
+        """A page of messages. Pages do not shift when messages arrive, change or are removed: follow `next`."""
+        page = await gateway.page(caller, query.filters(), after=query.position(), limit=query.limit)
+        following = cursor_of(page.last) if len(page.messages) == query.limit else None
+        return MessagePage.model_validate({"messages": list(map(message_view, page.messages)), "next": following})
 
     @router.get(
         "/messages/{id}",

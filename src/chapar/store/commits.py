@@ -243,13 +243,14 @@ class Commits:
             try:
                 async with _writer_process(channel, inherit) as writer:
                     writer.write(pack((database_url,)))
-                    with backoff.working():
-                        await channel.ended
+                    try:
+                        with backoff.working():
+                            await channel.ended
+                    finally:
+                        self._writer_lost()
                 self._cause = "the writer process ended."
             except OSError as error:
                 self._cause = f"the writer process does not start: {error}."
-            finally:
-                self._writer_lost()
             self._metrics.writer_deaths.inc()
             log.error("writer_died", cause=self._cause)  # it has logged its own traceback
             await backoff.pause()

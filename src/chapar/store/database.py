@@ -110,7 +110,10 @@ _BEGIN = {
     ("sqlite", Role.READER): "BEGIN",
     ("sqlite", Role.MIGRATOR): "BEGIN IMMEDIATE",
     ("sqlite", Role.ADMINISTRATOR): "BEGIN IMMEDIATE",
-    ("postgresql", Role.READER): f"BEGIN READ ONLY; SET LOCAL statement_timeout = {_READER_STATEMENT_TIMEOUT}",
+    # What several statements say together is as of one moment, as it always is on SQLite.
+    ("postgresql", Role.READER): (
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {_READER_STATEMENT_TIMEOUT}"
+    ),
     ("postgresql", Role.MIGRATOR): "BEGIN; SET LOCAL synchronous_commit = on",
     ("postgresql", Role.ADMINISTRATOR): "BEGIN; SET LOCAL synchronous_commit = on",
 }
