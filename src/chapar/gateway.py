@@ -24,6 +24,7 @@ from chapar.settings import Settings
 from chapar.store.audit import Action, AuditFilters, Entry
 from chapar.store.reports import Bucket, Filters, Page, Position, Ranking, Summary
 from chapar.store.store import Store
+from chapar.supervision import supervised
 
 __all__ = [
     "METRICS_TYPE",
@@ -85,10 +86,10 @@ class Gateway:
     async def run(self) -> None:
         """Count what is unfinished, and forget what is old, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._room.run(), name="backlog")
-            tasks.create_task(self._keep_measuring(), name="measurements")
-            if self._settings.retention_days is not None:
-                tasks.create_task(self._forget(self._settings.retention_days), name="retention")
+            tasks.create_task(supervised("backlog", self._room.run, self._metrics), name="backlog")
+            tasks.create_task(supervised("measurements", self._keep_measuring, self._metrics), name="measurements")
+            if (days := self._settings.retention_days) is not None:
+                tasks.create_task(supervised("retention", lambda: self._forget(days), self._metrics), name="retention")
 
     async def _keep_measuring(self) -> None:
         while True:

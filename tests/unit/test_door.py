@@ -137,7 +137,7 @@ async def test_where_the_database_is_away_a_key_is_trusted_for_a_while(monkeypat
     bench = DoorBench()
     key = bench.new_key()
     bench.store.away = True
-    with pytest.raises(AccessUnavailable, match="it is away"):
+    with pytest.raises(AccessUnavailable, check=lambda error: "it is away" in error.cause not in str(error)):
         await bench.door.admit(key)
     bench.store.away = False
     principal = await bench.door.admit(key)
@@ -318,7 +318,7 @@ async def test_a_running_door_looks_twice_a_second_and_writes_uses_down_each_min
         with pytest.raises(asyncio.CancelledError):
             await running
     assert sorted(timers.sleeps) == [0.5, 60.0]
-    assert names >= {"door", "key-uses", "jwks"}
+    assert names >= {"door", "key_uses", "jwks"}
 
 
 async def test_a_running_door_keeps_looking_where_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

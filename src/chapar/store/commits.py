@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Self, TypeVar, cast
 
@@ -21,6 +22,7 @@ from chapar.errors import NotSaved, OutcomeUnknown
 from chapar.metrics import Metrics
 from chapar.store.operations import Kind
 from chapar.store.wire import pack, split, unpack
+from chapar.supervision import supervised
 
 log = structlog.get_logger()
 
@@ -93,7 +95,8 @@ class Commits:
         """
         commits = cls(metrics or Metrics())
         # No task group: it would wrap whatever its body raises, and this body is the whole gateway.
-        keeper = asyncio.create_task(commits._keep_writer(database_url, tuple(inherit)), name="writer")
+        keep = partial(commits._keep_writer, database_url, tuple(inherit))
+        keeper = asyncio.create_task(supervised("writer", keep, commits._metrics), name="writer")
         try:
             yield commits
         finally:
