@@ -8,6 +8,7 @@ from typing import Any
 
 import jwt
 import pytest
+import structlog
 
 from chapar.access import door as door_module
 from chapar.access.api_keys import new_api_key
@@ -131,6 +132,17 @@ async def test_a_key_that_ends_soon_is_not_remembered_beyond_its_end() -> None:
     key = bench.new_key(expires_at=bench.clock.now() + 100)
     await bench.door.admit(key)
     assert bench.door._admitted[key].until <= time.time() + 0.1
+
+
+async def test_why_nobody_can_be_checked_is_logged_now_and_then() -> None:
+    bench = DoorBench()
+    key = bench.new_key()
+    bench.store.away = True
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            with pytest.raises(AccessUnavailable):
+                await bench.door.admit(key)
+    assert [(line["event"], line["cause"]) for line in logged] == [("access_unavailable", "it is away.")]
 
 
 async def test_where_the_database_is_away_a_key_is_trusted_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,18 +92,24 @@ ANSWERS: dict[str, bytes] = {
 async def issuer_that(serve: Serve) -> AsyncIterator[str]:
     """The URL of somebody who reads a request and does as it likes."""
 
+    answering: set[asyncio.Task[None] | None] = set()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.add(asyncio.current_task())
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
             await serve(writer)
             await writer.drain()
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(answer, LOOPBACK, 0)
     try:
         yield f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/keys"
     finally:
         server.close()
+        await asyncio.wait([task for task in answering if task is not None])  # each ends where its caller is gone
 
 
 async def good(writer: asyncio.StreamWriter) -> None:
