@@ -33,7 +33,9 @@ from chapar.room import Room
 from chapar.settings import Settings
 from chapar.store.acceptance import Added, Key, Place, Sender
 from chapar.store.store import Store
+from chapar.times import rfc3339
 
+_LATE = 60_000  # ms by which `deliver_at` may have passed: clocks differ, and a call takes its time
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
 
 
@@ -45,6 +47,7 @@ class _Call:
     key: Key | None
     deadline: float  #: loop time until which the caller waits for the broker
     waits: bool  #: whether it does at all
+    asked_for: int | None  #: the time at which it was to be delivered, ms since the epoch
     began: float  #: by `time.perf_counter`
     told: asyncio.Future[Message | None]  #: what became of the message; None: nobody knows, or its key has an owner
     owner: Key | None = None  #: whose request was answered with another message
@@ -97,6 +100,7 @@ class Sending:
             key=key,
             deadline=self._loop.time() + patience,
             waits=command.wait is Wait.BROKER,
+            asked_for=command.deliver_at,
             began=began,
             told=self._loop.create_future(),
         )
@@ -180,14 +184,16 @@ class Sending:
         return Status.QUEUED
 
     async def _send(self, call: _Call, sender: Sender) -> Message | Replay:
-        if call.message.status in {Status.SCHEDULED, Status.QUEUED}:
-            try:
+        try:
+            if call.asked_for is not None and call.message.created_at - call.asked_for > _LATE:
+                raise _gone_by(call.message.created_at)
+            if call.message.status in {Status.SCHEDULED, Status.QUEUED}:
                 await self._room.check()
-            except QueueFull:
-                owner = None if call.key is None else await self._store.owner(call.key[:2], call.message.created_at)
-                if call.key is None or owner is None:
-                    raise
-                return await self._repeated(owner, use=call.key)  # what was accepted before takes no room
+        except (FieldInvalid, QueueFull):
+            owner = None if call.key is None else await self._store.owner(call.key[:2], call.message.created_at)
+            if call.key is None or owner is None:
+                raise
+            return await self._repeated(owner, use=call.key)  # it was accepted before: in time, and it takes no room
         self._add(call, sender)
         told = await call.told
         if call.owner is not None:
@@ -275,6 +281,14 @@ def _tell(call: _Call, message: Message | None) -> None:
 def _refuse(call: _Call, error: BaseException) -> None:
     if not call.told.done():
         call.told.set_exception(error)
+
+
+def _gone_by(now: int) -> FieldInvalid:
+    return FieldInvalid(
+        "deliver_at",
+        f"has passed: it is {rfc3339(now)} now. Leave it out to send at once",
+        f"گذشته است: اکنون {rfc3339(now)} است. برای ارسال فوری آن را حذف کنید",
+    )
 
 
 def _too_far(field: str, seconds: float) -> FieldInvalid:

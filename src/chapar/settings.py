@@ -143,14 +143,6 @@ class Settings(BaseSettings):
     jwt_jwks_url: str | None = Field(
         None, description="Key set of the tokens' issuer (JWKS, https). Fetched again every few minutes."
     )
-    jwt_ca_file: Path | None = Field(
-        None, description="CA certificates (PEM) for an https key set. Unset: the system's."
-    )
-    proxy: Secret | None = Field(
-        None,
-        description="HTTP proxy to the key set and, for the command line, to a gateway elsewhere. Unset: none, "
-        "whatever `HTTP_PROXY` says.",
-    )
     jwt_issuer: str | None = Field(None, description="`iss` that tokens must have; required with any of the three.")
     jwt_audience: str | None = Field(None, description="`aud` that tokens must have; required with any of the three.")
     trusted_proxies: str | None = Field(
@@ -186,7 +178,8 @@ class Settings(BaseSettings):
         64 * 1024,
         ge=1024,
         le=64 * 1024 * 1024,
-        description="Largest request body in bytes; reading stops there. A command is small.",
+        description="Largest request body, and largest message of a bulk call, in bytes; reading stops there. "
+        "A command is small.",
     )
     max_bulk_bytes: int = Field(
         16 * 1024 * 1024,

@@ -17,6 +17,7 @@ from support.site import HOLDS_NOTHING_BACK, Site, operations
 MOST = 10_000
 DEVICES = 100
 LARGEST = 2 * 1024 * 1024  # bytes
+LARGEST_MESSAGE = 64 * 1024  # bytes; the default of CHAPAR_MAX_BODY_BYTES
 NDJSON = "application/x-ndjson"
 ASYNC = {"Prefer": "respond-async"}
 
@@ -140,6 +141,41 @@ def test_a_message_that_no_text_can_hold_fails_alone(site: Site, imei: str, fiel
     answer = site.api.post("/messaging/bulk", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 200
     assert [item["status"] for item in answer.json()["answers"]] == [400, 201]
+
+
+@in_either_form
+def test_a_message_past_the_bound_of_one_fails_alone(site: Site, imei: str, post: Post) -> None:
+    good = {"imei": imei, "micro_op": "push_down"}
+    told = post(site, [good, {**good, "params": {"text": "x" * LARGEST_MESSAGE}}, good]).json()["answers"]
+    assert [item["status"] for item in told] == [201, 413, 201]
+    assert told[1]["body"]["code"] == "body_too_large"
+    assert f"{LARGEST_MESSAGE} bytes (CHAPAR_MAX_BODY_BYTES)" in told[1]["body"]["reason"]
+    assert len(site.messages_of(imei)) == 2
+
+
+@in_either_form
+def test_the_largest_message_that_may_come_alone_may_come_in_bulk(site: Site, imei: str, post: Post) -> None:
+    message = {"imei": imei, "micro_op": "push_down", "params": {"text": ""}}
+    message["params"] = {"text": "x" * (LARGEST_MESSAGE - len(json.dumps(message)))}
+    assert post(site, [message]).json()["summary"] == {"201": 1}
+    assert site.send(**message).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "rest", ['{"imei":]', "{} {}", "", "nul", '{"imei":"8612",}', "[}", '{"a":1]', '"\\x"', "01"], ids=repr
+)
+def test_a_body_that_is_no_json_as_a_whole_sends_nothing(site: Site, imei: str, rest: str) -> None:
+    body = f'{{"messages":[{{"imei":"{imei}","micro_op":"push_down"}},{rest}]}}'
+    answer = site.api.post("/messaging/bulk", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, problem_of(answer)["code"]) == (400, "body_malformed")
+    assert site.messages_of(imei) == []
+
+
+def test_a_number_of_many_digits_fails_alone(site: Site, imei: str) -> None:
+    good = f'{{"imei":"{imei}","micro_op":"push_down"}}'
+    body = f'{{"messages":[{good},{{"imei":"{imei}","micro_op":"push_down","params":{{"x":{"9" * 5000}}}}}]}}'
+    answer = site.api.post("/messaging/bulk", content=body, headers={"Content-Type": "application/json"})
+    assert [item["status"] for item in answer.json()["answers"]] == [201, 400]
 
 
 def test_messages_of_several_devices_and_waits_keep_the_order_of_each(site: Site) -> None:

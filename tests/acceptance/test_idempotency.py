@@ -12,7 +12,7 @@ import pytest
 
 from support.api import problem_of
 from support.promises import hearings
-from support.site import Site, until, written
+from support.site import Site, until, until_past, written
 
 AT_ONCE = 10
 
@@ -202,4 +202,15 @@ def test_an_answer_outlives_a_restart_of_the_gateway(site: Site, imei: str, key:
     site.gateway.restart()
     second = site.send(imei, headers=keyed(key))
     assert (said(second), replayed(second)) == (said(first), True)
+    assert len(site.messages_of(imei)) == 1
+
+
+def test_a_repeated_call_is_answered_as_before_although_its_time_has_passed(site: Site, imei: str, key: str) -> None:
+    """More than a minute late it would be refused; but the message was taken, and its caller has to learn that."""
+    due = time.time() - 57
+    first = site.send(imei, headers=keyed(key), deliver_at=written(due))
+    until_past(written(due + 60.1))
+    second = site.send(imei, headers=keyed(key), deliver_at=written(due))
+    assert (first.status_code, said(second), replayed(second)) == (201, said(first), True)
+    assert site.send(imei, deliver_at=written(due)).status_code == 422
     assert len(site.messages_of(imei)) == 1

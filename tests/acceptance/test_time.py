@@ -1,12 +1,22 @@
 """Not after, and not before: what a message's time runs out for is never heard, what is scheduled never early."""
 
+import contextlib
+import json
+import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from chapar.principal import EVERY_SCOPE
 from support.api import problem_of
+from support.gateway import GatewayProcess, find_command
+from support.mosquitto import Mosquitto
 from support.site import Site, operations, seconds_of, until_past, written
 
 MAX_EXPIRY = 30 * 86400  # seconds; the default
@@ -125,14 +135,66 @@ def test_a_time_that_cannot_be_kept_is_refused_by_name_and_nothing_is_stored(
     assert site.messages_of(imei) == []
 
 
-def test_what_was_due_in_the_past_is_sent_now(site: Site, imei: str) -> None:
+def test_what_was_due_a_moment_ago_is_sent_now(site: Site, imei: str) -> None:
     with site.device(imei) as device:
-        answer = site.send(imei, deliver_at=written(time.time() - 3600))
+        answer = site.send(imei, deliver_at=written(time.time() - 30))
         device.wait_for(1)
     assert (answer.status_code, answer.json()["status"]) == (201, "published")
     row = site.message(answer.json()["id"])
     assert row["deliver_at"] is None
     assert seconds_of(row["expires_at"]) - seconds_of(row["created_at"]) == pytest.approx(3600)
+
+
+@pytest.mark.parametrize("wait", ["broker", "none"])
+def test_what_was_due_more_than_a_minute_ago_is_refused(site: Site, imei: str, wait: str) -> None:
+    answer = site.send(imei, deliver_at=written(time.time() - 90), wait=wait)
+    assert answer.status_code == 422
+    assert [error["field"] for error in problem_of(answer)["errors"]] == ["deliver_at"]
+    assert "has passed" in problem_of(answer)["reason"]
+    assert site.messages_of(imei) == []
+
+
+@pytest.mark.parametrize(
+    ("written_time", "rule", "persian_rule"),
+    [
+        ("1405-09-10T06:30:00+03:30", "1405, which looks like the Jalali", "۱۴۰۵ است که به سال هجری شمسی"),
+        ("1448-06-19T06:30:00Z", "lunar Hijri", "قمری"),
+        ("1399-12-30T23:59:59Z", "Jalali", "شمسی"),  # a day that the Gregorian calendar has too
+        ("9999-12-31T23:59:59-14:00", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
+        ("1969-12-31T23:59:59Z", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
+        ("0001-01-01T00:00:00+14:00", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
+    ],
+)
+@pytest.mark.parametrize("place", ["deliver_at", "bulk", "expires_at", "end", "since", "until", "audit"])
+def test_a_time_of_another_calendar_or_out_of_range_is_refused_wherever_one_is_taken(
+    site: Site, written_time: str, rule: str, persian_rule: str, place: str
+) -> None:
+    for language, expected in (("en", rule), ("fa", persian_rule)):
+        status, problem = asked_with_time(site.api, place, written_time, {"Accept-Language": language})
+        assert status == 422
+        assert expected in problem["reason"]
+        assert problem["errors"][0]["field"] in {"deliver_at", "expires_at", "since", "until"}
+
+
+def asked_with_time(api: httpx.Client, place: str, at: str, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    """The status and problem of a call that takes a time at this place."""
+    command = {"imei": "8612", "micro_op": "push_down", "deliver_at": at}
+    match place:
+        case "deliver_at":
+            answer = api.post("/messaging/send", json=command, headers=headers)
+        case "bulk":
+            [item] = api.post("/messaging/bulk", json={"messages": [command]}, headers=headers).json()["answers"]
+            return item["status"], item["body"]
+        case "expires_at":
+            key = {"name": "late", "scopes": ["messages:read"], "expires_at": at}
+            answer = api.post("/keys", json=key, headers=headers)
+        case "end":
+            answer = api.post("/keys/abc/expire", json={"expires_at": at}, headers=headers)
+        case "audit":
+            answer = api.get("/audit", params={"since": at}, headers=headers)
+        case _:
+            answer = api.get("/reporting/summary", params={place: at}, headers=headers)
+    return answer.status_code, answer.json()
 
 
 @pytest.mark.parametrize("hours", [-8, 0, 3.5])
@@ -193,3 +255,29 @@ def test_time_goes_on_while_the_gateway_is_away(site: Site, imei: str) -> None:
         "published",
     ]
     assert site.message(due_later)["status"] == "scheduled"
+
+
+def test_a_stored_time_out_of_range_breaks_no_list(
+    start_gateway: Callable[..., GatewayProcess], tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    gateway = start_gateway(mosquitto.settings_env)
+    for operation in ("first", "second"):
+        httpx.post(f"{gateway.url}/messaging/send", json={"imei": "8612", "micro_op": operation})
+    make = [find_command(), "keys", "create", "--name=all", *(f"--scope={scope}" for scope in EVERY_SCOPE), "--json"]
+    key = json.loads(subprocess.run(make, cwd=tmp_path, check=True, capture_output=True).stdout)["key"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "chapar.db", timeout=10)) as database, database:
+        database.execute("UPDATE messages SET expires_at = ?, finished_at = -1 WHERE micro_op = 'first'", (2**62,))
+        database.execute("UPDATE api_keys SET expires_at = ?, last_used_at = ?", (253_402_351_199_000, -(2**62)))
+    with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {key}"}) as api:
+        second, first = api.get("/messaging/messages").json()["messages"]
+        assert (first["expires_at"], first["finished_at"]) == ("9999-12-31T23:59:59.999Z", "1970-01-01T00:00:00.000Z")
+        assert second["expires_at"] < "2100"
+        for path in ("/reporting/all", "/reporting/all?format=csv", f"/messaging/messages/{first['id']}"):
+            assert "9999-12-31T23:59:59.999Z" in api.get(path).text
+        assert [each["expires_at"] for each in api.get("/keys").json()["keys"]] == ["9999-12-31T23:59:59.999Z"]
+        assert api.get("/audit").status_code == 200
+    for options in ([], ["--json"]):
+        listed = subprocess.run(
+            [find_command(), "keys", "list", *options], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        assert "9999-12-31" in listed.stdout

@@ -12,9 +12,9 @@ from fastapi import Request
 from starlette.types import Message
 
 with atheris.instrument_imports(
-    include=["chapar.api.body", "chapar.api.sending", "chapar.api.schemas", "chapar.message"]
+    include=["chapar.api.body", "chapar.api.items", "chapar.api.sending", "chapar.api.schemas", "chapar.message"]
 ):
-    from chapar.api import bulk, sending
+    from chapar.api import items, sending
     from chapar.api.body import read_body
 
 from chapar.api.limits import BodyBudget
@@ -46,8 +46,9 @@ async def _take(data: bytes) -> None:
         _, body = await read_body(request, MEDIA_TYPES, limit=_LIMIT, setting="LIMIT")
         if media_type >= 2 * len(MEDIA_TYPES):
             _check(body)
-        for item in bulk._lines(body) if named == MEDIA_TYPES[1] else bulk._items(body):
-            _check(item)
+        for place in items.in_lines(body) if named == MEDIA_TYPES[1] else items.in_list(body):
+            if place is not None:
+                _check(body[place])
     except ChaparError as error:
         _check_problem(error)
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fuzz import bodies, cells, coverage_guided, openapi, publications, requests, stage, streams, tokens
+from fuzz import bodies, cells, coverage_guided, hostile_shapes, openapi, publications, requests, stage, streams, tokens
 from fuzz.campaign import Campaign
 
 CAMPAIGNS: Final = (
@@ -43,6 +43,13 @@ CAMPAIGNS: Final = (
         coverage_guided.runner("fuzz.body_target", bodies.request),
         short=3_000,
         long=1_000_000,
+    ),
+    Campaign(
+        "hostile-shapes",
+        "the largest request of every route, made to be dear; none holds the event loop for more than 50 ms",
+        hostile_shapes.run,
+        short=hostile_shapes.SHORT,
+        long=600,
     ),
     Campaign(
         "tokens",

@@ -45,6 +45,11 @@ class GatewayProcess:
         self._program: Program | None = None
 
     @property
+    def command(self) -> list[str | Path]:
+        """What is called with `serve`."""
+        return [find_command()]
+
+    @property
     def program(self) -> Program:
         if self._program is None:
             raise AssertionError("this gateway is not running")
@@ -63,7 +68,7 @@ class GatewayProcess:
         """Returns once `/health/{until}` is 200: "live" (it serves) or "ready" (database and broker too)."""
         env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._folder)}
         env |= {"CHAPAR_PORT": str(self.port)} | self.env
-        self._program = Program([find_command(), "serve", *self.arguments], folder=self._folder, env=env)
+        self._program = Program([*self.command, "serve", *self.arguments], folder=self._folder, env=env)
         if until is not None:
             self.wait_until(until, timeout)
         return self

@@ -120,6 +120,23 @@ def test_another_text_is_no_time(text: str) -> None:
         moment("--since", text)
 
 
+@pytest.mark.parametrize(
+    ("text", "rule", "persian_rule"),
+    [
+        ("1405-09-10T06:30", "--since is in the year 1405, which looks like the Jalali", "--since در سال ۱۴۰۵ است"),
+        ("1448-06-19", "lunar Hijri", "قمری"),
+        ("1969-12-31T23:59:59Z", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
+        ("9999-12-31T23:59:59-14:00", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
+        ("30000d", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
+    ],
+)
+def test_a_time_of_another_calendar_or_out_of_range_is_none(text: str, rule: str, persian_rule: str) -> None:
+    with pytest.raises(UsageInvalid) as refused:
+        moment("--since", text)
+    assert rule in refused.value.sentence("en")
+    assert persian_rule in refused.value.sentence("fa")
+
+
 Serve = Callable[[httpx.Response], None]
 
 

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapar.cli.terminal import json_line, local_time, plain
+from chapar.cli.terminal import json_line, local_time, local_time_of, plain
+from chapar.errors import Language
+from chapar.times import LATEST
 
 HOSTILE = [
     ("\x1b[2Jgone", r"\x1b[2Jgone"),
@@ -63,3 +65,12 @@ def test_times_are_local_and_in_the_digits_of_the_language() -> None:
     moment = datetime(2026, 11, 24, 21, 0, 5, tzinfo=UTC)
     assert local_time(moment, "en") == "2026-11-25 00:30:05"
     assert local_time(moment, "fa") == "۲۰۲۶-۱۱-۲۵ ۰۰:۳۰:۰۵"
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+@pytest.mark.usefixtures("tehran")
+def test_a_time_out_of_range_is_shown_as_the_nearest_one(language: Language) -> None:
+    last = local_time_of(2**62, language)
+    assert last == local_time_of(LATEST, language)
+    assert last.translate(str.maketrans("۰۱۲۳۴۵۶۷۸۹", "0123456789")) == "9999-12-31 23:59:59"
+    assert local_time_of(-(2**62), language) == local_time_of(0, language)

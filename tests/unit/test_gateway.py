@@ -39,7 +39,7 @@ from chapar.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.store.acceptance import Key
 from chapar.store.audit import AuditFilters
 from chapar.store.queue import Lease
-from chapar.store.reports import Filters, Position
+from chapar.store.reports import Filters
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
 from support.stores import new_message
@@ -276,6 +276,23 @@ async def test_what_was_accepted_before_the_queue_was_full_is_answered_again() -
     bench.clock.at += KEY_KEPT
     with pytest.raises(QueueFull):
         await bench.gateway.send(CALLER, LATER, use=USE)
+
+
+async def test_what_was_due_a_minute_ago_is_refused_and_what_was_accepted_before_is_answered_again(
+    bench: Bench,
+) -> None:
+    due = LATER._replace(deliver_at=EPOCH)
+    first = await bench.gateway.send(CALLER, due, use=USE)
+    assert isinstance(first, Message)
+    await bench.gateway.answered(USE, 202, "{}")
+    bench.clock.at = EPOCH + 60_000
+    assert isinstance(await bench.gateway.send(CALLER, due), Message)
+    bench.clock.at += 1
+    assert await bench.gateway.send(CALLER, due, use=USE) == Replay(first.id, 202, "{}")
+    for use in (None, USE._replace(key="another")):
+        with pytest.raises(FieldInvalid) as raised:
+            await bench.gateway.send(CALLER, due, use=use)
+        assert raised.value.field == "deliver_at"
 
 
 async def test_a_burst_does_not_pass_the_bound_of_the_whole_queue() -> None:
@@ -557,7 +574,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
     caller = reaching(devices="B")
     bench.gateway.report(caller, Filters())
     for answer in (
-        bench.gateway.page(caller, Filters(), after=Position(6, "m"), limit=7),
+        bench.gateway.page(caller, Filters(), before="m", limit=7),
         bench.gateway.summary(caller, Filters(), "day"),
         bench.gateway.audit(caller, AuditFilters(), before=9, limit=8),
     ):
@@ -565,7 +582,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
     within = Reach(("B",))
     assert asked == {
         "pages": (within, (), {}),
-        "page": (within, (), {"after": Position(6, "m"), "limit": 7}),
+        "page": (within, (), {"before": "m", "limit": 7}),
         "summary": (within, ("day",), {}),
         "audit": (within, (), {"before": 9, "limit": 8}),
     }

@@ -8,11 +8,12 @@ from pydantic.config import JsonDict
 
 from chapar.api.access import Calling, GuardedRoute, allow
 from chapar.api.problems import answers
-from chapar.api.schemas import DEVICE_ID, FORBIDDEN, MAX_PAGE, Moment, milliseconds, rfc3339
+from chapar.api.schemas import DEVICE_ID, FORBIDDEN, MAX_PAGE, Moment
 from chapar.errors import FieldInvalid
 from chapar.gateway import Action, AuditFilters, Entry, Gateway
 from chapar.message import check_device_id, has_forbidden_character
 from chapar.principal import Scope
+from chapar.times import milliseconds, rfc3339
 
 _EXAMPLE_ID: Final = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 
 from fastapi import Request
@@ -12,9 +13,10 @@ from starlette.requests import ClientDisconnect
 
 from chapar.api.headers import header
 from chapar.api.limits import BodyShare
-from chapar.errors import BodyMalformed, BodyTooDeep, BodyTooLarge, FieldInvalid, MediaTypeUnsupported
+from chapar.errors import BodyMalformed, BodyTooLarge, FieldInvalid, MediaTypeUnsupported
 
-MAX_DEPTH: Final = 64  # levels; parameters have 32 of them
+_FEW: Final = 32  # lists and objects; so many may stand in each other
+_LONGEST_NAME: Final = 50  # characters
 
 _NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)  # text, and what is no bracket
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -52,37 +54,52 @@ def parse(body: bytes) -> JsonValue:
 
     RFC 8259 §4 leaves open which of the two counts: a proxy that checks the device id may have read the other one.
     """
+    return _decoded(body, _DECODER)
+
+
+def check_grammar(body: bytes) -> None:
+    """Raise BodyMalformed where a body is no JSON, whatever it holds."""
+    _decoded(body, _GRAMMAR)
+
+
+def depth_of(body: bytes) -> int:
+    """How deep lists and objects stand in each other; at most as many as there are, where these are few.
+
+    A parser's own limit is its stack, which differs between parsers and versions.
+    """
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets <= _FEW:  # as nearly always
+        return brackets
+    return max(accumulate(map(_STEPS.__getitem__, _NO_BRACKET.sub(b"", body))), default=0)
+
+
+def shown(name: str) -> str:
+    """A field's name as an answer repeats it: nobody has a long one sent back to them again and again."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+
+
+def _decoded(body: bytes, decoder: json.JSONDecoder) -> JsonValue:
     try:
-        document: JsonValue = _DECODER.decode(body.decode())
+        document: JsonValue = decoder.decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise BodyMalformed(str(error)) from None
     return document
 
 
-def check_depth(body: bytes, limit: int = MAX_DEPTH) -> None:
-    """Raises BodyTooDeep where lists and objects stand in each other more than `limit` deep.
-
-    A parser's own limit is its stack, which differs between parsers and versions.
-    """
-    if body.count(b"[") + body.count(b"{") <= limit:  # as nearly always
-        return
-    depth = 0
-    for step in map(_STEPS.__getitem__, _NO_BRACKET.sub(b"", body)):
-        depth += step
-        if depth > limit:
-            raise BodyTooDeep(limit)
-
-
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FieldInvalid(twice, "is given more than once", "بیش از یک بار آمده است")
+        known: set[str] = set()
+        for name, _ in pairs:
+            if name in known:
+                raise FieldInvalid(shown(name), "is given more than once", "بیش از یک بار آمده است")
+            known.add(name)
     return fields
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)  # json.loads would make one for each body
+# json.loads would make one for each body.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
+_GRAMMAR: Final = json.JSONDecoder(parse_int=str, parse_float=str)  # a number of many digits is JSON too
 
 
 def _media_type(request: Request, media_types: Collection[str]) -> str:

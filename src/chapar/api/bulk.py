@@ -1,31 +1,34 @@
 """`/messaging/bulk`: many messages in one call, an answer for each."""
 
 import asyncio
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from chapar.api.access import RequestRoute, allow, caller_of
-from chapar.api.body import check_depth, parse, read_body
+from chapar.api.body import check_grammar, read_body
+from chapar.api.chunks import in_chunks
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
+from chapar.api.items import Steps, in_lines, in_list
 from chapar.api.limits import Limits
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.api.problems import answers, language_of
 from chapar.api.sending import Answer, read_command, refusal, send
-from chapar.errors import ChaparError, FieldInvalid, persian_digits
-from chapar.gateway import Gateway
+from chapar.api.turns import Turns, Work
+from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, persian_digits
+from chapar.gateway import Gateway, Use
+from chapar.message import Command
 from chapar.principal import Scope
 from chapar.settings import Settings
 
 MAX_MESSAGES: Final = 10_000
 
 _AT_A_TIME: Final = 50  # messages read in one turn of the event loop, which other callers share
-_MAX_DEPTH: Final = 512  # levels of the whole; below it, a message that is too deep fails alone
 _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
 
@@ -47,6 +50,7 @@ class BulkAnswer(BaseModel):
 def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
     """The route of `/messaging/bulk`."""
     router = APIRouter()
+    turns = Turns()
 
     @allow(Scope.SEND)
     async def bulk(request: Request) -> Response:
@@ -60,37 +64,17 @@ def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRout
             limit=settings.max_bulk_bytes,
             setting="CHAPAR_MAX_BULK_BYTES",
         )
-        items = _lines(body) if media_type == _NDJSON else _items(body)
-        if not 0 < len(items) <= MAX_MESSAGES:
-            raise FieldInvalid(
-                "messages",
-                f"must hold 1 to {MAX_MESSAGES:,} messages",
-                f"باید ۱ تا {persian_digits(f'{MAX_MESSAGES:,}')} پیام داشته باشد",
-            )
         caller = caller_of(request)
-        limits.messages(caller, len(items))
-        asynchronous = prefers_async(request)
-        language = language_of(request)
-
-        async def one(place: int, item: bytes) -> Answer:
-            try:
-                command = read_command(item)
-                if asynchronous:
-                    command = without_waiting(command)
-                use = use_of_key(request, item, f"\n{place}")  # which no key of a single call has
-                return await send(gateway, caller, command, use, language)
-            except ChaparError as error:
-                return refusal(error, language)
-
+        call = _Call(gateway, request, body, settings.max_body_bytes)
+        async with turns.work() as work:
+            places = await _places(in_lines(body) if media_type == _NDJSON else in_list(body), work)
+            if media_type == _JSON:
+                await call.check_grammar(places, work)
+        limits.messages(caller, len(places))
         with limits.waiting(caller):
-            async with asyncio.TaskGroup() as tasks:
-                answering = []
-                for place, item in enumerate(items):
-                    answering.append(tasks.create_task(one(place, item)))
-                    if place % _AT_A_TIME == 0:  # the first ones are committed while the next are read
-                        await asyncio.sleep(0)
-        headers = {"Preference-Applied": ASYNC} if asynchronous else None
-        return Response(_as_json([answer.result() for answer in answering]), headers=headers, media_type=_JSON)
+            answered = await call.send_all(places, turns)
+        headers = {"Preference-Applied": ASYNC} if call.asynchronous else None
+        return StreamingResponse(in_chunks(_as_json(answered)), headers=headers, media_type=_JSON)
 
     router.add_api_route(
         "/bulk",
@@ -128,20 +112,79 @@ def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRout
     return router
 
 
-def _lines(body: bytes) -> list[bytes]:
-    return [line for line in body.splitlines() if line.strip()]
+class _Call:
+    """One bulk call: its messages are parts of `body`, each of at most `limit` bytes."""
+
+    def __init__(self, gateway: Gateway, request: Request, body: bytes, limit: int) -> None:
+        self.asynchronous = prefers_async(request)
+        self._gateway = gateway
+        self._request = request
+        self._caller = caller_of(request)
+        self._body = body
+        self._limit = limit
+        self._language = language_of(request)
+
+    async def check_grammar(self, places: Sequence[slice], work: Work) -> None:
+        """Raise BodyMalformed where a message is no JSON, because then the whole is none."""
+        for place in places:
+            if self._is_short(place):
+                check_grammar(self._body[place])
+                await work.share()
+
+    async def send_all(self, places: Sequence[slice], turns: Turns) -> list[Answer]:
+        """An answer for each message; the first ones are committed while the next are read."""
+        answering: list[Answer | asyncio.Task[Answer]] = []
+        async with asyncio.TaskGroup() as tasks, turns.work() as work:
+            for number, place in enumerate(places):
+                answering.append(self._begin(number, place, tasks))
+                if number % _AT_A_TIME == 0:
+                    await work.end_turn()
+                await work.share()
+        return [each if isinstance(each, Answer) else each.result() for each in answering]
+
+    def _begin(self, number: int, place: slice, tasks: asyncio.TaskGroup) -> Answer | asyncio.Task[Answer]:
+        try:
+            if not self._is_short(place):
+                raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")
+            item = self._body[place]
+            command = read_command(item)
+            use = use_of_key(self._request, item, f"\n{number}")  # which no key of a single call has
+        except ChaparError as error:
+            return refusal(error, self._language)
+        return tasks.create_task(self._send(without_waiting(command) if self.asynchronous else command, use))
+
+    async def _send(self, command: Command, use: Use | None) -> Answer:
+        try:
+            return await send(self._gateway, self._caller, command, use, self._language)
+        except ChaparError as error:
+            return refusal(error, self._language)
+
+    def _is_short(self, place: slice) -> bool:
+        return int(place.stop) - int(place.start) <= self._limit
 
 
-def _items(body: bytes) -> list[bytes]:
-    """The messages of `{"messages": […]}`, each as JSON again; raises BodyMalformed, BodyTooDeep, FieldInvalid."""
-    check_depth(body, _MAX_DEPTH)
-    document = parse(body)
-    if not isinstance(document, dict) or set(document) != {"messages"} or not isinstance(document["messages"], list):
-        raise FieldInvalid("messages", "must be a list, and the only field", "باید یک فهرست و تنها فیلد درخواست باشد")
-    return [json.dumps(item).encode() for item in document["messages"]]
+async def _places(steps: Steps, work: Work) -> list[slice]:
+    """Where the messages stand; raises FieldInvalid where there is none or one too many."""
+    places: list[slice] = []
+    for found in steps:
+        if found is not None:
+            places.append(found)
+            if len(places) > MAX_MESSAGES:
+                break
+        await work.share()
+    if not 0 < len(places) <= MAX_MESSAGES:
+        raise FieldInvalid(
+            "messages",
+            f"must hold 1 to {MAX_MESSAGES:,} messages",
+            f"باید ۱ تا {persian_digits(f'{MAX_MESSAGES:,}')} پیام داشته باشد",
+        )
+    return places
 
 
-def _as_json(answered: Sequence[Answer]) -> bytes:
+def _as_json(answered: Sequence[Answer]) -> Iterator[bytes]:
     summary = Counter(str(answer.status) for answer in answered)
-    items = b",\n".join(b'{"status":%d,"body":%s}' % (answer.status, answer.body) for answer in answered)
-    return b'{"summary":%s,"answers":[\n%s\n]}\n' % (to_json(dict(sorted(summary.items()))), items)
+    opening = b'{"summary":%s,"answers":[\n' % to_json(dict(sorted(summary.items())))
+    for answer in answered:
+        yield b'%s{"status":%d,"body":%s}' % (opening, answer.status, answer.body)
+        opening = b",\n"
+    yield b"\n]}\n"

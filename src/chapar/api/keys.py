@@ -3,17 +3,20 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic.config import JsonDict
 
 from chapar.access.keyring import MAX_NAME, ApiKey, Grant, Keyring
 from chapar.api.access import Calling, GuardedRoute, allow
 from chapar.api.problems import answers
-from chapar.api.schemas import FORBIDDEN, Time, milliseconds, rfc3339
+from chapar.api.schemas import FORBIDDEN, Time
 from chapar.errors import FieldInvalid
 from chapar.principal import DEVICE_PATTERN, EVERYTHING, MAX_PATTERN_LENGTH, MAX_PATTERNS, Reach, Scope, check_patterns
+from chapar.times import milliseconds, rfc3339
 
 KeyId = Annotated[str, Path(description="The key's `id`, not the key itself.", max_length=64)]
+
+_Names = Annotated[list[str], FailFast()]  # the first fault of thousands says enough
 
 _EXAMPLE_ID: Final = "k3x9q2m7aa"
 # The rules of `principal.py` and of the keyring as JSON Schema knows them; those hold them, in both languages.
@@ -38,18 +41,18 @@ class KeyRequest(BaseModel):
     name: str = Field(
         description="Whom it is for.", max_length=MAX_NAME, examples=["irrigation backend"], json_schema_extra=_NAME
     )
-    scopes: list[str] = Field(
+    scopes: _Names = Field(
         description="What it may do: " + ", ".join(f"`{scope}`" for scope in Scope) + ".",
         examples=[["messages:send", "messages:read"]],
         json_schema_extra={"items": {"type": "string", "enum": [scope.value for scope in Scope]}, "minItems": 1},
     )
-    devices: list[str] = Field(
+    devices: _Names = Field(
         list(EVERYTHING),
         description=f"The devices that it reaches. {_PATTERNS}",
         examples=[["farm1-*"]],
         json_schema_extra=_DEVICES,
     )
-    operations: list[str] = Field(
+    operations: _Names = Field(
         list(EVERYTHING),
         description=f"The operations that it may send and see. {_PATTERNS}",
         examples=[["*"]],

@@ -1,14 +1,18 @@
 """`/messaging`: send messages, withdraw and repeat them, find them again."""
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import WithJsonSchema
+from pydantic_core import to_json
 
 from chapar.api import sending
 from chapar.api.access import Calling, GuardedRoute, RequestRoute, allow, caller_of
 from chapar.api.body import read_body
 from chapar.api.bulk import bulk_router
+from chapar.api.chunks import in_chunks
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.api.limits import Limits
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
@@ -22,12 +26,11 @@ from chapar.api.schemas import (
     Paged,
     SentAnswer,
     attempt_view,
-    cursor_of,
-    message_view,
+    message_json,
 )
 from chapar.api.sending import read_command, sent_answer
 from chapar.gateway import Gateway
-from chapar.message import Wait
+from chapar.message import Message, Wait
 from chapar.principal import Scope
 from chapar.settings import Settings
 
@@ -115,37 +118,44 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
     )
     router.include_router(bulk_router(gateway, settings, limits))
 
-    @router.get("/messages", summary="List messages, newest first", responses=answers(422, 503))
+    @router.get(
+        "/messages",
+        summary="List messages, newest first",
+        response_model=MessagePage,
+        responses=answers(422, 503),
+    )
     @allow(Scope.READ)
-    async def messages(query: Paged, caller: Calling) -> MessagePage:
-        """A page of messages. Pages do not shift when messages arrive, change or are removed: follow `next`."""
-        page = await gateway.page(caller, query.filters(), after=query.position(), limit=query.limit)
-        following = cursor_of(page.last) if len(page.messages) == query.limit else None
-        return MessagePage.model_validate({"messages": list(map(message_view, page.messages)), "next": following})
+    async def messages(query: Paged, caller: Calling) -> Response:
+        """A page of messages. Pages do not shift when messages arrive: follow `next`."""
+        found = await gateway.page(caller, query.filters(), before=query.cursor, limit=query.limit)
+        following = found[-1].id if len(found) == query.limit else None
+        return StreamingResponse(in_chunks(_page(found, following)), media_type=_JSON)
 
     @router.get(
         "/messages/{id}",
         summary="Show one message",
         operation_id="show_message",
+        response_model=MessageDetail,
         responses=answers(404, 422, 503),
     )
     @allow(Scope.READ)
-    async def message(id: MessageId, caller: Calling) -> MessageDetail:  # noqa: A002 - the name is the path's
+    async def message(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
         """Where a message stands, with its evidence and its attempts."""
-        view = message_view(await gateway.find(caller, id))
+        message = await gateway.find(caller, id)
         history = list(map(attempt_view, await gateway.attempts(id)))
-        return MessageDetail.model_validate({**view, "history": history})
+        return Response(message_json(message, history=history), media_type=_JSON)
 
     @router.post(
         "/messages/{id}/cancel",
         summary="Withdraw a message",
         operation_id="cancel_message",
+        response_model=MessageView,
         responses=answers(404, 406, 409, 422, 503),
     )
     @allow(Scope.CANCEL)
-    async def cancel(id: MessageId, caller: Calling) -> MessageView:  # noqa: A002 - the name is the path's
+    async def cancel(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
         """Withdraw a message that waits. It is either withdrawn or goes out, never both: 409 says that it has gone."""
-        return MessageView.model_validate(message_view(await gateway.cancel(caller, id)))
+        return Response(message_json(await gateway.cancel(caller, id)), media_type=_JSON)
 
     @router.post(
         "/messages/{id}/resend",
@@ -167,3 +177,11 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
             return sent_answer(await gateway.resend(caller, id, Wait(wait), timeout)).response()
 
     return router
+
+
+def _page(messages: Sequence[Message], following: str | None) -> Iterator[bytes]:
+    opening = b'{"messages":['
+    for message in messages:
+        yield opening + message_json(message)
+        opening = b",\n"
+    yield (b"" if messages else opening) + b'],"next":' + to_json(following) + b"}\n"

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from chapar.api.body import shown
 from chapar.api.headers import header
 from chapar.errors import (
     AccessError,
@@ -54,6 +55,7 @@ from chapar.errors import (
     Unauthenticated,
     persian_digits,
 )
+from chapar.times import TimeInvalid
 
 STATUSES: Final[Mapping[type[ChaparError], int]] = {
     HeadMalformed: 400,
@@ -121,6 +123,7 @@ _LATER: Final = {
     }
 }
 
+_MOST_VIOLATIONS: Final = 10  # of one request; whoever breaks more rules learns how many
 NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
 
 
@@ -143,17 +146,25 @@ class Problem(BaseModel):
 
 
 class Invalid(RequestError):
-    """Several fields break rules at once."""
+    """Several fields break rules at once; how many do besides `violations`, `further` says."""
 
     code = "field_invalid"
 
-    def __init__(self, violations: Sequence[FieldInvalid]) -> None:
+    def __init__(self, violations: Sequence[FieldInvalid], further: int = 0) -> None:
         super().__init__()
         self.violations = tuple(violations)
+        self.further = further
 
     def sentence(self, language: Language = "en") -> str:
         """All of them, one after the other."""
-        return " ".join(violation.sentence(language) for violation in self.violations)
+        sentences = [violation.sentence(language) for violation in self.violations]
+        if self.further:
+            sentences.append(
+                f"{persian_digits(self.further)} خطای دیگر هم هست."
+                if language == "fa"
+                else f"There are {self.further} more."
+            )
+        return " ".join(sentences)
 
 
 def answers(*statuses: int) -> dict[int | str, dict[str, object]]:
@@ -266,7 +277,13 @@ def invalid(error: ValidationError) -> RequestError:
     details = error.errors(include_url=False, include_input=False)
     if details[0]["type"] == "json_invalid":
         return BodyMalformed(str(details[0].get("ctx", {}).get("error", "")))
-    return Invalid([_violation(detail, detail["loc"]) for detail in details])
+    return _first_of(details)
+
+
+def _first_of(details: Sequence[ErrorDetails], ignored: int = 0) -> Invalid:
+    """The first violations; `ignored` parts of each location say where the field stands: query, path, header."""
+    first = [_violation(detail, detail["loc"][ignored:]) for detail in details[:_MOST_VIOLATIONS]]
+    return Invalid(first, len(details) - len(first))
 
 
 _RULES: Final[Mapping[str, tuple[str, str]]] = {
@@ -275,9 +292,11 @@ _RULES: Final[Mapping[str, tuple[str, str]]] = {
     "string_type": ("must be a string", "باید رشته باشد"),
     "string_too_long": ("must be at most {max_length} characters", "باید حداکثر {max_length} نویسه باشد"),
     "string_too_short": ("must be at least {min_length} characters", "باید حداقل {min_length} نویسه باشد"),
+    "too_long": ("must have at most {max_length} values", "باید حداکثر {max_length} مقدار داشته باشد"),
     "string_pattern_mismatch": ("must be `next` of an earlier answer", "باید `next` پاسخی پیشین باشد"),
     "int_type": ("must be a whole number", "باید عدد صحیح باشد"),
     "int_parsing": ("must be a whole number", "باید عدد صحیح باشد"),
+    "int_parsing_size": ("must be a smaller number", "باید عدد کوچک‌تری باشد"),
     "int_from_float": ("must be a whole number", "باید عدد صحیح باشد"),
     "float_type": ("must be a number", "باید عدد باشد"),
     "float_parsing": ("must be a number", "باید عدد باشد"),
@@ -300,7 +319,10 @@ _RULES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def _violation(detail: ErrorDetails, location: Sequence[int | str]) -> FieldInvalid:
-    field = ".".join(str(part) for part in location) or "body"
+    field = ".".join(shown(str(part)) for part in location) or "body"
+    fault = detail.get("ctx", {}).get("error")
+    if isinstance(fault, TimeInvalid):
+        return FieldInvalid(field, fault.rule_en, fault.rule_fa)
     if detail["type"] not in _RULES:
         return FieldInvalid(field, f"is not valid: {detail['msg']}", f"پذیرفتنی نیست: {detail['msg']}")
     english, persian = _RULES[detail["type"]]
@@ -323,8 +345,7 @@ async def _on_chapar_error(request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - see above
-    # The first part of a location says where the field stands: query, path, header.
-    return problem_response(request, Invalid([_violation(detail, detail["loc"][1:]) for detail in error.errors()]))
+    return problem_response(request, _first_of(error.errors(), ignored=1))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

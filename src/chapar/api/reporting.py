@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
-from pydantic_core import to_json
 
 from chapar.api.access import Calling, GuardedRoute, allow
+from chapar.api.chunks import in_chunks
 from chapar.api.problems import answers
-from chapar.api.schemas import MessageView, Reported, Summarised, SummaryView, message_view, summary_view
+from chapar.api.schemas import MessageView, Reported, Summarised, SummaryView, message_json, message_view, summary_view
 from chapar.gateway import Gateway
 from chapar.message import Message
 from chapar.principal import Scope
@@ -75,28 +75,30 @@ async def _chain(first: list[Message], rest: AsyncIterator[list[Message]]) -> As
 
 
 async def _as_json(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
-    opening = b"["
+    separator, opening = b",\n", b"["
     async for page in pages:
-        if page:
-            yield opening + b",\n".join(to_json(message_view(message)) for message in page)
-            opening = b",\n"
-    yield b"]\n" if opening != b"[" else b"[]\n"
+        async for chunk in in_chunks(separator + message_json(message) for message in page):
+            yield opening + chunk.removeprefix(separator)
+            opening = separator
+    yield b"]\n" if opening == separator else b"[]\n"
 
 
 async def _as_ndjson(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
     async for page in pages:
-        yield b"".join(to_json(message_view(message)) + b"\n" for message in page)
+        async for chunk in in_chunks(message_json(message) + b"\n" for message in page):
+            yield chunk
 
 
 async def _as_csv(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
-    yield _csv_lines([_COLUMNS])
+    yield _csv_line(_COLUMNS)
     async for page in pages:
-        yield _csv_lines([_csv_cells(message) for message in page])
+        async for chunk in in_chunks(_csv_line(_csv_cells(message)) for message in page):
+            yield chunk
 
 
-def _csv_lines(rows: Sequence[Sequence[object]]) -> bytes:
+def _csv_line(row: Sequence[object]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+    csv.writer(text, quoting=csv.QUOTE_NONNUMERIC).writerow(row)
     return text.getvalue().encode()
 
 

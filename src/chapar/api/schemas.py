@@ -2,17 +2,17 @@
 
 import json
 import re
-from datetime import UTC, datetime
-from functools import lru_cache
+from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 from pydantic.config import JsonDict
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 
 from chapar.errors import FieldInvalid
-from chapar.gateway import Bucket, Filters, Position, Ranking, Summary
+from chapar.gateway import Bucket, Filters, Ranking, Summary
 from chapar.message import (
     MAX_OPERATION_BYTES,
     Attempt,
@@ -23,6 +23,7 @@ from chapar.message import (
     check_device_id,
     check_operation,
 )
+from chapar.times import check_time, milliseconds, rfc3339
 
 MAX_TIMEOUT: Final = 300  # seconds; longer waits belong to `GET /messaging/messages/{id}`
 MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
@@ -50,12 +51,14 @@ def _whole(value: object) -> object:
 
 def _time(value: object) -> datetime:
     """A time as a caller writes it; to pydantic `20261125` is one too, of 1970: a message for then leaves at once."""
-    try:
+    time = None
+    with suppress(ValueError):
         if isinstance(value, str) and _TIME.fullmatch(value):
-            return datetime.fromisoformat(value.upper())
-    except ValueError:
-        pass
-    raise PydanticCustomError("timezone_aware", "must be an RFC 3339 time with an offset")
+            time = datetime.fromisoformat(value.upper())
+    if time is None:
+        raise PydanticCustomError("timezone_aware", "must be an RFC 3339 time with an offset")
+    check_time(time)
+    return time
 
 
 Time = Annotated[AwareDatetime, BeforeValidator(_time)]
@@ -126,20 +129,10 @@ class SendRequest(BaseModel):
     def _params_as_text(self) -> str | None:
         if self.params is None:
             return None
-        if _depth(self.params) > MAX_PARAMS_DEPTH:
-            raise FieldInvalid("params", "must be at most 32 levels deep", "باید حداکثر ۳۲ لایه باشد")
         try:
             return json.dumps(self.params, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         except ValueError:
             raise FieldInvalid("params", "must not hold NaN or Infinity", "نباید NaN یا Infinity داشته باشد") from None
-
-
-def _depth(value: JsonValue) -> int:
-    if isinstance(value, dict):
-        return 1 + max(map(_depth, value.values()), default=0)
-    if isinstance(value, list):
-        return 1 + max(map(_depth, value), default=0)
-    return 0
 
 
 class SentAnswer(BaseModel):
@@ -210,9 +203,7 @@ class MessagePage(BaseModel):
     """One page of messages, newest first."""
 
     messages: list[MessageView]
-    next: str | None = Field(
-        description="`cursor` of the next page; null on the last one.", examples=[f"{_EXAMPLE_ID}.1"]
-    )
+    next: str | None = Field(description="`cursor` of the next page; null on the last one.", examples=[_EXAMPLE_ID])
 
 
 class RankingView(BaseModel):
@@ -245,7 +236,7 @@ class SummaryView(BaseModel):
 # A query string has no null: what is absent is just not there.
 Moment = Annotated[Time | None, WithJsonSchema({"type": "string", "format": "date-time"})]
 
-_CURSOR: Final = r"^[0-9a-f-]{36}\.[0-9]{1,18}$"
+_CURSOR: Final = "^[0-9a-f-]{36}$"
 
 
 class FilterQuery(BaseModel):
@@ -259,7 +250,7 @@ class FilterQuery(BaseModel):
     micro_op: Annotated[str | None, WithJsonSchema({"type": "string", **_OPERATION})] = Field(
         None, description="This operation only."
     )
-    status: list[Status] = Field([], description="These states only; may be repeated.")
+    status: list[Status] = Field([], max_length=len(Status), description="These states only; may be repeated.")
     since: Moment = Field(None, description="Accepted at this time or later (RFC 3339).")
     until: Moment = Field(None, description="Accepted before this time (RFC 3339).")
 
@@ -268,7 +259,7 @@ class FilterQuery(BaseModel):
         return Filters(
             imei=None if self.imei is None else check_device_id(self.imei),
             micro_op=None if self.micro_op is None else check_operation(self.micro_op),
-            status=tuple(self.status),
+            status=tuple(dict.fromkeys(self.status)),
             since=milliseconds(self.since),
             until=milliseconds(self.until),
         )
@@ -281,13 +272,6 @@ class PageQuery(FilterQuery):
         None, pattern=_CURSOR, description="`next` of the page before."
     )
     limit: int = Field(100, ge=1, le=MAX_PAGE, description="Messages on a page.")
-
-    def position(self) -> Position | None:
-        """Where the page begins; None: at the newest message."""
-        if self.cursor is None:
-            return None
-        message_id, seq = self.cursor.split(".")
-        return Position(int(seq), message_id)
 
 
 class ReportQuery(FilterQuery):
@@ -308,18 +292,13 @@ Reported = Annotated[ReportQuery, Query()]
 Summarised = Annotated[SummaryQuery, Query()]
 
 
-def cursor_of(position: Position | None) -> str | None:
-    """What a caller gives back to go on behind a message."""
-    return None if position is None else f"{position.id}.{position.seq}"
-
-
 def message_view(message: Message) -> dict[str, object]:
-    """A message as `MessageView` documents it; the claim is nobody's business but ours."""
+    """A message as `MessageView` documents it, but for its parameters; the claim is nobody's business but ours."""
     return {
         "id": message.id,
         "imei": message.imei,
         "micro_op": message.micro_op,
-        "params": None if message.params is None else json.loads(message.params),
+        "params": None,
         "topic": message.topic,
         "qos": message.qos,
         "retain": message.retain,
@@ -338,6 +317,15 @@ def message_view(message: Message) -> dict[str, object]:
         "published_at": rfc3339(message.published_at),
         "finished_at": rfc3339(message.finished_at),
     }
+
+
+def message_json(message: Message, **further: object) -> bytes:
+    """A message as `MessageView` documents it, and what is shown with it. Its parameters are JSON already."""
+    written = to_json(message_view(message) | further)
+    if message.params is None:
+        return written
+    # Within text, the quotes of this would be escaped.
+    return written.replace(b'"params":null', b'"params":' + message.params.encode(), 1)
 
 
 def attempt_view(attempt: Attempt) -> dict[str, object]:
@@ -366,22 +354,3 @@ def summary_view(summary: Summary) -> SummaryView:
 
 def _ranking_view(ranking: Ranking) -> RankingView:
     return RankingView(counts=dict(ranking.counts), others=ranking.others)
-
-
-def rfc3339(milliseconds: int | None) -> str | None:
-    """`2026-11-24T06:30:00.004Z`: UTC with milliseconds (RFC 3339)."""
-    if milliseconds is None:
-        return None
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{_up_to_seconds(seconds)}.{rest:03}Z"
-
-
-@lru_cache(maxsize=4096)
-def _up_to_seconds(seconds: int) -> str:
-    """Neighbours in a report share most of their times; writing all of them anew was two thirds of what a row costs."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
-
-
-def milliseconds(time: datetime | None) -> int | None:
-    """A time as ms since the epoch."""
-    return None if time is None else round(time.timestamp() * 1000)

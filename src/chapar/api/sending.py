@@ -6,16 +6,18 @@ from fastapi import Response
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from chapar.api.body import check_depth, parse
+from chapar.api.body import depth_of, parse
 from chapar.api.problems import PROBLEM_TYPE, invalid, problem, status_of
-from chapar.api.schemas import SendRequest
-from chapar.errors import ChaparError, Language, NotSent
+from chapar.api.schemas import MAX_PARAMS_DEPTH, SendRequest
+from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent
 from chapar.gateway import Gateway, Replay, Use
 from chapar.message import Command, Message, Status
 from chapar.principal import Caller
 
 _JSON: Final = (b"content-type", b"application/json")
 _PROBLEM: Final = (b"content-type", PROBLEM_TYPE.encode())
+MAX_DEPTH: Final = 64  # levels; parameters have 32 of them
+
 _FIRST_ERROR: Final = 400  # RFC 9110 §15.5
 
 
@@ -52,12 +54,16 @@ class _Prepared(Response):
 
 def read_command(body: bytes) -> Command:
     """The command in a JSON body; raises RequestError."""
-    check_depth(body)
+    depth = depth_of(body)
+    if depth > MAX_DEPTH:
+        raise BodyTooDeep(MAX_DEPTH)
     try:
         request = SendRequest.model_validate_json(body)
     except ValidationError as error:
         raise invalid(error) from None
     command = request.command()
+    if depth > 1 + MAX_PARAMS_DEPTH:  # no other field holds lists or objects
+        raise FieldInvalid("params", "must be at most 32 levels deep", "باید حداکثر ۳۲ لایه باشد")
     # The schema cannot see fields given twice. With no more colons than fields there are none.
     if body.count(b":") > len(request.model_fields_set):
         parse(body)

@@ -4,11 +4,12 @@ from typing import Annotated, Final
 
 import typer
 
-from chapar.cli.options import Json, milliseconds, moment
+from chapar.cli.options import Json, moment
 from chapar.cli.table import print_table
 from chapar.cli.terminal import check_output, json_line, local_time_of
 from chapar.message import check_device_id
 from chapar.settings import Settings, preferred_language
+from chapar.times import milliseconds
 
 _MOST: Final = 10_000  # entries; more belongs to `GET /audit`
 _HEADINGS: Final = {

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from chapar.cli.options import Json, milliseconds, moment
+from chapar.cli.options import Json, moment
 from chapar.cli.table import print_table
 from chapar.cli.terminal import check_output, json_line, local_time, local_time_of, plain
 from chapar.errors import ApiKeyNotFound, Language
 from chapar.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
 from chapar.settings import Settings, preferred_language
+from chapar.times import milliseconds
 
 if TYPE_CHECKING:
     from chapar.store.api_keys import ApiKey, KeyChange

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chapar.errors import UsageInvalid
+from chapar.times import TimeInvalid, check_time
 
 DEFAULT_URL = "http://127.0.0.1:8000"  # where `chapar serve` listens unless told otherwise
 
@@ -28,8 +29,14 @@ def moment(option: str, text: str | None, *, ahead: bool = False) -> datetime | 
     try:
         if span is not None:
             seconds = int(span[1]) * _SECONDS[span[2]]
-            return datetime.now(UTC) + timedelta(seconds=seconds if ahead else -seconds)
-        return datetime.fromisoformat(text).astimezone(UTC)
+            time = datetime.now(UTC) + timedelta(seconds=seconds if ahead else -seconds)
+        else:
+            written = datetime.fromisoformat(text)
+            check_time(written)
+            time = written.astimezone(UTC)
+        check_time(time)
+    except TimeInvalid as error:
+        raise UsageInvalid(f"{option} {error.rule_en}.", f"{option} {error.rule_fa}.") from None
     except (ValueError, OverflowError):
         raise UsageInvalid(
             f"{option} must be a time (2026-11-24T06:30, 2026-11-24T06:30Z) or how long "
@@ -37,8 +44,4 @@ def moment(option: str, text: str | None, *, ahead: bool = False) -> datetime | 
             f"{option} باید زمان (2026-11-24T06:30 یا 2026-11-24T06:30Z) یا مدتی "
             f"{'پس' if ahead else 'پیش'} از این (30s، 15m، 2h، 7d) باشد.",
         ) from None
-
-
-def milliseconds(time: datetime | None) -> int | None:
-    """A time as the database has it: ms since the epoch."""
-    return None if time is None else round(time.timestamp() * 1000)
+    return time

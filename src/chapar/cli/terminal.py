@@ -4,11 +4,12 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 from chapar import streams
 from chapar.errors import Language, OutputLost, persian_digits
 from chapar.lines import json_line, plain
+from chapar.times import datetime_of
 
 __all__ = ["PATIENCE", "check_output", "json_line", "local_time", "plain", "progress", "show_progress"]
 
@@ -19,13 +20,15 @@ _CLEAR_LINE = "\r\x1b[K"
 
 def local_time(time: datetime, language: Language) -> str:
     """`2026-11-24 06:30:00` in this machine's time zone, in the digits of the language."""
-    text = time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    with contextlib.suppress(OverflowError):  # of the last hours of 9999; they are shown in UTC
+        time = time.astimezone()
+    text = time.strftime("%Y-%m-%d %H:%M:%S")
     return persian_digits(text) if language == "fa" else text
 
 
 def local_time_of(milliseconds: int, language: Language) -> str:
     """Likewise of a time in ms since the epoch."""
-    return local_time(datetime.fromtimestamp(milliseconds / 1000, UTC), language)
+    return local_time(datetime_of(milliseconds), language)
 
 
 def check_output() -> None:
