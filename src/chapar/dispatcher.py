@@ -29,7 +29,7 @@ from chapar.errors import (
 from chapar.link.link import Link
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_FAULTS, TRANSIENT, reason_slug
-from chapar.message import UNFINISHED, Attempt, Changes, Message, Status
+from chapar.message import AT_BROKER, UNFINISHED, Attempt, Changes, Message, Status, clearing
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.queue import Lease
@@ -87,6 +87,7 @@ class Dispatcher:
         self._metrics = metrics or Metrics()
         self._loop = asyncio.get_running_loop()
         self._alone = settings.serves_alone
+        self._keeps_expired = settings.broker_url is None  # the built-in broker forgets nothing that it retains
         self._claims = count(1)
         self._work = asyncio.Event()  # something was queued here
         self._under_way: set[_Delivery] = set()
@@ -186,7 +187,9 @@ class Dispatcher:
             await self._deliver_all(taken.messages)
             if taken.expired:
                 self._metrics.finished[Status.EXPIRED.value, "expired"].inc(len(taken.expired))
-            await self._tell_waiters(taken.expired)
+            if taken.superseded:
+                self._metrics.finished[Status.CANCELLED.value, "superseded"].inc(len(taken.superseded))
+            await self._tell_waiters([*taken.expired, *taken.superseded])
             if len(taken.messages) < PAGE or not self._has_room:
                 await self._pause(taken)
 
@@ -225,9 +228,9 @@ class Dispatcher:
             async with asyncio.timeout(seconds):
                 await happens
 
-    async def _tell_waiters(self, expired: list[str]) -> None:
-        """Tell who waits for messages that another process may have moved, or that have just expired."""
-        ids = self._waiters.among(expired) if self._alone else self._waiters.all()
+    async def _tell_waiters(self, ended: list[str]) -> None:
+        """Tell who waits for messages that another process may have moved, or that have just ended in the queue."""
+        ids = self._waiters.among(ended) if self._alone else self._waiters.all()
         if ids:
             with suppress(StoreUnavailable):
                 for message in await self._store.find_all(ids):
@@ -311,6 +314,8 @@ class Dispatcher:
         else:
             self._metrics.finished[after.status.value, after.reason or ""].inc()
         self._store.move(delivery.message, after).add_done_callback(partial(self._moved, delivery, after))
+        if after.retain and self._keeps_expired and after.status in AT_BROKER and not after.clears:
+            self._store.add(clearing(after, self._clock.now_ns(), after.expires_at))
 
     def _moved(self, delivery: _Delivery, after: Message, moved: asyncio.Future[bool]) -> None:
         if (error := moved.exception()) is not None:
@@ -404,6 +409,9 @@ class Dispatcher:
             return self._ended(message, Status.UNCONFIRMED, reason="qos_0")
         if message.attempts > 1:
             self._record(message, "published", reason_code)
+        if message.clears and message.origin is not None:
+            cleared = Attempt(message.origin, 0, self._clock.now(), self._process, "retained_cleared", reason_code)
+            self._store.record(cleared)
         heard = reason_code != NO_MATCHING_SUBSCRIBERS
         return self._ended(
             message,

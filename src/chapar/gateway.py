@@ -11,15 +11,15 @@ import structlog
 from chapar import logs
 from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
-from chapar.errors import MessageNotFound, NotCancellable, OutOfReach, StoreUnavailable
+from chapar.errors import MessageNotFound, NotCancellable, NotRepeatable, OutOfReach, StoreUnavailable
 from chapar.idempotency import Replay, Use
 from chapar.link.link import Link
-from chapar.message import Attempt, Command, Message, Status, Wait
+from chapar.message import UNFINISHED, Attempt, Command, Message, Status, Wait, clearing
 from chapar.metrics import CONTENT_TYPE as METRICS_TYPE
 from chapar.metrics import Metrics
 from chapar.principal import Caller
 from chapar.room import Room
-from chapar.sending import Sending
+from chapar.sending import Sending, unless_not_sent
 from chapar.settings import Settings
 from chapar.store.audit import Action, AuditFilters, Entry
 from chapar.store.reports import Bucket, Filters, Ranking, Summary
@@ -156,7 +156,11 @@ class Gateway:
     async def cancel(self, caller: Caller, message_id: str) -> Message:
         """Withdraw a message that waits; it either is withdrawn or goes out, never both.
 
-        Raises MessageNotFound, OutOfReach, NotCancellable, NotSaved, OutcomeUnknown, StoreUnavailable.
+        One that the broker retains is taken back from there: the message as it stands when the broker has forgotten
+        it. Where that takes longer, the empty message that will make it: its origin is the message, and `clears` is
+        true.
+
+        Raises MessageNotFound, OutOfReach, NotCancellable, NotSent, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
         deadline = self._loop.time() + self._settings.publish_timeout
         message = await self._commanded(caller, message_id)
@@ -174,21 +178,50 @@ class Gateway:
         won, status = await self._store.cancel(entry, deadline)
         if status is None:
             raise MessageNotFound(message_id)
-        if not won and status is not Status.CANCELLED:
-            raise NotCancellable(message_id, status.value)
         if won:
             self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc()
+            self._dispatcher.wake()  # what was behind it need not wait any more
+        is_withdrawn = won or status is Status.CANCELLED
+        if message.retain and not message.clears and status not in UNFINISHED:
+            cleared = await self._take_back(message, None if won else entry, deadline)
+            if cleared is not None and cleared.status is not Status.PUBLISHED:
+                return cleared
+            is_withdrawn |= cleared is not None
+        if not is_withdrawn:
+            raise NotCancellable(message_id, status.value)
         message = await self._found(message_id)
         self._dispatcher.tell(message)
-        self._dispatcher.wake()  # what was behind it need not wait any more
         return message
+
+    async def _take_back(self, retained: Message, entry: Entry | None, deadline: float) -> Message | None:
+        """Have the broker forget a retained message; None where it has a newer one in its place, or nothing.
+
+        Gives the empty message that does it, as it stands when it is done, or at the `deadline`. Raises NotSent where
+        the broker refuses it.
+        """
+        empty = clearing(retained, self._clock.now_ns())
+        clearing_id = await self._store.take_back(empty, entry, deadline)
+        if clearing_id is None:
+            return None
+        if clearing_id != empty.id:
+            return await self._found(clearing_id)
+        self._room.queued()
+        self._dispatcher.wake()
+        told: asyncio.Future[Message | None] = self._loop.create_future()
+        self._dispatcher.await_outcome(clearing_id, told, deadline if self._link.up else 0)
+        outcome = await told or await self._found(clearing_id)
+        if outcome.status is Status.CANCELLED:  # a newer one was on its way before
+            return None
+        return unless_not_sent(outcome)
 
     async def resend(self, caller: Caller, message_id: str, wait: Wait, patience: float | None) -> Message:
         """Send the same operation once more, as a new message that names its origin.
 
-        Raises what `find` and `send` raise.
+        Raises what `find` and `send` raise, and NotRepeatable.
         """
         first = await self._commanded(caller, message_id)
+        if first.clears:
+            raise NotRepeatable(first.id)
         again = Command(
             imei=first.imei,
             micro_op=first.micro_op,

@@ -60,6 +60,18 @@ MOVES: Mapping[Status, frozenset[Status]] = {
 }
 """The moves of a message; what is not listed does not happen."""
 
+AT_BROKER = frozenset(
+    {
+        Status.PUBLISHED,
+        Status.UNCONFIRMED,
+        Status.ACKNOWLEDGED,
+        Status.SUCCEEDED,
+        Status.FAILED,
+        Status.TIMED_OUT,
+    }
+)
+"""The states of what the broker has, or may have: what it retains stays there until it is taken back."""
+
 UNFINISHED = frozenset({Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING})
 """The states in which the gateway still owes the message something."""
 
@@ -141,6 +153,11 @@ class Message(NamedTuple):
         return Message._make(values)
 
     @property
+    def clears(self) -> bool:
+        """Whether it is the empty message that makes the broker forget a retained one, its origin (see `clearing`)."""
+        return not self.micro_op
+
+    @property
     def payload(self) -> bytes:
         """What the device is told: the operation's name alone, or the JSON envelope where there are parameters."""
         if self.params is None:
@@ -151,14 +168,43 @@ class Message(NamedTuple):
 _PLACES: Mapping[str, int] = {name: place for place, name in enumerate(Message._fields)}
 
 
+def clearing(retained: Message, nanoseconds: int, due: int | None = None) -> Message:
+    """The empty retained message that makes the broker forget a retained one (MQTT 5.0 §3.3.1.3), not before `due`.
+
+    It is delivered like any other, in the order of its device, and only where the database still says that nothing
+    newer is retained on the topic. No caller can ask for it: an operation has a name.
+    """
+    return retained._replace(
+        id=new_id(nanoseconds),
+        micro_op="",
+        params=None,
+        qos=max(1, retained.qos),
+        at_most_once=False,
+        status=Status.QUEUED if due is None else Status.SCHEDULED,
+        reason=None,
+        reason_code=None,
+        attempts=0,
+        possible_duplicate=False,
+        subscribers=None,
+        claim=None,
+        created_at=nanoseconds // 1_000_000,
+        deliver_at=due,
+        expires_at=None,
+        not_before=None,
+        origin=retained.id,
+        published_at=None,
+        finished_at=None,
+    )
+
+
 class Attempt(NamedTuple):
     """One attempt to hand a message to the broker that was not the plain first success."""
 
     message_id: str
-    attempt: int  #: counted from 1
+    attempt: int  #: counted from 1; 0: none, but the message was taken back from the broker that retained it
     at: int  #: when its outcome was known, ms since the epoch
     process: str  #: token of the process that made it
-    outcome: str  #: `published`, `link_lost`, `process_died`, or the name of the broker's reason code
+    outcome: str  #: `published`, `link_lost`, `process_died`, `internal_error`, `retained_cleared`, or a code's name
     reason_code: int | None  #: the broker's MQTT 5 reason code
 
 

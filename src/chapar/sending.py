@@ -198,7 +198,7 @@ class Sending:
         told = await call.told
         if call.owner is not None:
             return await self._repeated(call.owner, use=call.key or call.owner)
-        return call.message if told is None else _unless_not_sent(told)
+        return call.message if told is None else unless_not_sent(told)
 
     def _add(self, call: _Call, sender: Sender) -> None:
         """Save the message. What is saved is delivered, also where the caller is gone by then."""
@@ -270,7 +270,7 @@ class Sending:
     async def _repeated(self, owner: Key, *, use: Key) -> Message | Replay:
         """The answer to a request whose key made another message before."""
         answer = await self._keys.repeated(owner, use=use)
-        return answer if isinstance(answer, Replay) else _unless_not_sent(answer)
+        return answer if isinstance(answer, Replay) else unless_not_sent(answer)
 
 
 def _tell(call: _Call, message: Message | None) -> None:
@@ -300,7 +300,7 @@ def _too_far(field: str, seconds: float) -> FieldInvalid:
     )
 
 
-def _unless_not_sent(message: Message) -> Message:
+def unless_not_sent(message: Message) -> Message:
     """The message; raises the NotSent that says why where it is certain never to have been sent."""
     if message.possible_duplicate:
         return message

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from chapar.message import MOVES, UNFINISHED, Attempt, Message, Status
+from chapar.message import MOVES, UNFINISHED, Attempt, Message, Status, clearing
 from chapar.store.acceptance import Key, Place, addition
 from chapar.store.operations import move_row
 from chapar.store.queue import Lease, Take
+from chapar.store.retained import TakeBack
 from chapar.store.schema import to_row
 from chapar.store.store import UNBOUNDED, Store
 from chapar.store.writer import _KINDS
@@ -88,7 +89,7 @@ class Messages(RuleBasedStateMachine):
         process=st.sampled_from(PROCESSES),
         times=st.tuples(TIMES, TIMES),
         expires=st.booleans(),
-        at_most_once=st.booleans(),
+        once_and_retained=st.tuples(st.booleans(), st.booleans()),
         max_depth=st.sampled_from([2, UNBOUNDED]),
         key=st.sampled_from([None, None, "k1", "k2"]),
     )
@@ -100,9 +101,9 @@ class Messages(RuleBasedStateMachine):
         times: tuple[int, int],
         max_depth: int,
         key: str | None,
+        once_and_retained: tuple[bool, bool],
         *,
         expires: bool,
-        at_most_once: bool,
     ) -> str:
         is_claimed = status is Status.PUBLISHING
         due, late = min(times), max(times)
@@ -114,7 +115,8 @@ class Messages(RuleBasedStateMachine):
             created_at=EPOCH,
             deliver_at=EPOCH + due if status is Status.SCHEDULED else None,
             expires_at=EPOCH + late if expires else None,
-            at_most_once=at_most_once,
+            at_most_once=once_and_retained[0],
+            retain=once_and_retained[1],
             finished_at=EPOCH if status is Status.REJECTED else None,
         )
         use = None if key is None else Key(self.principal, key, "f", message.id, process, None, None, EPOCH + 60_000)
@@ -178,6 +180,16 @@ class Messages(RuleBasedStateMachine):
     @rule(id_=messages, at=TIMES)
     def cancel(self, id_: str, at: int) -> None:
         self.ask(("cancel", cancelling(id_, EPOCH + at)))
+
+    @rule(target=messages, id_=messages, due=st.none() | TIMES)
+    def take_back(self, id_: str, due: int | None) -> str:
+        retained = self.model.messages.get(id_)
+        if retained is None:
+            return id_
+        empty = clearing(retained, EPOCH * 1_000_000, None if due is None else EPOCH + due)
+        self.additions[empty.id] = ("add", addition(empty, UNBOUNDED, None, None))
+        self.ask(("take_back", TakeBack(to_row(empty), None)))
+        return empty.id if empty.id in self.model.messages else id_
 
     @rule(process=st.sampled_from(PROCESSES), seconds=st.sampled_from([0, 3600]))
     def hold(self, process: str, seconds: int) -> None:

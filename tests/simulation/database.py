@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from chapar.errors import StoreUnavailable
-from chapar.message import MOVES, UNFINISHED, Attempt, Message, Status
+from chapar.message import AT_BROKER, MOVES, UNFINISHED, Attempt, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.acceptance import Added, Addition, Answer, Full, Key, Place, Withdrawal
@@ -14,6 +14,7 @@ from chapar.store.audit import Entry
 from chapar.store.commits import Commits
 from chapar.store.queue import Found, Lease, Take
 from chapar.store.reports import Backlog
+from chapar.store.retained import TakeBack
 from chapar.store.schema import MUTABLE, PROCESS_LENGTH, Row, to_message, to_row
 from chapar.store.store import Store
 from chapar.store.wire import LENGTH, unpack
@@ -54,6 +55,7 @@ class Database:
             "record": self._record,
             "take": self._take,
             "cancel": self._cancel,
+            "take_back": self._take_back,
             "hold": self._hold,
             "leave": self._leave,
             "settle": self._settle,
@@ -177,13 +179,16 @@ class Database:
             else:
                 self._put(message, message._replace(status=Status.QUEUED, not_before=None))
         taken = self._of_claim(claim)
+        superseded: list[str] = []
         if not taken and limit:
-            self._claim(claim, limit, process)
+            superseded = self._claim(claim, limit, process, at)
             taken = self._of_claim(claim)
         times = (_wake_at(self.messages[id_]) for id_ in self.unfinished)
-        return taken, expired, min((time for time in times if time is not None), default=None)
+        return taken, expired, min((time for time in times if time is not None), default=None), superseded
 
-    def _claim(self, claim: str, limit: int, process: str) -> None:
+    def _claim(self, claim: str, limit: int, process: str, at: int) -> list[str]:
+        """Take what is next; gives the clearings that something newer has superseded."""
+        superseded: list[str] = []
         unfinished = [self.messages[id_] for id_ in self.unfinished]
         kept = {
             message.imei
@@ -196,10 +201,16 @@ class Database:
             if message.not_before is not None:
                 kept.add(message.imei)
                 continue
-            self._put(message, message._replace(status=Status.PUBLISHING, attempts=message.attempts + 1, claim=claim))
+            if message.clears and self._replaces(message):
+                self._put(message, message._replace(status=Status.CANCELLED, reason="superseded", finished_at=at))
+                superseded.append(message.id)
+            else:
+                taken = message._replace(status=Status.PUBLISHING, attempts=message.attempts + 1, claim=claim)
+                self._put(message, taken)
             limit -= 1
             if not limit:
-                return
+                break
+        return superseded
 
     def _of_claim(self, claim: str) -> list[Row]:
         messages = (self.messages[id_] for id_ in self.unfinished)
@@ -213,6 +224,34 @@ class Database:
         after = before._replace(status=Status.CANCELLED, reason="cancelled", not_before=None, finished_at=at)
         self._put(before, after)
         return True, after.status.value
+
+    def _take_back(self, asked: TakeBack) -> str | None:
+        empty = to_message(asked[0])
+        origin = self.messages.get(empty.origin or "")
+        if origin is None or not origin.retain or origin.status in UNFINISHED:
+            return None
+        if origin.status not in AT_BROKER and not origin.possible_duplicate:
+            return None
+        under_way = {Status.QUEUED, Status.PUBLISHING, Status.PUBLISHED}
+        for message in self.messages.values():
+            if message.clears and message.origin == origin.id and message.status in under_way:
+                return message.id
+        if self._replaces(empty):
+            return None
+        self._put(None, empty)
+        return empty.id
+
+    def _replaces(self, empty: Message) -> bool:
+        """Whether the topic has something newer than what a clearing is for, which it would remove."""
+        own = self.seq.get(empty.id, len(self.seq) + 1)
+        return any(
+            message.status in AT_BROKER or (message.status is Status.PUBLISHING and self.seq[id_] < own)
+            for id_, message in self.messages.items()
+            if message.retain
+            and message.topic == empty.topic
+            and id_ != empty.id
+            and self.seq[id_] > self.seq[str(empty.origin)]
+        )
 
     def _hold(self, lease: Lease) -> None:
         if lease.alone:

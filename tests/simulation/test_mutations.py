@@ -79,7 +79,7 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     ),
     "keys are not kept": (patch.object(IdempotencyKeys, "take", lambda *_: None), "one key"),
     "what waits counts as refused": (
-        patch.object(sending, "_unless_not_sent", queued_is_refused),
+        patch.object(sending, "unless_not_sent", queued_is_refused),
         "was answered 406, and",
     ),
 }

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from chapar import dispatcher as dispatcher_module
@@ -41,9 +42,9 @@ UNHEARD = BrokerSilent("mqtt://fake", 15.0)
 class Bench:
     """A dispatcher between a link, a store and a clock that the test holds in its hands."""
 
-    def __init__(self, *, alone: bool = True) -> None:
+    def __init__(self, *, alone: bool = True, **settings: object) -> None:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
-        self.settings = fake_settings(alone=alone)
+        self.settings = fake_settings(alone=alone, **settings)
         self.dispatcher = Dispatcher(
             self.settings,
             self.store,
@@ -124,6 +125,36 @@ async def test_a_success_that_was_not_the_first_attempt_is_kept(bench: Bench) ->
     await bench.deliver(message, 0x10)
     (attempt,) = await bench.store.attempts(message.id)
     assert attempt[1:] == (3, EPOCH, PROCESS, "published", 0x10)
+
+
+async def test_what_cleared_a_retained_message_is_kept_with_that(bench: Bench) -> None:
+    retained = bench.taken(retain=True, status=Status.PUBLISHED)
+    empty = bench.taken(retain=True, micro_op="", origin=retained.id)
+    assert (await bench.deliver(empty, 0x10)).status is Status.PUBLISHED
+    [publication] = bench.link.published
+    assert (publication.payload, publication.retain) == (b"", True)
+    (attempt,) = await bench.store.attempts(retained.id)
+    assert attempt[1:] == (0, EPOCH, PROCESS, "retained_cleared", 0x10)
+    assert await bench.store.attempts(empty.id) == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"qos": 0, "at_most_once": True}])
+async def test_the_built_in_broker_is_made_to_forget_at_the_expiry_and_another_need_not(
+    fields: dict[str, object],
+) -> None:
+    bench = Bench()
+    message = bench.taken(retain=True, expires_at=EPOCH + 5000, params="{}", **fields)
+    await bench.deliver(message, 0x00)
+    await bench.deliver(bench.taken("B"), 0x00)
+    await bench.deliver(bench.taken("C", retain=True, expires_at=EPOCH + 1, qos=1), NOT_AUTHORIZED)
+    await until(lambda: len(bench.store.database.messages) == 4)
+    [empty] = [each for each in bench.store.database.messages.values() if each.clears]
+    assert (empty.status, empty.deliver_at, empty.expires_at) == (Status.SCHEDULED, EPOCH + 5000, None)
+    assert (empty.imei, empty.topic, empty.origin, empty.qos) == ("A", message.topic, message.id, 1)
+    assert (empty.retain, empty.at_most_once, empty.payload, empty.published_at) == (True, False, b"", None)
+    other = Bench(broker_url=SecretStr("mqtt://127.0.0.1"))
+    await other.deliver(other.taken(retain=True, expires_at=EPOCH + 5000), 0x00)
+    assert not any(each.clears for each in other.store.database.messages.values())
 
 
 async def test_a_refusal_ends_the_message_and_is_kept(bench: Bench) -> None:

@@ -26,6 +26,7 @@ from chapar.errors import (
     MessageExpired,
     MessageNotFound,
     NotCancellable,
+    NotRepeatable,
     NotSaved,
     OutcomeUnknown,
     OutOfReach,
@@ -462,6 +463,111 @@ async def test_a_message_that_waits_is_cancelled_and_who_waits_for_it_is_told(be
     with pytest.raises(MessageCancelled):
         await sending
     assert (await bench.gateway.cancel(CALLER, second.id)).status is Status.CANCELLED, "once more is no mistake"
+
+
+def at_broker(bench: Bench, **fields: Any) -> Message:
+    """A message that the broker retains."""
+    return bench.store.put(
+        new_message("A", **{"status": Status.PUBLISHED, "retain": True, "claim": None, "created_at": EPOCH} | fields)
+    )
+
+
+@pytest.fixture
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    """A gateway that takes from its queue."""
+    run = asyncio.create_task(bench.dispatcher.run())
+    yield bench
+    run.cancel()
+    with suppress(asyncio.CancelledError):
+        await run
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"status": Status.UNCONFIRMED, "qos": 0},
+        {"status": Status.EXPIRED, "possible_duplicate": True},
+        {"status": Status.QUEUED, "possible_duplicate": True, "not_before": EPOCH + 60_000},
+    ],
+)
+async def test_a_message_that_the_broker_may_retain_is_taken_back(running: Bench, fields: dict[str, Any]) -> None:
+    message = at_broker(running, **fields)
+    cancelling = asyncio.create_task(running.gateway.cancel(CALLER, message.id))
+    await until(lambda: running.link.waiting)
+    [publication] = running.link.published
+    assert (publication.topic, publication.payload, publication.retain) == (message.topic, b"", True)
+    assert not cancelling.done()
+    running.link.answer(publication.message_id, 0x00)
+    cancelled = await cancelling
+    is_withdrawn = message.status is Status.QUEUED
+    assert cancelled == running.store.now(message)
+    assert cancelled.status is (Status.CANCELLED if is_withdrawn else message.status)
+    assert await running.gateway.cancel(CALLER, message.id) == cancelled, "once more changes nothing"
+    assert len(running.link.published) == 1
+    [attempt] = await running.gateway.attempts(message.id)
+    assert attempt.outcome == "retained_cleared"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": Status.EXPIRED},
+        {"status": Status.REJECTED},
+        {"status": Status.PUBLISHING},
+        {"retain": False},
+        {"micro_op": "", "origin": "m"},
+    ],
+)
+async def test_what_no_broker_retains_is_not_taken_back(bench: Bench, fields: dict[str, Any]) -> None:
+    message = at_broker(bench, **fields)
+    with pytest.raises(NotCancellable):
+        await bench.gateway.cancel(CALLER, message.id)
+    assert bench.stored() == [message]
+
+
+@pytest.mark.parametrize("status", [Status.PUBLISHED, Status.UNCONFIRMED, Status.PUBLISHING])
+async def test_what_a_newer_one_replaces_is_not_taken_back(bench: Bench, status: Status) -> None:
+    message, newer = at_broker(bench), at_broker(bench, status=status)
+    with pytest.raises(NotCancellable):
+        await bench.gateway.cancel(CALLER, message.id)
+    assert bench.stored() == [message, newer]
+
+
+async def test_a_clearing_that_a_newer_one_overtakes_ends(bench: Bench) -> None:
+    message = at_broker(bench)
+    newer = at_broker(bench, status=Status.QUEUED, attempts=0)
+    cancelling = asyncio.create_task(bench.gateway.cancel(CALLER, message.id))
+    await until(lambda: len(bench.stored()) == 3)
+    run = asyncio.create_task(bench.dispatcher.run())
+    await until(lambda: bench.link.waiting)
+    assert bench.link.ids == [newer.id]
+    bench.link.answer(newer.id, 0x00)
+    with pytest.raises(NotCancellable):
+        await asyncio.wait_for(cancelling, 10)
+    assert (bench.stored()[2].status, bench.stored()[2].reason) == (Status.CANCELLED, "superseded")
+    run.cancel()
+
+
+async def test_a_clearing_waits_for_the_broker_and_its_caller_does_not(bench: Bench) -> None:
+    bench.link.up = False
+    message = at_broker(bench)
+    empty = await bench.gateway.cancel(CALLER, message.id)
+    assert (empty.origin, empty.status, empty.clears) == (message.id, Status.QUEUED, True)
+    assert await bench.gateway.cancel(CALLER, message.id) == empty, "it is on its way already"
+    with pytest.raises(NotRepeatable):
+        await bench.gateway.resend(CALLER, empty.id, Wait.NONE, None)
+    assert (await bench.gateway.cancel(CALLER, empty.id)).status is Status.CANCELLED
+    another = await bench.gateway.cancel(CALLER, message.id)
+    assert (another.id != empty.id, another.clears) == (True, True)
+
+
+async def test_a_clearing_that_the_broker_refuses_is_no_success(running: Bench) -> None:
+    message = at_broker(running)
+    running.link.answers.append(NOT_AUTHORIZED)
+    with pytest.raises(BrokerRefused):
+        await running.gateway.cancel(CALLER, message.id)
+    assert running.store.now(message) == message
 
 
 async def test_a_message_on_its_way_is_not_cancelled(bench: Bench) -> None:

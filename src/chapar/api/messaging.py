@@ -76,6 +76,16 @@ _SENT: Final[dict[int | str, dict[str, object]]] = {
 }
 
 
+_CLEARING: Final[dict[int | str, dict[str, object]]] = {
+    202: {
+        "model": MessageView,
+        "description": "The broker retains the message and has not forgotten it yet. The body is the empty message "
+        "that will make it; `Location` says where to look.",
+        **_WHERE_TO_LOOK,
+    },
+}
+
+
 def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
     """The routes of `/messaging`."""
     router = APIRouter(prefix="/messaging", tags=["messaging"], route_class=GuardedRoute)
@@ -150,19 +160,28 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
         summary="Withdraw a message",
         operation_id="cancel_message",
         response_model=MessageView,
-        responses=answers(404, 406, 409, 422, 503),
+        responses=_CLEARING | answers(404, 406, 409, 422, 503),
     )
     @allow(Scope.CANCEL)
     async def cancel(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
-        """Withdraw a message that waits. It is either withdrawn or goes out, never both: 409 says that it has gone."""
-        return Response(message_json(await gateway.cancel(caller, id)), media_type=_JSON)
+        """Withdraw a message that waits. It is either withdrawn or goes out, never both: 409 says that it has gone.
+
+        One that the broker retains is taken back: an empty retained message makes the broker forget it, and `history`
+        says so.
+        """
+        message = await gateway.cancel(caller, id)
+        answer = Response(message_json(message), media_type=_JSON)
+        if message.clears and message.origin == id:
+            answer.status_code = 202
+            answer.headers["location"] = f"/messaging/messages/{message.id}"
+        return answer
 
     @router.post(
         "/messages/{id}/resend",
         summary="Send the same operation again",
         operation_id="resend_message",
         status_code=201,
-        responses=_SENT | answers(404, 406, 422, 429, 503),
+        responses=_SENT | answers(404, 406, 409, 422, 429, 503),
     )
     @allow(Scope.SEND)
     async def resend(

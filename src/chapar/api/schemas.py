@@ -186,7 +186,10 @@ class MessageView(BaseModel):
 class AttemptView(BaseModel):
     """One attempt that was not the plain first success."""
 
-    attempt: int = Field(description="Counted from 1.", examples=[1])
+    attempt: int = Field(
+        description="Counted from 1. 0: no attempt, but the message was taken back from the broker that retained it.",
+        examples=[1],
+    )
     at: str = Field(description="When its outcome was known.", examples=["2026-11-24T06:30:00.004Z"])
     process: str = Field(description="Token of the process that made it.", examples=["9f86d081884c7d65"])
     outcome: str = Field(examples=["link_lost"])

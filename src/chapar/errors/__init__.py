@@ -40,6 +40,7 @@ ChaparError
 ├── MessageNotFound          no message has this id
 ├── ApiKeyNotFound           no API key has this id
 ├── NotCancellable           the message is past the states in which it can be withdrawn
+├── NotRepeatable            the message only takes a retained one back
 ├── QueueFull                a bound of the queue is reached: nothing stored, nothing sent
 ├── KeyMismatch              an idempotency key was used for another request
 ├── KeyInFlight              the first request with this idempotency key has not been answered
@@ -153,6 +154,7 @@ from chapar.errors.request import (
     MessageNotFound,
     MethodNotAllowed,
     NotCancellable,
+    NotRepeatable,
     OriginNotAllowed,
     PathUnknown,
     QueueFull,
@@ -229,6 +231,7 @@ __all__ = [
     "NoAnswer",
     "NotAGateway",
     "NotCancellable",
+    "NotRepeatable",
     "NotSaved",
     "NotSent",
     "OriginNotAllowed",

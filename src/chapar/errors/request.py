@@ -219,11 +219,34 @@ class NotCancellable(ChaparError):
     """The message is past the states in which it can be withdrawn."""
 
     code = "not_cancellable"
-    en = "The message {id} cannot be cancelled: it is {status}. Only scheduled and queued messages can."
-    fa = "پیام {id} را نمی‌توان لغو کرد: در وضعیت {status} است. تنها پیام‌های scheduled و queued لغو می‌شوند."
+    en = (
+        "The message {id} cannot be cancelled: it is {status}. Only scheduled and queued messages can, "
+        "and a retained one that the broker has, as long as no newer one takes its place."
+    )
+    fa = (
+        "پیام {id} را نمی‌توان لغو کرد: در وضعیت {status} است. تنها پیام‌های scheduled و queued لغو می‌شوند، "
+        "و پیام retain که نزد کارگزار مانده است، تا وقتی پیام تازه‌تری جای آن را نگرفته باشد."
+    )
 
     id: str
     status: str
+
+
+@dataclass(eq=False)
+class NotRepeatable(ChaparError):
+    """The message makes the broker forget a retained one; sent again, it could remove a newer one."""
+
+    code = "not_repeatable"
+    en = (
+        "The message {id} only makes the broker forget a retained one, its `origin`. "
+        "Cancel that one again instead of sending this one again."
+    )
+    fa = (
+        "پیام {id} تنها برای آن است که کارگزار یک پیام retain (`origin` آن) را فراموش کند. "
+        "به جای ارسال دوبارهٔ این پیام، همان پیام را دوباره لغو کنید."
+    )
+
+    id: str
 
 
 @dataclass(eq=False)

@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from chapar.message import Status
 from chapar.store.audit import Entry, add_entries
 from chapar.store.operations import Kind
+from chapar.store.retained import supersede
 from chapar.store.schema import COLUMNS, PROCESS_LENGTH, Row, attempts, database_time, messages, processes
 
 _AT: ColumnElement[int] = bindparam("at", type_=BigInteger)
@@ -88,8 +89,9 @@ _CANCEL = (
 _STATUS = select(messages.c.status).where(messages.c.id == bindparam("of_message"))
 
 
-Found = tuple[list[Row], list[str], int | None]
-"""What a TAKE found: the rows taken, the ids of what expired, and when there is something to do next."""
+Found = tuple[list[Row], list[str], int | None, list[str]]
+"""What a TAKE found: the rows taken, the ids of what expired, when there is something to do next, and the ids of the
+clearings that something newer has superseded."""
 
 
 class Take(NamedTuple):
@@ -108,6 +110,7 @@ def _take_one(connection: Connection, take: Take) -> Found:
     now = {"at": take.at}
     woken = connection.execute(_WAKE, now).all()
     expired = [str(id_) for id_, status in woken if status == Status.EXPIRED]
+    superseded: list[str] = []
     taken = _of_claim(connection, take.claim)  # of a TAKE that was committed, and its answer lost
     if not taken and take.limit:
         if connection.dialect.name == "postgresql":
@@ -117,7 +120,8 @@ def _take_one(connection: Connection, take: Take) -> Found:
             _TAKE, {"taker": take.claim, "process": take.claim[:PROCESS_LENGTH], "limit": take.limit}
         )
         taken = _of_claim(connection, take.claim) if found.rowcount else []
-    return taken, expired, connection.execute(_NEXT).scalar_one()
+        taken, superseded = supersede(connection, taken, take.at)
+    return taken, expired, connection.execute(_NEXT).scalar_one(), superseded
 
 
 def _of_claim(connection: Connection, claim: str) -> list[Row]:

@@ -111,8 +111,9 @@ def oldest_first(connection: Connection, filters: Filters, after: str | None, li
 
 
 def attempts_of(connection: Connection, message_id: str) -> list[Attempt]:
-    """The attempts kept of a message, in their order."""
-    statement = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.attempt)
+    """The attempts kept of a message, in their order; last, what took it back from the broker."""
+    order = (attempts.c.attempt == 0, attempts.c.attempt)
+    statement = select(attempts).where(attempts.c.message_id == message_id).order_by(*order)
     return [Attempt._make(row) for row in connection.execute(statement)]
 
 

@@ -18,6 +18,7 @@ from chapar.store.operations import CHECK, MOVE, RECORD, move_row
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
 from chapar.store.readers import Readers
 from chapar.store.reports import Backlog, Bucket, Filters, Summary
+from chapar.store.retained import TAKE_BACK, TakeBack
 from chapar.store.retention import PRUNE, Prune
 from chapar.store.schema import to_message, to_row
 
@@ -34,6 +35,7 @@ class Taken(NamedTuple):
     messages: list[Message]  #: now PUBLISHING, in the order of acceptance
     expired: list[str]  #: ids of those that have just expired
     next_at: int | None  #: when something becomes due or expires next, ms since the epoch
+    superseded: Sequence[str] = ()  #: ids of the clearings that something newer has just made needless
 
 
 class Store:
@@ -109,8 +111,8 @@ class Store:
         Up to `limit` messages become PUBLISHING, their attempt counted. `claim` begins with the token of this
         process and must not have been used before.
         """
-        rows, expired, next_at = await self._commits.submit(TAKE, Take(claim, limit, at))
-        return Taken([to_message(row) for row in rows], expired, next_at)
+        rows, expired, next_at, superseded = await self._commits.submit(TAKE, Take(claim, limit, at))
+        return Taken([to_message(row) for row in rows], expired, next_at, superseded)
 
     async def cancel(self, entry: Entry, deadline: float) -> tuple[bool, Status | None]:
         """Withdraw the message that `entry` is about, if it waits, and keep `entry` then.
@@ -121,6 +123,14 @@ class Store:
         """
         won, status = await self._commits.submit(CANCEL, entry, deadline)
         return won, None if status is None else Status(status)
+
+    async def take_back(self, clearing: Message, entry: Entry | None, deadline: float) -> str | None:
+        """Have the broker forget a retained message: add `clearing`, which makes it, and keep `entry` then.
+
+        The id of what clears it, also where that is on its way already. None where the broker does not have it, or
+        has or will have a newer one in its place. Raises NotSaved, OutcomeUnknown.
+        """
+        return await self._commits.submit(TAKE_BACK, TakeBack(to_row(clearing), entry), deadline)
 
     async def hold(self, lease: Lease) -> None:
         """Say that this process lives; what it holds is its own until the lease is over."""

@@ -36,11 +36,12 @@ from chapar.store.database import Role, check_durable, empty_wal, open_engine
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.operations import CHECK, MOVE, RECORD, Kind
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE
+from chapar.store.retained import TAKE_BACK
 from chapar.store.retention import PRUNE
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
 _ALL: Sequence[Kind[Any, Any]] = (
-    *(ADD, ANSWER, WITHDRAW, CANCEL, TAKE, MOVE, RECORD),
+    *(ADD, ANSWER, WITHDRAW, CANCEL, TAKE_BACK, TAKE, MOVE, RECORD),
     *(HOLD, LEAVE, SETTLE, PRUNE, CHECK),
     *(CREATE_KEY, CHANGE_KEY, KEY_USED, ADD_ENTRY),
 )

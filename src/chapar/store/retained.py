@@ -1,0 +1,116 @@
+"""Taking a retained message back: whether the broker may still have it, and the message that clears it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, update
+
+from chapar.message import AT_BROKER, UNFINISHED, Message, Status
+from chapar.store.audit import Entry, add_entries
+from chapar.store.operations import Kind, insert_messages
+from chapar.store.schema import Row, messages, to_message, to_row
+
+_MICRO_OP = Message._fields.index("micro_op")
+_at_broker = [status.value for status in AT_BROKER]
+_unfinished = [status.value for status in UNFINISHED]
+
+# Published last, or of an outcome in doubt that nothing follows any more.
+_MAY_BE_RETAINED = select(literal(1)).where(
+    messages.c.id == bindparam("origin"),
+    messages.c.retain.is_(True),
+    or_(
+        messages.c.status.in_(_at_broker),
+        and_(messages.c.possible_duplicate.is_(True), messages.c.status.not_in(_unfinished)),
+    ),
+)
+_seq = messages.alias("numbered")
+_ORIGINS_SEQ = select(_seq.c.seq).where(_seq.c.id == bindparam("origin")).scalar_subquery()
+_OWN_SEQ = select(_seq.c.seq).where(_seq.c.id == bindparam("clearing")).scalar_subquery()
+# What is on its way before the clearing is taken for there: behind it, the clearing would remove it.
+_REPLACEMENT = (
+    select(literal(1))
+    .where(
+        messages.c.imei == bindparam("imei"),
+        messages.c.topic == bindparam("topic"),
+        messages.c.retain.is_(True),
+        messages.c.seq > _ORIGINS_SEQ,
+        messages.c.id != bindparam("clearing"),
+        or_(
+            messages.c.status.in_(_at_broker),
+            and_(
+                messages.c.status == Status.PUBLISHING.value,
+                messages.c.seq < func.coalesce(_OWN_SEQ, literal(2**62)),
+            ),
+        ),
+    )
+    .limit(1)
+)
+_CLEARING = (
+    select(messages.c.id)
+    .where(
+        messages.c.imei == bindparam("imei"),
+        messages.c.origin == bindparam("origin"),
+        messages.c.micro_op == "",
+        messages.c.status.in_([Status.QUEUED.value, Status.PUBLISHING.value, Status.PUBLISHED.value]),
+    )
+    .limit(1)
+)
+_SUPERSEDE = (
+    update(messages)
+    .where(messages.c.id == bindparam("clearing"))
+    .values(
+        status=Status.CANCELLED.value,
+        reason="superseded",
+        attempts=messages.c.attempts - 1,
+        claim=None,
+        finished_at=bindparam("at"),
+    )
+)
+
+
+class TakeBack(NamedTuple):
+    """The arguments of a TAKE_BACK."""
+
+    clearing: Row  #: the message that clears the retained one, its origin
+    entry: Entry | None  #: what the audit trail says where it is added
+
+
+def _take_back(connection: Connection, asked: Sequence[TakeBack]) -> Sequence[str | None]:
+    """For each, the id of what clears it; None where the broker has nothing to forget of it."""
+    return [_take_back_one(connection, to_message(clearing), entry) for clearing, entry in asked]
+
+
+def _take_back_one(connection: Connection, clearing: Message, entry: Entry | None) -> str | None:
+    names = _names(clearing)
+    if connection.execute(_MAY_BE_RETAINED, {"origin": clearing.origin}).first() is None:
+        return None
+    under_way = connection.execute(_CLEARING, {"imei": clearing.imei, "origin": clearing.origin}).scalar()
+    if under_way is not None:
+        return str(under_way)
+    if connection.execute(_REPLACEMENT, names).first() is not None:
+        return None
+    insert_messages(connection, [to_row(clearing)])
+    add_entries(connection, [] if entry is None else [entry])
+    return clearing.id
+
+
+def supersede(connection: Connection, taken: list[Row], at: int) -> tuple[list[Row], list[str]]:
+    """What was taken, without the clearings that would remove something newer, and their ids: those end here."""
+    left = list(taken)
+    ended: list[str] = []
+    for row in taken:
+        if row[_MICRO_OP]:
+            continue
+        clearing = to_message(row)
+        if connection.execute(_REPLACEMENT, _names(clearing)).first() is not None:
+            connection.execute(_SUPERSEDE, {"clearing": clearing.id, "at": at})
+            left.remove(row)
+            ended.append(clearing.id)
+    return left, ended
+
+
+def _names(clearing: Message) -> dict[str, str | None]:
+    return {"clearing": clearing.id, "origin": clearing.origin, "imei": clearing.imei, "topic": clearing.topic}
+
+
+TAKE_BACK: Kind[TakeBack, str | None] = Kind("take_back", 2, _take_back)
