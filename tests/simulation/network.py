@@ -4,12 +4,10 @@ import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from chapar.broker_address import BrokerAddress
 from chapar.errors import BrokerClosed, BrokerError, BrokerSilent, ConnectionFailed, LinkDown, PublicationInvalid
-from chapar.link.publication import Publication, SignOn
+from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, SUCCESS
 from chapar.link.window import Window
-from chapar.settings import Settings
 from simulation.place import here
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ class Broker:
         self.sessions: list[SimulatedSession] = []
         self.opened = 0
 
-    async def dial(self, _address: BrokerAddress, _settings: Settings, _sign_on: SignOn) -> "SimulatedSession":
+    async def dial(self) -> "SimulatedSession":
         """Stand in for `chapar.link.dial.dial`."""
         process = here()
         await asyncio.sleep(self.world.weather.dial_time())

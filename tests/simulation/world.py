@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,14 +14,15 @@ from unittest.mock import patch
 import structlog
 from pydantic import SecretStr
 
-from chapar import app, dispatcher, sending
+from chapar import app, backoff, dispatcher, sending
 from chapar.api.problems import status_of
 from chapar.api.sending import Answer, send, sent_answer
 from chapar.broker_address import BrokerAddress
 from chapar.clock import Clock
 from chapar.errors import ChaparError
 from chapar.gateway import Gateway, Use
-from chapar.link import link
+from chapar.link import endpoints, link
+from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Publication, SignOn
 from chapar.message import Command, Wait
 from chapar.metrics import Metrics
@@ -431,8 +433,12 @@ def _settings(plan: random.Random, *, alone: bool) -> Settings:
 _world: World
 
 
-async def _dial(address: BrokerAddress, settings: Settings, sign_on: SignOn) -> SimulatedSession:
-    return await _world.broker.dial(address, settings, sign_on)
+async def _look_up(broker: BrokerAddress, _: float) -> list[Endpoint]:
+    return [Endpoint(broker, socket.AF_INET, (broker.host, broker.port))]
+
+
+async def _dial(_endpoint: Endpoint, _settings: Settings, _sign_on: SignOn) -> SimulatedSession:
+    return await _world.broker.dial()
 
 
 def _new_id(_: int) -> str:
@@ -455,6 +461,8 @@ def simulated() -> Iterator[None]:
             ),
             patch.multiple(sending, new_id=_new_id),
             patch.multiple(link, dial=_dial),
+            patch.multiple(endpoints, look_up=_look_up),
+            patch.multiple(backoff, LONGEST_GAP=0.5),
             patch.multiple(dispatcher, _FIRST_BACKOFF=100, _LONGEST_BACKOFF=2000, _POLL_SHARED=0.4),
         ):
             yield
