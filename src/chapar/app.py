@@ -41,6 +41,7 @@ from chapar.link.link import Link
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.store import Store
+from chapar.supervision import guarded, supervised
 
 _HANDSHAKE = 10  # seconds a client may take for its TLS handshake
 # Objects made since the last collections before there is one of each generation. Nearly all that a send makes is gone
@@ -56,6 +57,7 @@ class Running(NamedTuple):
     gateway: Gateway
     door: Door
     keyring: Keyring
+    metrics: Metrics
 
 
 def api(running: Running, settings: Settings, limits: Limits) -> ASGIApp:
@@ -96,26 +98,26 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
     """
     process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
     clock, metrics = Clock(), Metrics()
-    link = Link(settings)
+    link = Link(settings, metrics)
     async with contextlib.AsyncExitStack() as stack:
         if with_broker and settings.broker_url is None:
-            await stack.enter_async_context(EmbeddedBroker(settings.embedded_port))
+            await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
         store = await stack.enter_async_context(Store.open(settings, metrics))
         dispatcher = Dispatcher(settings, store, link, clock, process, metrics)
         gateway = Gateway(settings, store, link, dispatcher, clock, process, metrics)
-        door = Door(settings, store, clock)
+        door = Door(settings, store, clock, metrics)
         keyring = Keyring(store, door, clock, settings.publish_timeout, alone=settings.serves_alone)
         await door.look()
         await dispatcher.enter()
         async with asyncio.TaskGroup() as tasks:
             loops = [
-                tasks.create_task(link.run(), name="link"),
+                tasks.create_task(supervised("link", link.run, metrics), name="link"),
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
                 tasks.create_task(gateway.run(), name="gateway"),
                 tasks.create_task(door.run(), name="door"),
             ]
             try:
-                yield Running(gateway, door, keyring)
+                yield Running(gateway, door, keyring, metrics)
                 await _at_most(_GRACE, gateway.quiet())
                 dispatcher.stop()
                 await _at_most(_GRACE, dispatcher.drained())
@@ -170,16 +172,19 @@ async def serve_on(
         gc.freeze()
         gc.set_threshold(*_COLLECTED)
         server.certificate = certificate
+        server.metrics = running.metrics
         server.when_started = lambda: announce(address_of(listener, settings), running.door.is_open)
         server.when_stopping = running.gateway.hurry
-        async with _kept_fresh(certificate):
+        async with _kept_fresh(certificate, running.metrics):
             await server.serve(sockets=[listener])
 
 
 @contextlib.asynccontextmanager
-async def _kept_fresh(certificate: ServerCertificate | None) -> AsyncIterator[None]:
+async def _kept_fresh(certificate: ServerCertificate | None, metrics: Metrics) -> AsyncIterator[None]:
     """The certificate is exchanged meanwhile where its files are renewed."""
-    task = None if certificate is None else asyncio.create_task(certificate.run(), name="certificate")
+    task = None
+    if certificate is not None:
+        task = asyncio.create_task(supervised("certificate", certificate.run, metrics))
     try:
         yield
     finally:
@@ -191,6 +196,7 @@ class _Server(uvicorn.Server):
     """uvicorn, which stops on a signal without raising it again: the rest of the gateway has yet to close."""
 
     certificate: ServerCertificate | None
+    metrics: Metrics
     when_started: Callable[[], None]
     when_stopping: Callable[[], None]
 
@@ -219,7 +225,8 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 5 == 0:  # every half second
-            connection.look_after(self.server_state.connections, asyncio.get_running_loop().time())
+            with guarded("connections", self.metrics):
+                connection.look_after(self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -34,6 +34,7 @@ from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.queue import Lease
 from chapar.store.store import Store, Taken
+from chapar.supervision import supervised
 from chapar.waiters import Waiters
 
 log = structlog.get_logger(__name__)
@@ -112,8 +113,8 @@ class Dispatcher:
     async def run(self) -> None:
         """Settle what dead processes left, and deliver what is due, until stopped."""
         async with asyncio.TaskGroup() as tasks:
-            lease = tasks.create_task(self._keep_lease(), name="lease")
-            await self._drain()
+            lease = tasks.create_task(supervised("lease", self._keep_lease, self._metrics), name="lease")
+            await supervised("dispatcher", self._drain, self._metrics)
             lease.cancel()
 
     def stop(self) -> None:

@@ -22,8 +22,9 @@ from chapar.room import Room
 from chapar.sending import Sending, unless_not_sent
 from chapar.settings import Settings
 from chapar.store.audit import Action, AuditFilters, Entry
-from chapar.store.reports import Bucket, Filters, Ranking, Summary
+from chapar.store.reports import Bucket, Filters, Page, Position, Ranking, Summary
 from chapar.store.store import Store
+from chapar.supervision import supervised
 
 __all__ = [
     "METRICS_TYPE",
@@ -33,6 +34,8 @@ __all__ = [
     "Entry",
     "Filters",
     "Gateway",
+    "Page",
+    "Position",
     "Ranking",
     "Readiness",
     "Replay",
@@ -83,10 +86,10 @@ class Gateway:
     async def run(self) -> None:
         """Count what is unfinished, and forget what is old, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._room.run(), name="backlog")
-            tasks.create_task(self._keep_measuring(), name="measurements")
-            if self._settings.retention_days is not None:
-                tasks.create_task(self._forget(self._settings.retention_days), name="retention")
+            tasks.create_task(supervised("backlog", self._room.run, self._metrics), name="backlog")
+            tasks.create_task(supervised("measurements", self._keep_measuring, self._metrics), name="measurements")
+            if (days := self._settings.retention_days) is not None:
+                tasks.create_task(supervised("retention", lambda: self._forget(days), self._metrics), name="retention")
 
     async def _keep_measuring(self) -> None:
         while True:
@@ -263,9 +266,9 @@ class Gateway:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
         return await self._store.attempts(message_id)
 
-    async def page(self, caller: Caller, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
-        """At most `limit` messages older than the id `before`, newest first; raises StoreUnavailable."""
-        return await self._store.page(_within(caller, filters), before=before, limit=limit)
+    async def page(self, caller: Caller, filters: Filters, *, after: Position | None, limit: int) -> Page:
+        """At most `limit` messages, newest first, older than the one at `after`; raises StoreUnavailable."""
+        return await self._store.page(_within(caller, filters), after=after, limit=limit)
 
     def report(self, caller: Caller, filters: Filters) -> AsyncIterator[list[Message]]:
         """All messages, oldest first, in lists of bounded size; raises StoreUnavailable while it is read."""

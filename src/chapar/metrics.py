@@ -76,6 +76,16 @@ class Metrics:
             registry=registry,
         )
         self.turned_away = _Children(turned_away)  #: by the code of the problem
+        loop_failures = Counter(
+            "chapar_loop_failures",
+            "Turns of background loops that ended with an exception that nobody expected; the log has its traceback.",
+            ["loop"],
+            registry=registry,
+        )
+        self.loop_failures = _Children(loop_failures)  #: by the name of the loop
+        self.key_set_failures = Counter(
+            "chapar_key_set_failures", "Fetches of the issuer's key set that brought no usable keys.", registry=registry
+        )
         self.reconnects = Counter("chapar_link_reconnects", "Sessions after the first.", registry=registry)
         strays = Counter(
             "chapar_link_stray_packets",

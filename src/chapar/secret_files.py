@@ -33,8 +33,8 @@ def trimmed(text: str, setting: str) -> str:
     if any(unicodedata.category(character) in _CONTROLS or character == _BOM for character in secret):
         raise SettingInvalid(
             setting,
-            "there is a line break or another control character in the middle of it. Copy it again, as one line.",
-            "در میان آن شکست خط یا نویسهٔ کنترلی دیگری هست. آن را دوباره و در یک خط کپی کنید.",
+            "write it in UTF-8, on one line and without control characters inside.",
+            "آن را با UTF-8، در یک خط و بدون نویسهٔ کنترلی بنویسید.",
         )
     return secret
 

@@ -143,6 +143,14 @@ class Settings(BaseSettings):
     jwt_jwks_url: str | None = Field(
         None, description="Key set of the tokens' issuer (JWKS, https). Fetched again every few minutes."
     )
+    jwt_ca_file: Path | None = Field(
+        None, description="CA certificates (PEM) for an https key set. Unset: the system's."
+    )
+    proxy: Secret | None = Field(
+        None,
+        description="HTTP proxy to the key set and, for the command line, to a gateway elsewhere. Unset: none, "
+        "whatever `HTTP_PROXY` says.",
+    )
     jwt_issuer: str | None = Field(None, description="`iss` that tokens must have; required with any of the three.")
     jwt_audience: str | None = Field(None, description="`aud` that tokens must have; required with any of the three.")
     trusted_proxies: str | None = Field(

@@ -23,9 +23,10 @@ from chapar.backoff import Backoff
 from chapar.certificates import server_certificate
 from chapar.errors import ChaparError, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
-from chapar.metrics import WORKERS_FOLDER
+from chapar.metrics import WORKERS_FOLDER, Metrics
 from chapar.settings import Settings, preferred_language
 from chapar.store import migrations
+from chapar.supervision import supervised
 
 log = structlog.get_logger(__name__)
 
@@ -53,13 +54,15 @@ async def serve(settings: Settings, announce: app.Announce) -> None:
     async with contextlib.AsyncExitStack() as stack:
         if settings.auto_migrate:
             await asyncio.to_thread(migrations.migrate, settings.database_url.get_secret_value())
+        metrics = Metrics()  # of this process, which serves none: what its loops met is in the log
         if settings.broker_url is None:
-            await stack.enter_async_context(EmbeddedBroker(settings.embedded_port))
+            await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
         folder = stack.enter_context(TemporaryDirectory(prefix="chapar-metrics-"))
         environment = os.environ | {WORKERS_FOLDER: folder, "CHAPAR_AUTO_MIGRATE": "false"}
         workers = [_Worker(listener, environment) for _ in range(settings.workers)]
         async with asyncio.TaskGroup() as tasks:
-            children = [tasks.create_task(worker.keep(), name="worker") for worker in workers]
+            keeping = [supervised("worker", worker.keep, metrics, WorkerFailed) for worker in workers]
+            children = [tasks.create_task(loop, name="worker") for loop in keeping]
             children.append(tasks.create_task(_announce(workers, announce, app.address_of(listener, settings))))
             await stop.wait()
             for child in children:

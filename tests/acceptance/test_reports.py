@@ -3,15 +3,19 @@
 import csv
 import io
 import json
+import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Engine
 
+from chapar.store.database import Role, open_engine
 from support import mosquitto as mosquitto_support
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
@@ -211,3 +215,28 @@ def test_an_empty_table_makes_empty_reports(api: httpx.Client) -> None:
     empty: dict[str, Any] = {"counts": {}, "others": 0}
     summary = api.get("/reporting/summary", params=nobody).json()
     assert summary == {"total": 0, "statuses": {}, "devices": empty, "operations": empty, "times": empty}
+
+
+def test_a_report_that_fails_midway_does_not_look_whole(
+    start_gateway: Callable[..., GatewayProcess], tmp_path: Path
+) -> None:
+    gateway = start_gateway({"CHAPAR_BROKER_URL": "mqtt://127.0.0.1:1"}, until="live")
+    engine = open_engine(f"sqlite:///{tmp_path}/chapar.db", Role.ADMINISTRATOR)
+    # Several pages, of which not one fits into the sockets' buffers.
+    message = {"imei": "861", "micro_op": "push_down", "params": {"padding": "x" * 4000}, "wait": "none"}
+    slow = httpx.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)])
+    with httpx.Client(base_url=gateway.url, timeout=60.0, transport=slow) as client:
+        asked = {"messages": [message] * 900}
+        assert client.post("/messaging/bulk", json=asked).json()["summary"] == {"202": 900}
+        for form in ("json", "ndjson", "csv"):
+            with client.stream("GET", "/reporting/all", params={"format": form}) as answer:
+                assert answer.status_code == 200
+                rename(engine, "messages", "elsewhere")
+                with pytest.raises(httpx.RemoteProtocolError):
+                    answer.read()
+            rename(engine, "elsewhere", "messages")
+
+
+def rename(engine: Engine, table: str, name: str) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {name}")

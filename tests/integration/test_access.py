@@ -310,7 +310,7 @@ async def test_lists_and_counts_are_narrowed_to_what_is_within_reach(
         imei, _, operation = place.partition("/")
         await store.add(new_message(imei, micro_op=operation))
     for filters in (Filters(reach=reach), Filters(reach=reach, status=(Status.PUBLISHING,))):
-        page = await store.page(filters, before=None, limit=10)
+        page = (await store.page(filters, after=None, limit=10)).messages
         assert [f"{message.imei}/{message.micro_op}" for message in reversed(page)] == seen
         rows = [message async for rows in store.pages(filters) for message in rows]
         assert [f"{message.imei}/{message.micro_op}" for message in rows] == seen
@@ -318,7 +318,7 @@ async def test_lists_and_counts_are_narrowed_to_what_is_within_reach(
         assert summary.total == len(seen)
         assert {name for name, _ in summary.devices.counts} == {place.partition("/")[0] for place in seen}
     for imei in ("farm1-a", "FARM1-b", "farm2_c"):
-        page = await store.page(Filters(imei=imei, reach=reach), before=None, limit=10)
+        page = (await store.page(Filters(imei=imei, reach=reach), after=None, limit=10)).messages
         assert all(reach.covers(message.imei, message.micro_op) for message in page)
 
 
@@ -328,7 +328,7 @@ async def test_patterns_of_a_query_and_of_a_command_mean_the_same(store: Store) 
         await store.add(new_message(name))
     for pattern in ("a*", "*b", "a?b", "?", "a_b", "a.b", "*", "a*b", "??", "A*"):
         reach = Reach((pattern,)) if pattern != "*" else EVERYWHERE
-        page = await store.page(Filters(reach=reach), before=None, limit=100)
+        page = (await store.page(Filters(reach=reach), after=None, limit=100)).messages
         assert {message.imei for message in page} == {name for name in names if reach.covers(name, "push_down")}, (
             pattern
         )

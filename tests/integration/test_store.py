@@ -2,18 +2,22 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete, event
 
 from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
-from chapar.message import Message, Status
+from chapar.message import Message, Status, new_id
 from chapar.metrics import Metrics
-from chapar.store.reports import Filters
+from chapar.store import reports
+from chapar.store.database import Role, open_engine
+from chapar.store.reports import Filters, Page, Position
 from chapar.store.store import Store
-from support.stores import CLAIM, measured, new_message, open_store, published, writer_processes
+from support.stores import CLAIM, measured, new_message, now, open_store, published, writer_processes
 
 
 @pytest.fixture
@@ -161,13 +165,13 @@ async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url
 async def test_a_page_has_the_newest_first_and_the_next_goes_on_behind_it(store: Store) -> None:
     messages = [new_message() for _ in range(10)]
     await add(store, *messages)
-    first = await store.page(Filters(), before=None, limit=4)
+    first = await store.page(Filters(), after=None, limit=4)
     # What is accepted meanwhile shifts nothing.
     await add(store, *(new_message() for _ in range(3)))
-    second = await store.page(Filters(), before=first[-1].id, limit=4)
-    third = await store.page(Filters(), before=second[-1].id, limit=4)
-    assert [*first, *second, *third] == messages[::-1]
-    assert await store.page(Filters(), before=third[-1].id, limit=4) == []
+    second = await store.page(Filters(), after=first.last, limit=4)
+    third = await store.page(Filters(), after=second.last, limit=4)
+    assert [*first.messages, *second.messages, *third.messages] == messages[::-1]
+    assert await store.page(Filters(), after=third.last, limit=4) == Page([], None)
 
 
 @pytest.mark.parametrize("size", [1, 3, 9, 10, 11])
@@ -175,6 +179,117 @@ async def test_pages_give_each_message_once_oldest_first(store: Store, size: int
     messages = [new_message() for _ in range(10)]
     await add(store, *reversed(messages))
     assert await every(store, Filters(), size) == messages
+
+
+WAYS = [
+    Filters(),
+    Filters(status=(Status.PUBLISHED,)),
+    Filters(status=(Status.QUEUED, Status.PUBLISHED, Status.REJECTED)),
+    Filters(imei="A", status=(Status.QUEUED, Status.PUBLISHED)),
+    Filters(imei="A"),
+]
+
+
+async def only_mixed(store: Store, database_url: str) -> list[Message]:
+    """Nothing but finished and waiting messages of long ago, which retention would remove or keep, oldest first."""
+    with open_engine(database_url, Role.ADMINISTRATOR).begin() as connection:
+        connection.execute(delete(reports.messages))
+    begun, messages = now() - 1_000_000, []
+    for number in range(40):
+        status = (Status.PUBLISHED, Status.QUEUED, Status.PUBLISHED, Status.REJECTED)[number % 4]
+        at = begun + number * 10
+        messages.append(new_message("A", status, id=new_id(at * 1_000_000), created_at=at, claim=None))
+    await add(store, *messages)
+    return messages
+
+
+async def removed_up_to(store: Store, message: Message) -> None:
+    """Let retention remove what is finished and not younger than this message."""
+    async for _ in store.prune(message.created_at + 1, now()):
+        pass
+
+
+def fits(filters: Filters, message: Message) -> bool:
+    return not filters.status or message.status in filters.status
+
+
+async def test_a_report_goes_on_behind_a_message_that_is_gone(store: Store, database_url: str) -> None:
+    for filters in WAYS:
+        expected = [message for message in await only_mixed(store, database_url) if fits(filters, message)]
+        seen: list[Message] = []
+        async for page in store.pages(filters, 4):
+            seen += page
+            await removed_up_to(store, page[-1])
+        assert seen == expected, filters
+
+
+async def test_the_next_page_goes_on_behind_a_message_that_is_gone(store: Store, database_url: str) -> None:
+    for filters in WAYS:
+        messages = await only_mixed(store, database_url)
+        expected = [message for message in messages if fits(filters, message)][::-1]
+        first = await store.page(filters, after=None, limit=4)
+        assert first.messages == expected[:4], filters
+        await removed_up_to(store, messages[-1])
+        rest = await store.page(filters, after=first.last, limit=100)
+        assert rest.messages == [message for message in expected[4:] if message.status is Status.QUEUED], filters
+
+
+async def test_while_pages_are_read_what_stays_comes_once(store: Store, database_url: str) -> None:
+    """Messages are added, move from status to status and are removed between any two pages."""
+    for filters, oldest_first in itertools.product(WAYS, (True, False)):
+        messages = await only_mixed(store, database_url)
+        waiting = [message for message in messages if message.status is Status.QUEUED]
+        seen: list[Message] = []
+        page = await page_of(store, filters, None, oldest_first=oldest_first)
+        while page.messages:
+            seen += page.messages
+            if waiting:
+                await add(store, new_message("A", Status.QUEUED, claim=None))
+                moving = waiting.pop(0 if len(waiting) % 2 else -1)
+                assert await store.move(moving, moving._replace(status=Status.PUBLISHED))
+            if len(seen) > 20:
+                await removed_up_to(store, messages[5])
+            page = await page_of(store, filters, page.last, oldest_first=oldest_first)
+        ids = [message.id for message in seen]
+        assert ids == sorted(set(ids), reverse=not oldest_first), filters
+        stayed = [message for message in messages[6:] if message.status is not Status.QUEUED]
+        assert {message.id for message in stayed if fits(filters, message)} <= set(ids), filters
+
+
+async def page_of(store: Store, filters: Filters, after: Position | None, *, oldest_first: bool) -> Page:
+    return await (store._oldest_first(filters, after, 3) if oldest_first else store.page(filters, after=after, limit=3))
+
+
+async def test_a_status_that_is_asked_for_twice_makes_no_message_come_twice(store: Store) -> None:
+    message = new_message(status=Status.QUEUED)
+    await add(store, message)
+    assert await every(store, Filters(status=(Status.QUEUED, Status.QUEUED))) == [message]
+
+
+async def test_a_page_is_read_from_an_index_in_its_order(store: Store, database_url: str) -> None:
+    await only_mixed(store, database_url)
+    plans: list[str] = []
+
+    def explain(_connection: object, cursor: Any, sql: str, values: Any, *_: object) -> None:
+        cursor.execute(f"EXPLAIN {'QUERY PLAN ' if on_sqlite else ''}{sql}", values)
+        plans.append(str(cursor.fetchall()))
+
+    with store._readers._engine.connect() as connection:
+        on_sqlite = connection.dialect.name == "sqlite"
+        if not on_sqlite:  # which would read so small a table whole
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        event.listen(connection, "before_cursor_execute", explain)
+        for filters, read in itertools.product(WAYS, (reports.newest_first, reports.oldest_first)):
+            plans.clear()
+            read(connection, filters, Position(20, new_id(time.time_ns())), 5)
+            [plan] = plans
+            index = "imei_id" if filters.imei else "status_seq" if filters.status else "id"
+            assert plan.count(f"ix_messages_{index}") == (len(filters.status) if index == "status_seq" else 1)
+            assert "SCAN messages" not in plan
+            if index != "status_seq":
+                assert "TEMP B-TREE" not in plan
+                assert "Sort" not in plan
 
 
 async def test_filters_combine(store: Store) -> None:
@@ -190,7 +305,7 @@ async def test_filters_combine(store: Store) -> None:
         ]
         filters = Filters(imei=imei, micro_op=op, status=status)
         assert await every(store, filters, 2) == expected
-        assert await store.page(filters, before=None, limit=100) == expected[::-1]
+        assert (await store.page(filters, after=None, limit=100)).messages == expected[::-1]
         assert (await store.summary(filters, "day")).total == len(expected)
 
 

@@ -113,7 +113,7 @@ async def test_an_operation_in_the_hands_of_a_stopped_writer_is_unknown(database
             await store.check()
         os.kill(writer, signal.SIGCONT)
         await store.add(new_message())
-        assert len(await store.page(Filters(), before=None, limit=10)) == 2
+        assert len((await store.page(Filters(), after=None, limit=10)).messages) == 2
 
 
 async def test_a_gateway_that_is_gone_takes_its_writer_along(database_url: str) -> None:
@@ -160,7 +160,7 @@ async def test_while_postgresql_is_down_nothing_is_saved_and_everybody_knows(
         finally:
             await asyncio.to_thread(postgres_server.start)
         await patient
-        assert await store.page(Filters(), before=None, limit=10) == [waiting, saved]
+        assert (await store.page(Filters(), after=None, limit=10)).messages == [waiting, saved]
 
 
 async def test_a_reader_whose_connection_was_cut_reads_on(postgres_server: PostgresServer, postgres_url: str) -> None:

@@ -56,6 +56,7 @@ class Issuer:
         self.status = 200
         self.asked = 0
         self.accepts = ""  # what was last asked for
+        self.authorization: str | None = None  # … and by whom
 
         issuer = self
 
@@ -63,6 +64,7 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.asked += 1
                 issuer.accepts = self.headers["Accept"]
+                issuer.authorization = self.headers["Authorization"]
                 body = json.dumps({"keys": issuer.entries}).encode()
                 self.send_response(issuer.status)
                 if issuer.status in {301, 302, 307, 308}:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -129,13 +130,26 @@ def test_the_gateways_clock_is_read_from_its_answers() -> None:
         assert gateway.clock == datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_no_proxy_stands_before_a_gateway_on_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:3128")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "gateway.example"])
+def test_no_proxy_and_no_password_of_the_environment_is_used(
+    host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("default login anna password c4nary")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://192.0.2.1:3128")
     with GatewayClient(f"http://{host}:8000", "en") as gateway:
         assert not gateway._http.trust_env
-    with GatewayClient("http://gateway.example", "en") as gateway:
-        assert gateway._http.trust_env
+        assert gateway._http._mounts == {}
+
+
+@pytest.mark.parametrize(("host", "mounted"), [("127.0.0.1", 0), ("localhost", 0), ("gateway.example", 1)])
+def test_the_proxy_of_the_setting_stands_before_a_gateway_elsewhere(
+    host: str, mounted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAPAR_PROXY", "http://anna:c4nary@proxy.example:3128\n")
+    with GatewayClient(f"http://{host}:8000", "en") as gateway:
+        assert len(gateway._http._mounts) == mounted
 
 
 def test_a_password_in_the_url_is_used_and_never_shown() -> None:

@@ -40,7 +40,7 @@ from chapar.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.store.acceptance import Key
 from chapar.store.audit import AuditFilters
 from chapar.store.queue import Lease
-from chapar.store.reports import Filters
+from chapar.store.reports import Filters, Position
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
 from support.stores import new_message
@@ -680,7 +680,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
     caller = reaching(devices="B")
     bench.gateway.report(caller, Filters())
     for answer in (
-        bench.gateway.page(caller, Filters(), before="m", limit=7),
+        bench.gateway.page(caller, Filters(), after=Position(6, "m"), limit=7),
         bench.gateway.summary(caller, Filters(), "day"),
         bench.gateway.audit(caller, AuditFilters(), before=9, limit=8),
     ):
@@ -688,7 +688,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
     within = Reach(("B",))
     assert asked == {
         "pages": (within, (), {}),
-        "page": (within, (), {"before": "m", "limit": 7}),
+        "page": (within, (), {"after": Position(6, "m"), "limit": 7}),
         "summary": (within, ("day",), {}),
         "audit": (within, (), {"before": 9, "limit": 8}),
     }

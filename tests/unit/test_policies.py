@@ -34,7 +34,7 @@ def policy_of(route: BaseRoute) -> Policy | None:
 
 def test_every_route_declares_who_may_call_it() -> None:
     part: Any = Mock()
-    entrance: Any = api(Running(part, part, part), Settings(), Limits(Settings()))
+    entrance: Any = api(Running(part, part, part, part), Settings(), Limits(Settings()))
     routes = list(routes_of(entrance._app._app.routes))
     assert len(routes) >= 18
     for route in routes:

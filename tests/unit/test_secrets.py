@@ -1,7 +1,6 @@
 """A secret comes from the environment or a file, and is never repeated: not by a sentence, not by `repr`."""
 
 import os
-import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -157,7 +156,7 @@ def test_what_is_wrong_is_said_in_both_languages() -> None:
     for values in ({"broker_url": "http://x"}, {"broker_url": "mqtt://x\x00"}, {"database_url": "mysql://x"}):
         with pytest.raises(SettingInvalid) as error:
             Settings.load(**values)
-        assert re.search("بنویسید|کپی کنید", error.value.sentence("fa"))
+        assert "بنویسید" in error.value.sentence("fa")
         assert error.value.problem not in error.value.sentence("fa")
 
 

@@ -33,6 +33,11 @@ def issuer() -> Iterator[Issuer]:
         yield running
 
 
+def unavailable(cause: str) -> Any:
+    """What is raised where nobody can be checked: the cause is for the log, not for the caller."""
+    return pytest.raises(AccessUnavailable, check=lambda error: cause in error.cause and cause not in str(error))
+
+
 def verifier_of(issuer: Issuer, changes: list[None] | None = None) -> TokenVerifier:
     heard = changes if changes is not None else []
     return TokenVerifier(KeySet(issuer.url, lambda: heard.append(None)), ISSUER, AUDIENCE)
@@ -184,7 +189,7 @@ async def test_a_key_for_encryption_or_another_algorithm_is_not_for_signatures(i
 async def test_it_fails_closed(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = verifier_of(issuer)
     issuer.status = 500
-    with pytest.raises(AccessUnavailable, match="it answers 500"):
+    with unavailable("it answers 500"):
         await verifier.verify(issuer.token())
     issuer.status = 200
     monkeypatch.setattr(jwks, "_COOLDOWN", 0)
@@ -200,7 +205,7 @@ async def test_it_fails_closed(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) 
 
 async def test_a_set_that_is_too_large_is_not_read_to_its_end(issuer: Issuer) -> None:
     issuer.entries.append({"kty": "RSA", "x": "A" * (1 << 20)})
-    with pytest.raises(AccessUnavailable, match="larger than 1 MiB"):
+    with unavailable("larger than 1 MiB"):
         await verifier_of(issuer).verify(issuer.token())
 
 
@@ -208,7 +213,7 @@ async def test_an_issuer_that_does_not_answer_is_not_waited_for_without_end(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jwks, "_TIMEOUT", 0.0)
-    with pytest.raises(AccessUnavailable, match="no answer within 0 s"):
+    with unavailable("no answer within 0 s"):
         await verifier_of(issuer).verify(issuer.token())
 
 
@@ -216,15 +221,16 @@ async def test_an_issuer_that_nobody_listens_for_is_named_without_the_password_i
     key_set = KeySet(f"http://anna:secret@127.0.0.1:{free_port()}/keys?token=secret", lambda: None)
     with pytest.raises(AccessUnavailable) as caught:
         await key_set.key("key-RS256")
-    assert "http://127.0.0.1:" in str(caught.value)
-    assert "/keys cannot be fetched (" in str(caught.value)
-    assert "secret" not in str(caught.value)
+    assert "http://127.0.0.1:" in caught.value.cause
+    assert "/keys cannot be fetched (" in caught.value.cause
+    assert "secret" not in caught.value.cause
+    assert "127.0.0.1" not in caught.value.sentence("en") + caught.value.sentence("fa")
 
 
 @pytest.mark.parametrize("key_id", [7, None, ["key-RS256"]])
 async def test_a_key_whose_id_is_no_text_is_passed_over(issuer: Issuer, key_id: Any) -> None:
     issuer.entries = [jwk_of(issuer.keys["RS256"], "key-RS256", "RS256") | {"kid": key_id}]
-    with pytest.raises(AccessUnavailable, match="no key for RS256"):
+    with unavailable("no key for RS256"):
         await verifier_of(issuer).verify(issuer.token())
 
 
@@ -315,7 +321,7 @@ async def test_a_set_is_trusted_for_an_hour(
     if trusted:
         assert await key_set.key("key-RS256") is not None
     else:
-        with pytest.raises(AccessUnavailable, match="it answers 500"):
+        with unavailable("it answers 500"):
             await key_set.key("key-RS256")
 
 
@@ -345,12 +351,12 @@ def test_a_set_holds_a_hundred_keys_at_most(count: int, *, usable: bool) -> None
     if usable:
         assert len(jwks._keys_of(document)) == count
     else:
-        with pytest.raises(ValueError, match="no list of keys"):
+        with pytest.raises(ValueError, match="no list of up to 100 keys"):
             jwks._keys_of(document)
 
 
 def test_an_empty_answer_has_no_keys() -> None:
-    with pytest.raises(ValueError, match="no key for RS256"):
+    with pytest.raises(ValueError, match="EOF"):
         jwks._keys_of(b"")
 
 
@@ -407,7 +413,7 @@ def test_a_key_set_over_http_is_for_this_machine_only(url: str, *, taken: bool) 
 
 async def test_an_issuer_that_sends_elsewhere_is_not_followed(issuer: Issuer) -> None:
     issuer.status = 302
-    with pytest.raises(AccessUnavailable, match="it answers 302"):
+    with unavailable("it answers 302"):
         await verifier_of(issuer).verify(issuer.token())
 
 
@@ -424,7 +430,7 @@ async def test_a_set_of_a_mebibyte_is_read(issuer: Issuer, beyond: int, *, taken
     if taken:
         await verifier_of(issuer).verify(issuer.token())
     else:
-        with pytest.raises(AccessUnavailable, match="larger than 1 MiB"):
+        with unavailable("larger than 1 MiB"):
             await verifier_of(issuer).verify(issuer.token())
 
 

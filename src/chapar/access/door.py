@@ -14,9 +14,11 @@ from chapar.access.jwks import KeySet, key_of_file, secret_key
 from chapar.access.tokens import KeySource, OneKey, TokenVerifier, is_token
 from chapar.clock import Clock
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreError, StoreUnavailable
+from chapar.metrics import Metrics
 from chapar.principal import Principal
 from chapar.settings import Settings
 from chapar.store.store import Store
+from chapar.supervision import supervised
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +28,7 @@ KEY_KNOWN: Final = 1.0
 _KEY_TRUSTED: Final = 60.0  # seconds for which a key is trusted where the database cannot be asked: nor can it commit
 _REMEMBERED: Final = 10_000  # credentials; what is forgotten is checked again
 _LOOK_EVERY: Final = KEY_KNOWN / 2  # seconds between looks whether the first key was made
+_SAY_EVERY: Final = 10.0  # seconds between lines of the log on why nobody can be checked, however many ask
 _USES_EVERY: Final = 60.0  # seconds between writing down when keys were used
 
 
@@ -42,14 +45,16 @@ class Door:
     It never opens by itself: where every key has been revoked, nobody comes in.
     """
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
+    def __init__(self, settings: Settings, store: Store, clock: Clock, metrics: Metrics | None = None) -> None:
         """Raises SettingInvalid where tokens are set up in a way that cannot be trusted."""
+        self._metrics = metrics or Metrics()
         self._store = store
         self._clock = clock
         self._key_set: KeySet | None = None
         self._tokens = self._verifier(settings)
         self._admitted: dict[str, Admission] = {}
         self._asking: dict[str, asyncio.Task[Admission]] = {}
+        self._silent_until = 0.0  # seconds since the epoch
         self._uses: dict[str, int] = {}  # when keys were used, ms since the epoch
         self.is_open = self._tokens is None  #: until `look` finds a key
 
@@ -62,10 +67,10 @@ class Door:
     async def run(self) -> None:
         """Look for the first key, keep the issuer's keys fresh, and write uses down, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch(), name="door")
-            tasks.create_task(self._keep_uses(), name="key-uses")
+            tasks.create_task(supervised("door", self._watch, self._metrics), name="door")
+            tasks.create_task(supervised("key_uses", self._keep_uses, self._metrics), name="key_uses")
             if self._key_set is not None:
-                tasks.create_task(self._key_set.keep(), name="jwks")
+                tasks.create_task(supervised("jwks", self._key_set.keep, self._metrics), name="jwks")
 
     def known(self, credential: str) -> Principal | None:
         """Whom this credential proves, where that was found out before and still counts."""
@@ -139,6 +144,7 @@ class Door:
             last = self._admitted.get(credential)
             if last is not None and time.time() < last.until + _KEY_TRUSTED:
                 return last
+            self._say_unavailable(error)
             raise AccessUnavailable(str(error)) from None
         if key is None or not hmac.compare_digest(key.hash, hash_):
             raise CredentialInvalid("is no API key of this gateway", "کلید API این دروازه نیست")
@@ -151,6 +157,12 @@ class Door:
         left = KEY_KNOWN if key.expires_at is None else min(KEY_KNOWN, (key.expires_at - now) / 1000)
         return Admission(Principal(f"key:{key.id}", key.name, key.scopes, key.reach), time.time() + left)
 
+    def _say_unavailable(self, error: StoreUnavailable) -> None:
+        """Log, now and then, why nobody can be checked: callers are not told."""
+        if time.time() >= self._silent_until:
+            self._silent_until = time.time() + _SAY_EVERY
+            log.warning("access_unavailable", cause=error.cause)
+
     def _verifier(self, settings: Settings) -> TokenVerifier | None:
         sources: list[tuple[str, Callable[[], KeySource]]] = []
         if settings.jwt_secret is not None:
@@ -161,7 +173,7 @@ class Door:
             sources.append(("CHAPAR_JWT_KEY_FILE", lambda: OneKey(key_of_file(file))))
         if settings.jwt_jwks_url is not None:
             url = settings.jwt_jwks_url
-            sources.append(("CHAPAR_JWT_JWKS_URL", lambda: self._fetched(url)))
+            sources.append(("CHAPAR_JWT_JWKS_URL", lambda: self._fetched(url, settings)))
         if not sources:
             self._check_unused(settings)
             return None
@@ -192,6 +204,12 @@ class Door:
                     "CHAPAR_JWT_JWKS_URL را هم تعیین کنید.",
                 )
 
-    def _fetched(self, url: str) -> KeySet:
-        self._key_set = KeySet(url, self.forget)
+    def _fetched(self, url: str, settings: Settings) -> KeySet:
+        self._key_set = KeySet(
+            url,
+            self.forget,
+            ca_file=settings.jwt_ca_file,
+            proxy=settings.proxy.get_secret_value() if settings.proxy is not None else None,
+            metrics=self._metrics,
+        )
         return self._key_set

@@ -1,11 +1,10 @@
 """Where the keys that tokens are signed with come from: a secret, a file, or a set of keys at a URL (RFC 7517)."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,11 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from pydantic_core import from_json
 
 from chapar.access.tokens import VerificationKey
 from chapar.addresses import is_loopback
-from chapar.certificates import client_context
+from chapar.certificates import client_context, trusting
 from chapar.errors import AccessUnavailable, SettingInvalid, persian_digits
+from chapar.metrics import Metrics
+from chapar.outbound import proxy_for
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,10 @@ _STALE: Final = 3600.0  # seconds after which a set that cannot be fetched any m
 _TIMEOUT: Final = 5.0  # seconds
 _MAX_SIZE: Final = 1 << 20  # bytes
 _MAX_KEYS: Final = 100
+_MAX_MEMBER: Final = 4096  # characters of one member of a key: an RSA modulus of 16,384 bits has 2,731
+_MAX_CAUSE: Final = 200  # characters of what a library says of a failure
+_ASKED: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
+_PUBLIC: Final = ("kty", "crv", "n", "e", "x", "y")  # the members of public keys (RFC 7518 §6, RFC 8037 §2)
 
 
 def secret_key(secret: str) -> VerificationKey:
@@ -84,8 +90,12 @@ def _algorithm(key: object) -> str | None:
 
 def check_url(url: str) -> str:
     """The URL of a set of keys unchanged; raises SettingInvalid where others could put keys of their own into it."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+    try:
+        parts, port = httpx.URL(url), urlsplit(url).port
+    except (httpx.InvalidURL, ValueError):
+        parts, port = httpx.URL(), None
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.host))
+    if not parts.host or port == 0 or not is_safe:
         raise SettingInvalid(
             "CHAPAR_JWT_JWKS_URL",
             "write it as https://…; http is for this machine only.",
@@ -100,10 +110,22 @@ class KeySet:
     It fails closed: where it was never fetched, or not for an hour, no token is believed.
     """
 
-    def __init__(self, url: str, on_change: Callable[[], None]) -> None:
-        """`on_change` is called when a fetch finds other keys than the one before."""
+    def __init__(
+        self,
+        url: str,
+        on_change: Callable[[], None],
+        *,
+        ca_file: Path | None = None,
+        proxy: str | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """`on_change` is called when a fetch finds other keys than the one before. Raises SettingInvalid."""
         self._url = check_url(url)
         self._on_change = on_change
+        self._ca_file = ca_file
+        trusting("CHAPAR_JWT_CA_FILE", ca_file)  # read anew at each fetch; what is wrong with it is said at the start
+        self._proxy = proxy_for(httpx.URL(url).host, proxy)
+        self._metrics = metrics or Metrics()
         self._keys: Mapping[str | None, VerificationKey] = {}
         self._fetched_at = float("-inf")  # monotonic
         self._tried_at = float("-inf")
@@ -134,8 +156,9 @@ class KeySet:
             self._tried_at = time.monotonic()
             try:
                 keys = _keys_of(await self._fetch())
-            except (httpx.HTTPError, ValueError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever the issuer's answer makes a library stumble over
                 self._problem = f"the key set at {_shown(self._url)} cannot be fetched ({_cause(error)})."
+                self._metrics.key_set_failures.inc()
                 log.warning("jwks_unavailable", problem=self._problem)
                 return
             self._fetched_at = time.monotonic()
@@ -146,14 +169,22 @@ class KeySet:
 
     async def _fetch(self) -> bytes:
         body = bytearray()
-        trusted = await asyncio.to_thread(client_context)
+        trusted = await asyncio.to_thread(client_context, self._ca_file)
         async with (
             asyncio.timeout(_TIMEOUT),
-            httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, verify=trusted) as client,
-            client.stream("GET", self._url, headers={"Accept": "application/json"}) as answer,
+            httpx.AsyncClient(
+                timeout=_TIMEOUT,
+                follow_redirects=False,
+                trust_env=False,
+                proxy=self._proxy,
+                verify=trusted,
+            ) as client,
+            client.stream("GET", self._url, headers=_ASKED) as answer,
         ):
             answer.raise_for_status()
-            async for chunk in answer.aiter_bytes():
+            if answer.headers.get("content-encoding", "identity") != "identity":
+                raise ValueError("it is compressed, which was not asked for")  # a few bytes may become gigabytes
+            async for chunk in answer.aiter_raw():
                 body += chunk
                 if len(body) > _MAX_SIZE:
                     raise ValueError("it is larger than 1 MiB")
@@ -162,12 +193,13 @@ class KeySet:
 
 def _keys_of(document: bytes) -> dict[str | None, VerificationKey]:
     """The usable keys of a set by id; under None too where there is one only. Raises ValueError."""
-    entries = json.loads(document)["keys"] if document else []
+    parsed = from_json(document)  # bounded in depth
+    entries = parsed.get("keys") if isinstance(parsed, dict) else None
     if not isinstance(entries, list) or len(entries) > _MAX_KEYS:
-        raise ValueError("it has no list of keys")
+        raise ValueError(f"it has no list of up to {_MAX_KEYS} keys")
     keys: dict[str | None, VerificationKey] = {}
     for entry in entries:
-        if (key := _key_of(entry)) is not None:
+        if isinstance(entry, dict) and (key := _key_of(entry)) is not None:
             keys[entry.get("kid")] = key
     if not keys:
         raise ValueError("it has no key for RS256, ES256 or EdDSA")
@@ -176,13 +208,14 @@ def _keys_of(document: bytes) -> dict[str | None, VerificationKey]:
     return keys
 
 
-def _key_of(entry: Any) -> VerificationKey | None:  # noqa: ANN401 - whatever the issuer's JSON holds
+def _key_of(entry: Mapping[str, object]) -> VerificationKey | None:
     """The key in a JWK that is for signatures of public keys; None for every other: a secret has no place here."""
-    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") not in {"RSA", "EC", "OKP"}:
+    public = {name: entry[name] for name in _PUBLIC if name in entry}
+    texts = [entry.get("kid", ""), *public.values()]
+    if not all(isinstance(text, str) and len(text) <= _MAX_MEMBER for text in texts):
         return None
-    if not isinstance(entry.get("kid", ""), str):
+    if public.get("kty") not in {"RSA", "EC", "OKP"} or entry.get("use", "sig") != "sig":
         return None
-    public = {name: value for name, value in entry.items() if name not in {"d", "alg"}}
     try:
         key = jwt.PyJWK(public).key
     except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
@@ -202,4 +235,4 @@ def _cause(error: Exception) -> str:
         return f"it answers {error.response.status_code}"
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return f"no answer within {_TIMEOUT:.0f} s"
-    return str(error).partition("] ")[2] or str(error) or type(error).__name__
+    return (str(error).partition("] ")[2] or str(error) or type(error).__name__)[:_MAX_CAUSE]

@@ -26,6 +26,7 @@ from chapar.api.schemas import (
     Paged,
     SentAnswer,
     attempt_view,
+    cursor_of,
     message_json,
 )
 from chapar.api.sending import read_command, sent_answer
@@ -136,10 +137,10 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
     )
     @allow(Scope.READ)
     async def messages(query: Paged, caller: Calling) -> Response:
-        """A page of messages. Pages do not shift when messages arrive: follow `next`."""
-        found = await gateway.page(caller, query.filters(), before=query.cursor, limit=query.limit)
-        following = found[-1].id if len(found) == query.limit else None
-        return StreamingResponse(in_chunks(_page(found, following)), media_type=_JSON)
+        """A page of messages. Pages do not shift when messages arrive, change or are removed: follow `next`."""
+        page = await gateway.page(caller, query.filters(), after=query.position(), limit=query.limit)
+        following = cursor_of(page.last) if len(page.messages) == query.limit else None
+        return StreamingResponse(in_chunks(_page(page.messages, following)), media_type=_JSON)
 
     @router.get(
         "/messages/{id}",

@@ -12,7 +12,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError, to_json
 
 from chapar.errors import FieldInvalid
-from chapar.gateway import Bucket, Filters, Ranking, Summary
+from chapar.gateway import Bucket, Filters, Position, Ranking, Summary
 from chapar.message import (
     MAX_OPERATION_BYTES,
     Attempt,
@@ -206,7 +206,9 @@ class MessagePage(BaseModel):
     """One page of messages, newest first."""
 
     messages: list[MessageView]
-    next: str | None = Field(description="`cursor` of the next page; null on the last one.", examples=[_EXAMPLE_ID])
+    next: str | None = Field(
+        description="`cursor` of the next page; null on the last one.", examples=[f"{_EXAMPLE_ID}.1"]
+    )
 
 
 class RankingView(BaseModel):
@@ -239,7 +241,7 @@ class SummaryView(BaseModel):
 # A query string has no null: what is absent is just not there.
 Moment = Annotated[Time | None, WithJsonSchema({"type": "string", "format": "date-time"})]
 
-_CURSOR: Final = "^[0-9a-f-]{36}$"
+_CURSOR: Final = r"^[0-9a-f-]{36}\.[0-9]{1,18}$"
 
 
 class FilterQuery(BaseModel):
@@ -276,6 +278,13 @@ class PageQuery(FilterQuery):
     )
     limit: int = Field(100, ge=1, le=MAX_PAGE, description="Messages on a page.")
 
+    def position(self) -> Position | None:
+        """Where the page begins; None: at the newest message."""
+        if self.cursor is None:
+            return None
+        message_id, seq = self.cursor.split(".")
+        return Position(int(seq), message_id)
+
 
 class ReportQuery(FilterQuery):
     """Which messages, and how they are written."""
@@ -293,6 +302,11 @@ Filtered = Annotated[FilterQuery, Query()]
 Paged = Annotated[PageQuery, Query()]
 Reported = Annotated[ReportQuery, Query()]
 Summarised = Annotated[SummaryQuery, Query()]
+
+
+def cursor_of(position: Position | None) -> str | None:
+    """What a caller gives back to go on behind a message."""
+    return None if position is None else f"{position.id}.{position.seq}"
 
 
 def message_view(message: Message) -> dict[str, object]:

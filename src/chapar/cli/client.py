@@ -14,7 +14,6 @@ from typing import Final, NamedTuple, Self
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError, field_serializer
 
-from chapar.addresses import is_loopback
 from chapar.certificates import tls_problem, trusting
 from chapar.errors import (
     GatewayLost,
@@ -27,6 +26,7 @@ from chapar.errors import (
     UsageInvalid,
 )
 from chapar.message import Status
+from chapar.outbound import proxy_for
 from chapar.secret_files import secret_of_environment
 
 READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
@@ -98,7 +98,8 @@ class GatewayClient:
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
             transport=transport,
             verify=_trusted() if checked.scheme == "https" else True,
-            trust_env=not is_loopback(checked.host),  # no proxy leads to this machine
+            proxy=proxy_for(checked.host, secret_of_environment("CHAPAR_PROXY")),
+            trust_env=False,
         )
 
     def __enter__(self) -> Self:

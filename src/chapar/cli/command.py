@@ -15,6 +15,7 @@ from chapar.cli.serving import migrate, prune, serve
 from chapar.cli.simulate import simulate
 from chapar.cli.terminal import check_output, plain
 from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, UsageInvalid
+from chapar.outbound import forget_foreign_settings
 from chapar.settings import preferred_language
 
 FAILED = 1  # exit code
@@ -58,6 +59,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command; an error is one sentence on standard error. Gives the exit code."""
     language = preferred_language()
+    forget_foreign_settings()
     try:
         code = cli(args=arguments, prog_name="chapar", standalone_mode=False) or 0
         _say_what_is_lost(language)

@@ -75,11 +75,14 @@ class GrantTooWide(AccessError):
 
 @dataclass(eq=False)
 class AccessUnavailable(AccessError):
-    """What the check needs cannot be read now, so nobody is let in on trust."""
+    """What the check needs cannot be read now, so nobody is let in on trust.
+
+    `cause` is for the log: whoever asks has yet to prove who they are, and addresses of ours are not for everybody.
+    """
 
     code = "access_unavailable"
-    en = "Who calls cannot be checked now: {cause} Nothing was stored or sent; try again in a moment."
-    fa = "اکنون نمی‌توان بررسی کرد چه کسی فرامی‌خواند: {cause} چیزی ذخیره یا فرستاده نشد؛ اندکی بعد دوباره بکوشید."
+    en = "Keys and tokens cannot be checked now. Nothing was stored or sent; try again in a moment."
+    fa = "اکنون نمی‌توان کلید یا توکن را بررسی کرد. چیزی ذخیره یا فرستاده نشد؛ اندکی بعد دوباره بکوشید."
 
     cause: str
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from chapar.errors.root import ChaparError, Language, Phrase
 from chapar.errors.starting import SettingInvalid
@@ -95,7 +96,7 @@ class EmbeddedBrokerFailed(LinkError):
 
     code = "embedded_broker_failed"
     en = "The built-in broker does not start: {cause}. Use another broker with CHAPAR_BROKER_URL."
-    fa = "کارگزار (broker) درونی آغاز به کار نمی‌کند: {cause}. با CHAPAR_BROKER_URL کارگزار دیگری به کار ببرید."
+    fa = "کارگزار (broker) توکار آغاز به کار نمی‌کند: {cause}. با CHAPAR_BROKER_URL کارگزار دیگری به کار ببرید."
 
     cause: str
 
@@ -175,20 +176,43 @@ class TlsFilesUnusable(BrokerError):
         return {**vars(self), "cause": Phrase(self.invalid.sentence("en"), self.invalid.sentence("fa"))}
 
 
+class BrokerWords(NamedTuple):
+    """What the broker says about it itself: short, printable, and shown as its own words."""
+
+    reason: str = ""  #: its Reason String (MQTT 5.0 §3.2.2.3.9)
+    server: str = ""  #: its Server Reference, another broker to use (MQTT 5.0 §3.2.2.3.16)
+
+    @property
+    def quoted(self) -> Phrase:
+        """Sentences that follow another one; empty where it says nothing."""
+        english, persian = "", ""
+        if self.reason:
+            english += f" The broker says: “{self.reason}”."
+            persian += f" گفتهٔ کارگزار: «{self.reason}»."
+        if self.server:
+            english += f" It refers to another server: “{self.server}”."
+            persian += f" کارگزار به سرور دیگری ارجاع می‌دهد: «{self.server}»."
+        return Phrase(english, persian)
+
+
+_NO_WORDS: Final = BrokerWords()
+
+
 @dataclass(eq=False)
 class ConnectionRefused(BrokerError):
     """CONNACK with a reason code of 0x80 or above (MQTT 5.0 §3.2.2.2)."""
 
     code = "broker_refused_connection"
-    en = "{endpoint} refused the session: {reason_name} (0x{reason_hex})."
-    fa = "{endpoint} نشست را نپذیرفت: {reason_name} (0x{reason_hex})."
+    en = "{endpoint} refused the session: {reason_name} (0x{reason_hex}).{quoted}"
+    fa = "{endpoint} نشست را نپذیرفت: {reason_name} (0x{reason_hex}).{quoted}"
 
     reason_name: str
     reason_code: int
+    words: BrokerWords = _NO_WORDS
 
     def facts(self) -> Mapping[str, object]:
-        """Add the reason code as the specification writes it."""
-        return {**vars(self), "reason_hex": f"{self.reason_code:02X}"}
+        """Add the reason code as the specification writes it, and the broker's own words."""
+        return {**vars(self), "reason_hex": f"{self.reason_code:02X}", "quoted": self.words.quoted}
 
 
 @dataclass(eq=False)
@@ -198,7 +222,7 @@ class ProtocolUnsupported(BrokerError):
     code = "broker_protocol_unsupported"
     en = "{endpoint} does not speak MQTT 5. Devices may speak 3.1.1; the broker must offer MQTT 5 to the gateway."
     fa = (
-        "{endpoint} با MQTT 5 کار نمی‌کند. دستگاه‌ها می‌توانند 3.1.1 بگویند، "
+        "{endpoint} با MQTT 5 کار نمی‌کند. دستگاه‌ها می‌توانند با MQTT 3.1.1 کار کنند، "
         "ولی کارگزار باید برای دروازه MQTT 5 داشته باشد."
     )
 
@@ -209,7 +233,7 @@ class BrokerSilent(BrokerError):
 
     code = "broker_silent"
     en = "{endpoint} has been silent for {seconds:.1f} s; the connection is taken for dead."
-    fa = "{endpoint} به مدت {seconds} ثانیه خاموش بود؛ اتصال مرده به شمار آمد."
+    fa = "{endpoint} {seconds} ثانیه چیزی نفرستاد؛ اتصال قطع‌شده به حساب آمد."
 
     seconds: float
 
@@ -219,11 +243,16 @@ class BrokerClosed(BrokerError):
     """The broker ended the session; `reason_code` is that of its DISCONNECT, None where it sent none."""
 
     code = "broker_closed"
-    en = "{endpoint} ended the session: {cause}."
-    fa = "{endpoint} نشست را پایان داد: {cause}."
+    en = "{endpoint} ended the session: {cause}.{quoted}"
+    fa = "{endpoint} نشست را پایان داد: {cause}.{quoted}"
 
-    cause: str
+    cause: str | Phrase
     reason_code: int | None = None
+    words: BrokerWords = _NO_WORDS
+
+    def facts(self) -> Mapping[str, object]:
+        """Add the broker's own words."""
+        return {**vars(self), "quoted": self.words.quoted}
 
 
 @dataclass(eq=False)

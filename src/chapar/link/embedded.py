@@ -20,6 +20,8 @@ import structlog
 
 from chapar.backoff import Backoff
 from chapar.errors import EmbeddedBrokerFailed, PortTaken
+from chapar.metrics import Metrics
+from chapar.supervision import supervised
 
 HOST: Final = "127.0.0.1"  # it asks nobody for a password
 START_TIMEOUT: Final = 10.0  # seconds until both ports accept; it takes half a second
@@ -60,7 +62,8 @@ class EmbeddedBroker:
     started again whenever it dies, until it is left.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self.port = port
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -85,7 +88,7 @@ class EmbeddedBroker:
         except BaseException:
             self._folder.close()
             raise
-        self._supervisor = asyncio.create_task(self._supervise(), name="embedded broker")
+        self._supervisor = asyncio.create_task(supervised("embedded_broker", self._supervise, self._metrics))
         return self
 
     async def __aexit__(

@@ -15,7 +15,9 @@ from chapar.link.endpoints import Rotation
 from chapar.link.publication import Publication, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import watch_files
+from chapar.metrics import Metrics
 from chapar.settings import Settings
+from chapar.supervision import supervised
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -27,8 +29,9 @@ class Link:
     `LinkDown` at once when there is no session, or awaits `connected()`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
+        self._metrics = metrics or Metrics()
         self._client_id = f"chapar-{secrets.token_hex(8)}"  # two processes with one id would take over each other
         self._session: Session | None = None
         self._came_up = asyncio.Condition()
@@ -41,7 +44,7 @@ class Link:
     async def run(self) -> None:
         """Keep a session until cancelled; then it ends with DISCONNECT."""
         encrypted = any(address.tls for address in self._settings.brokers())
-        watching = [asyncio.create_task(watch_files(self._settings), name="files")] if encrypted else []
+        watching = [asyncio.create_task(self._watch_files(), name="files")] if encrypted else []
         try:
             await self._stay_connected()
         finally:
@@ -61,6 +64,9 @@ class Link:
                 except BrokerError as error:
                     self._note(error)
             await backoff.pause()
+
+    async def _watch_files(self) -> None:
+        await supervised("broker_certificates", lambda: watch_files(self._settings), self._metrics)
 
     @property
     def up(self) -> bool:

@@ -5,8 +5,13 @@ from typing import Final, NamedTuple
 
 import mqtt5
 
+from chapar.errors import BrokerWords
+from chapar.lines import plain
 from chapar.link.frames import FrameInvalid
 from chapar.link.reason_codes import SUCCESS
+
+MAX_WORDS: Final = 200  # characters of what a broker says about itself
+_QUOTES: Final = str.maketrans("“”«»", '""""')  # what they are quoted with is not in them
 
 _PACKET_ID: Final = 2  # bytes
 _BEFORE_CODE: Final[Mapping[int, int]] = {  # bytes between the fixed header and the reason code, by packet type
@@ -57,6 +62,15 @@ def read_publish(frame: memoryview) -> tuple[int, int]:
     if qos == _NO_QOS or not packet_id:
         raise FrameInvalid("a PUBLISH without a quality of service or a packet id")
     return qos, packet_id
+
+
+def words_of(packet: mqtt5.ConnAckPacket | mqtt5.DisconnectPacket) -> BrokerWords:
+    """What the broker says about it itself, printable and short, so that it cannot be taken for ours."""
+    return BrokerWords(_shown(packet.reason_str), _shown(packet.server_reference))
+
+
+def _shown(text: str | None) -> str:
+    return plain((text or "")[:MAX_WORDS]).translate(_QUOTES)
 
 
 def _decoded(frame: memoryview) -> mqtt5.Packet:

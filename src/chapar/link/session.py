@@ -19,6 +19,7 @@ from chapar.errors import (
     LinkDown,
     LinkLost,
     MalformedPacket,
+    Phrase,
     ProtocolUnsupported,
     ReleaseRefused,
     SubscriptionRefused,
@@ -28,7 +29,7 @@ from chapar.link.frames import FrameInvalid, Frames
 from chapar.link.inbox import MAX_UNACKNOWLEDGED, Inbox
 from chapar.link.keep_alive import KeepAlive
 from chapar.link.limits import MAX_PACKET_SIZE, Limits
-from chapar.link.packets import read_packet
+from chapar.link.packets import read_packet, words_of
 from chapar.link.publication import Delivery, Publication, SignOn
 from chapar.link.reason_codes import (
     FIRST_FAILURE,
@@ -211,15 +212,29 @@ class Session(asyncio.Protocol):
             # With TLS 1.3 a broker refuses our certificate after the handshake.
             self._end(TlsFailed(self.endpoint, tls_problem(exc)))
         elif not self._established.done():
-            # A refusal without a word is how many MQTT 3.1.1 brokers answer MQTT 5, but not only they.
-            self._end(BrokerClosed(self.endpoint, "it closed the connection on CONNECT; it may not speak MQTT 5"))
+            self._end(BrokerClosed(self.endpoint, self._cause_of_hanging_up()))
         elif exc is None:
-            self._end(BrokerClosed(self.endpoint, "it closed the connection"))
+            self._end(BrokerClosed(self.endpoint, Phrase("it closed the connection", "اتصال را بست")))
         else:
             self._end(BrokerClosed(self.endpoint, getattr(exc, "strerror", None) or str(exc)))
         if self._timer is not None:
             self._timer.cancel()
         self._gone.set_result(None)
+
+    def _cause_of_hanging_up(self) -> Phrase:
+        """Why the broker may have answered CONNECT with the end of the connection."""
+        assert self._transport is not None  # noqa: S101 - it is gone now, so it was there
+        if self._transport.get_extra_info("ssl_object") is None:
+            # A refusal without a word is how many MQTT 3.1.1 brokers answer MQTT 5, but not only they.
+            return Phrase(
+                "it closed the connection on CONNECT; it may not speak MQTT 5, or this may be its TLS port (mqtts://)",
+                "پس از CONNECT اتصال را بست؛ شاید MQTT 5 ندارد یا این درگاه TLS آن است (mqtts://)",
+            )
+        return Phrase(
+            "it closed the connection on CONNECT; it may not speak MQTT 5, or require a client certificate "
+            "(CHAPAR_BROKER_CERT_FILE)",
+            "پس از CONNECT اتصال را بست؛ شاید MQTT 5 ندارد یا گواهی کارخواه می‌خواهد (CHAPAR_BROKER_CERT_FILE)",
+        )
 
     def _take(self, frame: memoryview) -> None:
         """Act on one packet; raises FrameInvalid where it is malformed."""
@@ -240,7 +255,8 @@ class Session(asyncio.Protocol):
                 is_expected = self._take_suback(packet, unlisted)
             case mqtt5.DisconnectPacket():
                 code = _code(packet, unlisted)
-                self._end(BrokerClosed(self.endpoint, f"{packet.reason_str or reason_name(code)} (0x{code:02X})", code))
+                cause = f"{reason_name(code)} (0x{code:02X})"
+                self._end(BrokerClosed(self.endpoint, cause, code, words_of(packet)))
                 return
             case _:
                 is_expected = isinstance(packet, mqtt5.PingRespPacket)  # that it was heard is noted already
@@ -292,7 +308,7 @@ class Session(asyncio.Protocol):
         if code == UNSUPPORTED_PROTOCOL_VERSION:
             self._end(ProtocolUnsupported(self.endpoint))
         elif code >= FIRST_FAILURE:
-            self._end(ConnectionRefused(self.endpoint, reason_name(code), code))
+            self._end(ConnectionRefused(self.endpoint, reason_name(code), code, words_of(connack)))
         else:
             self._establish(connack)
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Self, TypeVar, cast
 
@@ -21,6 +22,7 @@ from chapar.errors import NotSaved, OutcomeUnknown
 from chapar.metrics import Metrics
 from chapar.store.operations import Kind
 from chapar.store.wire import pack, split, unpack
+from chapar.supervision import supervised
 
 log = structlog.get_logger()
 
@@ -93,7 +95,8 @@ class Commits:
         """
         commits = cls(metrics or Metrics())
         # No task group: it would wrap whatever its body raises, and this body is the whole gateway.
-        keeper = asyncio.create_task(commits._keep_writer(database_url, tuple(inherit)), name="writer")
+        keep = partial(commits._keep_writer, database_url, tuple(inherit))
+        keeper = asyncio.create_task(supervised("writer", keep, commits._metrics), name="writer")
         try:
             yield commits
         finally:
@@ -243,13 +246,14 @@ class Commits:
             try:
                 async with _writer_process(channel, inherit) as writer:
                     writer.write(pack((database_url,)))
-                    with backoff.working():
-                        await channel.ended
+                    try:
+                        with backoff.working():
+                            await channel.ended
+                    finally:
+                        self._writer_lost()
                 self._cause = "the writer process ended."
             except OSError as error:
                 self._cause = f"the writer process does not start: {error}."
-            finally:
-                self._writer_lost()
             self._metrics.writer_deaths.inc()
             log.error("writer_died", cause=self._cause)  # it has logged its own traceback
             await backoff.pause()

@@ -44,6 +44,11 @@ _OWNER_ONLY = 0o600
 # cost the writer 53 µs with 2 MiB and 54 with 16: what is not here is in the system's own cache.
 _WRITER_CACHE = 4 * 1024
 
+# libpq's own files in the user's home are not asked: what Chapar connects with stands in its settings.
+_POSTGRES_FILES = {
+    name: f"/dev/null/{name}-not-in-the-url" for name in ("passfile", "sslcert", "sslkey", "sslrootcert")
+}
+
 # Seconds, milliseconds for tcp_user_timeout (libpq). A server that is gone is noticed before a caller's patience ends.
 _POSTGRES_DEFAULTS: dict[str, str | int] = {
     "connect_timeout": 3,
@@ -110,7 +115,10 @@ _BEGIN = {
     ("sqlite", Role.READER): "BEGIN",
     ("sqlite", Role.MIGRATOR): "BEGIN IMMEDIATE",
     ("sqlite", Role.ADMINISTRATOR): "BEGIN IMMEDIATE",
-    ("postgresql", Role.READER): f"BEGIN READ ONLY; SET LOCAL statement_timeout = {_READER_STATEMENT_TIMEOUT}",
+    # What several statements say together is as of one moment, as it always is on SQLite.
+    ("postgresql", Role.READER): (
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {_READER_STATEMENT_TIMEOUT}"
+    ),
     ("postgresql", Role.MIGRATOR): "BEGIN; SET LOCAL synchronous_commit = on",
     ("postgresql", Role.ADMINISTRATOR): "BEGIN; SET LOCAL synchronous_commit = on",
 }
@@ -142,7 +150,7 @@ def open_engine(database_url: str, role: Role, connections: int = 1) -> Engine:
                 "prepare_threshold": None,
                 "application_name": f"chapar-{role}",
                 **({"cursor_factory": _WriterCursor} if role is Role.WRITER else {}),
-                **{name: value for name, value in _POSTGRES_DEFAULTS.items() if name not in given},
+                **{name: value for name, value in (_POSTGRES_DEFAULTS | _POSTGRES_FILES).items() if name not in given},
             },
             paramstyle="format",
             hide_parameters=True,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -43,6 +43,20 @@ class Filters:
     since: int | None = None  #: accepted at this time or later, ms since the epoch
     until: int | None = None  #: accepted before this time, ms since the epoch
     reach: Reach = EVERYWHERE  #: devices and operations that whoever asks may see
+
+
+class Position(NamedTuple):
+    """Where a message stands in each order that pages may have. What follows can be read once that message is gone."""
+
+    seq: int  #: in the order of acceptance
+    id: str
+
+
+class Page(NamedTuple):
+    """Some of the messages that fit."""
+
+    messages: list[Message]
+    last: Position | None  #: of the last of them; None: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +114,13 @@ def is_alive(connection: Connection, process: str) -> bool:
     return connection.execute(lease).one_or_none() is not None
 
 
-def newest_first(connection: Connection, filters: Filters, before: str | None, limit: int) -> list[Message]:
-    """Up to `limit` messages, newest first, of those accepted before the one whose id is `before`."""
-    return _page(connection, filters, before, limit, newest_first=True)
+def newest_first(connection: Connection, filters: Filters, after: Position | None, limit: int) -> Page:
+    """Up to `limit` messages, newest first, of those accepted before the one at `after`."""
+    return _page(connection, filters, after, limit, newest_first=True)
 
 
-def oldest_first(connection: Connection, filters: Filters, after: str | None, limit: int) -> list[Message]:
-    """Up to `limit` messages, oldest first, of those accepted after the one whose id is `after`."""
+def oldest_first(connection: Connection, filters: Filters, after: Position | None, limit: int) -> Page:
+    """Up to `limit` messages, oldest first, of those accepted after the one at `after`."""
     return _page(connection, filters, after, limit, newest_first=False)
 
 
@@ -166,17 +180,15 @@ def _ranking(
     return Ranking(counts, total - sum(count for _, count in counts))
 
 
-def _page(
-    connection: Connection, filters: Filters, cursor: str | None, limit: int, *, newest_first: bool
-) -> list[Message]:
-    statuses = [status.value for status in filters.status]
+def _page(connection: Connection, filters: Filters, after: Position | None, limit: int, *, newest_first: bool) -> Page:
+    statuses = {status.value: None for status in filters.status}  # each once, in the order given
     by_status = bool(statuses) and filters.imei is None
     # The index by status is in the order of acceptance, the others are in that of ids. The two differ where the clock
     # was stepped, and each is as good for a page.
     place: ColumnElement[Any] = messages.c.seq if by_status else messages.c.id
     fitting = select(messages.c.seq, *COLUMNS).where(*_conditions(filters)).limit(limit)
-    if cursor is not None:
-        bound = select(messages.c.seq).where(messages.c.id == cursor).scalar_subquery() if by_status else cursor
+    if after is not None:
+        bound = after.seq if by_status else after.id
         fitting = fitting.where(place < bound if newest_first else place > bound)
     fitting = fitting.order_by(place.desc() if newest_first else place.asc())
     statement: Select[*tuple[Any, ...]] = fitting
@@ -187,8 +199,10 @@ def _page(
         statement = select(merged).order_by(merged.c.seq.desc() if newest_first else merged.c.seq.asc()).limit(limit)
     elif statuses:
         # The empty string keeps a planner without statistics off the index by status: a device has fewer messages.
-        statement = fitting.where(messages.c.status.concat("").in_(statuses))
-    return [to_message(tuple(row[1:])) for row in connection.execute(statement)]
+        statement = fitting.where(messages.c.status.concat("").in_(list(statuses)))
+    rows = connection.execute(statement).all()
+    found = [to_message(tuple(row[1:])) for row in rows]
+    return Page(found, Position(rows[-1][0], found[-1].id) if found else None)
 
 
 def _conditions(filters: Filters) -> list[ColumnElement[bool]]:

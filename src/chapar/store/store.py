@@ -17,7 +17,7 @@ from chapar.store.commits import Commits
 from chapar.store.operations import CHECK, MOVE, RECORD, move_row
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
 from chapar.store.readers import Readers
-from chapar.store.reports import Backlog, Bucket, Filters, Summary
+from chapar.store.reports import Backlog, Bucket, Filters, Page, Position, Summary
 from chapar.store.retained import TAKE_BACK, TakeBack
 from chapar.store.retention import PRUNE, Prune
 from chapar.store.schema import to_message, to_row
@@ -243,21 +243,22 @@ class Store:
         """Whether a process holds a lease; raises StoreUnavailable."""
         return await self._readers.read(lambda connection: reports.is_alive(connection, process))
 
-    async def page(self, filters: Filters, *, before: str | None, limit: int) -> list[Message]:
-        """Up to `limit` messages, newest first, with ids below `before`; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: reports.newest_first(connection, filters, before, limit))
+    async def page(self, filters: Filters, *, after: Position | None, limit: int) -> Page:
+        """Up to `limit` messages, newest first, of those older than the one at `after`; raises StoreUnavailable."""
+        return await self._readers.read(lambda connection: reports.newest_first(connection, filters, after, limit))
 
     async def pages(self, filters: Filters, size: int = _PAGE) -> AsyncIterator[list[Message]]:
         """All messages, oldest first, in lists of up to `size`; raises StoreUnavailable.
 
-        Each list is a read of its own: memory stays small, and no transaction stays open for a slow client.
+        Each list is a read of its own: memory stays small, and no transaction stays open for a slow client. Whatever
+        is added, moved or removed meanwhile, no message comes twice, and none is left out that stays.
         """
-        after: str | None = None
-        while page := await self._oldest_first(filters, after, size):
-            yield page
-            if len(page) < size:
+        after: Position | None = None
+        while (page := await self._oldest_first(filters, after, size)).messages:
+            yield page.messages
+            if len(page.messages) < size:
                 return
-            after = page[-1].id
+            after = page.last
 
     async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
         """Count the messages that fit; raises StoreUnavailable."""
@@ -275,5 +276,5 @@ class Store:
         except (OutcomeUnknown, TimeoutError):
             raise StoreUnavailable("it does not answer.") from None
 
-    async def _oldest_first(self, filters: Filters, after: str | None, limit: int) -> list[Message]:
+    async def _oldest_first(self, filters: Filters, after: Position | None, limit: int) -> Page:
         return await self._readers.read(lambda connection: reports.oldest_first(connection, filters, after, limit))

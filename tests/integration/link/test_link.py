@@ -100,7 +100,7 @@ class TestStayingConnected:
                     await outcome
         assert isinstance(lost.value.cause, BrokerClosed)
         assert lost.value.cause.reason_code == 0x95
-        assert str(lost.value.cause) == f"{broker.url} ended the session: Packet too large."
+        assert str(lost.value.cause) == f"{broker.url} ended the session: Packet too large (0x95)."
 
     async def test_a_stopped_broker_closes_the_session(self, mosquitto: Mosquitto) -> None:
         async with open_session(mosquitto.url) as session:
