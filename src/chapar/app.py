@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import errno
 import gc
+import os
 import secrets
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -48,6 +50,8 @@ _HANDSHAKE = 10  # seconds a client may take for its TLS handshake
 # with its answer, and Python's 700, 10, 10 look for what is not 5 µs a send.
 _COLLECTED = (50_000, 20, 50)
 _UNSENT = 64 * 1024  # bytes of an answer that wait in the kernel for their turn to be sent
+_WRITER_START = 60.0  # seconds a writer may take until it commits; a small board needs ten to load it
+_START_GRACE = 1.5  # seconds in which a start that a signal ends closes what it has opened
 _GRACE = 1  # seconds for requests and deliveries under way at shutdown; what remains is settled at the next start
 
 
@@ -93,7 +97,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
 
     The built-in broker runs with it where no other is set, unless somebody else runs it (`with_broker` False).
 
-    Raises PortTaken, DatabaseInUse, DatabaseUnsafe, SchemaOutdated, StoreUnavailable before anything serves, and
+    Raises PortTaken, EmbeddedBrokerFailed and what opening the store raises before anything serves, and
     SettingInvalid where tokens cannot be verified as they are set up.
     """
     process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
@@ -107,6 +111,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         gateway = Gateway(settings, store, link, dispatcher, clock, process, metrics)
         door = Door(settings, store, clock, metrics)
         keyring = Keyring(store, door, clock, settings.publish_timeout, alone=settings.serves_alone)
+        await store.check(_WRITER_START)
         await door.look()
         await dispatcher.enter()
         async with asyncio.TaskGroup() as tasks:
@@ -130,12 +135,31 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         await _at_most(_GRACE, dispatcher.leave())
 
 
+def end_on_signals() -> None:
+    """Have SIGINT and SIGTERM cancel the calling task, until something that runs takes these signals over.
+
+    A start may stand in a call that nothing can cancel, such as one to a database that does not answer. Then the
+    process ends as if it were killed, which its children and the next start are made for.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine calls
+
+    def end() -> None:
+        task.cancel()
+        last_resort = threading.Timer(_START_GRACE, os._exit, (0,))
+        last_resort.daemon = True
+        last_resort.start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end)
+
+
 Announce = Callable[[str, bool], None]
 """Called with the API's address once it answers, and whether access is open."""
 
 
 async def serve(settings: Settings, announce: Announce) -> None:
-    """Serve the API until SIGINT or SIGTERM.
+    """Serve the API until SIGINT or SIGTERM; one that comes during the start raises CancelledError.
 
     Raises what `lifespan` raises, and SettingInvalid for an address that nothing protects.
     """
@@ -146,6 +170,7 @@ async def serve_on(
     listener: socket.socket, settings: Settings, announce: Announce, *, with_broker: bool = True
 ) -> None:
     """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
+    end_on_signals()
     certificate = server_certificate(settings.tls_cert_file, settings.tls_key_file)
     limits = Limits(settings)
     async with lifespan(settings, with_broker=with_broker) as running:

@@ -40,6 +40,7 @@ async def serve(settings: Settings, announce: app.Announce) -> None:
     Raises SettingInvalid with SQLite, WorkerFailed where the first ones do not start, and what the built-in broker and
     the migration raise.
     """
+    app.end_on_signals()
     if settings.serves_alone:
         raise SettingInvalid(
             "CHAPAR_WORKERS",
@@ -48,17 +49,20 @@ async def serve(settings: Settings, announce: app.Announce) -> None:
         )
     server_certificate(settings.tls_cert_file, settings.tls_key_file)  # else each worker would say what is wrong
     listener = app.listen(settings)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         if settings.auto_migrate:
             await asyncio.to_thread(migrations.migrate, settings.database_url.get_secret_value())
         metrics = Metrics()  # of this process, which serves none: what its loops met is in the log
         if settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
-        folder = stack.enter_context(TemporaryDirectory(prefix="chapar-metrics-"))
+        try:
+            folder = stack.enter_context(TemporaryDirectory(prefix="chapar-metrics-"))
+        except OSError as error:
+            raise SettingInvalid("TMPDIR", f"no folder can be made there: {error.strerror or error}.") from None
         environment = os.environ | {WORKERS_FOLDER: folder, "CHAPAR_AUTO_MIGRATE": "false"}
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         workers = [_Worker(listener, environment) for _ in range(settings.workers)]
         async with asyncio.TaskGroup() as tasks:
             keeping = [supervised("worker", worker.keep, metrics, WorkerFailed) for worker in workers]
@@ -139,7 +143,7 @@ def main() -> None:
     logs.configure(settings.log_level, settings.log_format)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
                 app.serve_on(listener, settings, lambda _, is_open: _say_ready(is_open=is_open), with_broker=False)
             )

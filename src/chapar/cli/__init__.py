@@ -1,5 +1,14 @@
 """The command `chapar`: parse, call, print. What it does, the modules it calls know."""
 
-from chapar.cli.command import main
+import sys
 
-__all__ = ["main"]
+INTERRUPTED = 130  # exit code, the shell's custom for Ctrl-C
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    try:
+        from chapar.cli import command  # noqa: PLC0415 - loading it takes longer than a finger to reach Ctrl-C
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    command.main()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chapar import __version__, streams
+from chapar.cli import INTERRUPTED
 from chapar.cli.audit import audit
 from chapar.cli.keys import keys
 from chapar.cli.messages import messages
@@ -19,6 +20,7 @@ from chapar.outbound import forget_foreign_settings
 from chapar.settings import preferred_language
 
 FAILED = 1  # exit code
+
 MISUSED = 2  # exit code, the shell's custom
 
 cli = typer.Typer(
@@ -69,6 +71,8 @@ def run(arguments: Sequence[str]) -> int:
         problem = plain(" ".join(error.format_message().split()))
         problem += "" if problem.endswith(".") else "."
         return _fail(UsageInvalid(problem, f"دستور درست نوشته نشده است: {problem}"), language)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ExceptionGroup as group:
         known, unknown = group.split(ChaparError)
         if unknown is not None or known is None:

@@ -1,6 +1,7 @@
 """`chapar serve` and `chapar migrate`: the gateway itself, and its database."""
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -34,7 +35,8 @@ def serve(
     settings = Settings.load(host=host, port=port, workers=workers)
     logs.configure(settings.log_level, settings.log_format)
     run = app.serve if settings.workers == 1 else several.serve
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    # A signal cancels a start; later it is what ends the server.
+    with suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings, lambda address, is_open: _announce(settings, address, is_open=is_open)))
 
 

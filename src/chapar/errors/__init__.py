@@ -56,6 +56,7 @@ ChaparError
 │   ├── NotSaved             nothing was committed
 │   ├── OutcomeUnknown       the database cannot say whether it committed
 │   ├── StoreUnavailable     the database cannot be read now
+│   │   └── DatabaseUnusable … and there is no use in starting on it
 │   ├── SchemaOutdated       the tables are older than this program
 │   ├── SchemaNewer          the tables are newer than this program
 │   ├── DatabaseInUse        another process serves this SQLite file
@@ -172,6 +173,7 @@ from chapar.errors.starting import (
 from chapar.errors.store import (
     DatabaseInUse,
     DatabaseUnsafe,
+    DatabaseUnusable,
     NotSaved,
     OutcomeUnknown,
     SchemaNewer,
@@ -203,6 +205,7 @@ __all__ = [
     "CredentialInvalid",
     "DatabaseInUse",
     "DatabaseUnsafe",
+    "DatabaseUnusable",
     "DeliveryFaulty",
     "EmbeddedBrokerFailed",
     "FieldInvalid",

@@ -50,6 +50,21 @@ class StoreUnavailable(StoreError):
 
 
 @dataclass(eq=False)
+class DatabaseUnusable(StoreUnavailable):
+    """There is no use in starting: the database cannot be reached, or takes no commit."""
+
+    code = "database_unusable"
+    en = (
+        "Nothing can be saved in the database: {cause} Check that it is there, that this user may write to it, "
+        "and that its disk has room."
+    )
+    fa = (
+        "در پایگاه داده چیزی ذخیره نمی‌شود: {cause} بررسی کنید که در دسترس باشد، این کاربر اجازهٔ نوشتن در آن را "
+        "داشته باشد و دیسک آن جا داشته باشد."
+    )
+
+
+@dataclass(eq=False)
 class SchemaOutdated(StoreError):
     """The tables do not have the shape this program writes."""
 

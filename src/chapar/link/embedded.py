@@ -76,15 +76,18 @@ class EmbeddedBroker:
         return self._process.pid if self._process is not None else None
 
     async def __aenter__(self) -> Self:
-        folder = self._folder.enter_context(TemporaryDirectory(prefix="chapar-broker-"))
-        self._config = Path(folder) / "rumqttd.toml"
         listeners = [
             _LISTENER.format(version=version, host=HOST, port=port)
             for version, port in (("v4", self.port), ("v5", self.port + 1))
         ]
-        self._config.write_text(_ROUTER + "".join(listeners))
         try:
+            folder = self._folder.enter_context(TemporaryDirectory(prefix="chapar-broker-"))
+            self._config = Path(folder) / "rumqttd.toml"
+            self._config.write_text(_ROUTER + "".join(listeners))
             await self._start()
+        except OSError as error:
+            self._folder.close()
+            raise EmbeddedBrokerFailed(f"it needs a file in TMPDIR: {error}") from error
         except BaseException:
             self._folder.close()
             raise

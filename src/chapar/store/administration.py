@@ -6,10 +6,20 @@ from contextlib import contextmanager
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from chapar.errors import SchemaOutdated, StoreUnavailable
+from chapar.errors import DatabaseUnusable, SchemaOutdated, StoreUnavailable
 from chapar.store import database, migrations
 from chapar.store.database import Role, open_engine
 from chapar.store.failures import cause
+from chapar.store.operations import CHECK
+
+
+def check_commit(database_url: str) -> None:
+    """Raise DatabaseUnusable unless a commit succeeds."""
+    try:
+        with open_engine(database_url, Role.ADMINISTRATOR).begin() as connection:
+            CHECK.apply(connection, [()])
+    except SQLAlchemyError as error:
+        raise DatabaseUnusable(cause(error)) from error
 
 
 @contextmanager

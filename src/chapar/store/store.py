@@ -9,7 +9,7 @@ from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.message import Attempt, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
-from chapar.store import api_keys, audit, database, migrations, reports
+from chapar.store import administration, api_keys, audit, database, migrations, reports
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition, owner_of
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey, KeyChange
 from chapar.store.audit import ADD_ENTRY, AuditFilters, Entry
@@ -52,9 +52,9 @@ class Store:
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Self]:
-        """Lock and migrate the database (PostgreSQL: check it, unless `auto_migrate`), and start the writer.
+        """Lock and migrate the database (PostgreSQL: check it, unless `auto_migrate`), commit once, start the writer.
 
-        Raises DatabaseInUse, SchemaOutdated, SchemaNewer, DatabaseUnsafe, StoreUnavailable, SettingInvalid.
+        Raises DatabaseInUse, SchemaOutdated, SchemaNewer, DatabaseUnsafe, DatabaseUnusable, SettingInvalid.
         """
         database_url = settings.database_url.get_secret_value()
         url = database.parse(database_url)
@@ -66,6 +66,7 @@ class Store:
                 await asyncio.to_thread(migrations.migrate, database_url)
             else:
                 await asyncio.to_thread(migrations.check_schema, database_url)
+            await asyncio.to_thread(administration.check_commit, database_url)
             async with (
                 Commits.open(database_url, inherit, metrics) as commits,
                 Readers.open(database_url, settings.readers) as readers,
@@ -264,9 +265,9 @@ class Store:
         """Count the messages that fit; raises StoreUnavailable."""
         return await self._readers.read(lambda connection: reports.summary(connection, filters, bucket))
 
-    async def check(self) -> None:
-        """Raise StoreUnavailable unless, within two seconds, a read works and the writer commits a write."""
-        until = asyncio.get_running_loop().time() + _CHECK_PATIENCE
+    async def check(self, patience: float = _CHECK_PATIENCE) -> None:
+        """Raise StoreUnavailable unless, within so many seconds, a read works and the writer commits a write."""
+        until = asyncio.get_running_loop().time() + patience
         try:
             await self._commits.submit(CHECK, (), until)
             async with asyncio.timeout_at(until):

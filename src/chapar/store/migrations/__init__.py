@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from chapar.errors import SchemaNewer, SchemaOutdated, StoreUnavailable
+from chapar.errors import DatabaseUnusable, SchemaNewer, SchemaOutdated
 from chapar.store.database import Role, check_durable, open_engine
 from chapar.store.failures import cause
 
@@ -21,7 +21,7 @@ def migrate(database_url: str, *, asked_for: bool = False) -> tuple[str | None, 
 
     The audit trail says so in the same transaction, but for the tables of a new database that nobody `asked_for`.
     Several processes may ask for it at once; one does it.
-    Raises SchemaNewer, DatabaseUnsafe, StoreUnavailable and SettingInvalid.
+    Raises SchemaNewer, DatabaseUnsafe, DatabaseUnusable and SettingInvalid.
     """
     config = _config()
     with _connected(database_url) as connection:
@@ -34,7 +34,7 @@ def migrate(database_url: str, *, asked_for: bool = False) -> tuple[str | None, 
 def check_schema(database_url: str) -> None:
     """Raise SchemaOutdated or SchemaNewer unless the schema is the one this program writes.
 
-    Also raises DatabaseUnsafe, StoreUnavailable and SettingInvalid.
+    Also raises DatabaseUnsafe, DatabaseUnusable and SettingInvalid.
     """
     with _connected(database_url) as connection:
         found, newest = _revisions(connection, _config())
@@ -66,4 +66,4 @@ def _connected(database_url: str) -> Iterator[Connection]:
                 check_durable(connection)
             yield connection
     except DBAPIError as error:
-        raise StoreUnavailable(cause(error)) from error
+        raise DatabaseUnusable(cause(error)) from error
