@@ -5,7 +5,6 @@ import os
 import random
 import socket
 import time
-from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ import structlog
 
 from chapar.clock import Clock
 from chapar.errors import (
-    BrokerClosed,
-    BrokerError,
+    BrokerUnanswered,
     LinkDown,
     LinkLost,
     PublicationExpired,
@@ -28,13 +26,14 @@ from chapar.errors import (
 )
 from chapar.link.link import Link
 from chapar.link.publication import Publication
-from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_FAULTS, TRANSIENT, reason_slug
+from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_slug
 from chapar.message import AT_BROKER, UNFINISHED, Attempt, Changes, Message, Status, clearing
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store.queue import Lease
 from chapar.store.store import Store, Taken
 from chapar.supervision import supervised
+from chapar.suspects import Suspects, Trial
 from chapar.waiters import Waiters
 
 log = structlog.get_logger(__name__)
@@ -49,7 +48,7 @@ _POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed
 _FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
 _LONGEST_BACKOFF = 60_000  # … up to this
 _INTERNAL_ERROR = "internal_error"  # the reason of a message that met a fault of ours
-_QUARANTINE = 4  # strikes: 2 for a disconnect that blames a packet, 1 for one without a word
+_LATER = 1_000  # ms until a message is tried again that was not to be tried now
 
 
 @dataclass(eq=False, slots=True)
@@ -60,7 +59,9 @@ class _Delivery:
     direct: bool  #: whether it never was in the queue
     ended: asyncio.Future[Message]
     look: asyncio.Task[None] | None = None  #: keeps the task alive
+    acknowledged: asyncio.Future[int] | None = None  #: what the link says, once it was handed to it
     handed_over: float = 0.0  #: to the link, by `time.perf_counter`: the loop's own clock is too coarse under uvloop
+    is_taken_back: bool = False  #: whether the link gave it back unsent
     is_faulty: bool = False  #: whether a fault of ours has ended it once already
 
 
@@ -97,10 +98,12 @@ class Dispatcher:
         self._room = asyncio.Event()  # another page may be taken
         self._waiters = Waiters()
         self._went_back: set[str] = set()  # devices of which something went back since the last take
-        self._returning = Counter[str]()  # devices with something on its way back into the queue
+        self._returning: dict[str, set[str]] = {}  # devices, and what of them is on its way back into the queue
         self._leased_until = 0.0  # loop time until which nobody takes over what this process holds
-        self._strikes: dict[str, int] = {}  # messages in flight when a session ended, and how suspicious that was
+        self._suspects = Suspects()
         self._isolating = False
+        self._unanswered = 0  # publications that the link has not said anything about
+        self._fewer_unanswered = asyncio.Event()
         self._stopping = False
 
     async def enter(self) -> None:
@@ -159,6 +162,17 @@ class Dispatcher:
         """
         self._waiters.add(message_id, told, deadline)
 
+    async def take_back(self, message_id: str) -> bool:
+        """Put a message that the link has not sent back into the queue, for a while; answer whether it is there."""
+        for delivery in self._under_way:
+            acknowledged = delivery.acknowledged if delivery.message.id == message_id else None
+            if acknowledged is not None and self._link.take_back(acknowledged):
+                delivery.is_taken_back = True
+                self._suspects.came_back(delivery.message, answered=False)
+                self._give_back(delivery, not_before=self._clock.now() + _LATER)
+                return (await delivery.ended).status is Status.QUEUED
+        return False
+
     def tell(self, message: Message) -> None:
         """Tell who waits for this message what became of it."""
         self._waiters.tell(message)
@@ -183,16 +197,19 @@ class Dispatcher:
         while not self._stopping:
             self._work.clear()
             room = PAGE if self._link.up and self._has_room else 0
-            self._went_back = set(self._returning)
-            taken = await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
+            self._went_back = set()
+            before = {imei: set(ids) for imei, ids in self._returning.items()}
+            taken = await self._take(room)
+            # What was on its way back and is not here came too late, so what is behind it must not overtake it.
+            here = {message.id for message in taken.messages}
+            self._went_back |= {imei for imei, ids in before.items() if not ids <= here}
             await self._deliver_all(taken.messages)
-            if taken.expired:
-                self._metrics.finished[Status.EXPIRED.value, "expired"].inc(len(taken.expired))
-            if taken.superseded:
-                self._metrics.finished[Status.CANCELLED.value, "superseded"].inc(len(taken.superseded))
-            await self._tell_waiters([*taken.expired, *taken.superseded])
+            await self._note_ended(taken)
             if len(taken.messages) < PAGE or not self._has_room:
                 await self._pause(taken)
+
+    async def _take(self, room: int) -> Taken:
+        return await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
 
     @property
     def _has_room(self) -> bool:
@@ -204,10 +221,27 @@ class Dispatcher:
         for message in messages:
             if message.imei in self._went_back:
                 self._give_back(self._begin(message, direct=False))
-            elif message.id in self._strikes:
-                await self._isolate(message)
+            elif self._suspects:
+                await self._try(message)
             else:
                 self.deliver(message)
+
+    async def _try(self, message: Message) -> None:
+        """Deliver a message while there are suspects, which it may be one of."""
+        link = self._link
+        match self._suspects.trial(message, link.window, broker_was_there=link.broker_was_there):
+            case Trial.PLAIN:
+                self.deliver(message)
+            case Trial.ALONE:
+                await self._isolate(message)
+            case Trial.BESIDE:
+                self._suspects.tried_beside(message)
+                self.deliver(message)
+            case Trial.LATER:
+                self._give_back(self._begin(message, direct=False), not_before=self._clock.now() + _LATER)
+            case Trial.NEVER:
+                log.warning("message_quarantined", message_id=message.id, imei=message.imei)
+                self._move(self._begin(message, direct=False), self._quarantined(message))
 
     async def _pause(self, taken: Taken) -> None:
         """Until something is queued, due or expired, there is room, the link is back, or others may have queued."""
@@ -229,8 +263,15 @@ class Dispatcher:
             async with asyncio.timeout(seconds):
                 await happens
 
-    async def _tell_waiters(self, ended: list[str]) -> None:
-        """Tell who waits for messages that another process may have moved, or that have just ended in the queue."""
+    async def _note_ended(self, taken: Taken) -> None:
+        """Count what has just ended in the queue, and tell who waits for it, or for what others may have moved."""
+        ended = [*taken.expired, *taken.superseded]
+        if taken.expired:
+            self._metrics.finished[Status.EXPIRED.value, "expired"].inc(len(taken.expired))
+        if taken.superseded:
+            self._metrics.finished[Status.CANCELLED.value, "superseded"].inc(len(taken.superseded))
+        for message_id in ended:
+            self._suspects.forget(message_id)
         ids = self._waiters.among(ended) if self._alone else self._waiters.all()
         if ids:
             with suppress(StoreUnavailable):
@@ -238,14 +279,25 @@ class Dispatcher:
                     if message.status not in {Status.QUEUED, Status.PUBLISHING}:
                         self.tell(message)
 
-    async def _isolate(self, message: Message) -> Message:
+    async def _isolate(self, message: Message) -> None:
         """Deliver a suspect with nothing else in flight, so that it cannot be mistaken for an innocent one."""
         self._isolating = True
         try:
-            await self.drained()
-            return await self.deliver(message)
+            await self._all_answered()
+            self.deliver(message)
+            await self._all_answered()
         finally:
             self._isolating = False
+
+    async def _all_answered(self) -> None:
+        """Wait until the link has said of every publication what became of it; meanwhile the queue expires."""
+        while self._unanswered:
+            self._fewer_unanswered.clear()
+            try:
+                async with asyncio.timeout(_POLL_ALONE):
+                    await self._fewer_unanswered.wait()
+            except TimeoutError:
+                await self._note_ended(await self._take(0))
 
     # From here to its end a delivery is callbacks: with a task for each, and its caller woken twice, a send took 144 µs
     # of the gateway instead of 126.
@@ -268,10 +320,17 @@ class Dispatcher:
             self._fail(delivery, error)
         else:
             delivery.handed_over = time.perf_counter()
+            delivery.acknowledged = acknowledged
+            self._unanswered += 1
             acknowledged.add_done_callback(partial(self._heard, delivery))
 
     def _heard(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> None:
         """What the link says became of a publication."""
+        self._unanswered -= 1
+        if self._isolating:
+            self._fewer_unanswered.set()
+        if delivery.is_taken_back:
+            return
         try:
             after = self._outcome(delivery, acknowledged)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - one bad message must not stop the rest
@@ -281,12 +340,14 @@ class Dispatcher:
 
     def _outcome(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> Message:
         message, direct = delivery.message, delivery.direct
+        if self._suspects:
+            self._suspects.came_back(message, answered=acknowledged.exception() is None)
         try:
             reason_code = acknowledged.result()
         except LinkDown:
             return self._unsent(message, direct=direct)
         except LinkLost as error:
-            return self._in_doubt(message, error.cause)
+            return self._in_doubt(message, error)
         except PublicationExpired:
             return self._ended(message, Status.EXPIRED, reason="expired", attempts=message.attempts - 1)
         self._metrics.publish.observe(time.perf_counter() - delivery.handed_over)
@@ -296,21 +357,25 @@ class Dispatcher:
         """Whether something has to happen before this message may leave.
 
         Something earlier of its device is on its way back into the queue; or it came direct while a suspect is being
-        delivered alone; or this process stood still for so long that another may have taken over.
+        delivered alone, or the broker leaves its device unanswered; or this process stood still for so long that
+        another may have taken over.
         """
-        if message.imei in self._returning or (direct and self._isolating):
+        if message.imei in self._returning:
+            return True
+        if direct and (self._isolating or self._suspects.is_unanswered(message.imei)):
             return True
         return not self._alone and self._loop.time() >= self._leased_until
 
-    def _give_back(self, delivery: _Delivery) -> None:
-        """Put a message that was not tried back where it came from."""
+    def _give_back(self, delivery: _Delivery, *, not_before: int | None = None) -> None:
+        """Put a message that was not tried back where it came from, to stay there until a time (ms since the epoch)."""
         message = delivery.message
-        self._move(delivery, message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None))
+        back = message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None, not_before=not_before)
+        self._move(delivery, back)
 
     def _move(self, delivery: _Delivery, after: Message) -> None:
         """Commit what came of a delivery, and tell who waits for it."""
         if after.status is Status.QUEUED:
-            self._returning[after.imei] += 1
+            self._returning.setdefault(after.imei, set()).add(after.id)
             self._went_back.add(after.imei)
         else:
             self._metrics.finished[after.status.value, after.reason or ""].inc()
@@ -319,24 +384,23 @@ class Dispatcher:
             self._store.add(clearing(after, self._clock.now_ns(), after.expires_at))
 
     def _moved(self, delivery: _Delivery, after: Message, moved: asyncio.Future[bool]) -> None:
+        if after.status is Status.QUEUED:
+            self._returned(after)
         if (error := moved.exception()) is not None:
             self._fail(delivery, error)
-            if after.status is Status.QUEUED:
-                self._returned(after.imei)
             return
-        if after.status is Status.QUEUED:
-            self._returned(after.imei)
         if moved.result():
             self._tell_end(delivery, after)
         else:
             log.warning("moved_by_another_process", message_id=after.id)
             delivery.look = asyncio.create_task(self._look(delivery))
 
-    def _returned(self, imei: str) -> None:
-        """Something of a device is no longer on its way back into the queue."""
-        self._returning[imei] -= 1
-        if not self._returning[imei]:
-            del self._returning[imei]
+    def _returned(self, message: Message) -> None:
+        """A message is no longer on its way back into the queue."""
+        others = self._returning[message.imei]
+        others.discard(message.id)
+        if not others:
+            del self._returning[message.imei]
 
     async def _look(self, delivery: _Delivery) -> None:
         """See where a message stands that another process has moved."""
@@ -354,7 +418,7 @@ class Dispatcher:
         if after.status is Status.QUEUED:
             self.wake()
         elif after.status not in UNFINISHED:
-            self._strikes.pop(after.id, None)
+            self._suspects.forget(after.id)
         if after.status is not Status.QUEUED or after.possible_duplicate:
             # A 201 is for what was heard once: whoever waits for one whose outcome is in doubt is told so now.
             self.tell(after)
@@ -448,18 +512,20 @@ class Dispatcher:
             return message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None)
         return self._ended(message, Status.REJECTED, reason="broker_unreachable", attempts=message.attempts - 1)
 
-    def _in_doubt(self, message: Message, cause: BrokerError | None) -> Message:
-        """The link fell between PUBLISH and PUBACK."""
-        if isinstance(cause, BrokerClosed):
-            blamed = cause.reason_code in PACKET_FAULTS
-            self._strikes[message.id] = self._strikes.get(message.id, 0) + (2 if blamed else 1)
-            if self._strikes[message.id] >= _QUARANTINE:
-                self._record(message, "quarantined", cause.reason_code)
-                return self._ended(message, Status.REJECTED, reason="quarantined", reason_code=cause.reason_code)
-        self._record(message, "link_lost", None)
+    def _in_doubt(self, message: Message, lost: LinkLost) -> Message:
+        """It left, and nobody knows what came of it."""
+        if isinstance(lost.cause, BrokerUnanswered):
+            self._metrics.unanswered.inc()
+        self._suspects.went_wrong(message, lost)
+        self._record(message, "link_lost", self._suspects.reason_code(message))
         if message.at_most_once:
             return self._ended(message, Status.UNCONFIRMED, reason="link_lost")
         return message.moved(Status.QUEUED, possible_duplicate=True, claim=None)
+
+    def _quarantined(self, message: Message) -> Message:
+        """It is taken for the cause of what went wrong whenever it was in flight, so it is not tried any more."""
+        code, untried = self._suspects.reason_code(message), message.attempts - 1
+        return self._ended(message, Status.REJECTED, reason="quarantined", attempts=untried, reason_code=code)
 
     def _faulty(self, message: Message, *, may_have_left: bool) -> Message:
         """A fault of ours, such as a text that cannot be encoded, ended the attempt.

@@ -179,6 +179,8 @@ class Gateway:
             message.micro_op,
         )
         won, status = await self._store.cancel(entry, deadline)
+        if status is Status.PUBLISHING and await self._dispatcher.take_back(message_id):
+            won, status = await self._store.cancel(entry, deadline)
         if status is None:
             raise MessageNotFound(message_id)
         if won:
@@ -293,7 +295,8 @@ class Gateway:
             database: str | None = str(error)
         else:
             database = None
-        broker = None if self._link.up else str(self._link.last_error or "The broker has not answered yet.")
+        trouble = self._link.trouble or (None if self._link.up else "The broker has not answered yet.")
+        broker = None if trouble is None else str(trouble)
         return Readiness(database, broker)
 
 

@@ -87,6 +87,11 @@ class Metrics:
             "chapar_key_set_failures", "Fetches of the issuer's key set that brought no usable keys.", registry=registry
         )
         self.reconnects = Counter("chapar_link_reconnects", "Sessions after the first.", registry=registry)
+        self.unanswered = Counter(
+            "chapar_link_unanswered",
+            "Publications in doubt because the broker was alive and did not answer.",
+            registry=registry,
+        )
         strays = Counter(
             "chapar_link_stray_packets",
             "Packets of the broker that nobody waited for, by their type: answered as MQTT asks, and dropped.",

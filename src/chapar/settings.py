@@ -77,6 +77,13 @@ class Settings(BaseSettings):
         description="Seconds of MQTT keep-alive; a dead connection is found within 1.5 times this, or of what the "
         "broker asks for where that is less. Short, because the broker is near.",
     )
+    acknowledge_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which the session ends with a broker that is alive and leaves a message unanswered; "
+        "its place would be taken for ever. Longer than a broker's slowest disk.",
+    )
     embedded_port: int = Field(
         1883,
         ge=1,

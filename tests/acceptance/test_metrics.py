@@ -19,6 +19,7 @@ FAMILIES = {
     "chapar_link_stray_packets": "counter",
     "chapar_loop_failures": "counter",
     "chapar_key_set_failures": "counter",
+    "chapar_link_unanswered": "counter",
     "chapar_requests_turned_away": "counter",
     "chapar_queue_messages": "gauge",
     "chapar_queue_oldest_seconds": "gauge",

@@ -10,8 +10,8 @@ from chapar.store.schema import PROCESS_LENGTH
 from simulation.network import Passage
 from simulation.world import EPOCH, Given, World
 
-BLAMING_ENDS = 2  # sessions that the broker ends, blaming a packet, until what was in flight both times is quarantined
-SILENT_ENDS = 4  # sessions that end without a word until one process quarantines what was in flight each time
+FEWEST_ENDS = 2  # sessions that end until what was in flight each time may be quarantined …
+MOST_ENDS = 4  # … and until one process does quarantine it
 SERVER_ERROR = 500
 _NOTHING_STORED = {400, 401, 403, 404, 409, 413, 415, 422, 429}
 
@@ -78,12 +78,12 @@ class Verdict:
     def _broker(self, message: Message) -> Iterator[str]:
         """Whether the broker said, and did, what the message says that it did."""
         ended = self._world.broker.ended_sessions[message.id]
-        allowed = SILENT_ENDS * len(self._world.processes)
+        allowed = MOST_ENDS * len(self._world.processes)
         if ended > allowed:
-            yield f"{message.id} was in flight whenever the broker ended {ended} sessions, and {allowed} are enough"
+            yield f"{message.id} was in flight whenever {ended} sessions ended, and {allowed} are enough"
         if message.reason == "quarantined":
-            if ended < BLAMING_ENDS:
-                yield f"{message.id} is quarantined, and was not in flight at two disconnects"
+            if ended < FEWEST_ENDS:
+                yield f"{message.id} is quarantined, and was not in flight at two ends of sessions"
         elif message.reason_code is not None and message.reason_code >= FIRST_FAILURE:
             invalid = self._world.by_name[message.micro_op].kind == "too large"
             if not invalid and message.reason_code not in {passage.code for passage in self._refused[message.id]}:

@@ -102,6 +102,11 @@ class SimulatedSession:
         return self._window.waiting
 
     @property
+    def unanswered_for(self) -> float | None:
+        """Everything is answered in a while."""
+        return None
+
+    @property
     def met_no_subscribers(self) -> bool:
         return self._window.met_no_subscribers
 
@@ -114,6 +119,9 @@ class SimulatedSession:
         self._window.add(publication, outcome)
         self._flush_soon()
         return outcome
+
+    def take_back(self, outcome: asyncio.Future[int]) -> bool:
+        return self._window.take_back(outcome)
 
     async def ended(self) -> None:
         await asyncio.shield(self._gone)
@@ -131,7 +139,7 @@ class SimulatedSession:
         self._error = error
         self._broker.sessions.remove(self)
         self._world.trace(self.process.name, "session", self.number, "ends:", error or "closed")
-        if isinstance(error, BrokerClosed):
+        if error is not None:
             self._broker.ended_sessions.update(self._unanswered.values())
         if self._underway:
             for _ in range(self._world.chaos.randint(0, len(self._underway))):

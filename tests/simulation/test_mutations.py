@@ -15,6 +15,7 @@ from chapar.link.publication import Publication
 from chapar.message import Message, Status
 from chapar.store.audit import Entry
 from chapar.store.store import Store
+from chapar.suspects import Suspects
 from simulation import database
 from simulation.invariants import broken
 from simulation.world import run, simulated
@@ -69,7 +70,7 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "an attempt is not kept": (patch.object(Dispatcher, "_record", lambda *_: None), "is not in its history"),
     "the expiry is not handed over": (patch.object(Dispatcher, "_publication", expiry_is_ignored), "ms too late"),
     "a refusal counts as success": (patch.object(Dispatcher, "_refused", refusal_is_success), "nobody heard it"),
-    "nothing is quarantined": (patch.object(dispatcher, "_QUARANTINE", 10**9), "are enough"),
+    "nothing is quarantined": (patch.object(Suspects, "_is_cause", lambda *_, **__: False), "are enough"),
     "nothing is put off": (patch.object(dispatcher, "TRANSIENT", frozenset()), "was given up"),
     "what is in line does not keep others back": (patch.object(database, "_blocks", lambda *_: False), "left before"),
     "cancelling always seems to succeed": (patch.object(Store, "cancel", cancel_always_succeeds), "was cancelled, and"),

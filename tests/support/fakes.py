@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from chapar.clock import Clock
-from chapar.errors import LinkDown, PublicationInvalid, StoreUnavailable
+from chapar.errors import BrokerError, LinkDown, PublicationInvalid, StoreUnavailable
 from chapar.link.publication import Publication
 from chapar.message import Attempt, Message
 from chapar.settings import Settings
@@ -155,7 +155,9 @@ class FakeLink:
         self.reports_subscribers = False
         self.window, self.in_flight, self.reconnects = 20, 0, 0
         self.strays = Counter[str]()
-        self.last_error = None
+        self.broker_was_there = True
+        self.unanswered: BrokerError | None = None
+        self.last_error: BrokerError | None = None
         self.published: list[Publication] = []
         self.answers: deque[int | Exception] = deque()
         self.waiting: dict[str, asyncio.Future[int]] = {}
@@ -179,6 +181,14 @@ class FakeLink:
             outcome.set_exception(answer)
         else:
             outcome.set_result(answer)
+
+    @property
+    def trouble(self) -> BrokerError | None:
+        return self.unanswered if self.up else self.last_error
+
+    def take_back(self, outcome: asyncio.Future[int]) -> bool:
+        """All that waits here is unsent."""
+        return outcome.cancel()
 
     async def connected(self) -> None:
         await asyncio.Event().wait()

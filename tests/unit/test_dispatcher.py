@@ -18,11 +18,14 @@ from chapar.errors import (
     BrokerClosed,
     BrokerError,
     BrokerSilent,
+    BrokerUnanswered,
     LinkDown,
     LinkLost,
+    MalformedPacket,
     NotSaved,
     PublicationExpired,
     PublicationInvalid,
+    ReleaseRefused,
 )
 from chapar.link.publication import Publication
 from chapar.message import Message, Status
@@ -37,6 +40,9 @@ QUOTA_EXCEEDED = 0x97
 BLAMED = BrokerClosed("mqtt://fake", "Malformed Packet", 0x81)
 SILENT = BrokerClosed("mqtt://fake", "it closed the connection")
 UNHEARD = BrokerSilent("mqtt://fake", 15.0)
+UNANSWERED = BrokerUnanswered("mqtt://fake", 30.0)
+MALFORMED = MalformedPacket("mqtt://fake", "Invalid fixed header flags")
+UNKNOWN = ReleaseRefused("mqtt://fake", "Packet Identifier not found", 0x92)
 
 
 class Bench:
@@ -247,49 +253,117 @@ async def test_the_link_is_told_until_when_a_message_may_leave(bench: Bench) -> 
     assert (first.attempt, second.deadline) == (2, None)
 
 
-@pytest.mark.parametrize(
-    "causes",
-    [
-        [BLAMED, BLAMED],
-        [SILENT, SILENT, SILENT, SILENT],
-        [BLAMED, SILENT, SILENT],
-        [SILENT, SILENT, BLAMED],
-        [SILENT, SILENT, SILENT, BLAMED],
-        [SILENT, UNHEARD, None, SILENT, BLAMED],
-    ],
-)
-async def test_a_message_is_quarantined_after_four_strikes_and_a_blaming_disconnect_counts_twice(
-    bench: Bench, causes: list[BrokerError | None]
+@pytest.mark.parametrize("cause", [SILENT, BLAMED, UNHEARD, MALFORMED, UNANSWERED, UNKNOWN])
+async def test_what_was_alone_in_flight_when_a_second_session_ended_is_quarantined(
+    bench: Bench, cause: BrokerError
 ) -> None:
     message = bench.queued()
-    for cause in causes[:-1]:
-        assert (await bench.again(message, LinkLost(cause))).status is Status.QUEUED
-    after = await bench.again(message, LinkLost(causes[-1]))
-    assert (after.status, after.reason) == (Status.REJECTED, "quarantined")
+    bench.link.answers.extend([LinkLost(SILENT), LinkLost(cause, singled_out=True)])
+    with capture_logs() as logged:
+        async with bench.running():
+            await until(lambda: bench.store.now(message).status is Status.REJECTED)
+    after = bench.store.now(message)
+    assert (after.reason, after.attempts, after.possible_duplicate) == ("quarantined", 2, True)
+    assert (after.reason_code, after.finished_at) == (getattr(cause, "reason_code", None), EPOCH)
     history = await bench.store.attempts(message.id)
-    assert [attempt.outcome for attempt in history] == ["link_lost"] * (len(causes) - 1) + ["quarantined"]
+    assert [(attempt.outcome, attempt.reason_code) for attempt in history] == [
+        ("link_lost", None),
+        ("link_lost", after.reason_code),
+    ]
+    assert bench.link.ids == [message.id] * 2
+    assert [entry["message_id"] for entry in logged if entry["event"] == "message_quarantined"] == [message.id]
 
 
-async def test_a_link_that_falls_silent_or_is_closed_by_us_blames_nobody(bench: Bench) -> None:
+@pytest.mark.parametrize("answer", [0x00, NOT_AUTHORIZED])
+async def test_what_was_merely_there_is_sent_again_once(bench: Bench, answer: int) -> None:
+    messages = [bench.queued(imei) for imei in "ABC"]
+    bench.link.answers.extend([LinkLost(BLAMED)] * 3 + [answer] * 3)
+    async with bench.running():
+        await until(lambda: not bench.store.database.unfinished)
+    assert [bench.store.now(message).attempts for message in messages] == [2] * 3
+    assert not bench.dispatcher._suspects
+
+
+async def test_a_broker_that_was_away_meanwhile_is_believed_three_times(bench: Bench) -> None:
+    bench.link.broker_was_there = False
     message = bench.queued()
-    for cause in (UNHEARD, None) * 5:
-        assert (await bench.again(message, LinkLost(cause))).status is Status.QUEUED
+    bench.link.answers.extend([LinkLost(SILENT, singled_out=True)] * 4)
+    async with bench.running():
+        await until(lambda: bench.store.now(message).status is Status.REJECTED)
+    assert bench.link.ids == [message.id] * 4
 
 
-async def test_strikes_are_forgotten_once_the_message_has_ended(bench: Bench) -> None:
+async def test_a_session_that_we_closed_blames_nobody(bench: Bench) -> None:
     message = bench.queued()
-    await bench.again(message, LinkLost(BLAMED))
-    assert (await bench.again(message, 0x00)).status is Status.PUBLISHED
-    assert bench.dispatcher._strikes == {}
+    bench.link.answers.extend([LinkLost(None, singled_out=True)] * 5 + [0x00])  # type: ignore[list-item]
+    async with bench.running():
+        await until(lambda: bench.store.now(message).status is Status.PUBLISHED)
+    assert not bench.dispatcher._suspects
 
 
-async def test_strikes_are_remembered_where_another_move_came_first(bench: Bench) -> None:
+async def test_what_is_left_unanswered_is_tried_again_beside_the_others_and_one_of_its_device(bench: Bench) -> None:
+    bench.link.window = 4
+    mute = [bench.queued(imei) for imei in "AABCD"]
+    bench.link.answers.extend([LinkLost(UNANSWERED)] * 5)
+    async with bench.running():
+        await until(lambda: len(bench.link.published) == 7)
+        other = bench.queued("E")
+        bench.dispatcher.wake()
+        await until(lambda: other.id in bench.link.waiting)
+        assert [*bench.link.waiting] == [mute[0].id, mute[2].id, other.id], "half of the window, and no more"
+        assert bench.dispatcher.takes_direct
+        assert {bench.store.now(message).not_before for message in (mute[1], *mute[3:])} <= {None, EPOCH + 1000}
+        direct = bench.taken("A")
+        assert (await bench.dispatcher.deliver(direct, direct=True)).status is Status.QUEUED
+        bench.link.answer(mute[0].id, 0x00)
+        bench.link.answer(mute[2].id, LinkLost(UNANSWERED, singled_out=True))
+        bench.clock.at += 1001
+        bench.dispatcher.wake()
+        await until(lambda: bench.store.now(mute[2]).status is Status.REJECTED)
+        await until(lambda: mute[1].id in bench.link.waiting)
+    assert bench.dispatcher._metrics.unanswered._value.get() == 6
+
+
+async def test_what_the_link_has_not_sent_can_be_taken_back(bench: Bench) -> None:
+    message, other = bench.queued("A"), bench.queued("B")
+    async with bench.running():
+        await until(lambda: len(bench.link.waiting) == 2)
+        assert await bench.dispatcher.take_back(message.id)
+        assert not await bench.dispatcher.take_back("another")
+        bench.dispatcher.wake()
+        await turns()
+        after = bench.store.now(message)
+        assert (after.status, after.attempts, after.claim, after.not_before) == (Status.QUEUED, 0, None, EPOCH + 1000)
+        assert [id_ for id_, outcome in bench.link.waiting.items() if not outcome.done()] == [other.id]
+
+
+async def test_what_has_left_is_not_taken_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.link, "take_back", lambda _: False)
     message = bench.taken()
-    current = message._replace(claim=f"{PROCESS}.9", attempts=2, possible_duplicate=True)
-    bench.store.database._put(message, current)  # the move that is to come was applied before, and it was taken again
-    assert (await bench.deliver(message, LinkLost(BLAMED))).status is Status.PUBLISHING
-    bench.link.answers.append(LinkLost(BLAMED))
-    assert (await bench.dispatcher.deliver(current)).reason == "quarantined"
+    bench.dispatcher.deliver(message)
+    assert not await bench.dispatcher.take_back(message.id)
+
+
+async def test_the_queue_expires_also_while_a_suspect_is_tried_alone(bench: Bench, timers: Timers) -> None:
+    suspect = bench.queued("A")
+    bench.link.answers.append(LinkLost(SILENT))
+    async with bench.running():
+        await until(lambda: len(bench.link.published) == 2)
+        late = bench.queued("B", expires_at=EPOCH)
+        timers.run_out()
+        await until(lambda: bench.store.now(late).status is Status.EXPIRED)
+        assert [*bench.link.waiting] == [suspect.id]
+
+
+async def test_a_suspect_that_expires_is_forgotten(bench: Bench) -> None:
+    message = bench.queued(expires_at=EPOCH + 1)
+    await bench.again(message, LinkLost(BLAMED))
+    assert bench.dispatcher._suspects
+    bench.clock.at += 1
+    async with bench.running():
+        await until(lambda: bench.store.now(message).status is Status.EXPIRED)
+        await turns()
+    assert not bench.dispatcher._suspects
 
 
 @pytest.mark.parametrize("readable", [True, False])
@@ -389,7 +463,7 @@ async def test_what_is_behind_a_suspect_that_went_back_goes_back_too(bench: Benc
 
 async def test_what_follows_something_on_its_way_back_does_not_overtake_it(bench: Bench) -> None:
     first, second = bench.taken("A"), bench.taken("A")
-    bench.dispatcher._returning[first.imei] += 1
+    bench.dispatcher._returning[first.imei] = {first.id}
     after = await bench.deliver(second, direct=True)
     assert (after.status, after.attempts, bench.link.published) == (Status.QUEUED, 0, [])
 
@@ -796,7 +870,7 @@ async def test_a_process_that_cannot_say_who_holds_a_message_claims_nothing(benc
     for answer in (LinkDown(), LinkLost(), QUOTA_EXCEEDED):
         after = await bench.deliver(bench.taken(), answer)
         assert (after.status, after.claim) == (Status.QUEUED, None)
-    bench.dispatcher._returning["A"] += 1
+    bench.dispatcher._returning["A"] = {"first"}
     assert (await bench.deliver(bench.taken())).claim is None
 
 
@@ -811,16 +885,6 @@ async def test_the_second_attempt_is_the_first_that_is_kept_where_it_succeeds(be
     message = bench.taken(attempts=2)
     await bench.deliver(message, 0x00)
     assert [attempt[1:] for attempt in await bench.store.attempts(message.id)] == [(2, EPOCH, PROCESS, "published", 0)]
-
-
-async def test_a_quarantine_names_what_the_broker_blamed(bench: Bench) -> None:
-    message = bench.queued()
-    await bench.again(message, LinkLost(BLAMED))
-    after = await bench.again(message, LinkLost(BLAMED))
-    assert (after.reason_code, after.finished_at) == (0x81, EPOCH)
-    lost, quarantined = await bench.store.attempts(message.id)
-    assert (lost.outcome, lost.reason_code) == ("link_lost", None)
-    assert (quarantined.outcome, quarantined.reason_code) == ("quarantined", 0x81)
 
 
 async def test_without_a_link_nothing_is_taken_direct(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from chapar.dispatcher import Dispatcher
 from chapar.errors import (
     BrokerClosed,
     BrokerRefused,
+    BrokerUnanswered,
     BrokerUnreachable,
     ChaparError,
     DeliveryFaulty,
@@ -616,6 +617,22 @@ async def test_readiness_names_what_is_missing(bench: Bench) -> None:
     assert database is not None
     assert "database" in database
     assert broker == "The broker has not answered yet."
+
+
+async def test_a_broker_that_leaves_messages_unanswered_is_not_ready(bench: Bench) -> None:
+    bench.link.unanswered = BrokerUnanswered("mqtt://fake", 12.0)
+    broker = (await bench.gateway.readiness()).broker
+    assert broker == "mqtt://fake is alive, and has not answered a message for 12 s."
+
+
+async def test_what_the_link_has_not_sent_is_cancelled(bench: Bench) -> None:
+    sending = bench.in_flight()
+    await until(lambda: bench.link.waiting)
+    (id_,) = bench.link.waiting
+    cancelled = await bench.gateway.cancel(CALLER, id_)
+    assert (cancelled.status, cancelled.attempts) == (Status.CANCELLED, 0)
+    with pytest.raises(MessageCancelled):
+        await sending
 
 
 async def test_a_gateway_that_stops_answers_who_waits(bench: Bench) -> None:

@@ -77,6 +77,7 @@ ChaparError
         ├── ConnectionRefused
         ├── ProtocolUnsupported
         ├── BrokerSilent
+        ├── BrokerUnanswered
         ├── BrokerClosed
         ├── ReleaseRefused
         └── MalformedPacket
@@ -119,6 +120,7 @@ from chapar.errors.link import (
     BrokerClosed,
     BrokerError,
     BrokerSilent,
+    BrokerUnanswered,
     BrokerWords,
     ConnectionFailed,
     ConnectionRefused,
@@ -196,6 +198,7 @@ __all__ = [
     "BrokerError",
     "BrokerRefused",
     "BrokerSilent",
+    "BrokerUnanswered",
     "BrokerUnreachable",
     "BrokerWords",
     "ChaparError",

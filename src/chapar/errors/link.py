@@ -29,7 +29,8 @@ class LinkDown(LinkError):
 class LinkLost(LinkError):
     """The session ended after the PUBLISH left and before its acknowledgement came: the outcome is unknown.
 
-    `cause` says why the session ended; None where the gateway closed it.
+    `cause` says why the session ended; None where the gateway closed it. `singled_out`: no other publication can be to
+    blame, because this one alone was in flight, or because the broker answered what had left behind it.
     """
 
     code = "link_lost"
@@ -37,6 +38,7 @@ class LinkLost(LinkError):
     fa = "نشست با کارگزار (broker) پیش از تأیید پیام پایان یافت: {cause}"
 
     cause: "BrokerError | None" = None
+    singled_out: bool = False
 
     def sentence(self, language: Language = "en") -> str:
         """Say it with the cause's own sentence."""
@@ -234,6 +236,17 @@ class BrokerSilent(BrokerError):
     code = "broker_silent"
     en = "{endpoint} has been silent for {seconds:.1f} s; the connection is taken for dead."
     fa = "{endpoint} {seconds} ثانیه چیزی نفرستاد؛ اتصال قطع‌شده به حساب آمد."
+
+    seconds: float
+
+
+@dataclass(eq=False)
+class BrokerUnanswered(BrokerError):
+    """The broker is there, and does not answer a PUBLISH."""
+
+    code = "broker_unanswered"
+    en = "{endpoint} is alive, and has not answered a message for {seconds:.0f} s."
+    fa = "{endpoint} در دسترس است، ولی {seconds:.0f} ثانیه است که به پیامی پاسخ نداده است."
 
     seconds: float
 

@@ -38,7 +38,9 @@ async def dial(
 
     Each step has `settings.connect_timeout` seconds.
     """
-    session = await _connected(endpoint, settings, lambda: Session(str(endpoint), sign_on, on_delivery))
+    session = await _connected(
+        endpoint, settings, lambda: Session(str(endpoint), sign_on, on_delivery, settings.acknowledge_timeout)
+    )
     try:
         async with asyncio.timeout(settings.connect_timeout):
             await session.established()

@@ -2,22 +2,26 @@
 
 import asyncio
 import logging
+import math
 import secrets
 from collections import Counter
+from typing import Final
 
 import structlog
 
 from chapar.backoff import Backoff
 from chapar.broker_address import BrokerAddress
-from chapar.errors import BrokerError, LinkDown
+from chapar.errors import BrokerError, BrokerUnanswered, LinkDown
 from chapar.link.dial import dial
-from chapar.link.endpoints import Rotation
+from chapar.link.endpoints import Endpoint, Rotation
 from chapar.link.publication import Publication, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import watch_files
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.supervision import supervised
+
+_A_MOMENT: Final = 0.1  # seconds by which a dial may take longer than another and both be at once
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -38,6 +42,9 @@ class Link:
         self._said: dict[str, str] = {}  # why not, by endpoint, as it was logged since the last session
         self._reporting: set[str] = set()  # brokers seen to answer 0x10
         self._strays = Counter[str]()  # of the sessions before this one
+        self._quickest = math.inf  # seconds that a dial took at best
+        self._dials = 0  # since the last session
+        self.broker_was_there = False  #: whether the first dial after the last session found the broker, and at once
         self.sessions = 0  #: sessions so far
         self.last_error: BrokerError | None = None  #: why there is no session, None while there is one
 
@@ -58,7 +65,7 @@ class Link:
             # A round over all addresses is one try. The gap also paces a broker that accepts us and hangs up at once.
             while (endpoint := await rotation.next()) is not None:
                 try:
-                    session = await dial(endpoint, self._settings, self._sign_on(endpoint.broker))
+                    session = await self._dial(endpoint)
                     with backoff.working():
                         await self._hold(session)
                 except BrokerError as error:
@@ -67,6 +74,16 @@ class Link:
 
     async def _watch_files(self) -> None:
         await supervised("broker_certificates", lambda: watch_files(self._settings), self._metrics)
+
+    async def _dial(self, endpoint: Endpoint) -> Session:
+        began = asyncio.get_running_loop().time()
+        self._dials += 1
+        session = await dial(endpoint, self._settings, self._sign_on(endpoint.broker))
+        took = asyncio.get_running_loop().time() - began
+        self.broker_was_there = self._dials == 1 and took <= 2 * self._quickest + _A_MOMENT
+        self._quickest = min(took, self._quickest)
+        self._dials = 0
+        return session
 
     @property
     def up(self) -> bool:
@@ -97,6 +114,19 @@ class Link:
     def waiting(self) -> int:
         """Publications that wait for room in the window, unsent."""
         return self._session.waiting if self._session is not None else 0
+
+    @property
+    def trouble(self) -> BrokerError | None:
+        """Why nothing, or not everything, can be delivered now; None where there is a session and it answers."""
+        session = self._session
+        if session is None or not session.up:
+            return self.last_error
+        seconds = session.unanswered_for
+        return None if seconds is None else BrokerUnanswered(session.endpoint, seconds)
+
+    def take_back(self, outcome: asyncio.Future[int]) -> bool:
+        """Cancel what `publish()` gave where nothing of it was sent; answer whether that is so."""
+        return self._session is not None and self._session.take_back(outcome)
 
     @property
     def strays(self) -> Counter[str]:

@@ -63,9 +63,6 @@ _NAMES: Mapping[int, str] = {
 TRANSIENT: Final = frozenset({0x80, 0x83, 0x91, 0x97})
 """Refusals of a PUBLISH that may be gone a moment later (MQTT 5.0 §3.4.2.1)."""
 
-PACKET_FAULTS: Final = frozenset({0x81, 0x82, 0x90, 0x95, 0x99})
-"""Reasons of a DISCONNECT that blame a packet of ours (MQTT 5.0 §3.14.2.1)."""
-
 
 def reason_name(reason_code: int) -> str:
     """The specification's name of a reason code, for a sentence that shows its number: `Not authorized`."""

@@ -1,6 +1,7 @@
 """One MQTT 5 connection, from CONNECT to its end: publications out, deliveries in. Dialling again is the link's."""
 
 import asyncio
+import math
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from chapar.errors import (
     BrokerClosed,
     BrokerError,
     BrokerSilent,
+    BrokerUnanswered,
     ConnectionRefused,
     LinkDown,
     LinkLost,
@@ -30,6 +32,7 @@ from chapar.link.inbox import MAX_UNACKNOWLEDGED, Inbox
 from chapar.link.keep_alive import KeepAlive
 from chapar.link.limits import MAX_PACKET_SIZE, Limits
 from chapar.link.packets import read_packet, words_of
+from chapar.link.patience import Patience, Step
 from chapar.link.publication import Delivery, Publication, SignOn
 from chapar.link.reason_codes import (
     FIRST_FAILURE,
@@ -65,7 +68,13 @@ class Session(asyncio.Protocol):
     LinkLost, one that waited with LinkDown.
     """
 
-    def __init__(self, endpoint: str, sign_on: SignOn, on_delivery: Callable[[Delivery], None] | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        sign_on: SignOn,
+        on_delivery: Callable[[Delivery], None] | None = None,
+        acknowledge_timeout: float = 30.0,
+    ) -> None:
         self.endpoint = endpoint  #: the broker, for people
         self._sign_on = sign_on
         self._connect = mqtt5.ConnectPacket(
@@ -101,7 +110,10 @@ class Session(asyncio.Protocol):
 
         now = self._loop.time()
         self._keep_alive = KeepAlive(sign_on.keep_alive, heard_at=now, sent_at=now)
+        self._patience = Patience(acknowledge_timeout)
         self._timer: asyncio.TimerHandle | None = None
+        self._watch_at = math.inf  # loop time for which the timer is set
+        self._step = Step.WAIT  # as it was taken last
 
     @property
     def up(self) -> bool:
@@ -124,6 +136,14 @@ class Session(asyncio.Protocol):
         return self._window.waiting
 
     @property
+    def unanswered_for(self) -> float | None:
+        """Seconds for which the broker has left a publication unanswered, where those are too many."""
+        now = self._loop.time()
+        sent_at = self._window.oldest_sent_at(now)
+        step = self._patience.step(sent_at, self._keep_alive.heard_at, now)
+        return now - sent_at if step >= Step.WARN else None
+
+    @property
     def met_no_subscribers(self) -> bool:
         """Whether the broker has answered 0x10 in this session."""
         return self._window.met_no_subscribers
@@ -141,8 +161,8 @@ class Session(asyncio.Protocol):
     def publish(self, publication: Publication) -> asyncio.Future[int]:
         """Put a publication in line; the future gets the reason code of its PUBACK or PUBREC, 0 for QoS 0.
 
-        Cancel the future to take back a publication that still waits. Raises LinkDown where there is no session,
-        PublicationInvalid where the broker's limits forbid it. The future fails with LinkDown or LinkLost.
+        Raises LinkDown where there is no session, PublicationInvalid where the broker's limits forbid it. The future
+        fails with LinkDown, LinkLost, or PublicationExpired where its time runs out in line.
         """
         if not self._up:
             raise LinkDown
@@ -153,6 +173,10 @@ class Session(asyncio.Protocol):
         self._window.add(publication, outcome)
         self._schedule_flush()
         return outcome
+
+    def take_back(self, outcome: asyncio.Future[int]) -> bool:
+        """Cancel a publication of which nothing was sent; answer whether that is so."""
+        return self._window.take_back(outcome)
 
     async def subscribe(self, filters: list[str], qos: int = 1) -> None:
         """Subscribe to topic filters at QoS 0 or 1, and wait for the broker's answer.
@@ -361,13 +385,17 @@ class Session(asyncio.Protocol):
     def _flush(self) -> None:
         self._flush_scheduled = False
         batch, self._replies = self._replies, bytearray()
-        while self._up and self._writable and (following := self._window.next(self._loop.time())):
+        flows = self._writable and self._step < Step.HOLD
+        while self._up and flows and (following := self._window.next(self._loop.time())):
             batch += self._encoded(*following)
             if len(batch) >= MAX_BATCH:
                 self._write(batch)
                 batch = bytearray()
+                flows = self._writable
         if batch:
             self._write(batch)
+        if self._up and self._window.waiting and self._window.next_deadline < self._watch_at:
+            self._watch()
 
     def _reply(self, packet: bytes) -> None:
         self._replies += packet
@@ -379,17 +407,39 @@ class Session(asyncio.Protocol):
             self._transport.write(data)
 
     def _watch(self) -> None:
-        """Ask the broker for a sign of life, or give it up, when the time has come; and come back then."""
+        """Do what time asks for, and come back when there is more: what waits expires, a silent broker is given up."""
         if self._timer is not None:
             self._timer.cancel()
         now = self._loop.time()
+        self._window.expire(now)
         if self._keep_alive.is_silent(now):
             self._end(BrokerSilent(self.endpoint, round(now - self._keep_alive.heard_at, 1)))
             return
+        look_at = self._await_answers(now)
+        if self._ending:
+            return
         if self._keep_alive.should_ask(now):
-            self._write(mqtt5.PingReqPacket().write())
-            self._keep_alive.asked(now)
-        self._timer = self._loop.call_at(self._keep_alive.look_at(), self._watch)
+            self._ask(now)
+        self._watch_at = min(look_at, self._keep_alive.look_at(), self._window.next_deadline)
+        self._timer = self._loop.call_at(self._watch_at, self._watch)
+
+    def _ask(self, now: float) -> None:
+        self._write(mqtt5.PingReqPacket().write())
+        self._keep_alive.asked(now)
+
+    def _await_answers(self, now: float) -> float:
+        """Take the step that is due about the oldest unanswered publication; gives when to look again."""
+        sent_at = self._window.oldest_sent_at(now)
+        before, self._step = self._step, self._patience.step(sent_at, self._keep_alive.heard_at, now)
+        if self._step >= Step.WARN > before:
+            log.warning("broker_leaves_unanswered", broker=self.endpoint, messages=self._window.in_flight)
+        if self._step < Step.HOLD <= before:
+            self._schedule_flush()
+        if self._step is Step.ASK and self._keep_alive.asked_at is None:
+            self._ask(now)
+        if self._step is Step.END:
+            self._end(BrokerUnanswered(self.endpoint, now - sent_at))
+        return self._patience.look_at(sent_at, now)
 
     def _end(self, error: BrokerError | None) -> None:
         """Stop for the reason `error`; None where we wanted it. Only the first reason counts."""

@@ -1,10 +1,11 @@
 """The publications of one session: those in line, and those that the broker has not answered. No bytes here."""
 
 import asyncio
+import math
 from collections import deque
 from typing import Final, NamedTuple
 
-from chapar.errors import BrokerError, LinkDown, LinkLost, PublicationExpired
+from chapar.errors import BrokerError, BrokerUnanswered, LinkDown, LinkLost, PublicationExpired
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, SUCCESS
 
@@ -14,6 +15,8 @@ LAST_PACKET_ID: Final = 64_000  # the ids above, up to 65,535, are the subscript
 class _Flight(NamedTuple):
     qos: int
     outcome: asyncio.Future[int]
+    number: int  #: counts what has left
+    sent_at: float  #: loop time
     received: int | None = None  #: QoS 2: the reason code of PUBREC, while PUBCOMP has not come
 
 
@@ -27,9 +30,12 @@ class Window:
     def __init__(self) -> None:
         self.size = 0  #: publications that may be unanswered at a time
         self.met_no_subscribers = False  #: whether an outcome was 0x10
+        self.next_deadline = math.inf  #: loop time before which nothing in line expires
         self._waiting: deque[tuple[Publication, asyncio.Future[int]]] = deque()
         self._flights: dict[int, _Flight] = {}
         self._last_packet_id = 0
+        self._left = 0
+        self._last_answered = 0  # the highest number among those that were answered
 
     @property
     def waiting(self) -> int:
@@ -41,9 +47,30 @@ class Window:
         """Publications that the broker has not answered."""
         return len(self._flights)
 
+    def oldest_sent_at(self, now: float) -> float:
+        """When that left which has been unanswered for longest (loop time); `now` where everything is answered."""
+        return next((flight.sent_at for flight in self._flights.values()), now)
+
     def add(self, publication: Publication, outcome: asyncio.Future[int]) -> None:
         """Put a publication at the end of the line."""
         self._waiting.append((publication, outcome))
+        if publication.deadline is not None and publication.deadline < self.next_deadline:
+            self.next_deadline = publication.deadline
+
+    def take_back(self, outcome: asyncio.Future[int]) -> bool:
+        """Take a publication out of the line, and cancel its outcome; answer whether it was still there."""
+        return any(waiting is outcome for _, waiting in self._waiting) and outcome.cancel()
+
+    def expire(self, now: float) -> None:
+        """End what is in line and past its deadline, also where nothing can leave."""
+        if now < self.next_deadline:
+            return
+        line, self._waiting, self.next_deadline = self._waiting, deque(), math.inf
+        for publication, outcome in line:
+            if publication.deadline is None or publication.deadline > now:
+                self.add(publication, outcome)
+            elif not outcome.done():
+                outcome.set_exception(PublicationExpired())
 
     def next(self, now: float) -> tuple[Publication, int] | None:
         """Take the publication that may leave now, with its packet id; None where the window or the line is empty."""
@@ -58,7 +85,8 @@ class Window:
                 outcome.set_result(SUCCESS)
                 return publication, 0
             packet_id = self._draw_packet_id()
-            self._flights[packet_id] = _Flight(publication.qos, outcome)
+            self._left += 1
+            self._flights[packet_id] = _Flight(publication.qos, outcome, self._left, now)
             return publication, packet_id
         return None
 
@@ -68,7 +96,7 @@ class Window:
         if flight is None or flight.qos != 1:
             return False
         del self._flights[packet_id]
-        self._settle(flight.outcome, reason_code)
+        self._settle(flight, reason_code)
         return True
 
     def received(self, packet_id: int, reason_code: int) -> bool:
@@ -80,7 +108,7 @@ class Window:
             self._flights[packet_id] = flight._replace(received=reason_code)
         else:
             del self._flights[packet_id]
-            self._settle(flight.outcome, reason_code)
+            self._settle(flight, reason_code)
         return True
 
     def is_received(self, packet_id: int) -> bool:
@@ -95,27 +123,32 @@ class Window:
             return False
         del self._flights[packet_id]
         if refusal is None:
-            self._settle(flight.outcome, flight.received)
+            self._settle(flight, flight.received)
         elif not flight.outcome.done():
-            flight.outcome.set_exception(LinkLost(refusal))
+            flight.outcome.set_exception(LinkLost(refusal, singled_out=True))
         return True
 
     def fail(self, cause: BrokerError | None) -> None:
         """The session ended: what was sent is in doubt, what waited was certainly not sent."""
+        is_alone = len(self._flights) == 1
+        last_answered = self._last_answered if isinstance(cause, BrokerUnanswered) else 0
         for flight in self._flights.values():
             if not flight.outcome.done():
-                flight.outcome.set_exception(LinkLost(cause))
+                # Answers come in the order of what they answer (MQTT 5.0 §4.6), so this one was passed over.
+                is_passed_over = flight.number < last_answered
+                flight.outcome.set_exception(LinkLost(cause, singled_out=is_alone or is_passed_over))
         for _, outcome in self._waiting:
             if not outcome.done():
                 outcome.set_exception(LinkDown())
         self._flights.clear()
         self._waiting.clear()
 
-    def _settle(self, outcome: asyncio.Future[int], reason_code: int) -> None:
+    def _settle(self, flight: _Flight, reason_code: int) -> None:
+        self._last_answered = max(self._last_answered, flight.number)
         if reason_code == NO_MATCHING_SUBSCRIBERS:
             self.met_no_subscribers = True
-        if not outcome.done():
-            outcome.set_result(reason_code)
+        if not flight.outcome.done():
+            flight.outcome.set_result(reason_code)
 
     def _draw_packet_id(self) -> int:
         # Round the whole range, so that a late answer to an old packet is not taken for one to a new.
