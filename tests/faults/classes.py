@@ -11,8 +11,10 @@ from typing import Final
 
 from faults import clocks, disks, repetition
 from faults.clocks import FakeClock
+from faults.connection import Connection
 from faults.disks import FailingDisk, fill_up, small_disk
 from faults.load import Load, Mix
+from faults.logs import UnwritableLog
 from faults.run import Outcome, Surroundings, finish, opened
 from faults.stage import Stage, new_broker
 from support import mosquitto
@@ -201,6 +203,26 @@ async def _clock_jumps(cycles: int, surroundings: Surroundings) -> Outcome:
         return await _in_cycles(surroundings, cycles, jump, stage, mix, same_clock=False)
 
 
+async def _log_unwritable(cycles: int, surroundings: Surroundings) -> Outcome:
+    lost = 0.0
+    async with AsyncExitStack() as stack:
+        log = stack.enter_context(UnwritableLog())
+        ways = itertools.cycle((log.reader_gone, log.unread))
+
+        async def fail(stage: Stage, load: Load) -> None:
+            nonlocal lost
+            with next(ways)():
+                await _kill_broker(stage, load)  # the link's end and its return are lines of the log
+                await load.answers(20)
+            async with Connection([stage.gateway.port]) as connection:
+                while not lost:  # it is measured every second
+                    text = (await connection.get("/metrics")).body.decode()
+                    lost = float(text.partition("\nchapar_log_lines_lost_total ")[2].split()[0])
+
+        stage = await stack.enter_async_context(opened(env={"CHAPAR_LOG_LEVEL": "debug"}, log=log.descriptor))
+        return await _in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
+
+
 async def _nothing(_stage: Stage, load: Load) -> None:
     await load.answers(50)
 
@@ -238,6 +260,7 @@ CLASSES: Final = (
     FaultClass("database-restarted", "PostgreSQL stops, fast or immediate", 3, 30, _database_restarted, _no_postgres),
     FaultClass("disk-full", "no room on the disk of SQLite", 3, 20, _disk_full, disks.cannot_mount),
     FaultClass("disk-errors", "fsync and writes of SQLite fail", 6, 40, _disk_errors, disks.lacks_libfiu),
+    FaultClass("log-unwritable", "the log's reader goes or stops reading; broker-killed", 4, 40, _log_unwritable),
     FaultClass("clock-jumps", "the clock jumps by a day", 6, 40, _clock_jumps, clocks.lacks_libfaketime),
     FaultClass("callers-hang-up", "callers close behind the request", 4, 40, _plain(_nothing, Mix(cut=12))),
     FaultClass("keys-repeated", "200 keys, 10 callers each, SIGKILL of the gateway", 2, 50, repetition.run),

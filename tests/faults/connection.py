@@ -76,8 +76,7 @@ class Connection:
                 reader, writer = await self._open()
                 writer.write(request)
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(_header(head, b"content-length"))
-                body = await reader.readexactly(length)
+                body = await _body(reader, head)
         except (OSError, EOFError, TimeoutError) as error:
             self.close()
             raise NoAnswer from error
@@ -103,6 +102,17 @@ def _request(method: str, path: str, body: bytes, headers: Mapping[str, str]) ->
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += [f"Content-Length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode() + body
+
+
+async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
+    """The body of an answer, which may come in chunks; raises EOFError where it is cut short."""
+    if _header(head, b"transfer-encoding") != b"chunked":
+        return await reader.readexactly(int(_header(head, b"content-length")))
+    body = b""
+    while size := int((await reader.readuntil(b"\r\n")), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return body
 
 
 def _header(head: bytes, name: bytes) -> bytes:

@@ -74,13 +74,19 @@ async def opened(
     env: Mapping[str, str] | None = None,
     broker: Mosquitto | None = None,
     broker_port: int | None = None,
+    log: int | None = None,
 ) -> AsyncIterator[Stage]:
     """A stage, on a broker of its own where none is given."""
     async with AsyncExitStack() as stack:
         broker = broker or stack.enter_context(new_broker())
         yield await stack.enter_async_context(
             open_stage(
-                broker, database_url=database_url, gateways=gateways, env=env, broker_port=broker_port or broker.port
+                broker,
+                database_url=database_url,
+                gateways=gateways,
+                env=env,
+                broker_port=broker_port or broker.port,
+                log=log,
             )
         )
 

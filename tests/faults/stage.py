@@ -145,6 +145,7 @@ async def open_stage(
     gateways: int,
     env: Mapping[str, str] | None,
     broker_port: int,
+    log: int | None = None,
 ) -> AsyncIterator[Stage]:
     """A stage whose gateways are ready and whose device listens.
 
@@ -162,7 +163,7 @@ async def open_stage(
             "CHAPAR_LOG_LEVEL": "error",
             **(env or {}),
         }
-        stage = Stage(folder, broker, url, [GatewayProcess(folder, settings) for _ in range(gateways)])
+        stage = Stage(folder, broker, url, [GatewayProcess(folder, settings, log=log) for _ in range(gateways)])
         stage.hearings = stack.enter_context(_listening(broker, folder))
         for gateway in stage.gateways:
             stack.callback(gateway.close)

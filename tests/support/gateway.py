@@ -36,7 +36,11 @@ class GatewayProcess:
     It can be stopped, killed and started again on the same port, with the same folder and so the same SQLite file.
     """
 
-    def __init__(self, folder: Path, env: Mapping[str, str] | None = None, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, env: Mapping[str, str] | None = None, *arguments: str, log: int | None = None
+    ) -> None:
+        """`log`: a descriptor for its log, which else is among its `lines`."""
+        self._log = log
         self.env = dict(env or {})
         self.arguments = arguments
         self.port = free_port()
@@ -68,7 +72,7 @@ class GatewayProcess:
         """Returns once `/health/{until}` is 200: "live" (it serves) or "ready" (database and broker too)."""
         env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._folder)}
         env |= {"CHAPAR_PORT": str(self.port)} | self.env
-        self._program = Program([*self.command, "serve", *self.arguments], folder=self._folder, env=env)
+        self._program = Program([*self.command, "serve", *self.arguments], folder=self._folder, env=env, log=self._log)
         if until is not None:
             self.wait_until(until, timeout)
         return self

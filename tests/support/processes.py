@@ -19,7 +19,8 @@ _LOOK_EVERY = 0.01  # seconds
 class Program:
     """A program and what it prints.
 
-    Its output goes to stdout when it closes, so that pytest shows it under a test that failed.
+    `log` is a descriptor for its standard error. Its other output goes to stdout when it closes, so that pytest shows
+    it under a test that failed.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Program:
         folder: Path,
         env: Mapping[str, str] | None = None,
         user: str | None = None,
+        log: int | None = None,
     ) -> None:
         self.name = Path(command[0]).name
         self.lines: list[str] = []
@@ -42,7 +44,7 @@ class Program:
             extra_groups=[] if user else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if log is None else log,
             text=True,
             errors="replace",
             start_new_session=True,
