@@ -11,7 +11,7 @@ import structlog
 from chapar import logs
 from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
-from chapar.errors import MessageNotFound, NotCancellable, NotRepeatable, OutOfReach, StoreUnavailable
+from chapar.errors import MessageNotFound, NotCancellable, NotRepeatable, StoreUnavailable
 from chapar.idempotency import Replay, Use
 from chapar.link.link import Link
 from chapar.message import UNFINISHED, Attempt, Command, Message, Status, Wait, clearing
@@ -163,10 +163,10 @@ class Gateway:
         it. Where that takes longer, the empty message that will make it: its origin is the message, and `clears` is
         true.
 
-        Raises MessageNotFound, OutOfReach, NotCancellable, NotSent, NotSaved, OutcomeUnknown, StoreUnavailable.
+        Raises MessageNotFound, NotCancellable, NotSent, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
         deadline = self._loop.time() + self._settings.publish_timeout
-        message = await self._commanded(caller, message_id)
+        message = await self.find(caller, message_id)
         principal, now = caller.principal, self._clock.now()
         entry = Entry(
             now,
@@ -224,7 +224,7 @@ class Gateway:
 
         Raises what `find` and `send` raise, and NotRepeatable.
         """
-        first = await self._commanded(caller, message_id)
+        first = await self.find(caller, message_id)
         if first.clears:
             raise NotRepeatable(first.id)
         again = Command(
@@ -247,13 +247,6 @@ class Gateway:
         message = await self._found(message_id)
         if not caller.principal.reach.covers(message.imei, message.micro_op):
             raise MessageNotFound(message_id)
-        return message
-
-    async def _commanded(self, caller: Caller, message_id: str) -> Message:
-        """The message that the caller wants something done with; raises OutOfReach where it is none of its own."""
-        message = await self._found(message_id)
-        if not caller.principal.reach.covers(message.imei, message.micro_op):
-            raise OutOfReach(message.imei, message.micro_op)
         return message
 
     async def _found(self, message_id: str) -> Message:

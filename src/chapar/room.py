@@ -7,6 +7,7 @@ from typing import Final
 from chapar.errors import QueueFull, StoreUnavailable
 from chapar.message import UNFINISHED
 from chapar.metrics import Metrics
+from chapar.principal import EVERYWHERE, Reach
 from chapar.settings import Settings
 from chapar.store.reports import Backlog
 from chapar.store.store import Store
@@ -57,8 +58,11 @@ class Room:
         """A message was queued here."""
         self._queued_since += 1
 
-    async def check(self) -> None:
-        """Raise QueueFull where the whole queue is as deep as it may be, by a count that is fresh."""
+    async def check(self, reach: Reach) -> None:
+        """Raise QueueFull where the whole queue is as deep as it may be, by a count that is fresh.
+
+        It names the oldest message where that is within `reach`.
+        """
         if self._depth() < self._limit:
             return
         async with self._counting:  # one after the other, so that messages of one call keep their order
@@ -68,8 +72,14 @@ class Room:
                 with suppress(StoreUnavailable):
                     await self._count()
         if self._depth() >= self._limit:
-            oldest = self._backlog.oldest.id if self._backlog.oldest else next(iter(self._joining), "-")
-            raise QueueFull("CHAPAR_MAX_QUEUE", self._limit, oldest, _PATIENCE)
+            raise QueueFull("CHAPAR_MAX_QUEUE", self._limit, self._oldest(reach), _PATIENCE)
+
+    def _oldest(self, reach: Reach) -> str | None:
+        """The id of the oldest message, None where it is not within reach."""
+        oldest = self._backlog.oldest
+        if oldest is None:
+            return next(iter(self._joining), None) if reach == EVERYWHERE else None
+        return oldest.id if reach.covers(oldest.imei, oldest.micro_op) else None
 
     def _depth(self) -> int:
         """Unfinished messages, as far as this process knows: counted, queued since, and about to be."""

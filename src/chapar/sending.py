@@ -28,7 +28,7 @@ from chapar.link.link import Link
 from chapar.link.reason_codes import reason_name
 from chapar.message import Command, Message, Status, Wait, new_id
 from chapar.metrics import Metrics
-from chapar.principal import Caller
+from chapar.principal import EVERYTHING, Caller, Reach
 from chapar.room import Room
 from chapar.settings import Settings
 from chapar.store.acceptance import Added, Key, Place, Sender
@@ -44,6 +44,7 @@ class _Call:
     """A send under way: its caller waits for one thing only, whatever happens on the way there."""
 
     message: Message  #: as it stands, as far as is known
+    reach: Reach  #: what the caller may see
     key: Key | None
     deadline: float  #: loop time until which the caller waits for the broker
     waits: bool  #: whether it does at all
@@ -97,6 +98,7 @@ class Sending:
         patience = command.patience or self._settings.publish_timeout
         call = _Call(
             message=message,
+            reach=caller.principal.reach,
             key=key,
             deadline=self._loop.time() + patience,
             waits=command.wait is Wait.BROKER,
@@ -188,7 +190,7 @@ class Sending:
             if call.asked_for is not None and call.message.created_at - call.asked_for > _LATE:
                 raise _gone_by(call.message.created_at)
             if call.message.status in {Status.SCHEDULED, Status.QUEUED}:
-                await self._room.check()
+                await self._room.check(call.reach)
         except (FieldInvalid, QueueFull):
             owner = None if call.key is None else await self._store.owner(call.key[:2], call.message.created_at)
             if call.key is None or owner is None:
@@ -227,7 +229,8 @@ class Sending:
                     _tell(call, None)
                 case full:
                     bound = self._settings.max_device_queue
-                    _refuse(call, QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, full.oldest, _DEVICE_PATIENCE))
+                    oldest = full.oldest if call.reach.operations == EVERYTHING else None
+                    _refuse(call, QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE))
         else:
             if isinstance(error, OutcomeUnknown):
                 self._withdraw(call)

@@ -145,9 +145,12 @@ def test_a_device_of_others_is_neither_commanded_nor_seen(place: Place) -> None:
     for route, policy in POLICIES.items():
         answer = place.ask(route, narrow, OTHER)
         match route:
-            case (_, "/messaging/send" | "/messaging/messages/{id}/resend" | "/messaging/messages/{id}/cancel"):
+            case (_, "/messaging/send"):
                 assert (answer.status_code, problem_of(answer)["code"]) == (403, "out_of_reach"), route
-            case (_, "/messaging/messages/{id}"):
+            case (
+                _,
+                "/messaging/messages/{id}" | "/messaging/messages/{id}/resend" | "/messaging/messages/{id}/cancel",
+            ):
                 assert (answer.status_code, problem_of(answer)["code"]) == (404, "message_not_found")
             case (_, "/messaging/bulk"):
                 assert answer.json()["summary"] == {"403": 1}

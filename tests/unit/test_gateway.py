@@ -266,6 +266,43 @@ async def test_the_whole_queue_is_bounded_also_between_two_counts() -> None:
     assert len(bench.stored()) == 3
 
 
+async def test_a_full_queue_names_its_oldest_message_to_those_only_who_may_see_it() -> None:
+    bench = Bench(max_device_queue=1)
+    first = await bench.send(LATER)
+    for caller, named in (
+        (reaching(devices="A"), first.id),
+        (reaching(operations="push_*"), None),
+        (CALLER, first.id),
+    ):
+        with pytest.raises(QueueFull) as raised:
+            await bench.gateway.send(caller, LATER)
+        assert raised.value.oldest == named
+    for language in ("en", "fa"):
+        assert first.id not in QueueFull("CHAPAR_MAX_QUEUE", 1, None, 5).sentence(language)
+
+    bench = Bench(max_queue=1)
+    first = bench.store.put(new_message("Z", Status.QUEUED, created_at=EPOCH))
+    await bench.counted()
+    for caller, asked, named in (
+        (reaching(devices="Z*"), LATER._replace(imei="Z"), first.id),
+        (reaching(devices="A"), LATER, None),
+        (reaching(operations="open"), LATER._replace(imei="Z", micro_op="open"), None),
+    ):
+        with pytest.raises(QueueFull) as raised:
+            await bench.gateway.send(caller, asked)
+        assert raised.value.oldest == named
+
+
+async def test_a_queue_full_of_what_is_not_saved_yet_names_it_to_nobody_who_is_narrowed() -> None:
+    bench = Bench(max_queue=1)
+    first = bench.in_flight(LATER)
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull) as raised:
+        await bench.gateway.send(reaching(devices="B"), LATER._replace(imei="B"))
+    assert raised.value.oldest is None
+    await first
+
+
 async def test_what_was_accepted_before_the_queue_was_full_is_answered_again() -> None:
     bench = Bench(max_queue=1)
     first = await bench.gateway.send(CALLER, LATER, use=USE)
@@ -662,11 +699,10 @@ async def test_what_is_out_of_reach_is_neither_sent_nor_withdrawn_nor_sent_again
     for asked in (
         bench.gateway.cancel(caller, sent.id),
         bench.gateway.resend(caller, sent.id, Wait.NONE, None),
+        bench.gateway.find(caller, sent.id),
     ):
-        with pytest.raises(OutOfReach):
+        with pytest.raises(MessageNotFound):
             await asked
-    with pytest.raises(MessageNotFound):
-        await bench.gateway.find(caller, sent.id)
     assert bench.stored() == [sent]
 
 

@@ -1,5 +1,6 @@
 """Why a request is refused: nothing was stored, nothing was sent."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chapar.errors.root import ChaparError
@@ -251,22 +252,31 @@ class NotRepeatable(ChaparError):
 
 @dataclass(eq=False)
 class QueueFull(ChaparError):
-    """A bound of the queue is reached. `retry_after` is in seconds; `oldest` is the message in front."""
+    """A bound of the queue is reached. `retry_after` is in seconds.
+
+    `oldest` is the message in front, None where the caller may not see it.
+    """
 
     code = "queue_full"
     en = (
-        "The queue is full: {bound} allows {limit} unfinished messages, and the oldest is {oldest}. "
+        "The queue is full: {bound} allows {limit} unfinished messages{oldest_en}. "
         "Try again in {retry_after} s, cancel what is no longer wanted, or raise the bound."
     )
     fa = (
-        "صف پر است: {bound} اجازهٔ {limit} پیام ناتمام می‌دهد و قدیمی‌ترین آن‌ها {oldest} است. "
+        "صف پر است: {bound} اجازهٔ {limit} پیام ناتمام می‌دهد{oldest_fa}. "
         "{retry_after} ثانیهٔ دیگر بکوشید، پیام‌های بی‌مصرف را لغو کنید یا این حد را بالا ببرید."
     )
 
     bound: str
     limit: int
-    oldest: str
+    oldest: str | None
     retry_after: int
+
+    def facts(self) -> Mapping[str, object]:
+        """Name the oldest message where it is known."""
+        known = self.oldest is not None
+        english, persian = f", and the oldest is {self.oldest}", f" و قدیمی‌ترین آن‌ها {self.oldest} است"
+        return {**vars(self), "oldest_en": english if known else "", "oldest_fa": persian if known else ""}
 
 
 @dataclass(eq=False)
