@@ -81,7 +81,7 @@ def api(running: Running, settings: Settings, limits: Limits) -> ASGIApp:
         reporting_router(gateway),
         health_router(gateway),
         metrics_router(gateway),
-        keys_router(running.keyring),
+        keys_router(running.keyring, gateway),
         audit_router(gateway),
     ]
     for router in routers:

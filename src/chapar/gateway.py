@@ -21,7 +21,7 @@ from chapar.principal import Caller
 from chapar.room import Room
 from chapar.sending import Sending, unless_not_sent
 from chapar.settings import Settings
-from chapar.store.audit import Action, AuditFilters, Entry
+from chapar.store.audit import Action, AuditFilters, Entry, cancellation
 from chapar.store.reports import Bucket, Filters, Page, Position, Ranking, Summary
 from chapar.store.store import Store
 from chapar.supervision import supervised
@@ -45,6 +45,8 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
+_CANCELLED_AT_ONCE = 500  # messages withdrawn in one commit: a few milliseconds
+_KEY_REVOKED = "key revoked"  # why, in the audit trail
 _STEP = 1000  # ms by which the system's clock moves only where it was stepped
 _FORGET_EVERY = 600.0  # seconds between looks for what is old enough to be forgotten
 _MEASURE_EVERY = 1.0  # seconds
@@ -167,17 +169,7 @@ class Gateway:
         """
         deadline = self._loop.time() + self._settings.publish_timeout
         message = await self.find(caller, message_id)
-        principal, now = caller.principal, self._clock.now()
-        entry = Entry(
-            now,
-            principal.id,
-            principal.name,
-            caller.address,
-            Action.CANCELLED.value,
-            message_id,
-            message.imei,
-            message.micro_op,
-        )
+        entry = cancellation(caller, message, self._clock.now())
         won, status = await self._store.cancel(entry, deadline)
         if status is Status.PUBLISHING and await self._dispatcher.take_back(message_id):
             won, status = await self._store.cancel(entry, deadline)
@@ -218,6 +210,25 @@ class Gateway:
         if outcome.status is Status.CANCELLED:  # a newer one was on its way before
             return None
         return unless_not_sent(outcome)
+
+    async def cancel_all_of(self, caller: Caller, sender: str) -> int:
+        """Withdraw whatever waits of what a principal sent; gives how many messages. For a caller who reaches them all.
+
+        Raises NotSaved, OutcomeUnknown, StoreUnavailable.
+        """
+        cancelled = 0
+        while waiting := await self._store.waiting_of(sender, _CANCELLED_AT_ONCE):
+            entries = [cancellation(caller, message, self._clock.now(), _KEY_REVOKED) for message in waiting]
+            deadline = self._loop.time() + self._settings.publish_timeout
+            answers = await asyncio.gather(*(self._store.cancel(entry, deadline) for entry in entries))
+            withdrawn = [message for message, (won, _) in zip(waiting, answers, strict=True) if won]
+            for message in withdrawn:
+                now = self._clock.now()
+                self._dispatcher.tell(message.moved(Status.CANCELLED, reason="cancelled", finished_at=now))
+            self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc(len(withdrawn))
+            cancelled += len(withdrawn)
+        self._dispatcher.wake()
+        return cancelled
 
     async def resend(self, caller: Caller, message_id: str, wait: Wait, patience: float | None) -> Message:
         """Send the same operation once more, as a new message that names its origin.

@@ -58,6 +58,7 @@ class Principal(NamedTuple):
     name: str  #: for people
     scopes: frozenset[Scope]
     reach: Reach = EVERYWHERE
+    ends_at: int | None = None  #: when its key or token ends, ms since the epoch; nothing it gives away lasts longer
 
 
 class Caller(NamedTuple):

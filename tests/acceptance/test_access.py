@@ -75,7 +75,8 @@ class Place:
                 body = {"name": "new", "scopes": ["keys:write"], "devices": ["farm1-*"]}
             case "/keys/{id}/revoke" | "/keys/{id}/expire":
                 path = path.format(id=self.new_key(scopes=["keys:write"])["id"])
-                body = {"expires_at": TOMORROW} if path.endswith("expire") else None
+                soon = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()  # before the end of every token here
+                body = {"expires_at": soon} if path.endswith("expire") else None
             case "/messaging/messages/{id}" | "/messaging/messages/{id}/resend" | "/messaging/messages/{id}/cancel":
                 made = self.http.post("/messaging/send", json=message, headers=self.admin)
                 path = path.format(id=made.json()["id"])
@@ -247,6 +248,27 @@ def test_nobody_makes_a_key_with_more_rights_than_their_own(place: Place) -> Non
     assert made.json()["id"] in seen.text
     assert wide["id"] not in seen.text
     assert place.http.post(f"/keys/{wide['id']}/revoke", headers=narrow).status_code == 404
+
+
+def test_nobody_gives_away_more_time_than_their_own(place: Place) -> None:
+    soon = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    for brief in (
+        place.new_key(scopes=["keys:write"], expires_at=soon)["key"],
+        place.issuer.token(exp=datetime.now(UTC).timestamp() + 60),
+    ):
+        headers = {"Authorization": f"Bearer {brief}"}
+        asked = {"name": "long", "scopes": ["keys:write"], "devices": ["farm1-*"]}
+        for end in (None, TOMORROW):
+            answer = place.http.post("/keys", json=asked | {"expires_at": end}, headers=headers)
+            assert (answer.status_code, problem_of(answer)["code"]) == (403, "grant_too_wide")
+        child = place.http.post("/keys", json=asked, headers=headers).json()
+        assert child["expires_at"] is not None
+        assert datetime.fromisoformat(child["expires_at"]) <= datetime.now(UTC) + timedelta(minutes=1)
+        for key in place.http.get("/keys", headers=headers).json()["keys"]:
+            for end in (None, TOMORROW):  # its own, its child's, anybody's
+                extended = place.http.post(f"/keys/{key['id']}/expire", json={"expires_at": end}, headers=headers)
+                if key["expires_at"] is not None:
+                    assert extended.status_code == 403, extended.text
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(place: Place) -> None:

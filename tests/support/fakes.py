@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from chapar.clock import Clock
 from chapar.errors import BrokerError, LinkDown, PublicationInvalid, StoreUnavailable
 from chapar.link.publication import Publication
-from chapar.message import Attempt, Message
+from chapar.message import Attempt, Message, Status
 from chapar.settings import Settings
 from chapar.store.acceptance import Key
 from chapar.store.operations import Kind
@@ -121,6 +121,12 @@ class MemoryStore(Store):
     async def find_all(self, ids: Sequence[str]) -> list[Message]:
         self._read()
         return [self.database.messages[id_] for id_ in ids if id_ in self.database.messages]
+
+    async def waiting_of(self, sender: str, most: int) -> list[Message]:
+        self._read()
+        sent = [row[0] for row, _, _, by in self.asked("add") if by is not None and by[0] == sender]
+        found = (self.database.messages[id_] for id_ in sent)
+        return [message for message in found if message.status in {Status.SCHEDULED, Status.QUEUED}][:most]
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         self._read()

@@ -13,9 +13,10 @@ import structlog
 from chapar.access import door as door_module
 from chapar.access.api_keys import new_api_key
 from chapar.access.door import KEY_KNOWN
-from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreUnavailable
+from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreUnavailable, Unauthenticated
 from chapar.principal import Reach, Scope
 from chapar.store.api_keys import ApiKey
+from chapar.times import LATEST
 from support.doors import DoorBench
 from support.fakes import EPOCH, until
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, new_key, public_pem
@@ -64,6 +65,31 @@ async def test_a_key_lets_its_holder_in_and_is_remembered_for_a_moment(monkeypat
     assert bench.door.known(key) is None
     bench.door.forget()
     assert bench.door.known(key) is None
+
+
+async def test_who_was_let_in_is_checked_anew_whatever_is_remembered() -> None:
+    bench = DoorBench()
+    await bench.door.readmit(None)  # it is open
+    key = bench.new_key()
+    await bench.door.look()
+    with pytest.raises(Unauthenticated):
+        await bench.door.readmit(None)
+    await bench.door.admit(key)
+    await bench.door.readmit(key)
+    bench.store.by_hash = {hash_: row._replace(revoked_at=1) for hash_, row in bench.store.by_hash.items()}
+    assert bench.door.known(key) is not None
+    with pytest.raises(CredentialInvalid, match="was revoked"):
+        await bench.door.readmit(key)
+
+
+async def test_what_somebody_gives_away_ends_with_their_key_or_token() -> None:
+    bench = DoorBench(jwt_secret=SECRET, **TOKENS)
+    ends = bench.clock.now() + 5000
+    assert (await bench.door.admit(bench.new_key(expires_at=ends))).ends_at == ends
+    assert (await bench.door.admit(bench.new_key())).ends_at is None
+    soon = int(time.time()) + 60
+    assert (await bench.door.admit(jwt.encode(claims(exp=soon), SECRET, "HS256"))).ends_at == soon * 1000
+    assert (await bench.door.admit(jwt.encode(claims(exp=1 << 62), SECRET, "HS256"))).ends_at == LATEST
 
 
 async def test_callers_who_come_at_once_ask_the_database_once() -> None:
@@ -282,7 +308,7 @@ async def test_what_a_key_allows_is_what_it_was_given() -> None:
     reach = Reach(("farm1-*",), ("open",))
     key = bench.new_key(Scope.READ, Scope.AUDIT, id="k1", name="Anna", reach=reach)
     principal = await bench.door.admit(key)
-    assert principal == ("key:k1", "Anna", {Scope.READ, Scope.AUDIT}, reach)
+    assert principal == ("key:k1", "Anna", {Scope.READ, Scope.AUDIT}, reach, None)
 
 
 async def test_as_many_are_remembered_as_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Who gets past the entrance, and to which route."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,10 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 
-from chapar.api import problems
+from chapar.api import access, problems
 from chapar.api.access import (
+    AdmittedStream,
     Calling,
     Entrance,
     GuardedRoute,
@@ -319,3 +322,65 @@ def test_a_route_knows_its_policy() -> None:
 def test_nobody_has_no_scope_and_anybody_has_all() -> None:
     assert (NOBODY.id, NOBODY.scopes) == ("", frozenset())
     assert (ANYBODY.id, ANYBODY.scopes) == ("", EVERY_SCOPE)
+
+
+async def streamed_to(place: Place, credential: str | None, pieces: AsyncIterator[bytes]) -> list[Any]:
+    """What a caller is sent of a stream, piece by piece."""
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await AdmittedStream(pieces)(scope, receive, send)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    headers = [] if credential is None else [(b"authorization", f"Bearer {credential}".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": headers, "client": (ADDRESS, 7)}
+    scope |= {"asgi": {"version": "3.0", "spec_version": "2.4"}}
+    await Entrance(app, place.door, Limits(place.settings), lambda _: None)(scope, receive, send)
+    return sent
+
+
+async def test_a_stream_goes_to_its_end_while_its_caller_is_admitted() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"all"
+
+    place = Place()
+    for credential in (None, place.new_key()):
+        sent = await streamed_to(place, credential, pieces())
+        assert [message.get("body") for message in sent] == [None, b"all", b""]
+        assert not sent[-1]["more_body"]
+        await place.door.look()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_stream_without_end_is_cut_once_its_caller_counts_no_more(
+    monkeypatch: pytest.MonkeyPatch, *, is_open: bool
+) -> None:
+    monkeypatch.setattr(access, "_READMIT_EVERY", 0)
+    place = Place()
+    credential = None if is_open else place.new_key()
+    await place.door.look()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"some"
+            await asyncio.sleep(0)
+        keys = place.store.by_hash
+        if is_open:
+            place.new_key()
+            await place.door.look()
+        place.store.by_hash = {hash_: row._replace(revoked_at=1) for hash_, row in keys.items()}
+        while True:
+            yield b"more"
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(20):
+        with structlog.testing.capture_logs() as logged:
+            sent = await streamed_to(place, credential, pieces())
+    assert len(sent) > 20
+    assert sent[-1]["more_body"], "it has no end"
+    assert [line["event"] for line in logged if line["event"] == "stream_cut"] == ["stream_cut"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from chapar import gateway as gateway_module
 from chapar import room
 from chapar.dispatcher import Dispatcher
 from chapar.errors import (
@@ -704,6 +705,22 @@ async def test_what_is_out_of_reach_is_neither_sent_nor_withdrawn_nor_sent_again
         with pytest.raises(MessageNotFound):
             await asked
     assert bench.stored() == [sent]
+
+
+async def test_whatever_waits_of_what_somebody_sent_is_withdrawn_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_module, "_CANCELLED_AT_ONCE", 2)
+    sender = reaching(devices="*")
+    sent = [await bench.gateway.send(sender, LATER._replace(imei=f"D{number}")) for number in range(5)]
+    of_others = await bench.send(LATER)
+    assert await bench.gateway.cancel_all_of(CALLER, "key:some") == 5
+    for message in sent:
+        assert isinstance(message, Message)
+        assert bench.store.now(message).status is Status.CANCELLED
+    assert bench.store.now(of_others).status is Status.QUEUED
+    assert {entry[-1] for entry in bench.store.asked("cancel")} == {"key revoked"}
+    assert await bench.gateway.cancel_all_of(CALLER, "key:some") == 0
 
 
 async def test_what_is_within_reach_is_sent_seen_and_withdrawn(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from chapar.access.keyring import Grant, Keyring
 from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide
 from chapar.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
 from chapar.store.api_keys import ApiKey
+from chapar.times import rfc3339
 from support.callers import CALLER
 from support.doors import DoorBench
 from support.fakes import EPOCH, until
@@ -61,6 +62,42 @@ async def test_what_may_not_be_given_is_not_made(bench: Bench) -> None:
         await bench.keyring.create(CALLER, GRANT._replace(expires_at=EPOCH))
     assert bench.store.by_hash == {}
     assert bench.door.is_open
+
+
+def ending(at: int | None) -> Caller:
+    """Somebody with every right, until a time."""
+    return Caller(Principal("key:brief", "brief", EVERY_SCOPE, EVERYWHERE, at), "192.0.2.7")
+
+
+async def test_nobody_gives_away_more_time_than_they_have(bench: Bench) -> None:
+    own_end = EPOCH + 60_000
+    caller = ending(own_end)
+    for end in (None, own_end + 1):
+        with pytest.raises(GrantTooWide) as made:
+            await bench.keyring.create(caller, GRANT._replace(expires_at=end))
+        assert made.value.excess == f"expires_at > {rfc3339(own_end)}"
+    assert bench.store.by_hash == {}
+    assert (await bench.key(caller, GRANT._replace(expires_at=own_end))).expires_at == own_end
+    assert (await bench.key(caller, GRANT._replace(ends_with_maker=True))).expires_at == own_end
+    assert (await bench.key(ending(None), GRANT._replace(ends_with_maker=True))).expires_at is None
+    with pytest.raises(FieldInvalid):
+        await bench.keyring.create(ending(EPOCH), GRANT._replace(ends_with_maker=True))
+
+
+async def test_nobody_extends_a_key_beyond_their_own_end(bench: Bench) -> None:
+    own_end = EPOCH + 60_000
+    brief, endless = await bench.key(grant=GRANT._replace(expires_at=own_end)), await bench.key()
+    later = await bench.key(grant=GRANT._replace(expires_at=own_end + 9))
+    for end in (None, own_end + 1):
+        with pytest.raises(GrantTooWide):
+            await bench.keyring.expire(ending(own_end), brief.id, end)
+    with pytest.raises(GrantTooWide):
+        await bench.keyring.expire(ending(own_end), later.id, own_end + 10)
+    for key, end in ((brief, own_end - 1), (brief, own_end), (endless, own_end + 5), (later, own_end + 8)):
+        assert (await bench.keyring.expire(ending(own_end), key.id, end)).expires_at == end
+    with pytest.raises(GrantTooWide):
+        await bench.keyring.expire(ending(own_end), endless.id, None)
+    assert (await bench.keyring.expire(CALLER, endless.id, None)).expires_at is None
 
 
 async def test_a_caller_sees_the_keys_that_have_no_more_rights_than_it(bench: Bench) -> None:

@@ -13,7 +13,14 @@ from chapar.access.api_keys import PREFIX, hash_of, is_api_key
 from chapar.access.jwks import KeySet, key_of_file, secret_key
 from chapar.access.tokens import KeySource, OneKey, TokenVerifier, is_token
 from chapar.clock import Clock
-from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreError, StoreUnavailable
+from chapar.errors import (
+    AccessUnavailable,
+    CredentialInvalid,
+    SettingInvalid,
+    StoreError,
+    StoreUnavailable,
+    Unauthenticated,
+)
 from chapar.metrics import Metrics
 from chapar.principal import Principal
 from chapar.settings import Settings
@@ -88,6 +95,17 @@ class Door:
         # Shielded: where one caller goes away, others who came with the same credential still wait for this.
         return (await asyncio.shield(asking)).principal
 
+    async def readmit(self, credential: str | None) -> None:
+        """Check anew, whatever is remembered, who was let in; raises what `admit` raises.
+
+        Who came without a credential while access was open is Unauthenticated once it has closed.
+        """
+        if self.is_open:
+            return
+        if credential is None:
+            raise Unauthenticated
+        await self._check(credential)
+
     def forget(self) -> None:
         """Check every credential again: some may not count any more.
 
@@ -155,7 +173,8 @@ class Door:
             raise CredentialInvalid("has expired", "زمانش به سر آمده است")
         self._uses[key.id] = now
         left = KEY_KNOWN if key.expires_at is None else min(KEY_KNOWN, (key.expires_at - now) / 1000)
-        return Admission(Principal(f"key:{key.id}", key.name, key.scopes, key.reach), time.time() + left)
+        principal = Principal(f"key:{key.id}", key.name, key.scopes, key.reach, key.expires_at)
+        return Admission(principal, time.time() + left)
 
     def _say_unavailable(self, error: StoreUnavailable) -> None:
         """Log, now and then, why nobody can be checked: callers are not told."""

@@ -14,6 +14,7 @@ from chapar.principal import Caller, Reach, Scope
 from chapar.store.api_keys import ApiKey, KeyChange
 from chapar.store.audit import Action, Entry
 from chapar.store.store import Store
+from chapar.times import rfc3339
 
 __all__ = ["ApiKey", "Grant", "Issued", "Keyring"]
 
@@ -29,6 +30,7 @@ class Grant(NamedTuple):
     scopes: frozenset[Scope]
     reach: Reach
     expires_at: int | None  #: ms since the epoch; None: it has no end
+    ends_with_maker: bool = False  #: no end was asked for: it ends with the key or token of whoever makes it
 
 
 class Issued(NamedTuple):
@@ -45,7 +47,9 @@ def issue(caller: Caller, grant: Grant, now: int) -> Issued:
         raise FieldInvalid("name", f"must be 1 to {MAX_NAME} printable characters", "باید ۱ تا ۱۰۰ نویسهٔ چاپی باشد")
     if not grant.scopes:
         raise FieldInvalid("scopes", "must hold at least one scope", "باید دست‌کم یک دامنه داشته باشد")
-    _check_end(grant.expires_at, now)
+    expires_at = caller.principal.ends_at if grant.ends_with_maker else grant.expires_at
+    _check_end(expires_at, now)
+    _check_own_end(caller, expires_at)
     if excess := grant.scopes - caller.principal.scopes:
         raise GrantTooWide(", ".join(sorted(excess)))
     if not caller.principal.reach.includes(grant.reach):
@@ -60,7 +64,7 @@ def issue(caller: Caller, grant: Grant, now: int) -> Issued:
         grant.reach,
         now,
         caller.principal.id,
-        grant.expires_at,
+        expires_at,
     )
     return Issued(secret, key, _entry(caller, Action.KEY_CREATED, key, now, " ".join(sorted(key.scopes))))
 
@@ -71,8 +75,13 @@ def revocation(caller: Caller, key: ApiKey, now: int) -> KeyChange:
 
 
 def new_end(caller: Caller, key: ApiKey, expires_at: int | None, now: int) -> KeyChange:
-    """Give a key another end; raises FieldInvalid for one that has passed."""
+    """Give a key another end; less time than it has may always be given.
+
+    Raises FieldInvalid for an end that has passed, GrantTooWide for a later one that is after the caller's own.
+    """
     _check_end(expires_at, now)
+    if _is_later(expires_at, key.expires_at):
+        _check_own_end(caller, expires_at)
     detail = "never" if expires_at is None else str(expires_at)
     return KeyChange(key.id, expires_at, for_good=False, entry=_entry(caller, Action.KEY_EXPIRES, key, now, detail))
 
@@ -85,6 +94,17 @@ def may_see(caller: Caller, key: ApiKey) -> bool:
 def _check_end(expires_at: int | None, now: int) -> None:
     if expires_at is not None and expires_at <= now:
         raise FieldInvalid("expires_at", "must be in the future", "باید در آینده باشد")
+
+
+def _check_own_end(caller: Caller, expires_at: int | None) -> None:
+    """Raise GrantTooWide for an end after that of the caller's own key or token: nobody gives away what they lose."""
+    if _is_later(expires_at, caller.principal.ends_at):
+        raise GrantTooWide(f"expires_at > {rfc3339(caller.principal.ends_at)}")
+
+
+def _is_later(end: int | None, other: int | None) -> bool:
+    """Whether one end is after another; None is never."""
+    return other is not None and (end is None or end > other)
 
 
 def _entry(caller: Caller, action: Action, key: ApiKey, now: int, detail: str | None) -> Entry:

@@ -8,6 +8,7 @@ import jwt
 from chapar.errors import CredentialInvalid, FieldInvalid
 from chapar.lines import plain
 from chapar.principal import EVERYTHING, Principal, Reach, Scope, check_patterns
+from chapar.times import LATEST
 
 ALGORITHMS: Final = ("RS256", "ES256", "EdDSA", "HS256")
 MAX_TOKEN_LENGTH: Final = 8192  # characters; what is longer is no token that we would issue a right for
@@ -122,8 +123,9 @@ def _verified(claims: Mapping[str, Any]) -> Verified:
         raise _refused(
             f"has a bad claim: {error.sentence('en')}", f"ادعای نادرستی دارد: {error.sentence('fa')}"
         ) from None
+    expires_at = min(int(claims["exp"]), _NEVER)
     return Verified(
-        Principal(f"jwt:{subject}", subject, _scopes(claims), reach), float(min(int(claims["exp"]), _NEVER))
+        Principal(f"jwt:{subject}", subject, _scopes(claims), reach, min(expires_at * 1000, LATEST)), float(expires_at)
     )
 
 

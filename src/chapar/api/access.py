@@ -1,5 +1,6 @@
 """Who may call which route: the entrance finds out who calls, and each route says who may."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Coroutine
@@ -7,7 +8,9 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Final, TypeVar
 
+import structlog
 from fastapi import Depends, Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
@@ -20,10 +23,13 @@ from chapar.api.problems import answer_to, language_of, problem_response
 from chapar.errors import ChaparError, CredentialInvalid, Language, ScopeMissing, Unauthenticated
 from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _JSON: Final = "application/json"
 _MANY_DIGITS: Final = 6  # of a length: 100 kB
+_READMIT_EVERY: Final = 0.5  # seconds between checks of who is being sent a stream
 _READING: Final = frozenset({"GET", "HEAD"})
 
 
@@ -144,22 +150,22 @@ class Entrance:
         address = client[0] if client else ""
         try:
             self._limits.arrival(address)
-            caller = Caller(ANYBODY if self._door.is_open else await self._principal(scope), address)
+            credential = None if self._door.is_open else _credential_of(scope)
+            caller = Caller(await self._principal(credential), address)
             self._limits.request(caller)
         except ChaparError as error:
             self._turned_away(error.code)
             await _answer(error, scope)(scope, receive, send)
             return
         scope["caller"] = caller
+        scope["admission"] = self._door, credential
         with self._limits.bodies.share(caller) as share:
             scope["body_share"] = share
             await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
 
-    async def _principal(self, scope: ASGIScope) -> Principal:
-        authorization = raw_header(scope, b"authorization")
-        if authorization is None:
-            return NOBODY
-        credential = _credential(authorization, scope["method"])
+    async def _principal(self, credential: str | None) -> Principal:
+        if credential is None:
+            return ANYBODY if self._door.is_open else NOBODY
         return self._door.known(credential) or await self._door.admit(credential)
 
     def _telling(self, caller: Caller, send: Send) -> Send:
@@ -171,6 +177,35 @@ class Entrance:
             await send(message)
 
         return tell
+
+
+class AdmittedStream(StreamingResponse):
+    """A stream that is cut off within a second where its caller's key or token counts no more.
+
+    Cut, it has no end, so that nobody takes it for complete.
+    """
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Stream the body for as long as the caller is admitted."""
+        streaming = asyncio.create_task(super().__call__(scope, receive, send))
+        admitted = asyncio.create_task(_until_turned_away(scope))
+        try:
+            await asyncio.wait({streaming, admitted}, return_when=asyncio.FIRST_COMPLETED)
+            if streaming.done():
+                await streaming
+            else:
+                log.info("stream_cut", caller=scope["caller"].principal.id, reason=str(admitted.exception()))
+        finally:
+            streaming.cancel()
+            admitted.cancel()
+
+
+async def _until_turned_away(scope: ASGIScope) -> None:
+    """Check the caller's credential again and again; raises AccessError once it counts no more."""
+    door, credential = scope["admission"]
+    while True:
+        await asyncio.sleep(_READMIT_EVERY)
+        await door.readmit(credential)
 
 
 def _answer(error: ChaparError, scope: ASGIScope) -> Response:
@@ -195,6 +230,12 @@ def _sends_much(scope: ASGIScope) -> bool:
         name == b"transfer-encoding" or (name == b"content-length" and len(value) >= _MANY_DIGITS)
         for name, value in scope["headers"]
     )
+
+
+def _credential_of(scope: ASGIScope) -> str | None:
+    """The key or token of a request, None where it has none; raises CredentialInvalid."""
+    authorization = raw_header(scope, b"authorization")
+    return None if authorization is None else _credential(authorization, scope["method"])
 
 
 def _credential(authorization: bytes, method: str) -> str:

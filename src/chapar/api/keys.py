@@ -2,21 +2,26 @@
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic.config import JsonDict
 
 from chapar.access.keyring import MAX_NAME, ApiKey, Grant, Keyring
-from chapar.api.access import Calling, GuardedRoute, allow
+from chapar.api.access import Calling, GuardedRoute, allow, check
 from chapar.api.problems import answers
 from chapar.api.schemas import FORBIDDEN, Time
 from chapar.errors import FieldInvalid
+from chapar.gateway import Gateway
 from chapar.principal import DEVICE_PATTERN, EVERYTHING, MAX_PATTERN_LENGTH, MAX_PATTERNS, Reach, Scope, check_patterns
 from chapar.times import milliseconds, rfc3339
 
 KeyId = Annotated[str, Path(description="The key's `id`, not the key itself.", max_length=64)]
 
 _Names = Annotated[list[str], FailFast()]  # the first fault of thousands says enough
+
+CancelWaiting = Annotated[
+    bool, Query(description="Whether to cancel the messages that it sent and that still wait; needs `messages:cancel`.")
+]
 
 _EXAMPLE_ID: Final = "k3x9q2m7aa"
 # The rules of `principal.py` and of the keyring as JSON Schema knows them; those hold them, in both languages.
@@ -59,7 +64,10 @@ class KeyRequest(BaseModel):
         json_schema_extra=_OPERATIONS,
     )
     expires_at: Time | None = Field(
-        default=None, description="Not accepted from then on (RFC 3339).", examples=["2027-03-21T00:00:00+03:30"]
+        default=None,
+        description="Not accepted from then on (RFC 3339); not after the end of the caller's own key or token. "
+        "Left out, it is that end; null: it has no end.",
+        examples=["2027-03-21T00:00:00+03:30"],
     )
 
     def grant(self) -> Grant:
@@ -69,6 +77,7 @@ class KeyRequest(BaseModel):
             scopes=read_scopes(self.scopes),
             reach=Reach(check_patterns(self.devices, "devices"), check_patterns(self.operations, "operations")),
             expires_at=milliseconds(self.expires_at),
+            ends_with_maker="expires_at" not in self.model_fields_set,
         )
 
 
@@ -103,13 +112,22 @@ class NewKeyView(KeyView):
     key: str = Field(examples=["chapar_…"])
 
 
+class RevokedKeyView(KeyView):
+    """A key that was revoked."""
+
+    cancelled: int | None = Field(
+        description="How many of the messages that it had waiting were cancelled; null where that was not asked for.",
+        examples=[3],
+    )
+
+
 class KeyList(BaseModel):
     """The keys that the caller may see, oldest first."""
 
     keys: list[KeyView]
 
 
-def keys_router(keyring: Keyring) -> APIRouter:
+def keys_router(keyring: Keyring, gateway: Gateway) -> APIRouter:
     """The routes of `/keys`."""
     router = APIRouter(prefix="/keys", tags=["access"], route_class=GuardedRoute)
 
@@ -134,9 +152,18 @@ def keys_router(keyring: Keyring) -> APIRouter:
 
     @router.post("/{id}/revoke", summary="End a key at once and for good", responses=answers(404, 406, 422, 503))
     @allow(Scope.KEYS)
-    async def revoke(id: KeyId, caller: Calling) -> KeyView:  # noqa: A002 - the name is the path's
-        """When this is answered, no process accepts the key any more."""
-        return key_view(await keyring.revoke(caller, id))
+    async def revoke(
+        id: KeyId,  # noqa: A002 - the name is the path's
+        caller: Calling,
+        *,
+        cancel_waiting: CancelWaiting = False,
+    ) -> RevokedKeyView:
+        """When this is answered, no process accepts the key any more, and what it was being sent has been cut off."""
+        if cancel_waiting:
+            check(caller, Scope.CANCEL)
+        key = await keyring.revoke(caller, id)
+        cancelled = await gateway.cancel_all_of(caller, f"key:{key.id}") if cancel_waiting else None
+        return RevokedKeyView(**key_view(key).model_dump(), cancelled=cancelled)
 
     @router.post(
         "/{id}/expire",

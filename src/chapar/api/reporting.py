@@ -6,9 +6,8 @@ import re
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
 
-from chapar.api.access import Calling, GuardedRoute, allow
+from chapar.api.access import AdmittedStream, Calling, GuardedRoute, allow
 from chapar.api.chunks import in_chunks
 from chapar.api.problems import answers
 from chapar.api.schemas import MessageView, Reported, Summarised, SummaryView, message_json, message_view, summary_view
@@ -35,7 +34,7 @@ def reporting_router(gateway: Gateway) -> APIRouter:
     @router.get(
         "/all",
         summary="Every message, oldest first, as a stream",
-        response_class=StreamingResponse,
+        response_class=AdmittedStream,
         responses={
             200: {
                 "description": "However many there are: they are streamed, and memory stays constant.",
@@ -51,13 +50,13 @@ def reporting_router(gateway: Gateway) -> APIRouter:
         },
     )
     @allow(Scope.READ)
-    async def all_messages(query: Reported, caller: Calling) -> StreamingResponse:
+    async def all_messages(query: Reported, caller: Calling) -> AdmittedStream:
         """The seed's report. In CSV, cells that a spreadsheet would run as a formula begin with `'`."""
         pages = gateway.report(caller, query.filters())
         # The first page is read before the answer begins, so that a database that is down is a 503.
         first: list[Message] = await anext(pages, [])
         write = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[query.format]
-        return StreamingResponse(write(_chain(first, pages)), media_type=_MEDIA_TYPES[query.format])
+        return AdmittedStream(write(_chain(first, pages)), media_type=_MEDIA_TYPES[query.format])
 
     @router.get("/summary", summary="Counts by status, device, operation and time", responses=answers(422, 503))
     @allow(Scope.READ)

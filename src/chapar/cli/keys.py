@@ -10,7 +10,7 @@ import typer
 from chapar.cli.options import Json, moment
 from chapar.cli.table import print_table
 from chapar.cli.terminal import check_output, json_line, local_time, local_time_of, plain
-from chapar.errors import ApiKeyNotFound, Language
+from chapar.errors import ApiKeyNotFound, Language, persian_digits
 from chapar.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
 from chapar.settings import Settings, preferred_language
 from chapar.times import milliseconds
@@ -28,6 +28,8 @@ _SAID: Final = {
     "en": {
         "created": "This is the key {id} ({name}) of {database}. It is shown only now; keep it as a secret:",
         "revoked": "The key {id} ({name}) is revoked; no gateway accepts it any more.",
+        "waiting": "{count} messages that it sent still wait. `chapar keys revoke {id} --cancel-waiting` cancels them.",
+        "cancelled": "{count} messages that it had waiting are cancelled.",
         "expires": "The key {id} ({name}) ends at {time}.",
         "endless": "The key {id} ({name}) has no end.",
         "none": "No key was ever made in {database}; on this machine access is open.",
@@ -35,11 +37,15 @@ _SAID: Final = {
     "fa": {
         "created": "این کلید {id} ({name}) برای {database} است و تنها همین بار دیده می‌شود؛ آن را محرمانه نگه دارید:",
         "revoked": "کلید {id} ({name}) باطل شد و دیگر هیچ دروازه‌ای آن را نمی‌پذیرد.",
+        "waiting": "{count} پیام که با آن فرستاده شده هنوز در انتظار است. "
+        "`chapar keys revoke {id} --cancel-waiting` لغوشان می‌کند.",
+        "cancelled": "{count} پیام که با آن فرستاده شده و در انتظار بود لغو شد.",
         "expires": "کلید {id} ({name}) تا {time} اعتبار دارد.",
         "endless": "کلید {id} ({name}) پایانی ندارد.",
         "none": "در {database} هنوز هیچ کلیدی ساخته نشده است؛ دسترسی روی این ماشین باز است.",
     },
 }
+_CANCELLED_AT_ONCE: Final = 500  # messages in one transaction, for which a running gateway's commits wait
 _HEADINGS: Final = {
     "en": ("id", "name", "scopes", "devices", "operations", "made", "ends", "last used", "state"),
     "fa": ("شناسه", "نام", "دامنه‌ها", "دستگاه‌ها", "عملیات", "ساخته‌شده", "پایان", "آخرین کاربرد", "وضع"),
@@ -130,15 +136,25 @@ def list_keys(*, as_json: Json = False) -> None:
 
 
 @keys.command()
-def revoke(key_id: KeyId) -> None:
+def revoke(
+    key_id: KeyId,
+    *,
+    cancel_waiting: Annotated[
+        bool, typer.Option("--cancel-waiting", help="Cancel the messages that it sent and that still wait, too.")
+    ] = False,
+) -> None:
     """End a key at once and for good. When this returns, no gateway accepts it any more.
 
-    Example: `chapar keys revoke k3x9q2m7aa`
+    Example: `chapar keys revoke k3x9q2m7aa --cancel-waiting`
     """
     from chapar.access.keyring import revocation  # noqa: PLC0415 - see above
 
     key = _change(key_id, lambda key: revocation(_caller(), key, _now()))
     typer.echo(_sentence("revoked", key.id, key.name))
+    if cancel_waiting:
+        typer.echo(_count("cancelled", key.id, _cancel_waiting(f"key:{key.id}")))
+    elif waiting := _how_many_wait(f"key:{key.id}"):
+        typer.echo(_count("waiting", key.id, waiting), err=True)
 
 
 @keys.command()
@@ -172,6 +188,31 @@ def _change(key_id: str, change: "Callable[[ApiKey], KeyChange]") -> "ApiKey":
         CHANGE_KEY.apply(connection, [change(key)])
     time.sleep(KEY_KNOWN)
     return key
+
+
+def _cancel_waiting(sender: str) -> int:
+    """Withdraw whatever waits of what a principal sent, in short transactions; gives how many messages."""
+    from chapar.store.administration import administer  # noqa: PLC0415 - see above
+    from chapar.store.audit import cancellation  # noqa: PLC0415 - see above
+    from chapar.store.queue import CANCEL  # noqa: PLC0415 - see above
+    from chapar.store.reports import waiting_of  # noqa: PLC0415 - see above
+
+    cancelled, left = 0, True
+    while left:
+        with administer(_database_url()) as connection:
+            waiting = waiting_of(connection, sender, _CANCELLED_AT_ONCE)
+            entries = [cancellation(_caller(), message, _now(), "key revoked") for message in waiting]
+            cancelled += sum(won for won, _ in CANCEL.apply(connection, entries))
+            left = bool(waiting)
+    return cancelled
+
+
+def _how_many_wait(sender: str) -> int:
+    from chapar.store.administration import administer  # noqa: PLC0415 - see above
+    from chapar.store.reports import how_many_wait_of  # noqa: PLC0415 - see above
+
+    with administer(_database_url()) as connection:
+        return how_many_wait_of(connection, sender)
 
 
 def _database_url() -> str:
@@ -211,6 +252,12 @@ def _row(key: "ApiKey", language: Language) -> tuple[str, ...]:
         *("" if at is None else local_time_of(at, language) for at in times),
         _STATES[language][state],
     )
+
+
+def _count(what: str, key_id: str, count: int) -> str:
+    language = preferred_language()
+    shown = persian_digits(f"{count:,}") if language == "fa" else f"{count:,}"
+    return _SAID[language][what].format(id=key_id, count=shown)
 
 
 def _sentence(what: str, key_id: str, name: str, time_: datetime | None = None) -> str:

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple, Self
 from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
 
 from chapar.errors import FieldInvalid
-from chapar.principal import EVERY_SCOPE, EVERYWHERE, Principal, Reach
+from chapar.message import Message
+from chapar.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach
 from chapar.store.operations import Kind, batch_table, run_batch
 from chapar.store.patterns import fits_any
 from chapar.store.schema import Row, Value, audit
@@ -49,6 +50,13 @@ class Entry(NamedTuple):
     imei: str | None = None
     micro_op: str | None = None
     detail: str | None = None  #: what else there is to say
+
+
+def cancellation(caller: Caller, message: Message, at: int, why: str | None = None) -> Entry:
+    """What the trail says of a message that a caller withdraws."""
+    principal = caller.principal
+    subject = (message.id, message.imei, message.micro_op)
+    return Entry(at, principal.id, principal.name, caller.address, Action.CANCELLED.value, *subject, why)
 
 
 class AuditFilters(NamedTuple):

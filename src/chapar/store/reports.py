@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
     Select,
+    bindparam,
+    exists,
     func,
     literal_column,
     select,
@@ -18,8 +20,9 @@ from sqlalchemy import (
 
 from chapar.message import Attempt, Message, Status
 from chapar.principal import EVERYWHERE, Reach
+from chapar.store.audit import Action
 from chapar.store.patterns import fits_any
-from chapar.store.schema import COLUMNS, attempts, database_time, messages, processes, to_message
+from chapar.store.schema import COLUMNS, attempts, audit, database_time, messages, processes, to_message
 
 Bucket = Literal["minute", "hour", "day"]
 
@@ -57,6 +60,18 @@ class Page(NamedTuple):
 
     messages: list[Message]
     last: Position | None  #: of the last of them; None: there are none
+
+
+# An entry has the time of its message, and an index by it.
+_SENT: Final = exists().where(
+    audit.c.at == messages.c.created_at,
+    audit.c.subject == messages.c.id,
+    audit.c.action == Action.SENT.value,
+    audit.c.principal == bindparam("sender"),
+)
+_WAITING: Final = messages.c.status.in_([Status.SCHEDULED.value, Status.QUEUED.value])
+_WAITING_OF: Final = select(*COLUMNS).where(_WAITING, _SENT).limit(bindparam("most"))
+_HOW_MANY_WAIT_OF: Final = select(func.count()).select_from(messages).where(_WAITING, _SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,3 +240,13 @@ def first_id(time: int) -> str:
     """What every id made at `time` (ms since the epoch) or later sorts behind (RFC 9562 §5.7: time comes first)."""
     digits = f"{min(max(time, 0), _LAST_TIME):012x}"
     return f"{digits[:8]}-{digits[8:]}"
+
+
+def waiting_of(connection: Connection, sender: str, most: int) -> list[Message]:
+    """Up to `most` messages that wait of those that a principal sent, as the audit trail says."""
+    return [to_message(tuple(row)) for row in connection.execute(_WAITING_OF, {"sender": sender, "most": most})]
+
+
+def how_many_wait_of(connection: Connection, sender: str) -> int:
+    """How many messages wait of those that a principal sent."""
+    return int(connection.execute(_HOW_MANY_WAIT_OF, {"sender": sender}).scalar_one())

@@ -240,6 +240,10 @@ class Store:
         """Those of the messages with these ids that there are; raises StoreUnavailable."""
         return await self._readers.read(lambda connection: reports.find_all(connection, ids))
 
+    async def waiting_of(self, sender: str, most: int) -> list[Message]:
+        """Up to `most` messages that wait of those that a principal sent; raises StoreUnavailable."""
+        return await self._readers.read(lambda connection: reports.waiting_of(connection, sender, most))
+
     async def is_alive(self, process: str) -> bool:
         """Whether a process holds a lease; raises StoreUnavailable."""
         return await self._readers.read(lambda connection: reports.is_alive(connection, process))
