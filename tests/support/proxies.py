@@ -12,7 +12,7 @@ from support.processes import Program
 
 _SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 
-# As its documentation shows it, and with what most guides add so that WebSockets pass.
+# As its documentation shows it, with what most guides add so that WebSockets pass and bodies are not kept on disk.
 _NGINX = """
 daemon off;
 pid {folder}/nginx.pid;
@@ -29,6 +29,7 @@ http {{
     location / {{
       proxy_pass http://gateway;
       proxy_http_version 1.1;
+      proxy_request_buffering off;
       proxy_set_header Host $http_host;
       proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Connection $offer;
