@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from chapar.api.metrics import metrics_router
 from chapar.api.origins import Origins
 from chapar.api.reporting import reporting_router
 from chapar.api.request_ids import with_request_ids
+from chapar.api.tls_listener import TlsListener
 from chapar.certificates import ServerCertificate, server_certificate
 from chapar.clock import Clock
 from chapar.dispatcher import Dispatcher
@@ -45,7 +46,6 @@ from chapar.settings import Settings
 from chapar.store.store import Store
 from chapar.supervision import guarded, supervised
 
-_HANDSHAKE = 10  # seconds a client may take for its TLS handshake
 # Objects made since the last collections before there is one of each generation. Nearly all that a send makes is gone
 # with its answer, and Python's 700, 10, 10 look for what is not 5 µs a send.
 _COLLECTED = (50_000, 20, 50)
@@ -172,7 +172,7 @@ async def serve_on(
     """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
     end_on_signals()
     certificate = server_certificate(settings.tls_cert_file, settings.tls_key_file)
-    limits = Limits(settings)
+    limits, bounds = Limits(settings), connection.Bounds.of(settings)
     async with lifespan(settings, with_broker=with_broker) as running:
         if running.door.is_open:
             _check_loopback(settings.host)
@@ -184,7 +184,7 @@ async def serve_on(
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                http=connection.within(connection.Bounds.of(settings), limits.bodies),
+                http=connection.within(bounds, limits.bodies),
                 ws="none",
                 timeout_keep_alive=settings.idle_timeout,
                 proxy_headers=settings.trusted_proxies is not None,
@@ -196,7 +196,7 @@ async def serve_on(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECTED)
-        server.certificate = certificate
+        server.certificate, server.bounds = certificate, bounds
         server.metrics = running.metrics
         server.when_started = lambda: announce(address_of(listener, settings), running.door.is_open)
         server.when_stopping = running.gateway.hurry
@@ -221,9 +221,11 @@ class _Server(uvicorn.Server):
     """uvicorn, which stops on a signal without raising it again: the rest of the gateway has yet to close."""
 
     certificate: ServerCertificate | None
+    bounds: connection.Bounds
     metrics: Metrics
     when_started: Callable[[], None]
     when_stopping: Callable[[], None]
+    _tls_listeners: Sequence[TlsListener] = ()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -237,15 +239,18 @@ class _Server(uvicorn.Server):
             await super().startup(sockets)
         else:
             await super().startup([])
-            self.servers = [await self._listen(listener, self.certificate.context) for listener in sockets or ()]
+            self._tls_listeners = [self._listen(listener, self.certificate.context) for listener in sockets or ()]
         self.when_started()
 
-    async def _listen(self, listener: socket.socket, context: ssl.SSLContext) -> asyncio.Server:
-        """What uvicorn does, which leaves a client a minute for its TLS handshake."""
+    def _listen(self, listener: socket.socket, context: ssl.SSLContext) -> TlsListener:
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        made = partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        return await asyncio.get_running_loop().create_server(
-            made, sock=listener, backlog=self.config.backlog, ssl=context, ssl_handshake_timeout=_HANDSHAKE
+        return TlsListener(
+            listener,
+            context,
+            partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state),
+            connected=self.server_state.connections,
+            limit=self.bounds.connections,
+            patience=self.bounds.head_timeout,
         )
 
     async def on_tick(self, counter: int) -> bool:
@@ -256,6 +261,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.when_stopping()
+        for listener in self._tls_listeners:
+            listener.close()
         await super().shutdown(sockets)
 
 
