@@ -250,7 +250,8 @@ class Settings(BaseSettings):
         4096,
         ge=1,
         le=_LARGEST_COUNT,
-        description="Open HTTP connections of one process; the next one is answered 503. About 15 KB each.",
+        description="Open HTTP connections of one process; the next one is answered 503. "
+        "About 15 KB each, with TLS 50.",
     )
 
     allowed_hosts: str = Field(

@@ -57,6 +57,14 @@ def push(connection: socket.socket, data: bytes) -> None:
         connection.sendall(data)
 
 
+def answered(connection: socket.socket) -> bytes:
+    """What has been answered so far."""
+    connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    with contextlib.suppress(OSError):
+        return connection.recv(65536)
+    return b""
+
+
 def at_once(pushes: Sequence[Callable[[], None]]) -> None:
     threads = [threading.Thread(target=each) for each in pushes]
     for thread in threads:
@@ -86,12 +94,9 @@ def test_bodies_that_are_not_finished(
     with ExitStack() as stack, little_more(gateway, figure, f"{count} unfinished bodies of one key"):
         crowd = [stack.enter_context(socket.create_connection((LOOPBACK, gateway.port))) for _ in range(count)]
         at_once([lambda connection=connection: push(connection, body) for connection in crowd])
-        crowd[-1].settimeout(30.0)
-        with contextlib.suppress(ConnectionError):
-            answer = crowd[-1].recv(65536)
-            assert answer.startswith(b"HTTP/1.1 503 ")
-            assert b"retry-after: " in answer
-            assert b"CHAPAR_MAX_CALLER_BODIES_BYTES" in answer
+        answer = next(said for said in map(answered, crowd) if said.startswith(b"HTTP/1.1 503 "))
+        assert b"retry-after: " in answer.lower()
+        assert b"CHAPAR_MAX_CALLER_BODIES_BYTES" in answer
 
 
 @pytest.mark.parametrize(
@@ -109,12 +114,12 @@ def test_bodies_that_are_not_finished(
         "PUT /nowhere",
     ],
 )
-@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+@pytest.mark.parametrize("caller", ["known", "unknown"])
 def test_a_body_without_end(
-    narrow: tuple[GatewayProcess, str], figure: Callable[[str], None], line: str, known: bool
+    narrow: tuple[GatewayProcess, str], figure: Callable[[str], None], line: str, caller: str
 ) -> None:
     gateway, key = narrow
-    head = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\n{key if known else ''}Content-Type: application/json\r\n"
+    head = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\n{key if caller == 'known' else ''}Content-Type: application/json\r\n"
     chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
     with RawConnection(gateway.port) as connection, little_more(gateway, figure, f"{line} with 400 MiB"):
         sent = connection.send([f"{head}Transfer-Encoding: chunked\r\n\r\n".encode(), *[chunk] * 400])._sent
@@ -155,7 +160,7 @@ def test_a_connection_that_never_shakes_hands_costs_little(
 def test_a_connection_counts_before_it_shakes_hands(
     start_gateway: Callable[..., GatewayProcess], tls: tuple[dict[str, str], ssl.SSLContext]
 ) -> None:
-    env, trust = tls
+    env, _ = tls
     gateway = start_gateway(
         BuiltinBroker().settings_env | env | {"CHAPAR_MAX_CONNECTIONS": str(FEW), "CHAPAR_HEAD_TIMEOUT": "300"}
     )
