@@ -54,6 +54,16 @@ async def test_messages_are_taken_in_the_order_of_acceptance(store: Store) -> No
     assert [message.attempts for message in taken] == [1] * 5
 
 
+async def test_a_device_with_a_whole_page_on_its_way_leaves_the_next_to_the_others(store: Store) -> None:
+    crowd, other = [queued("A") for _ in range(7)], queued("B")
+    await add_all(store, *crowd, other)
+    first = await take(store, 3)
+    assert [message.id for message in first.messages] == [message.id for message in crowd[:3]]
+    assert [message.id for message in (await take(store, 3)).messages] == [other.id]
+    assert await store.move(first.messages[0], published(first.messages[0]))
+    assert [message.id for message in (await take(store, 3)).messages] == [message.id for message in crowd[3:6]]
+
+
 async def test_a_repeated_take_finds_what_it_took_and_takes_no_more(store: Store) -> None:
     await add_all(store, *(queued() for _ in range(4)))
     first = await store.take(f"{PROCESS}.again", 2, now())

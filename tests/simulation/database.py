@@ -1,6 +1,7 @@
 """A database in memory that keeps the contract of `chapar.store`: the writer's operations, and the reads."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -190,11 +191,9 @@ class Database:
         """Take what is next; gives the clearings that something newer has superseded."""
         superseded: list[str] = []
         unfinished = [self.messages[id_] for id_ in self.unfinished]
-        kept = {
-            message.imei
-            for message in unfinished
-            if message.status is Status.PUBLISHING and (message.claim or "")[:PROCESS_LENGTH] != process
-        }
+        under_way = [message for message in unfinished if message.status is Status.PUBLISHING]
+        kept = {message.imei for message in under_way if (message.claim or "")[:PROCESS_LENGTH] != process}
+        kept |= {imei for imei, many in Counter(message.imei for message in under_way).items() if many >= limit}
         for message in unfinished:
             if message.status is not Status.QUEUED or message.imei in kept:
                 continue

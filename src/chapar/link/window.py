@@ -2,10 +2,10 @@
 
 import asyncio
 import math
-from collections import deque
 from typing import Final, NamedTuple
 
 from chapar.errors import BrokerError, BrokerUnanswered, LinkDown, LinkLost, PublicationExpired
+from chapar.link.line import Line
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, SUCCESS
 
@@ -13,6 +13,7 @@ LAST_PACKET_ID: Final = 64_000  # the ids above, up to 65,535, are the subscript
 
 
 class _Flight(NamedTuple):
+    topic: str
     qos: int
     outcome: asyncio.Future[int]
     number: int  #: counts what has left
@@ -21,26 +22,39 @@ class _Flight(NamedTuple):
 
 
 class Window:
-    """A strict FIFO in front of the broker's Receive Maximum (MQTT 5.0 §4.9).
+    """The broker's Receive Maximum (MQTT 5.0 §4.9), and the line in front of it, a strict FIFO for each topic.
+
+    One topic, so one device, has at most three quarters of it: the others are not held up by one that sends much, or
+    whose publications are answered late.
 
     The outcome of a publication is the reason code of its PUBACK or PUBREC. One of QoS 2 has it with PUBCOMP: before,
     the broker still owns no more than a packet id, and drops the message with the session (MQTT 5.0 §4.3.3).
     """
 
     def __init__(self) -> None:
-        self.size = 0  #: publications that may be unanswered at a time
+        self._size = 0
         self.met_no_subscribers = False  #: whether an outcome was 0x10
         self.next_deadline = math.inf  #: loop time before which nothing in line expires
-        self._waiting: deque[tuple[Publication, asyncio.Future[int]]] = deque()
+        self._line = Line()
         self._flights: dict[int, _Flight] = {}
         self._last_packet_id = 0
         self._left = 0
         self._last_answered = 0  # the highest number among those that were answered
 
     @property
+    def size(self) -> int:
+        """Publications that may be unanswered at a time."""
+        return self._size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        self._size = size
+        self._line.share = size - size // 4
+
+    @property
     def waiting(self) -> int:
         """Publications of which nothing was sent."""
-        return len(self._waiting)
+        return len(self._line)
 
     @property
     def in_flight(self) -> int:
@@ -53,20 +67,20 @@ class Window:
 
     def add(self, publication: Publication, outcome: asyncio.Future[int]) -> None:
         """Put a publication at the end of the line."""
-        self._waiting.append((publication, outcome))
+        self._line.append((publication, outcome))
         if publication.deadline is not None and publication.deadline < self.next_deadline:
             self.next_deadline = publication.deadline
 
     def take_back(self, outcome: asyncio.Future[int]) -> bool:
         """Take a publication out of the line, and cancel its outcome; answer whether it was still there."""
-        return any(waiting is outcome for _, waiting in self._waiting) and outcome.cancel()
+        return any(waiting is outcome for _, waiting in self._line) and outcome.cancel()
 
     def expire(self, now: float) -> None:
         """End what is in line and past its deadline, also where nothing can leave."""
         if now < self.next_deadline:
             return
-        line, self._waiting, self.next_deadline = self._waiting, deque(), math.inf
-        for publication, outcome in line:
+        self.next_deadline = math.inf
+        for publication, outcome in self._line.clear():
             if publication.deadline is None or publication.deadline > now:
                 self.add(publication, outcome)
             elif not outcome.done():
@@ -74,19 +88,21 @@ class Window:
 
     def next(self, now: float) -> tuple[Publication, int] | None:
         """Take the publication that may leave now, with its packet id; None where the window or the line is empty."""
-        while self._waiting and len(self._flights) < self.size:
-            publication, outcome = self._waiting.popleft()
-            if outcome.done():
-                continue  # its caller took it back
-            if publication.deadline is not None and publication.deadline <= now:
+        while len(self._flights) < self._size and (following := self._line.next()):
+            publication, outcome = following
+            leaves = not outcome.done()  # else its caller took it back
+            if leaves and publication.deadline is not None and publication.deadline <= now:
                 outcome.set_exception(PublicationExpired())
+                leaves = False
+            self._line.left(publication.topic, in_flight=leaves and publication.qos > 0)
+            if not leaves:
                 continue
             if publication.qos == 0:
                 outcome.set_result(SUCCESS)
                 return publication, 0
             packet_id = self._draw_packet_id()
             self._left += 1
-            self._flights[packet_id] = _Flight(publication.qos, outcome, self._left, now)
+            self._flights[packet_id] = _Flight(publication.topic, publication.qos, outcome, self._left, now)
             return publication, packet_id
         return None
 
@@ -95,7 +111,7 @@ class Window:
         flight = self._flights.get(packet_id)
         if flight is None or flight.qos != 1:
             return False
-        del self._flights[packet_id]
+        self._end(packet_id)
         self._settle(flight, reason_code)
         return True
 
@@ -107,7 +123,7 @@ class Window:
         if reason_code < FIRST_FAILURE:
             self._flights[packet_id] = flight._replace(received=reason_code)
         else:
-            del self._flights[packet_id]
+            self._end(packet_id)
             self._settle(flight, reason_code)
         return True
 
@@ -121,7 +137,7 @@ class Window:
         flight = self._flights.get(packet_id)
         if flight is None or flight.received is None:
             return False
-        del self._flights[packet_id]
+        self._end(packet_id)
         if refusal is None:
             self._settle(flight, flight.received)
         elif not flight.outcome.done():
@@ -137,11 +153,13 @@ class Window:
                 # Answers come in the order of what they answer (MQTT 5.0 §4.6), so this one was passed over.
                 is_passed_over = flight.number < last_answered
                 flight.outcome.set_exception(LinkLost(cause, singled_out=is_alone or is_passed_over))
-        for _, outcome in self._waiting:
+        for _, outcome in self._line.clear():
             if not outcome.done():
                 outcome.set_exception(LinkDown())
         self._flights.clear()
-        self._waiting.clear()
+
+    def _end(self, packet_id: int) -> None:
+        self._line.answered(self._flights.pop(packet_id).topic)
 
     def _settle(self, flight: _Flight, reason_code: int) -> None:
         self._last_answered = max(self._last_answered, flight.number)

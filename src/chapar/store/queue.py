@@ -48,19 +48,23 @@ _WAKE = (
 )
 _NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(None))
 
-# A device whose front message was put off, or is in another process's hands, keeps what is behind it.
+# A device whose front message was put off, or is in another process's hands, keeps what is behind it. So does one that
+# has a whole page on its way: answered late, it must not fill all that a process may have taken.
 _put_off = select(messages.c.imei, messages.c.seq).where(messages.c.not_before.is_not(None)).cte("put_off")
-_elsewhere = (
+_is_elsewhere = case((_PROCESS.is_distinct_from(bindparam("process")), 1), else_=0)
+_busy = (
     select(messages.c.imei)
-    .where(messages.c.status == Status.PUBLISHING.value, _PROCESS.is_distinct_from(bindparam("process")))
-    .cte("elsewhere")
+    .where(messages.c.status == Status.PUBLISHING.value)
+    .group_by(messages.c.imei)
+    .having(or_(func.max(_is_elsewhere) == 1, func.count() >= bindparam("limit")))
+    .cte("busy")
 )
 _picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT more than once
     select(messages.c.seq)
     .where(
         messages.c.status == Status.QUEUED.value,
         ~exists().where(_put_off.c.imei == messages.c.imei, _put_off.c.seq <= messages.c.seq),
-        messages.c.imei.not_in(select(_elsewhere.c.imei)),
+        messages.c.imei.not_in(select(_busy.c.imei)),
     )
     .order_by(messages.c.seq)
     .limit(bindparam("limit"))

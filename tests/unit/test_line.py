@@ -1,0 +1,118 @@
+"""Who leaves next: each device in its order, the devices by turns, and none with more than its share."""
+
+import asyncio
+from collections import Counter, defaultdict, deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chapar.link.line import Line
+from chapar.link.window import Window
+from support.links import publication
+
+
+def add(window: Window, device: str, text: str = "x", *, qos: int = 1) -> asyncio.Future[int]:
+    outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    window.add(publication(text, qos=qos)._replace(topic=device), outcome)
+    return outcome
+
+
+def leaving(window: Window) -> list[tuple[str, str, int]]:
+    """All that may leave now: device, text and packet id."""
+    left = []
+    while (following := window.next(0.0)) is not None:
+        left.append((following[0].topic, following[0].payload.decode(), following[1]))
+    return left
+
+
+@pytest.mark.parametrize(("size", "share"), [(1, 1), (2, 2), (3, 3), (4, 3), (8, 6), (20, 15), (1024, 768)])
+async def test_one_device_leaves_a_quarter_of_the_window_to_the_others(size: int, share: int) -> None:
+    window = Window()
+    window.size = size
+    for _ in range(2 * size):
+        add(window, "A")
+    first = leaving(window)
+    assert len(first) == share
+    for number in range(size):
+        add(window, f"B{number}")
+    others = leaving(window)
+    assert (len(others), window.in_flight) == (size - share, size)
+    assert "A" not in {device for device, _, _ in others}
+    window.acknowledged(first[0][2], 0)
+    assert len(leaving(window)) == 1, "whose turn it is"
+
+
+async def test_a_device_with_much_in_line_holds_up_no_other() -> None:
+    window = Window()
+    window.size = 4
+    for number in range(200):
+        add(window, "A", str(number))
+    behind = leaving(window)
+    add(window, "B")
+    assert [device for device, _, _ in leaving(window)] == ["B"]
+    for _, _, packet_id in behind:
+        window.acknowledged(packet_id, 0)
+    assert [text for _, text, _ in leaving(window)] == ["3", "4", "5"]
+    assert window.waiting == 194
+
+
+async def test_what_takes_no_place_takes_no_turn() -> None:
+    """QoS 0, taken back, or expired: the next of its device follows at once."""
+    window = Window()
+    window.size = 1
+    add(window, "A", "at most once", qos=0)
+    add(window, "A", "taken back").cancel()
+    expired: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    window.add(publication("expired")._replace(topic="A", deadline=0.0), expired)
+    add(window, "A", "sent")
+    add(window, "A", "behind")
+    assert [text for _, text, _ in leaving(window)] == ["at most once", "sent"]
+    assert expired.exception() is not None
+    assert window.waiting == 1
+
+
+async def test_the_end_of_a_session_empties_the_line() -> None:
+    window = Window()
+    window.size = 4
+    outcomes = [add(window, device) for device in "AAAAABB"]
+    leaving(window)
+    window.fail(None)
+    assert all(outcome.exception() is not None for outcome in outcomes)
+    assert (window.waiting, window.in_flight, leaving(window)) == (0, 0, [])
+
+
+@given(st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from(["add", "add", "next", "answer"]), st.booleans())))
+def test_nothing_is_lost_or_overtakes_and_no_share_is_exceeded(steps: list[tuple[str, str, bool]]) -> None:
+    line, numbers = Line(), Counter[str]()
+    line.share = 2
+    waiting: defaultdict[str, deque[str]] = defaultdict(deque)
+    in_flight = Counter[str]()
+    loop = asyncio.new_event_loop()
+    try:
+        for device, step, holds in steps:
+            match step:
+                case "add":
+                    numbers[device] += 1
+                    text = str(numbers[device])
+                    waiting[device].append(text)
+                    line.append((publication(text)._replace(topic=device), loop.create_future()))
+                case "next":
+                    following = line.next()
+                    if following is None:
+                        assert all(in_flight[each] == 2 for each in waiting if waiting[each])
+                        continue
+                    topic = following[0].topic
+                    assert waiting[topic].popleft() == following[0].payload.decode()
+                    line.left(topic, in_flight=holds)
+                    in_flight[topic] += holds
+                    assert in_flight[topic] <= 2
+                case _ if in_flight[device]:
+                    in_flight[device] -= 1
+                    line.answered(device)
+        assert len(line) == sum(map(len, waiting.values()))
+        assert sorted(each.payload.decode() + each.topic for each, _ in line) == sorted(
+            text + device for device, texts in waiting.items() for text in texts
+        )
+    finally:
+        loop.close()
