@@ -1,6 +1,7 @@
 """One session against a broker that does what no real one does on demand."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
@@ -187,6 +188,33 @@ async def test_limits_are_checked_before_anything_leaves(broker: FakeBroker) -> 
             assert error.value.limit == limit
         session.publish(publication(b"fits"))
         assert (await broker.publish()).payload == b"fits"
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_one_that_cannot_be_sent_after_all_takes_none_of_its_batch_along(broker: FakeBroker, qos: int) -> None:
+    async with open_session(broker.url) as session:
+        encoded, times = session._encoded, Counter[str]()
+
+        def fails(sent: Publication, packet_id: int) -> bytes:
+            times[sent.message_id] += 1  # the first time it is measured
+            if sent.message_id == "bad" and times["bad"] > 1:
+                raise MemoryError
+            return encoded(sent, packet_id)
+
+        session._encoded = fails  # type: ignore[method-assign]
+        good, bad, behind = (
+            session.publish(publication(b"x", qos=qos if name == "bad" else 1)._replace(message_id=name))
+            for name in ("good", "bad", "behind")
+        )
+        for _ in range(2):
+            sent = await broker.publish()
+            assert sent.packet_id is not None
+            broker.send(mqtt5.PubAckPacket(sent.packet_id).write())
+        assert (await good, await behind) == (0, 0)
+        if qos:
+            with pytest.raises(MemoryError):
+                await bad
+        assert (session.up, session.in_flight, session.waiting) == (True, 0, 0)
 
 
 async def test_one_that_cannot_be_encoded_fails_its_caller_alone(broker: FakeBroker) -> None:

@@ -170,8 +170,8 @@ class Session(asyncio.Protocol):
         # Encoded to be measured, and so that one that cannot be encoded fails its caller and nobody else.
         self._limits.check_size(len(self._encoded(publication, _ANY_PACKET_ID)))
         outcome: asyncio.Future[int] = self._loop.create_future()
-        self._window.add(publication, outcome)
         self._schedule_flush()
+        self._window.add(publication, outcome)  # the last step, so that whatever raises has put nothing in line
         return outcome
 
     def take_back(self, outcome: asyncio.Future[int]) -> bool:
@@ -387,7 +387,10 @@ class Session(asyncio.Protocol):
         batch, self._replies = self._replies, bytearray()
         flows = self._writable and self._step < Step.HOLD
         while self._up and flows and (following := self._window.next(self._loop.time())):
-            batch += self._encoded(*following)
+            try:
+                batch += self._encoded(*following)
+            except Exception as error:  # noqa: BLE001 - what else is in this batch counts as sent, so it must leave
+                self._window.fail_one(following[1], error)
             if len(batch) >= MAX_BATCH:
                 self._write(batch)
                 batch = bytearray()

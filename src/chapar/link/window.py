@@ -158,6 +158,14 @@ class Window:
                 outcome.set_exception(LinkDown())
         self._flights.clear()
 
+    def fail_one(self, packet_id: int, error: Exception) -> None:
+        """A publication could not be sent after all; one of QoS 0 has its outcome already."""
+        flight = self._flights.get(packet_id)
+        if flight is not None:
+            self._end(packet_id)
+            if not flight.outcome.done():
+                flight.outcome.set_exception(error)
+
     def _end(self, packet_id: int) -> None:
         self._line.answered(self._flights.pop(packet_id).topic)
 
