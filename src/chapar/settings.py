@@ -52,7 +52,16 @@ class Settings(BaseSettings):
         default=False,
         description="Migrate PostgreSQL at start too. Off, because several hosts may share it. SQLite always does.",
     )
-    readers: int = Field(4, ge=1, le=64, description="Read-only database connections; reports wait for a free one.")
+    readers: int = Field(
+        4, ge=1, le=64, description="Read-only database connections for what is found at once: single messages, keys."
+    )
+    report_readers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Read-only database connections for reports, lists, counts and the audit trail, which may take "
+        "seconds; each of their pages waits for a free one. They keep no key check waiting.",
+    )
 
     broker_url: Secret | None = Field(
         None,

@@ -4,9 +4,11 @@ import asyncio
 import itertools
 import random
 import signal
+import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from faults import clocks, disks, repetition
@@ -176,6 +178,30 @@ async def _disk_full(cycles: int, surroundings: Surroundings) -> Outcome:
         return await _in_cycles(surroundings, cycles, fill, stage, surroundings.scaled(Mix()))
 
 
+async def _database_file_gone(cycles: int, surroundings: Surroundings) -> Outcome:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chapar-gone-"))) / "data"
+        folder.mkdir()
+        file = folder / "chapar.db"
+        places = itertools.cycle([file, folder, file.with_name("chapar.db-wal"), file.with_name("chapar.db-shm")])
+
+        async def move(stage: Stage, load: Load) -> None:
+            place = next(places)
+            elsewhere = place.with_name("elsewhere")
+            place.rename(elsewhere)
+            if place == file and random.random() < 0.5:
+                place.touch()  # somebody else's
+            try:
+                await load.refusals(20)
+            finally:
+                elsewhere.replace(place)
+            await stage.ready(stage.gateway)
+            await load.answers(50)
+
+        stage = await stack.enter_async_context(opened(database_url=f"sqlite:///{file}"))
+        return await _in_cycles(surroundings, cycles, move, stage, surroundings.scaled(Mix()))
+
+
 async def _disk_errors(cycles: int, surroundings: Surroundings) -> Outcome:
     async with AsyncExitStack() as stack:
         control = stack.enter_context(FailingDisk())
@@ -259,6 +285,7 @@ CLASSES: Final = (
     FaultClass("backends-terminated", "pg_terminate_backend", 10, 80, _backends_terminated, _no_postgres),
     FaultClass("database-restarted", "PostgreSQL stops, fast or immediate", 3, 30, _database_restarted, _no_postgres),
     FaultClass("disk-full", "no room on the disk of SQLite", 3, 20, _disk_full, disks.cannot_mount),
+    FaultClass("database-file-gone", "the files of SQLite are moved and put back", 4, 40, _database_file_gone),
     FaultClass("disk-errors", "fsync and writes of SQLite fail", 6, 40, _disk_errors, disks.lacks_libfiu),
     FaultClass("log-unwritable", "the log's reader goes or stops reading; broker-killed", 4, 40, _log_unwritable),
     FaultClass("clock-jumps", "the clock jumps by a day", 6, 40, _clock_jumps, clocks.lacks_libfaketime),

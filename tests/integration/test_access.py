@@ -18,7 +18,7 @@ from chapar.access.keyring import Grant, issue, new_end, revocation
 from chapar.errors import DatabaseInUse, StoreUnavailable
 from chapar.message import Status
 from chapar.principal import EVERY_SCOPE, EVERYWHERE, Reach, Scope
-from chapar.store import database, migrations
+from chapar.store import database, files, migrations
 from chapar.store.acceptance import Key, Sender
 from chapar.store.administration import administer
 from chapar.store.api_keys import CREATE_KEY, ApiKey, all_keys, any_key
@@ -364,7 +364,7 @@ async def test_the_owner_works_beside_a_gateway(store: Store, database_url: str)
 
 
 def test_an_old_database_that_is_served_is_left_alone(sqlite_url: str) -> None:
-    served = database.lock(database.sqlite_file(database.parse(sqlite_url)))
+    served = files.lock(database.sqlite_file(database.parse(sqlite_url)))
     with served, pytest.raises(DatabaseInUse), administer(sqlite_url):
         pass
 

@@ -274,7 +274,7 @@ async def test_a_page_is_read_from_an_index_in_its_order(store: Store, database_
         cursor.execute(f"EXPLAIN {'QUERY PLAN ' if on_sqlite else ''}{sql}", values)
         plans.append(str(cursor.fetchall()))
 
-    with store._readers._engine.connect() as connection:
+    with store._reporters._engine.connect() as connection:
         on_sqlite = connection.dialect.name == "sqlite"
         if not on_sqlite:  # which would read so small a table whole
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
@@ -349,7 +349,7 @@ async def test_a_check_passes_while_the_database_works(store: Store) -> None:
 
 
 async def test_a_reader_cannot_write(store: Store) -> None:
-    with pytest.raises(Exception, match=r"readonly|read-only"), store._readers._engine.connect() as connection:
+    with pytest.raises(Exception, match=r"readonly|read-only"), store._reporters._engine.connect() as connection:
         connection.exec_driver_sql("DELETE FROM messages")
 
 

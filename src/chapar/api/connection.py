@@ -64,8 +64,9 @@ class Bounds:
     def of(cls, settings: Settings) -> "Bounds":
         """What the settings say, and no more connections than there are descriptors for."""
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        readers = settings.readers + settings.report_readers
         return cls(
-            connections=max(1, min(settings.max_connections, descriptors - _RESERVE - settings.readers)),
+            connections=max(1, min(settings.max_connections, descriptors - _RESERVE - readers)),
             head_size=settings.max_head_bytes,
             unwanted_body=settings.max_bulk_bytes,
             head_timeout=settings.head_timeout,

@@ -116,10 +116,10 @@ def migrate() -> None:
 
     Example: `CHAPAR_DATABASE_URL=postgresql://… chapar migrate`
     """
-    from chapar.store.migrations import migrate as migrate_database  # noqa: PLC0415 - see above
+    from chapar.store.administration import migrate as migrate_database  # noqa: PLC0415 - see above
 
     settings = Settings.load()
-    before, after = migrate_database(settings.database_url.get_secret_value(), asked_for=True)
+    before, after = migrate_database(settings.database_url.get_secret_value())
     if before == after:
         typer.echo(f"{settings.database} is at {after} already.")
     else:

@@ -60,6 +60,7 @@ ChaparError
 │   ├── SchemaOutdated       the tables are older than this program
 │   ├── SchemaNewer          the tables are newer than this program
 │   ├── DatabaseInUse        another process serves this SQLite file
+│   ├── DatabaseFileGone     the SQLite file is not the one any more that was opened
 │   └── DatabaseUnsafe       the database breaks a condition that durability rests on
 └── LinkError
     ├── LinkDown             there is no session, and nothing was sent
@@ -173,6 +174,7 @@ from chapar.errors.starting import (
     WorkerFailed,
 )
 from chapar.errors.store import (
+    DatabaseFileGone,
     DatabaseInUse,
     DatabaseUnsafe,
     DatabaseUnusable,
@@ -206,6 +208,7 @@ __all__ = [
     "ConnectionRefused",
     "ConnectionsExhausted",
     "CredentialInvalid",
+    "DatabaseFileGone",
     "DatabaseInUse",
     "DatabaseUnsafe",
     "DatabaseUnusable",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chapar.errors.root import ChaparError
+from chapar.errors.root import ChaparError, Phrase
 
 
 @dataclass(eq=False)
@@ -20,7 +20,7 @@ class NotSaved(StoreError):
     en = "The database could not save the message, so it was not sent and never will be: {cause}"
     fa = "پایگاه داده نتوانست پیام را ذخیره کند؛ پیام فرستاده نشد و فرستاده نخواهد شد: {cause}"
 
-    cause: str
+    cause: str | Phrase
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class StoreUnavailable(StoreError):
     en = "The database cannot be read now: {cause} Try again; `GET /health/ready` says when it is back."
     fa = "پایگاه داده اکنون خوانده نمی‌شود: {cause} دوباره بکوشید؛ `GET /health/ready` بازگشت آن را نشان می‌دهد."
 
-    cause: str
+    cause: str | Phrase
 
 
 @dataclass(eq=False)
@@ -126,3 +126,26 @@ class DatabaseUnsafe(StoreError):
     fa = "این پایگاه داده نگهدار مطمئنی نیست: {problem}"
 
     problem: str
+
+
+@dataclass(eq=False)
+class DatabaseFileGone(StoreError):
+    """The name of an open SQLite file leads elsewhere or nowhere now, or somebody else wrote into the file."""
+
+    code = "database_file_gone"
+    en = (
+        "{file} was deleted, moved, replaced or overwritten while the gateway ran, and what is saved there now would "
+        "be lost. Move the same file back, and it goes on; else stop the gateway, put the right database in its place "
+        "with no `-wal` and `-shm` of another one beside it, and start it again."
+    )
+    fa = (
+        "فایل {file} هنگام کار دروازه پاک، جابه‌جا، جایگزین یا بازنویسی شده است و آنچه اکنون در آن ذخیره شود از دست "
+        "می‌رود. همان فایل را به جای خود برگردانید تا کار ادامه یابد؛ وگرنه دروازه را متوقف کنید، پایگاه دادهٔ درست را "
+        "بی `-wal` و `-shm` پایگاهی دیگر در کنارش به آنجا ببرید و دروازه را از نو راه بیندازید."
+    )
+
+    file: str
+
+    def phrase(self) -> Phrase:
+        """The sentence, to stand in another one."""
+        return Phrase(self.sentence("en"), self.sentence("fa"))

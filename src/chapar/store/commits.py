@@ -8,7 +8,7 @@ import math
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +18,9 @@ from typing import Any, Self, TypeVar, cast
 import structlog
 
 from chapar.backoff import Backoff
-from chapar.errors import NotSaved, OutcomeUnknown
+from chapar.errors import DatabaseFileGone, NotSaved, OutcomeUnknown, Phrase
 from chapar.metrics import Metrics
+from chapar.store.files import Lock
 from chapar.store.operations import Kind
 from chapar.store.wire import pack, split, unpack
 from chapar.supervision import supervised
@@ -53,7 +54,7 @@ class _Operation:
             named = self.kind.named
             self.future.set_result(result if named is None else named(self.arguments, result))
 
-    def fail(self, cause: str) -> None:
+    def fail(self, cause: str | Phrase) -> None:
         """Tell the caller the truth: certainly not saved, or unknown."""
         self.over = True
         if not self.future.done():
@@ -75,7 +76,8 @@ class Commits:
         self._repeated = 0  # operations at the head of the queue that were handed over together before
         self._writer: asyncio.WriteTransport | None = None  # None unless it is ready for a batch
         self._down = False  # whether the writer says that it has no database
-        self._cause = "the writer is starting."
+        self._cause: str | Phrase = "the writer is starting."
+        self.gone: Phrase | None = None  #: that a file of the database is not there, so that nothing is saved or read
         self._backoff = 0.0
         self._flush_timer: asyncio.Handle | None = None
         self._sweep_timer: asyncio.Handle | None = None
@@ -87,15 +89,15 @@ class Commits:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database_url: str, inherit: Iterable[int] = (), metrics: Metrics | None = None
+        cls, database_url: str, lock: Lock | None = None, metrics: Metrics | None = None
     ) -> AsyncIterator[Self]:
-        """Keep a writer running; it inherits the descriptors `inherit`.
+        """Keep a writer running, which holds the lock of a SQLite file too.
 
         Leaving commits what is queued, within 5 s, and ends the writer.
         """
         commits = cls(metrics or Metrics())
         # No task group: it would wrap whatever its body raises, and this body is the whole gateway.
-        keep = partial(commits._keep_writer, database_url, tuple(inherit))
+        keep = partial(commits._keep_writer, database_url, lock)
         keeper = asyncio.create_task(supervised("writer", keep, commits._metrics), name="writer")
         try:
             yield commits
@@ -120,6 +122,9 @@ class Commits:
         operation = _Operation(kind, arguments, math.inf if deadline is None else deadline, future)
         if self._closed:
             operation.fail("the gateway is stopping.")
+            return future
+        if self.gone is not None and deadline is not None:
+            operation.fail(self.gone)
             return future
         self._queue.append(operation)
         self._idle.clear()
@@ -220,15 +225,27 @@ class Commits:
             if operation.deadline <= now and not operation.over:
                 operation.may_be_committed = True
                 operation.fail(self._cause)
+        self._fail_queued(now)
+        waiting = (operation.deadline for operation in (*self._in_flight, *self._queue) if not operation.over)
+        self._sweep_by(min(waiting, default=math.inf))
+
+    def _fail_queued(self, until: float) -> None:
+        """Fail what waits and has a deadline up to `until`."""
         for operation in self._queue:
-            if operation.deadline <= now:
+            if operation.deadline <= until:
                 operation.fail(self._cause)
         self._repeated = sum(not operation.over for operation in list(self._queue)[: self._repeated])
         self._queue = deque(operation for operation in self._queue if not operation.over)
         if not self._queue and not self._in_flight:
             self._idle.set()
-        waiting = (operation.deadline for operation in (*self._in_flight, *self._queue) if not operation.over)
-        self._sweep_by(min(waiting, default=math.inf))
+
+    def _file_gone(self, error: DatabaseFileGone) -> None:
+        """Save nothing until the file is back. That may be never, so whoever has a deadline is not kept waiting."""
+        if self.gone is None:
+            log.error("database_file_gone", cause=str(error))
+        self.gone = self._cause = error.phrase()
+        self._writer = None
+        self._fail_queued(sys.float_info.max)
 
     def _end(self) -> None:
         if self._sweep_timer is not None:
@@ -238,14 +255,15 @@ class Commits:
         for operation in self._queue:
             operation.fail(self._cause)
 
-    async def _keep_writer(self, database_url: str, inherit: tuple[int, ...]) -> None:
+    async def _keep_writer(self, database_url: str, lock: Lock | None) -> None:
         """Start the writer, and another whenever it dies; what it left unanswered is repeated."""
+        inherit, locked = ((), None) if lock is None else (lock.descriptors, lock.database)
         backoff = Backoff()
         while True:
             channel = _Channel(self._hear)
             try:
                 async with _writer_process(channel, inherit) as writer:
-                    writer.write(pack((database_url,)))
+                    writer.write(pack((database_url, locked)))
                     try:
                         with backoff.working():
                             await channel.ended
@@ -267,11 +285,13 @@ class Commits:
                 self._writer = writer if usable else None
                 self._answered(answers)
             case ("ready",):
-                if self._down:
+                if self._down or self.gone is not None:
                     log.info("database_up")
-                self._down = False
+                self._down, self.gone = False, None
                 self._writer = writer
                 self._flush_within(self._backoff)
+            case ("gone", file):
+                self._file_gone(DatabaseFileGone(str(file)))
             case ("down", cause):
                 if not self._down:
                     log.warning("database_down", cause=cause)

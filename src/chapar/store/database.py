@@ -5,13 +5,11 @@ role's settings and which the writer sends to PostgreSQL along with its first st
 state, and a transaction pooler in between changes nothing.
 """
 
-import fcntl
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import psycopg
@@ -23,8 +21,10 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from chapar.errors import DatabaseInUse, DatabaseUnsafe, SettingInvalid
+from chapar.errors import DatabaseUnsafe, SettingInvalid
+from chapar.store import files
 from chapar.store.failures import translated
+from chapar.store.files import Identity
 
 _SETTING = "CHAPAR_DATABASE_URL"
 
@@ -58,9 +58,6 @@ _POSTGRES_DEFAULTS: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-
-# Seconds a start waits for the lock: the writer of a killed gateway holds it until it has committed its last batch.
-_LOCK_PATIENCE = 2.0
 
 
 # The driver looks in vain, at 1 µs a value, for how to adapt a type that it does not know: half of what a row costs.
@@ -124,10 +121,11 @@ _BEGIN = {
 }
 
 
-def open_engine(database_url: str, role: Role, connections: int = 1) -> Engine:
+def open_engine(database_url: str, role: Role, connections: int = 1, *, identity: Identity | None = None) -> Engine:
     """An engine whose connections fit `role`; opens none yet.
 
-    Readers keep up to `connections` open; the others' connections end with their use. Raises SettingInvalid.
+    Readers keep up to `connections` open; the others' connections end with their use. Where the SQLite file has an
+    `identity`, each connection is to that very file, or DatabaseFileGone is raised. Raises SettingInvalid.
     """
     url = parse(database_url)
     pool = {"poolclass": NullPool} if role is not Role.READER else {"poolclass": QueuePool, "pool_size": connections}
@@ -136,7 +134,7 @@ def open_engine(database_url: str, role: Role, connections: int = 1) -> Engine:
         engine = create_engine(
             "sqlite://",
             module=sqlite,
-            creator=lambda: _connect_sqlite(file, role),
+            creator=lambda: _connect_sqlite(file, role, identity),
             hide_parameters=True,
             **pool,
         )
@@ -242,51 +240,22 @@ def sqlite_file(url: URL) -> Path:
     return Path(url.database or "").absolute()
 
 
-def lock(file: Path) -> IO[str]:
-    """Take the lock `<file>.lock`, held until the result is closed; raises DatabaseInUse, SettingInvalid.
-
-    The writer process inherits it: the lock is free only when both are gone, so that a successor never reads
-    before the last commit of a killed gateway.
-    """
-    path = file.with_name(f"{file.name}.lock")
-    try:
-        lock_file = path.open("a")
-    except OSError as error:
-        reason = (error.strerror or "it failed").lower()
-        raise SettingInvalid(
-            _SETTING,
-            f"{path.parent} cannot hold the database: {reason}.",
-            f"پایگاه داده را نمی‌توان در {path.parent} نگه داشت: {reason}.",
-        ) from None
-    patience_ends = time.monotonic() + _LOCK_PATIENCE
-    while not _try_lock(lock_file.fileno()):
-        if time.monotonic() > patience_ends:
-            lock_file.close()
-            raise DatabaseInUse(str(file))
-        time.sleep(0.05)
-    return lock_file
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _connect_sqlite(file: Path, role: Role) -> sqlite.Connection:
+def _connect_sqlite(file: Path, role: Role, identity: Identity | None) -> sqlite.Connection:
     if sqlite.sqlite_version_info < _SAFE_SQLITE:
         raise DatabaseUnsafe(
             f"SQLite {sqlite.sqlite_version} may lose commits; install pysqlite3 with 3.51.3 or later."
         )
-    if role is not Role.READER and not file.exists():
+    if identity is not None:
+        files.check(file, identity)
+    elif role is not Role.READER and not file.exists():
         with suppress(OSError):  # SQLite says what is wrong
             file.touch(mode=_OWNER_ONLY)  # the files that SQLite puts beside it take the same mode
-    mode = "ro" if role is Role.READER else "rwc"
+    mode = "ro" if role is Role.READER else "rw"
     connection = sqlite.connect(
         f"file:{quote(str(file))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
     )
+    if identity is not None:
+        files.check(file, identity)  # also what was just opened
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT[role]}")
     if role is Role.READER:
         connection.execute("PRAGMA query_only = on")

@@ -167,11 +167,14 @@ def _is_there(connection: Connection, row: Row) -> bool:
 
 
 def _check(connection: Connection, rows: Sequence[tuple[()]]) -> Sequence[None]:
-    # A real write: a full disk or a read-only database would answer a SELECT happily. Into a table that a gateway
-    # writes anyway, so that it needs no right for this alone; as a process whose lease was over long ago.
+    # A real write: a full disk or a read-only database would answer a SELECT happily, and SQLite writes nothing where
+    # nothing changes. Into a table that a gateway writes anyway, so that it needs no right for this alone; as a process
+    # whose lease was over long ago.
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     probe = insert(processes).values(token=_PROBE, name=_PROBE, lease_until=0)
-    connection.execute(probe.on_conflict_do_update(index_elements=["token"], set_={"lease_until": 0}))
+    connection.execute(
+        probe.on_conflict_do_update(index_elements=["token"], set_={"lease_until": 1 - processes.c.lease_until})
+    )
     return [None] * len(rows)
 
 

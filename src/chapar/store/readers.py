@@ -9,9 +9,10 @@ from typing import Self, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from chapar.errors import StoreUnavailable
+from chapar.errors import DatabaseFileGone, StoreUnavailable
 from chapar.store.database import Role, open_engine
 from chapar.store.failures import cause
+from chapar.store.files import Identity
 
 Result = TypeVar("Result")
 
@@ -25,9 +26,9 @@ class Readers:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database_url: str, count: int) -> AsyncIterator[Self]:
-        """Make `count` readers; leaving waits for the reads that have begun."""
-        engine = open_engine(database_url, Role.READER, count)
+    async def open(cls, database_url: str, count: int, identity: Identity | None = None) -> AsyncIterator[Self]:
+        """Make `count` readers, of this SQLite file only; leaving waits for the reads that have begun."""
+        engine = open_engine(database_url, Role.READER, count, identity=identity)
         threads = ThreadPoolExecutor(count, "store-reader")
         try:
             yield cls(engine, threads)
@@ -50,6 +51,8 @@ def query_once_more(engine: Engine, query: Callable[[Connection], Result]) -> Re
                 raise
             # The server was restarted. That emptied the pool too, so this connects anew.
             return _query(engine, query)
+    except DatabaseFileGone as error:
+        raise StoreUnavailable(error.phrase()) from error
     except SQLAlchemyError as error:
         raise StoreUnavailable(cause(error)) from error
 

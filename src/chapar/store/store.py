@@ -1,15 +1,18 @@
 """What the gateway may ask of the database: add and move messages, find and count them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeVar
+
+import structlog
+from sqlalchemy import Connection
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.message import Attempt, Message, Status
 from chapar.metrics import Metrics
 from chapar.settings import Settings
-from chapar.store import administration, api_keys, audit, database, migrations, reports
+from chapar.store import administration, api_keys, audit, database, files, migrations, reports
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition, owner_of
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey, KeyChange
 from chapar.store.audit import ADD_ENTRY, AuditFilters, Entry
@@ -21,6 +24,10 @@ from chapar.store.reports import Backlog, Bucket, Filters, Page, Position, Summa
 from chapar.store.retained import TAKE_BACK, TakeBack
 from chapar.store.retention import PRUNE, Prune
 from chapar.store.schema import to_message, to_row
+
+log = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 UNBOUNDED: Final = 2**31
 
@@ -45,9 +52,10 @@ class Store:
     their own, which cannot write. Nothing here ever blocks the event loop.
     """
 
-    def __init__(self, commits: Commits, readers: Readers) -> None:
+    def __init__(self, commits: Commits, lookups: Readers, reporters: Readers) -> None:
         self._commits = commits
-        self._readers = readers
+        self._lookups = lookups  # what an index finds at once: single messages, keys
+        self._reporters = reporters  # what may take seconds, so that it keeps no lookup waiting
 
     @classmethod
     @asynccontextmanager
@@ -59,19 +67,22 @@ class Store:
         database_url = settings.database_url.get_secret_value()
         url = database.parse(database_url)
         is_sqlite = url.get_backend_name() == "sqlite"
-        lock = await asyncio.to_thread(database.lock, database.sqlite_file(url)) if is_sqlite else None
+        lock = await asyncio.to_thread(files.lock, database.sqlite_file(url)) if is_sqlite else None
         with lock or nullcontext():
-            inherit = () if lock is None else (lock.fileno(),)
+            if lock is not None and lock.readable_by_others():
+                log.warning("database_readable_by_others", file=str(lock.file), note=f"Run: chmod 600 {lock.file}*")
             if is_sqlite or settings.auto_migrate:
                 await asyncio.to_thread(migrations.migrate, database_url)
             else:
                 await asyncio.to_thread(migrations.check_schema, database_url)
             await asyncio.to_thread(administration.check_commit, database_url)
+            identity = None if lock is None else lock.identity
             async with (
-                Commits.open(database_url, inherit, metrics) as commits,
-                Readers.open(database_url, settings.readers) as readers,
+                Commits.open(database_url, lock, metrics) as commits,
+                Readers.open(database_url, settings.readers, identity) as lookups,
+                Readers.open(database_url, settings.report_readers, identity) as reporters,
             ):
-                yield cls(commits, readers)
+                yield cls(commits, lookups, reporters)
 
     def add(
         self,
@@ -186,7 +197,7 @@ class Store:
 
         Raises StoreUnavailable.
         """
-        return await self._readers.read(lambda connection: owner_of(connection, key, at))
+        return await self._look_up(lambda connection: owner_of(connection, key, at))
 
     async def create_key(self, key: ApiKey, entry: Entry, deadline: float) -> None:
         """Save a new API key; raises NotSaved, OutcomeUnknown."""
@@ -202,23 +213,23 @@ class Store:
 
     async def key_by_hash(self, hash_: str) -> ApiKey | None:
         """The API key with this hash; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: api_keys.find_by_hash(connection, hash_))
+        return await self._look_up(lambda connection: api_keys.find_by_hash(connection, hash_))
 
     async def key(self, key_id: str) -> ApiKey | None:
         """The API key with this id; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: api_keys.find(connection, key_id))
+        return await self._look_up(lambda connection: api_keys.find(connection, key_id))
 
     async def keys(self) -> list[ApiKey]:
         """Every API key that was ever made, oldest first; raises StoreUnavailable."""
-        return await self._readers.read(api_keys.all_keys)
+        return await self._look_up(api_keys.all_keys)
 
     async def any_key(self) -> bool:
         """Whether an API key was ever made; raises StoreUnavailable."""
-        return await self._readers.read(api_keys.any_key)
+        return await self._look_up(api_keys.any_key)
 
     async def audit(self, filters: AuditFilters, *, before: int | None, limit: int) -> list[tuple[int, Entry]]:
         """Up to `limit` entries of the audit trail, newest first, numbered below `before`; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: audit.newest_first(connection, filters, before, limit))
+        return await self._report(lambda connection: audit.newest_first(connection, filters, before, limit))
 
     async def add_entry(self, entry: Entry) -> None:
         """Keep an entry in the audit trail."""
@@ -226,31 +237,31 @@ class Store:
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: reports.attempts_of(connection, message_id))
+        return await self._look_up(lambda connection: reports.attempts_of(connection, message_id))
 
     async def backlog(self) -> Backlog:
         """What is unfinished, on all devices; raises StoreUnavailable."""
-        return await self._readers.read(reports.backlog)
+        return await self._look_up(reports.backlog)
 
     async def find(self, message_id: str) -> Message | None:
         """The message with this id; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: reports.find(connection, message_id))
+        return await self._look_up(lambda connection: reports.find(connection, message_id))
 
     async def find_all(self, ids: Sequence[str]) -> list[Message]:
         """Those of the messages with these ids that there are; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: reports.find_all(connection, ids))
+        return await self._look_up(lambda connection: reports.find_all(connection, ids))
 
     async def waiting_of(self, sender: str, most: int) -> list[Message]:
         """Up to `most` messages that wait of those that a principal sent; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: reports.waiting_of(connection, sender, most))
+        return await self._look_up(lambda connection: reports.waiting_of(connection, sender, most))
 
     async def is_alive(self, process: str) -> bool:
         """Whether a process holds a lease; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: reports.is_alive(connection, process))
+        return await self._look_up(lambda connection: reports.is_alive(connection, process))
 
     async def page(self, filters: Filters, *, after: Position | None, limit: int) -> Page:
         """Up to `limit` messages, newest first, of those older than the one at `after`; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: reports.newest_first(connection, filters, after, limit))
+        return await self._report(lambda connection: reports.newest_first(connection, filters, after, limit))
 
     async def pages(self, filters: Filters, size: int = _PAGE) -> AsyncIterator[list[Message]]:
         """All messages, oldest first, in lists of up to `size`; raises StoreUnavailable.
@@ -267,7 +278,7 @@ class Store:
 
     async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
         """Count the messages that fit; raises StoreUnavailable."""
-        return await self._readers.read(lambda connection: reports.summary(connection, filters, bucket))
+        return await self._report(lambda connection: reports.summary(connection, filters, bucket))
 
     async def check(self, patience: float = _CHECK_PATIENCE) -> None:
         """Raise StoreUnavailable unless, within so many seconds, a read works and the writer commits a write."""
@@ -275,11 +286,22 @@ class Store:
         try:
             await self._commits.submit(CHECK, (), until)
             async with asyncio.timeout_at(until):
-                await self._readers.read(lambda connection: reports.find(connection, ""))
+                await self._look_up(lambda connection: reports.find(connection, ""))
         except NotSaved as error:
             raise StoreUnavailable(error.cause) from None
         except (OutcomeUnknown, TimeoutError):
             raise StoreUnavailable("it does not answer.") from None
 
     async def _oldest_first(self, filters: Filters, after: Position | None, limit: int) -> Page:
-        return await self._readers.read(lambda connection: reports.oldest_first(connection, filters, after, limit))
+        return await self._report(lambda connection: reports.oldest_first(connection, filters, after, limit))
+
+    async def _look_up(self, query: Callable[[Connection], Result]) -> Result:
+        return await self._read(self._lookups, query)
+
+    async def _report(self, query: Callable[[Connection], Result]) -> Result:
+        return await self._read(self._reporters, query)
+
+    async def _read(self, readers: Readers, query: Callable[[Connection], Result]) -> Result:
+        if self._commits.gone is not None:
+            raise StoreUnavailable(self._commits.gone)
+        return await readers.read(query)

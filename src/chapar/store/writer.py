@@ -3,10 +3,13 @@
 `python -m chapar.store.writer <descriptor>` serves one socket until the other end closes it. It takes a batch, runs all
 of it in one transaction, commits, and answers each operation. The gateway's end is `commits.py`.
 
-    gateway → writer   (url,)                         once, at first: it names a secret, so it is no argument
+    gateway → writer   (url, descriptor)              once, at first: it names a secret, so it is no argument; the
+                                                      descriptor is the locked SQLite file's, inherited, or None
                        [(kind, row), …]               a batch, only while the writer is ready
     writer → gateway   ("ready",)                     there is a connection
                        ("down", cause)                there is none; the next attempt follows by itself
+                       ("gone", file)                 this file of SQLite is not the one that was opened; once it is
+                                                      there again, "ready" follows by itself
                        ("committed", [result, …])     in the batch's order, as nearly always
                        ("answers", [answer, …], ok)   else; not ok: the connection is given up
 
@@ -28,12 +31,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from chapar.errors import ChaparError, DatabaseUnsafe
+from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED
 from chapar.store.audit import ADD_ENTRY
-from chapar.store.database import Role, check_durable, empty_wal, open_engine
+from chapar.store.database import Role, check_durable, empty_wal, open_engine, parse, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
+from chapar.store.files import Identity, Watch
 from chapar.store.operations import CHECK, MOVE, RECORD, Kind
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE
 from chapar.store.retained import TAKE_BACK
@@ -49,6 +53,7 @@ _ALL: Sequence[Kind[Any, Any]] = (
 _KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in sorted(_ALL, key=attrgetter("rank"))}
 
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
+_LOOK_EVERY = 1.0  # seconds between looks for the files while nothing is to be committed
 
 Batch = Sequence[tuple[str, Any]]
 Answer = tuple[object, ...]
@@ -59,13 +64,17 @@ def serve(channel: socket.socket) -> None:
     first = _receive(channel)
     if first is None:
         return
-    engine = open_engine(str(first[0]), Role.WRITER)
+    url, descriptor = str(first[0]), first[1]
+    engine = open_engine(url, Role.WRITER, identity=None if descriptor is None else Identity.of(descriptor))
     settled = True
     while True:
         try:
             with _connected(engine, settled=settled) as connection:
+                watch = None if descriptor is None else Watch(sqlite_file(parse(url)), descriptor)
                 _send(channel, ("ready",))
-                settled = _commit_batches(channel, connection)
+                settled = _commit_batches(channel, connection, watch)
+        except DatabaseFileGone as error:
+            _send(channel, ("gone", error.file))
         except (SQLAlchemyError, ChaparError) as error:
             _send(channel, ("down", cause(error)))
         # Nothing is sent to a writer that is not ready, so readable means closed.
@@ -83,10 +92,17 @@ def _connected(engine: Engine, *, settled: bool) -> Iterator[Connection]:
         yield connection
 
 
-def _commit_batches(channel: socket.socket, connection: Connection) -> bool:
+def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch | None) -> bool:
     """Serve until the other end or the connection is gone; False where the last commit's outcome is unknown."""
-    while (batch := _receive(channel)) is not None:
-        answers, usable = commit(connection, batch)
+    gone: str | None = None
+    while True:
+        if watch is not None and not select.select([channel], [], [], _LOOK_EVERY)[0]:
+            gone = _look(channel, connection, watch, gone)
+            continue
+        batch = _receive(channel)
+        if batch is None:
+            return True
+        answers, usable = commit(connection, batch, watch)
         if usable and all(answer[0] == "committed" for answer in answers):
             _send(channel, ("committed", [answer[1] for answer in answers]))
             continue
@@ -94,25 +110,45 @@ def _commit_batches(channel: socket.socket, connection: Connection) -> bool:
         if not usable:
             connection.invalidate()
             return answers[0][0] != "unknown"
-    return True
+        if watch is not None:
+            gone = _look(channel, connection, watch, gone)
 
 
-def commit(connection: Connection, batch: Batch) -> tuple[list[Answer], bool]:
+def _look(channel: socket.socket, connection: Connection, watch: Watch, before: str | None) -> str | None:
+    """Say where a file has gone since `before`, or is back; gives which one is gone now."""
+    gone = watch.gone()
+    if gone == before:
+        return gone
+    if gone is not None and not watch.overwritten():
+        # This connection still has every file. What only the log holds goes into the database now: it is there at the
+        # next start, wherever the database was moved, and no other database has this log applied to it.
+        empty_wal(connection)
+        watch.wrote()
+    _send(channel, ("ready",) if gone is None else ("gone", gone))
+    return gone
+
+
+def commit(connection: Connection, batch: Batch, watch: Watch | None = None) -> tuple[list[Answer], bool]:
     """Run `batch` in one transaction. Gives an answer for each operation, and whether the connection is still good.
 
     Until COMMIT was asked for, a failure is certain to have left nothing. From then on it is only where the
     database says so; else the outcome is unknown and a failed fsync is never tried again on this connection.
+    Nothing is committed into a file that is not at its place.
     """
     try:
         answers = _run(connection, batch)
     except SQLAlchemyError as error:
         return [("not_saved", cause(error), True)] * len(batch), _rolled_back(connection)
+    if watch is not None and (gone := watch.gone()):
+        return [("not_saved", str(DatabaseFileGone(gone)), True)] * len(batch), _rolled_back(connection)
     try:
         connection.commit()
     except DBAPIError as error:
         if nothing_committed(error) and _rolled_back(connection):
             return [("not_saved", cause(error), True)] * len(batch), True
         return [("unknown", cause(error))] * len(batch), False
+    if watch is not None:
+        watch.wrote()
     return answers, True
 
 

@@ -1,0 +1,224 @@
+"""The files of a SQLite database: who serves them, and whether they are still where they were opened."""
+
+import fcntl
+import os
+import struct
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from chapar.errors import DatabaseFileGone, DatabaseInUse, SettingInvalid
+
+_SETTING: Final = "CHAPAR_DATABASE_URL"
+_OWNER_ONLY: Final = 0o600  # what devices are told, and by whom, is not for every user of the machine
+_NOT_THE_OWNER: Final = 0o077
+
+# Seconds a start waits for the lock: the writer of a killed gateway holds it until it has committed its last batch.
+_LOCK_PATIENCE: Final = 2.0
+_TRY_EVERY: Final = 0.05  # seconds
+
+# Far behind every page, and behind the bytes from 1 GiB on that SQLite locks (https://sqlite.org/lockingv3.html).
+_LOCKED_BYTE: Final = 1 << 62
+# A lock of the open file, not of the process (fcntl(2), Linux): a writer process inherits it, SQLite's locks of the
+# same file leave it alone, and no descriptor that is closed ends it.
+_SET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)
+_GET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_GETLK", None)
+_LOCK_FORMAT: Final = "hhqqi"  # struct flock: type, whence, start, length, process
+
+_HEADER: Final = 100  # bytes at the file's beginning; its size and its counter of changes are there
+
+
+class Identity(NamedTuple):
+    """Which file it is, whatever names it has."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, file: Path | int) -> Self:
+        """The identity of the file with this name or descriptor; raises OSError."""
+        found = file.stat() if isinstance(file, Path) else os.fstat(file)
+        return cls(found.st_dev, found.st_ino)
+
+
+class Lock:
+    """That nobody else serves a database file, under whatever name; held until it is closed.
+
+    The writer process inherits the descriptors: the lock is free only when both processes are gone, so that a successor
+    never reads before the last commit of a killed gateway.
+    """
+
+    def __init__(self, file: Path, beside: int, database: int) -> None:
+        self.file = file
+        self.identity = Identity.of(database)
+        self.database = database  #: a descriptor of the database file; to close it earlier would end SQLite's own locks
+        self.descriptors = (beside, database)
+
+    def readable_by_others(self) -> bool:
+        """Whether the database's mode lets anybody but its owner at it."""
+        return bool(os.fstat(self.database).st_mode & _NOT_THE_OWNER)
+
+    def close(self) -> None:
+        """Let the next one serve the file."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def lock(file: Path) -> Lock:
+    """Lock the database file, which is made where it is missing; raises DatabaseInUse, SettingInvalid.
+
+    Locked are the file itself and, because earlier versions of Chapar know no other lock, `<file>.lock`.
+    """
+    with ExitStack() as opened:
+        beside = _open(file.with_name(f"{file.name}.lock"), os.O_NOFOLLOW)
+        opened.callback(os.close, beside)
+        with suppress(OSError):  # another's; it was made by an earlier version then
+            os.fchmod(beside, _OWNER_ONLY)
+        database = _open(file)
+        opened.callback(os.close, database)
+        patience_ends = time.monotonic() + _LOCK_PATIENCE
+        while not (_lock_whole(beside) and _lock_byte(database)):
+            if time.monotonic() > patience_ends:
+                raise DatabaseInUse(str(file))
+            time.sleep(_TRY_EVERY)
+        check(file, Identity.of(database))
+        opened.pop_all()
+        return Lock(file, beside, database)
+
+
+def check(file: Path, identity: Identity) -> None:
+    """Raise DatabaseFileGone unless the name leads to this file."""
+    try:
+        is_same = Identity.of(file) == identity
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise DatabaseFileGone(str(file))
+
+
+def check_name(file: Path) -> None:
+    """Raise DatabaseInUse where a gateway serves the file under another name.
+
+    SQLite keeps the log beside the name that the file was opened by. With two logs, each process would not see what the
+    other one writes, and overwrite it.
+    """
+    log = _beside(file, "wal")
+    patience_ends = time.monotonic() + _LOCK_PATIENCE
+    while _is_served(file) and not log.exists():
+        if time.monotonic() > patience_ends:  # it is not just starting
+            raise DatabaseInUse(str(file))
+        time.sleep(_TRY_EVERY)
+
+
+class Watch:
+    """Says when the files of an open connection are not those that their names lead to, or were overwritten.
+
+    For use by the one process that writes, with the descriptor of the locked database.
+    """
+
+    def __init__(self, file: Path, database: int) -> None:
+        """Watch the files from now on; raises DatabaseFileGone where one is missing already."""
+        self._file = file
+        self._database = database
+        self._identities = {str(file): Identity.of(database)}
+        for name in (_beside(file, "wal"), _beside(file, "shm")):
+            try:
+                self._identities[str(name)] = Identity.of(name)
+            except OSError:
+                raise DatabaseFileGone(str(name)) from None
+        self._last_written = 0, 0
+        self._header = b""
+        self.wrote()
+
+    def wrote(self) -> None:
+        """Take the contents for ours as they are: we have just written."""
+        found = os.fstat(self._database)
+        if (written := (found.st_mtime_ns, found.st_size)) != self._last_written:
+            self._last_written = written
+            self._header = os.pread(self._database, _HEADER, 0)
+
+    def gone(self) -> str | None:
+        """The first of the files that is not what is open, or not as we wrote it; None where all are."""
+        for name, (device, inode) in self._identities.items():
+            try:
+                found = os.stat(name)  # noqa: PTH116 - before each commit, and a Path takes twice as long
+            except OSError:
+                return name
+            if found.st_ino != inode or found.st_dev != device:
+                return name
+        return str(self._file) if self.overwritten() else None
+
+    def overwritten(self) -> bool:
+        """Whether somebody else has changed what is in the file. To touch it is no harm."""
+        found = os.fstat(self._database)
+        if (found.st_mtime_ns, found.st_size) == self._last_written:
+            return False
+        if found.st_size != self._last_written[1] or os.pread(self._database, _HEADER, 0) != self._header:
+            return True
+        self._last_written = found.st_mtime_ns, found.st_size
+        return False
+
+
+def _beside(file: Path, kind: str) -> Path:
+    """The file that SQLite keeps beside the database, which is where links lead to."""
+    real = file.resolve()
+    return real.with_name(f"{real.name}-{kind}")
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | flags, _OWNER_ONLY)
+    except OSError as error:
+        reason = (error.strerror or "it failed").lower()
+        raise SettingInvalid(
+            _SETTING,
+            f"{path.parent} cannot hold the database: {reason}.",
+            f"پایگاه داده را نمی‌توان در {path.parent} نگه داشت: {reason}.",
+        ) from None
+
+
+def _lock_whole(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_byte(descriptor: int) -> bool:
+    if _SET_LOCK is None:
+        return True
+    try:
+        fcntl.fcntl(descriptor, _SET_LOCK, _lock_of_the_byte())
+    except (BlockingIOError, PermissionError):  # fcntl(2): either says that it is taken
+        return False
+    return True
+
+
+def _is_served(file: Path) -> bool:
+    """Whether somebody holds the lock. Not for a process that has the database open: closing would end its locks."""
+    if _GET_LOCK is None:
+        return False
+    try:
+        descriptor = os.open(file, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        found = fcntl.fcntl(descriptor, _GET_LOCK, _lock_of_the_byte())
+    finally:
+        os.close(descriptor)
+    return bool(struct.unpack(_LOCK_FORMAT, found)[0] != fcntl.F_UNLCK)
+
+
+def _lock_of_the_byte() -> bytes:
+    return struct.pack(_LOCK_FORMAT, fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)
