@@ -9,6 +9,9 @@ from urllib.parse import unquote
 from chapar.errors import Problem, UrlFault
 from chapar.message import has_forbidden_character
 
+EMBEDDED_LARGEST: Final = 262_144  # bytes behind a packet's fixed header, which has four
+"""What the built-in broker takes. It does not announce it, and ends the session of whoever sends more."""
+
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # IANA
 _LARGEST_PORT: Final = 65_535
 _LONGEST_FIELD: Final = 65_535  # bytes of a user name or password in CONNECT (MQTT 5.0 §1.5)
@@ -35,6 +38,7 @@ class BrokerAddress:
     tls: bool = False
     username: str | None = field(default=None, repr=False)  # with some brokers it is an access token
     password: str | None = field(default=None, repr=False)
+    max_packet_size: int | None = None  #: bytes; None: what its CONNACK says
     properties: bool = True  #: whether its 3.1.1 subscribers survive PUBLISH properties (the built-in broker's do not)
 
     @classmethod

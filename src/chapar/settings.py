@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from chapar.broker_address import BrokerAddress
+from chapar.broker_address import EMBEDDED_LARGEST, BrokerAddress
 from chapar.errors import Language, Problem, SettingInvalid
 from chapar.message import check_topic_template
 from chapar.secret_files import Secret, SecretFiles
@@ -387,7 +387,8 @@ class Settings(BaseSettings):
     def brokers(self) -> tuple[BrokerAddress, ...]:
         """The brokers to dial, in order; the built-in one where none is set."""
         if self.broker_url is None:
-            return (BrokerAddress("127.0.0.1", self.embedded_port + 1, properties=False),)
+            largest = 4 + EMBEDDED_LARGEST
+            return (BrokerAddress("127.0.0.1", self.embedded_port + 1, max_packet_size=largest, properties=False),)
         return BrokerAddress.parse_list(self.broker_url.get_secret_value())
 
     @property

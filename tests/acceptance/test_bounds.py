@@ -1,7 +1,8 @@
 """Past a bound of the queue: a clear 429 that names the bound and what is in front, and nothing stored."""
 
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,6 +10,8 @@ import httpx
 import pytest
 
 from support.api import problem_of
+from support.builtin import BuiltinBroker
+from support.gateway import GatewayProcess
 from support.site import Site, operations, until, written
 
 PER_DEVICE = 3
@@ -166,3 +169,35 @@ def bulk(site: Site, imeis: list[str]) -> list[dict[str, Any]]:
     assert answer.status_code == 200
     told: list[dict[str, Any]] = answer.json()["answers"]
     return told
+
+
+LARGEST_PACKET = 262_144  # bytes of a PUBLISH behind its fixed header that the built-in broker takes
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_what_the_built_in_broker_cannot_take_is_refused_before_it_is_sent(
+    start_gateway: Callable[..., GatewayProcess], qos: int
+) -> None:
+    broker = BuiltinBroker()
+    gateway = start_gateway(broker.settings_env | {"CHAPAR_MAX_BODY_BYTES": "1048576"})
+    head = len("\0\0devices/8612") + (2 if qos else 0) + 1  # topic, packet id, no properties
+    envelope = len(f'{{"id":"{uuid.uuid4()}","micro_op":"fill","params":{{"x":""}}}}')
+    fits = LARGEST_PACKET - head - envelope
+    messages = [
+        {"imei": "8612", "micro_op": "fill", "params": {"x": "y" * length}, "qos": qos}
+        for length in (fits, fits + 1, fits + 500_000)
+    ]
+    taken = 202 if qos == 0 else 201
+    with broker.device("8612") as device, httpx.Client(base_url=gateway.url, timeout=30.0) as api:
+        for message, status in zip(messages, (taken, 406, 406), strict=True):
+            answer = api.post("/messaging/send", json=message)
+            assert answer.status_code == status, answer.text
+            if status == 406:
+                assert answer.json()["code"] == "broker_refused"
+                assert "0x95" in answer.json()["reason"]
+                assert api.get(f"/messaging/messages/{answer.json()['id']}").json()["attempts"] == 0
+        told = api.post("/messaging/bulk", json={"messages": [*messages, messages[0]]}).json()["answers"]
+        assert [item["status"] for item in told] == [taken, 406, 406, taken]
+        heard = device.wait_for(3)
+    assert {len(each.payload) for each in heard} == {fits + envelope}
+    assert not any("broker_link_down" in line for line in gateway.lines)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from support.gateway import GatewayProcess
 OPERATIONS = {
     ("post", "/messaging/send"): {201, 202, 400, 406, 408, 409, 413, 415, 422, 429, 503},
     ("post", "/messaging/bulk"): {200, 400, 408, 413, 415, 422},
-    ("post", "/messaging/messages/{id}/cancel"): {200, 404, 406, 409, 422, 503},
+    ("post", "/messaging/messages/{id}/cancel"): {200, 202, 404, 406, 409, 422, 503},
     ("post", "/messaging/messages/{id}/resend"): {201, 202, 404, 406, 422, 429, 503},
     ("get", "/messaging/messages"): {200, 422, 503},
     ("get", "/messaging/messages/{id}"): {200, 404, 422, 503},
@@ -171,3 +172,13 @@ def test_a_browser_without_internet_shows_every_operation(
     for _method, _path, operation in operations(document):
         assert operation["summary"] in page
     assert "Failed to load" not in page
+
+
+def test_the_examples_of_times_to_come_are_taken(gateway: GatewayProcess, document: Any) -> None:
+    schemas = document["components"]["schemas"]
+    [due] = schemas["SendRequest"]["properties"]["deliver_at"]["examples"]
+    command = {"imei": "8612", "micro_op": "push_down", "deliver_at": due}
+    assert httpx.post(f"{gateway.url}/messaging/send", json=command).status_code == 202
+    for model in ("KeyRequest", "EndRequest"):
+        [ends] = schemas[model]["properties"]["expires_at"]["examples"]
+        assert datetime.fromisoformat(ends) > datetime.now(UTC) + timedelta(days=300)

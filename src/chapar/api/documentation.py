@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,14 @@ Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `A
 """
 
 
+_TEHRAN: Final = timezone(timedelta(hours=3, minutes=30))
+_TIMES_AHEAD: Final = (
+    ("SendRequest", "deliver_at", 2),
+    ("KeyRequest", "expires_at", 365),
+    ("EndRequest", "expires_at", 365),
+)
+"""Fields whose example is a time so many days from now."""
+
 _SECURITY_SCHEMES: Final = {
     "bearer": {
         "type": "http",
@@ -52,8 +61,13 @@ class DocumentedAPI(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; the schemas of problems and messages are referred to by name."""
-        if self.openapi_schema is not None:
-            return self.openapi_schema
+        document = self.openapi_schema or self._document()
+        for schema, field, days in _TIMES_AHEAD:  # anew each time: an example of last month would be refused
+            time = (datetime.now(_TEHRAN) + timedelta(days)).replace(hour=5, minute=30, second=0, microsecond=0)
+            document["components"]["schemas"][schema]["properties"][field]["examples"] = [time.isoformat()]
+        return document
+
+    def _document(self) -> dict[str, Any]:
         document = super().openapi()
         for model in (Problem, SendRequest):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")

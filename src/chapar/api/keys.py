@@ -67,7 +67,6 @@ class KeyRequest(BaseModel):
         default=None,
         description="Not accepted from then on (RFC 3339); not after the end of the caller's own key or token. "
         "Left out, it is that end; null: it has no end.",
-        examples=["2027-03-21T00:00:00+03:30"],
     )
 
     def grant(self) -> Grant:
@@ -86,9 +85,7 @@ class EndRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    expires_at: Time | None = Field(
-        description="Not accepted from then on (RFC 3339); null: it has no end.", examples=["2027-03-21T00:00:00+03:30"]
-    )
+    expires_at: Time | None = Field(description="Not accepted from then on (RFC 3339); null: it has no end.")
 
 
 class KeyView(BaseModel):

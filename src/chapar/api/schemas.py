@@ -100,7 +100,7 @@ class SendRequest(BaseModel):
         examples=[600],
     )
     deliver_at: Time | None = Field(
-        default=None, description="Not sent before this time (RFC 3339).", examples=["2026-11-25T05:30:00+03:30"]
+        default=None, description="Not sent before this time (RFC 3339), which may not be more than a minute ago."
     )
     wait: Literal["broker", "none"] = Field(
         default="broker",

@@ -19,6 +19,7 @@ from typing import Final, Self
 import structlog
 
 from chapar.backoff import Backoff
+from chapar.broker_address import EMBEDDED_LARGEST
 from chapar.errors import EmbeddedBrokerFailed, PortTaken
 from chapar.metrics import Metrics
 from chapar.supervision import supervised
@@ -34,7 +35,7 @@ listen = "{host}:{port}"
 next_connection_delay_ms = 0
 [{version}.1.connections]
 connection_timeout_ms = 60000
-max_payload_size = 262144
+max_payload_size = {largest}
 max_inflight_count = 100
 dynamic_filters = true
 """
@@ -77,7 +78,7 @@ class EmbeddedBroker:
 
     async def __aenter__(self) -> Self:
         listeners = [
-            _LISTENER.format(version=version, host=HOST, port=port)
+            _LISTENER.format(version=version, host=HOST, port=port, largest=EMBEDDED_LARGEST)
             for version, port in (("v4", self.port), ("v5", self.port + 1))
         ]
         try:

@@ -179,6 +179,7 @@ class Link:
             keep_alive=self._settings.keep_alive,
             username=address.username,
             password=address.password,
+            max_packet_size=address.max_packet_size,
             properties=address.properties,
         )
 

@@ -15,6 +15,7 @@ class SignOn:
     password: str | None = field(default=None, repr=False)
     clean_start: bool = True
     session_expiry: int = 0  #: seconds for which the broker keeps the session after the connection ended
+    max_packet_size: int | None = None  #: bytes, see `BrokerAddress.max_packet_size`
     properties: bool = True  #: whether PUBLISH may carry properties, see `BrokerAddress.properties`
 
 

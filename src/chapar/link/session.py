@@ -339,7 +339,9 @@ class Session(asyncio.Protocol):
     def _establish(self, connack: mqtt5.ConnAckPacket) -> None:
         self._window.size = min(connack.receive_max, MAX_WINDOW)
         self._limits = Limits(
-            max_packet_size=min(connack.max_packet_size or MAX_PACKET_SIZE, MAX_PACKET_SIZE),
+            max_packet_size=min(
+                connack.max_packet_size or MAX_PACKET_SIZE, self._sign_on.max_packet_size or MAX_PACKET_SIZE
+            ),
             max_qos=int(connack.max_qos),
             retain_available=connack.retain_available,
         )
