@@ -358,6 +358,24 @@ QUERIES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b'{"name":"a","scopes":["audit:read"],"name":"b"}', 422, "field_invalid"),
+        (b'{"name":"a"', 400, "body_malformed"),
+        (b"[" * 60_000, 400, "body_malformed"),
+        (b"\xff", 400, "body_malformed"),
+    ],
+    ids=["a field twice", "cut off", "deep", "no UTF-8"],
+)
+@pytest.mark.parametrize("path", ["/keys", "/keys/abc/expire"])
+def test_the_body_of_every_route_is_read_alike(site: Site, path: str, body: bytes, status: int, code: str) -> None:
+    headers = {"Content-Type": "application/json", "Accept-Language": "fa"}
+    answer = site.api.post(path, content=body, headers=headers)
+    assert (answer.status_code, problem_of(answer)["code"]) == (status, code)
+    assert answer.headers["content-language"] == "fa"
+
+
 @pytest.mark.parametrize(("path", "expected"), QUERIES.items(), ids=lambda each: str(each)[:60])
 def test_a_query_that_breaks_a_rule_is_named_with_it(site: Site, path: str, expected: tuple[str, str]) -> None:
     answer = site.api.get(path)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from chapar.access.door import Door
-from chapar.api.body import read_body
+from chapar.api.body import parse, read_body
 from chapar.api.headers import raw_header
 from chapar.api.limits import BodyShare, Limits
 from chapar.api.problems import answer_to, language_of, problem_response
@@ -99,6 +99,7 @@ class GuardedRoute(APIRoute):
         async def handle_read(request: Request) -> Response:
             share: BodyShare = request.scope["body_share"]
             _, body = await read_body(request, {_JSON}, limit=share.largest, setting="CHAPAR_MAX_BODY_BYTES")
+            parse(body)  # what FastAPI's parser lets through, or refuses in English only
 
             async def receive() -> Message:
                 return {"type": "http.request", "body": body, "more_body": False}

@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,6 +12,8 @@ from chapar.settings import Settings
 from chapar.streams import LineWriter
 
 # What only the gateway needs is imported where it runs: it takes longer to load than the other commands take to end.
+
+_LONGEST: Final = 36_500  # days; a hundred years, as with CHAPAR_RETENTION_DAYS
 
 
 def serve(
@@ -69,7 +71,9 @@ Ctrl-C stops it."""
 
 
 def prune(
-    days: Annotated[float, typer.Option(min=0, help="Forget what was accepted longer ago than this many days.")],
+    days: Annotated[
+        float, typer.Option(min=0, max=_LONGEST, help="Forget what was accepted longer ago than this many days.")
+    ],
 ) -> None:
     """Remove finished messages that are old enough, in small batches; what is unfinished stays.
 
