@@ -12,14 +12,12 @@ import pytest
 
 from support import proxies
 from support.builtin import BuiltinBroker
-from support.framing import DOUBTFUL, FRAMED, LAST, NEXT
+from support.framing import DOUBTFUL, FRAMED, GOODBYE, LAST, NEXT, to_messaging
 from support.gateway import GatewayProcess, find_command
 from support.ports import LOOPBACK
 from support.proxies import Proxy
 
 GOOD = '{"imei": "8612", "micro_op": "push_down"}'
-SEND = b"POST /messaging/send HTTP/1.1\r\nContent-Type: application/json\r\n"
-GOODBYE = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 ATTACKS = 10
 PADDING = b"\r\n" * 6000
 
@@ -29,13 +27,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
     with GatewayProcess(tmp_path_factory.mktemp("gateway"), BuiltinBroker().settings_env) as gateway:
         yield gateway
         assert "Traceback" not in gateway.program.output
-
-
-def to_messaging(stream: bytes) -> bytes:
-    """The request as one that the gateway reads a body of: what is no command in it is a 400 of another kind."""
-    return stream.replace(b"POST / HTTP/1.1\r\n", SEND, 1).replace(
-        b"POST / HTTP/1.0\r\n", SEND.replace(b"/1.1", b"/1.0"), 1
-    )
 
 
 def codes(port: int, pieces: Iterable[bytes]) -> list[str]:

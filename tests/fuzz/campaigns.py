@@ -2,7 +2,19 @@
 
 from typing import Final
 
-from fuzz import bodies, cells, coverage_guided, hostile_shapes, openapi, publications, requests, stage, streams, tokens
+from fuzz import (
+    bodies,
+    cells,
+    coverage_guided,
+    framing,
+    hostile_shapes,
+    openapi,
+    publications,
+    requests,
+    stage,
+    streams,
+    tokens,
+)
 from fuzz.campaign import Campaign
 
 CAMPAIGNS: Final = (
@@ -43,6 +55,14 @@ CAMPAIGNS: Final = (
         coverage_guided.runner("fuzz.body_target", bodies.request),
         short=3_000,
         long=1_000_000,
+    ),
+    Campaign(
+        "framing",
+        "raw bytes to the port: requests one behind the other, framed in every way, in doubt, mangled and cut",
+        framing.run,
+        short=300,
+        long=20_000,
+        missing=stage.missing,
     ),
     Campaign(
         "hostile-shapes",

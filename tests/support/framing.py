@@ -6,9 +6,12 @@ SMUGGLED: Final = b"GET /smuggled HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 NEXT: Final = b"GET /next HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 """What is sent behind each of them on the same connection."""
 
+GOODBYE: Final = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
 _LENGTH: Final = f"Content-Length: {len(SMUGGLED)}"
 _CHUNKED: Final = "Transfer-Encoding: chunked"
 _CHUNKS: Final = b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)
+_SEND: Final = b"POST /messaging/send HTTP/%b\r\nContent-Type: application/json\r\n"
 _OFFER: Final = ("Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
 
 
@@ -134,3 +137,11 @@ DOUBTFUL: Final = {
     "a folded trailer": _chunked(b"0\r\nX: y\r\n z\r\n\r\n"),
 }
 """What two readers may read in two ways: it is answered with a 400, and the connection ends."""
+
+
+def to_messaging(stream: bytes) -> bytes:
+    """The request as one that the gateway reads a body of: what is no command in it is a 400 of another kind."""
+    for version in (b"1.1", b"1.0"):
+        start = b"POST / HTTP/%b\r\n" % version
+        stream = stream.replace(start, _SEND % version, 1)
+    return stream

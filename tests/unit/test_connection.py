@@ -187,6 +187,13 @@ async def test_a_body_without_end_that_nobody_reads_ends_the_connection() -> Non
         assert [status for status, _ in line.answers] == [401]
 
 
+async def test_a_body_that_nobody_read_is_not_kept() -> None:
+    async with a_line(answer_at_once) as line:
+        await line.send([FRAMED["a length"]])
+        assert [status for status, _ in line.answers] == [401]
+        assert not line.connection.cycle.body
+
+
 async def test_headers_are_counted_as_they_come() -> None:
     async with a_line() as line:
         await line.send([b"GET / HTTP/1.1\r\n", b"X:\r\n" * 200])

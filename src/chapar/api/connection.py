@@ -152,8 +152,8 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next request, where it has come."""
         super().on_response_complete()
-        if self.cycle.response_complete and self.cycle.more_body:
-            self.cycle.body.clear()
+        if self.cycle.response_complete:
+            self.cycle.body.clear()  # nobody reads it any more
         if self._ahead and not (self._deaf or self._is_busy or self.transport.is_closing()):
             self._unset_keepalive_if_required()
             self._parse(self._take_ahead())
