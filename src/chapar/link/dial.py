@@ -62,7 +62,6 @@ async def _connected(endpoint: Endpoint, settings: Settings, session: Callable[[
     name = settings.broker_server_name or endpoint.broker.certificate_name
     try:
         async with asyncio.timeout(patience):
-            # Both event loops set TCP_NODELAY: a command is small and waits for nobody.
             _, connected = await loop.create_connection(
                 session, sock=connection, ssl=tls, server_hostname=None if tls is None else name
             )
@@ -86,7 +85,8 @@ async def _tls_context(endpoint: Endpoint, settings: Settings) -> ssl.SSLContext
 
 async def _connected_socket(endpoint: Endpoint, patience: float) -> socket.socket:
     try:
-        connection = socket.socket(endpoint.family, socket.SOCK_STREAM)
+        # With the protocol named, both event loops set TCP_NODELAY: a command is small and waits for nobody.
+        connection = socket.socket(endpoint.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:  # no descriptor left, or no IPv6 here
         raise _failed(endpoint, error) from error
     try:

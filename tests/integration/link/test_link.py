@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,6 +152,13 @@ class TestStayingConnected:
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert open_files() == before
         await asyncio.to_thread(mosquitto.program.wait_for_line, "Received DISCONNECT from chapar-")
+
+
+    async def test_a_small_packet_waits_for_no_other(self, mosquitto: Mosquitto) -> None:
+        async with open_session(mosquitto.url) as session:
+            assert session._transport is not None
+            connection = session._transport.get_extra_info("socket")
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 class TestNoSession:
