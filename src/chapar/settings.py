@@ -391,6 +391,16 @@ class Settings(BaseSettings):
             return (BrokerAddress("127.0.0.1", self.embedded_port + 1, max_packet_size=largest, properties=False),)
         return BrokerAddress.parse_list(self.broker_url.get_secret_value())
 
+    def without_effect(self) -> dict[str, str]:
+        """The settings that were set and do nothing as things are, each with the reason."""
+        rates = (self.requests_per_second, self.messages_per_second, self.address_requests_per_second)
+        found = {}
+        if self.broker_url is not None:
+            found["embedded_port"] = "CHAPAR_BROKER_URL is set, so the built-in broker does not run."
+        if not any(rates):
+            found["burst"] = "None of the three rates is set."
+        return {f"CHAPAR_{name.upper()}": why for name, why in found.items() if name in self.model_fields_set}
+
     @property
     def serves_alone(self) -> bool:
         """Whether no other gateway process can use the database."""

@@ -222,3 +222,11 @@ class TestTls:
     def test_a_url_that_is_wrong_is_told_alone(self) -> None:
         with pytest.raises(ChaparError, match="CHAPAR_BROKER_URL"):
             Settings.load(broker_url="host", broker_ca_file="ca.pem")
+
+
+def test_what_is_set_and_does_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAPAR_EMBEDDED_PORT", "1883")
+    monkeypatch.setenv("CHAPAR_BURST", "10")
+    assert set(Settings.load(broker_url="mqtt://host").without_effect()) == {"CHAPAR_EMBEDDED_PORT", "CHAPAR_BURST"}
+    monkeypatch.setenv("CHAPAR_REQUESTS_PER_SECOND", "5")
+    assert Settings.load().without_effect() == {}

@@ -29,6 +29,7 @@ def serve(
 
     Example: `chapar serve --port 9000`
     """
+    import structlog  # noqa: PLC0415 - see above
     import uvloop  # noqa: PLC0415 - see above
 
     from chapar import app, logs  # noqa: PLC0415 - see above
@@ -36,6 +37,8 @@ def serve(
 
     settings = Settings.load(host=host, port=port, workers=workers)
     logs.configure(settings.log_level, settings.log_format)
+    for setting, reason in settings.without_effect().items():
+        structlog.get_logger().warning("setting_without_effect", setting=setting, reason=reason)
     run = app.serve if settings.workers == 1 else several.serve
     # A signal cancels a start; later it is what ends the server.
     with suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -153,7 +153,6 @@ class TestStayingConnected:
         assert open_files() == before
         await asyncio.to_thread(mosquitto.program.wait_for_line, "Received DISCONNECT from chapar-")
 
-
     async def test_a_small_packet_waits_for_no_other(self, mosquitto: Mosquitto) -> None:
         async with open_session(mosquitto.url) as session:
             assert session._transport is not None
