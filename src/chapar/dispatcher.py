@@ -98,7 +98,7 @@ class Dispatcher:
         self._room = asyncio.Event()  # another page may be taken
         self._waiters = Waiters()
         self._went_back: set[str] = set()  # devices of which something went back since the last take
-        self._returning: dict[str, set[str]] = {}  # devices, and what of them is on its way back into the queue
+        self._returning: dict[str, list[str]] = {}  # devices, and what of them is on its way back into the queue
         self._leased_until = 0.0  # loop time until which nobody takes over what this process holds
         self._suspects = Suspects()
         self._isolating = False
@@ -239,7 +239,7 @@ class Dispatcher:
                 self.deliver(message)
             case Trial.LATER:
                 self._give_back(self._begin(message, direct=False), not_before=self._clock.now() + _LATER)
-            case Trial.NEVER:
+            case _:  # NEVER
                 log.warning("message_quarantined", message_id=message.id, imei=message.imei)
                 self._move(self._begin(message, direct=False), self._quarantined(message))
 
@@ -375,7 +375,7 @@ class Dispatcher:
     def _move(self, delivery: _Delivery, after: Message) -> None:
         """Commit what came of a delivery, and tell who waits for it."""
         if after.status is Status.QUEUED:
-            self._returning.setdefault(after.imei, set()).add(after.id)
+            self._returning.setdefault(after.imei, []).append(after.id)
             self._went_back.add(after.imei)
         else:
             self._metrics.finished[after.status.value, after.reason or ""].inc()
@@ -396,10 +396,10 @@ class Dispatcher:
             delivery.look = asyncio.create_task(self._look(delivery))
 
     def _returned(self, message: Message) -> None:
-        """A message is no longer on its way back into the queue."""
-        others = self._returning[message.imei]
-        others.discard(message.id)
-        if not others:
+        """A message is no longer on its way back into the queue; it may be so twice, where it was taken in between."""
+        returning = self._returning[message.imei]
+        returning.remove(message.id)
+        if not returning:
             del self._returning[message.imei]
 
     async def _look(self, delivery: _Delivery) -> None:

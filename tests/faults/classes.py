@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from faults import clocks, disks, repetition
+from faults import brokers, clocks, disks, repetition
 from faults.clocks import FakeClock
 from faults.connection import Connection
 from faults.disks import FailingDisk, fill_up, small_disk
@@ -282,6 +282,10 @@ CLASSES: Final = (
     FaultClass("broker-killed", "SIGKILL of the broker, and a new start", 5, 100, _plain(_kill_broker)),
     FaultClass("broker-paused", "SIGSTOP of the broker for up to 3.5 s", 4, 50, _plain(_pause_broker)),
     FaultClass("broker-half-open", "acknowledgements lost, both directions lost, or slow", 5, 50, _half_open),
+    FaultClass("broker-refuses", "a refusal with a code outside the standard's list", 5, 100, brokers.refusals),
+    FaultClass("broker-unanswered", "one message is never acknowledged", 2, 20, brokers.unanswered),
+    FaultClass("broker-silent-at-one", "from one message on the connection is dead", 2, 20, brokers.silent),
+    FaultClass("broker-strays", "acknowledgements twice, and packets nobody asked for", 5, 100, brokers.strays),
     FaultClass("backends-terminated", "pg_terminate_backend", 10, 80, _backends_terminated, _no_postgres),
     FaultClass("database-restarted", "PostgreSQL stops, fast or immediate", 3, 30, _database_restarted, _no_postgres),
     FaultClass("disk-full", "no room on the disk of SQLite", 3, 20, _disk_full, disks.cannot_mount),

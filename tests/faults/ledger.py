@@ -33,6 +33,7 @@ class Entry:
     at_most_once: bool = False
     expires_in: float | None = None  #: seconds
     deliver_at: int | None = None  #: ms since the epoch
+    may_be_given_up: bool = False  #: whether a fault is made for this very message
     told_at: float = 0.0  #: time.time()
     status: int | None = None  #: None: no answer came
     code: str | None = None

@@ -193,7 +193,7 @@ class _Judge:
                 self._breaks(Broken.LOST, f"201, and {row.status}", entry, row, heard)
             elif self._same_clock and (row.published_at or 0) / 1000 > entry.told_at + _CLOCK_STEP:
                 self._breaks(Broken.SENT_AGAIN, "published after 201", entry, row, heard)
-        elif row.status in {"rejected", "cancelled"}:
+        elif row.status in {"rejected", "cancelled"} and not entry.may_be_given_up:
             self._breaks(Broken.LOST, f"202, and {row.status}", entry, row, heard)
 
     def _refused(self, entry: Entry, rows: Sequence[Row]) -> None:

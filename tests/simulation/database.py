@@ -408,6 +408,9 @@ class SimulatedStore(Store):
         """Whether something is still to be committed, by a living process."""
         return not self._process.dead and not self._commits._idle.is_set()
 
+    async def check(self, patience: float = 0.0) -> None:
+        """A process that comes up finds its database."""
+
     async def find(self, message_id: str) -> Message | None:
         await self._read()
         return self._process.world.database.messages.get(message_id)

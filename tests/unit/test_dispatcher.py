@@ -366,6 +366,14 @@ async def test_a_suspect_that_expires_is_forgotten(bench: Bench) -> None:
     assert not bench.dispatcher._suspects
 
 
+async def test_a_suspicion_is_remembered_where_another_move_came_first(bench: Bench) -> None:
+    message = bench.taken()
+    current = message._replace(claim=f"{PROCESS}.9", attempts=2, possible_duplicate=True)
+    bench.store.database._put(message, current)  # the move that is to come was applied before, and it was taken again
+    assert (await bench.deliver(message, LinkLost(BLAMED))).status is Status.PUBLISHING
+    assert bench.dispatcher._suspects
+
+
 @pytest.mark.parametrize("readable", [True, False])
 async def test_a_message_that_somebody_else_moved_is_told_as_it_is_or_not_at_all(
     bench: Bench, *, readable: bool
@@ -463,7 +471,7 @@ async def test_what_is_behind_a_suspect_that_went_back_goes_back_too(bench: Benc
 
 async def test_what_follows_something_on_its_way_back_does_not_overtake_it(bench: Bench) -> None:
     first, second = bench.taken("A"), bench.taken("A")
-    bench.dispatcher._returning[first.imei] = {first.id}
+    bench.dispatcher._returning[first.imei] = [first.id]
     after = await bench.deliver(second, direct=True)
     assert (after.status, after.attempts, bench.link.published) == (Status.QUEUED, 0, [])
 
@@ -870,7 +878,7 @@ async def test_a_process_that_cannot_say_who_holds_a_message_claims_nothing(benc
     for answer in (LinkDown(), LinkLost(), QUOTA_EXCEEDED):
         after = await bench.deliver(bench.taken(), answer)
         assert (after.status, after.claim) == (Status.QUEUED, None)
-    bench.dispatcher._returning["A"] = {"first"}
+    bench.dispatcher._returning["A"] = ["first"]
     assert (await bench.deliver(bench.taken())).claim is None
 
 
@@ -901,6 +909,25 @@ async def test_a_device_is_free_again_once_all_that_went_back_is_there(bench: Be
         bench.link.answer(message.id, LinkDown())
     await asyncio.gather(*deliveries)
     assert bench.dispatcher._returning == {}
+
+
+async def test_a_message_may_be_on_its_way_back_twice(bench: Bench) -> None:
+    message = bench.taken("A")
+    current = message._replace(claim=f"{PROCESS}.9", attempts=2)
+    bench.link.answers.extend([LinkDown(), LinkDown()])
+    await asyncio.gather(bench.dispatcher.deliver(message), bench.dispatcher.deliver(current))
+    assert bench.dispatcher._returning == {}
+
+
+async def test_what_was_on_its_way_back_and_is_taken_again_is_not_given_back_for_ever(bench: Bench) -> None:
+    messages = [bench.queued("A") for _ in range(3)]
+    async with bench.running():
+        await until(lambda: len(bench.link.waiting) == 3)
+        for message in messages:
+            bench.link.answer(message.id, LinkDown())
+        bench.dispatcher.wake()  # so that the next take is asked for while they are on their way
+        await until(lambda: len(bench.link.waiting) == 3)
+    assert bench.link.ids == [message.id for message in messages] * 2
 
 
 async def test_what_comes_direct_takes_no_room_of_the_queue(bench: Bench) -> None:

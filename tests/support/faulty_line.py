@@ -1,0 +1,73 @@
+"""A line between a gateway and its broker that knows MQTT packets, and fails at some of them."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from chapar.link.frames import Frames
+from support.ports import LOOPBACK
+
+_ANY_SIZE = 1 << 28  # bytes
+
+PUBLISH, PUBACK = 3, 4
+
+
+class Way:
+    """One connection: the gateway's, and its continuation to the broker."""
+
+    def __init__(self, gateway: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> None:
+        self.to_gateway = gateway
+        self.to_broker = broker
+        self.is_mute = False  #: whether nothing passes any more, in either direction
+
+
+Script = Callable[[Way, bytes], bool]
+"""Called with each packet of one direction; True where it has dealt with it, and it is not to be passed on."""
+
+
+class FaultyLine:
+    """Listens on `port` and passes packets on, but those that a script deals with."""
+
+    def __init__(self, target_port: int, from_gateway: Script, from_broker: Script | None = None) -> None:
+        self._target_port = target_port
+        self._from_gateway = from_gateway
+        self._from_broker = from_broker or (lambda _way, _packet: False)
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self.connections = 0
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, gateway: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        broker_reader, broker = await asyncio.open_connection(LOOPBACK, self._target_port)
+        self._writers += [gateway, broker]
+        way = Way(gateway, broker)
+        await asyncio.gather(
+            _pump(way, reader, broker, self._from_gateway), _pump(way, broker_reader, gateway, self._from_broker)
+        )
+
+
+async def _pump(way: Way, source: asyncio.StreamReader, sink: asyncio.StreamWriter, script: Script) -> None:
+    frames = Frames(_ANY_SIZE)
+    with contextlib.suppress(OSError):
+        while data := await source.read(256 * 1024):
+            for frame in frames.feed(data):
+                packet = bytes(frame)
+                if not way.is_mute and not script(way, packet) and not way.is_mute:
+                    sink.write(packet)
+    sink.close()
