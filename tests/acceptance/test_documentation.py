@@ -18,7 +18,7 @@ OPERATIONS = {
     ("post", "/messaging/send"): {201, 202, 400, 406, 408, 409, 413, 415, 422, 429, 503},
     ("post", "/messaging/bulk"): {200, 400, 408, 413, 415, 422},
     ("post", "/messaging/messages/{id}/cancel"): {200, 202, 404, 406, 409, 422, 503},
-    ("post", "/messaging/messages/{id}/resend"): {201, 202, 404, 406, 422, 429, 503},
+    ("post", "/messaging/messages/{id}/resend"): {201, 202, 404, 406, 409, 422, 429, 503},
     ("get", "/messaging/messages"): {200, 422, 503},
     ("get", "/messaging/messages/{id}"): {200, 404, 422, 503},
     ("get", "/reporting/all"): {200, 422, 503},

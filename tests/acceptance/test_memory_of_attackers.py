@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import select
 import socket
 import ssl
 import subprocess
@@ -21,6 +22,7 @@ from support.ports import LOOPBACK
 from support.raw_http import RawConnection
 
 LIMIT = 100 * 1024 * 1024  # bytes above those of the idle gateway
+LIMIT_BULK = 150 * 1024 * 1024  # the same where messages are held too
 SILENT = 600  # connections
 LIMIT_SILENT = 20 * 1024  # bytes for each of them
 FEW = 4
@@ -40,13 +42,15 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayPr
 
 
 @contextlib.contextmanager
-def little_more(gateway: GatewayProcess, figure: Callable[[str], None], what: str) -> Iterator[None]:
+def little_more(
+    gateway: GatewayProcess, figure: Callable[[str], None], what: str, limit: int = LIMIT
+) -> Iterator[None]:
     forget_peak(gateway.pid)
     idle = peak_of(gateway.pid)
     yield
     grown = peak_of(gateway.pid) - idle
     figure(f"{what}: {idle >> 20} MiB idle, +{grown >> 20} MiB")
-    assert grown < LIMIT
+    assert grown < limit
     assert httpx.get(f"{gateway.url}/health/live", timeout=60.0).status_code == 200
 
 
@@ -84,7 +88,7 @@ def test_requests_ahead_of_their_answers(
         at_once([lambda connection=connection: push(connection, requests) for connection in crowd])
 
 
-@pytest.mark.parametrize("count", [40, 200])
+@pytest.mark.parametrize("count", [60, 200])
 def test_bodies_that_are_not_finished(
     narrow: tuple[GatewayProcess, str], figure: Callable[[str], None], count: int
 ) -> None:
@@ -94,9 +98,25 @@ def test_bodies_that_are_not_finished(
     with ExitStack() as stack, little_more(gateway, figure, f"{count} unfinished bodies of one key"):
         crowd = [stack.enter_context(socket.create_connection((LOOPBACK, gateway.port))) for _ in range(count)]
         at_once([lambda connection=connection: push(connection, body) for connection in crowd])
-        answer = next(said for said in map(answered, crowd) if said.startswith(b"HTTP/1.1 503 "))
+        readable, _, _ = select.select(crowd, [], [], 10)
+        answer = next(said for said in map(answered, readable) if said.startswith(b"HTTP/1.1 503 "))
         assert b"retry-after: " in answer.lower()
         assert b"CHAPAR_MAX_CALLER_BODIES_BYTES" in answer
+
+
+def test_bulk_calls_that_are_complete(narrow: tuple[GatewayProcess, str], figure: Callable[[str], None]) -> None:
+    gateway, key = narrow
+    name, _, value = key.strip().partition(": ")
+    call = {"messages": [{"imei": f"farm1-{n % 50}", "micro_op": "open", "wait": "none"} for n in range(10_000)]}
+    statuses = []
+
+    def send() -> None:
+        answer = httpx.post(f"{gateway.url}/messaging/bulk", json=call, headers={name: value}, timeout=60.0)
+        statuses.append(answer.status_code)
+
+    with little_more(gateway, figure, "10 bulk calls of 10,000 messages at once", LIMIT_BULK):
+        at_once([send] * 10)
+    assert set(statuses) == {200, 503}
 
 
 @pytest.mark.parametrize(

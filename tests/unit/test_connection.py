@@ -13,12 +13,14 @@ from uvicorn import Server
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from chapar.api.limits import MAX_MESSAGES, MESSAGE_SIZE
 from chapar.errors import BodiesExhausted
 from chapar.settings import Settings
 from support.framing import DOUBTFUL, FRAMED, LAST, NEXT, SMUGGLED
 from support.wire import Line, tell
 
 PIPELINED = 1000
+LEAST_BUDGET = 1024 + MAX_MESSAGES * MESSAGE_SIZE  # where a body may have 1 KiB
 
 
 @pytest.fixture(params=["whole", "halves", "bytes"])
@@ -165,10 +167,11 @@ async def test_what_waits_is_counted_and_past_the_bound_the_connection_ends_behi
     async with a_line(answer_later, settings) as line:
         await line.send([NEXT, NEXT])
         with pytest.raises(BodiesExhausted):
-            line.budget.take("somebody", 1024)
-    line.budget.take("somebody", 1024)
-    line.budget.give_back("somebody", 1024)
+            line.budget.take("somebody", LEAST_BUDGET)
+    line.budget.take("somebody", LEAST_BUDGET)
+    line.budget.give_back("somebody", LEAST_BUDGET)
     async with a_line(answer_later, settings) as line:
+        line.budget.take("somebody", LEAST_BUDGET - 1024)
         await line.send([NEXT * 100])
         asked.set()
         await line.send([])

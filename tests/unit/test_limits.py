@@ -8,8 +8,8 @@ import pytest
 from limits import RateLimitItem
 
 from chapar.api import limits as limits_module
-from chapar.api.limits import Limits
-from chapar.errors import RateLimited
+from chapar.api.limits import MAX_MESSAGES, MESSAGE_SIZE, BodyBudget, Limits
+from chapar.errors import BodiesExhausted, RateLimited
 from chapar.principal import ANYBODY, EVERY_SCOPE, Caller, Principal
 from chapar.settings import Settings
 
@@ -93,6 +93,45 @@ def test_waits_are_bounded_and_given_back() -> None:
     with pytest.raises(ValueError, match="it failed"), bound.waiting(BACKEND):
         raise ValueError("it failed")
     assert not bound._waits
+
+
+@pytest.fixture
+def budget() -> BodyBudget:
+    """Bodies of which each caller may have two of the largest, and all together three."""
+    largest = 1024 + MAX_MESSAGES * MESSAGE_SIZE
+    each, of_all = 2 * largest, 3 * largest
+    sizes = {"max_bulk_bytes": 1024, "max_caller_bodies_bytes": each, "max_bodies_bytes": of_all}
+    return BodyBudget(Settings.model_validate(sizes))
+
+
+def test_bodies_are_bounded_for_each_caller_and_in_all(budget: BodyBudget) -> None:
+    largest = 1024 + MAX_MESSAGES * MESSAGE_SIZE
+    with budget.share(BACKEND) as first, budget.share(OTHER) as second:
+        first.take(largest)
+        first.take(largest)
+        with pytest.raises(BodiesExhausted, match="CHAPAR_MAX_CALLER_BODIES_BYTES"):
+            first.take(1)
+        second.take(largest)
+        with pytest.raises(BodiesExhausted, match="CHAPAR_MAX_BODIES_BYTES"):
+            second.take(1)
+    assert (budget._held, budget._total) == ({}, 0)
+
+
+def test_a_body_gives_back_what_it_took_and_leaves_the_rest_of_its_caller(budget: BodyBudget) -> None:
+    with budget.share(BACKEND) as first:
+        first.take(100)
+        with budget.share(BACKEND) as second:
+            second.take(50)
+        assert budget._total == 100
+    with budget.share(BACKEND):
+        pass
+    assert budget._total == 0
+
+
+def test_the_largest_bulk_call_fits_however_little_is_allowed() -> None:
+    small = {"max_bulk_bytes": 4096, "max_caller_bodies_bytes": 1024, "max_bodies_bytes": 1024}
+    with BodyBudget(Settings.model_validate(small)).share(BACKEND) as share:
+        share.take(4096 + MAX_MESSAGES * MESSAGE_SIZE)
 
 
 def test_workers_share_what_is_allowed() -> None:

@@ -5,13 +5,14 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
+from httpx import ASGITransport, AsyncClient
 from starlette.routing import BaseRoute, Mount
 
 from chapar.api.access import Entrance, GuardedRoute, Identity, Policy, allow, check
 from chapar.api.limits import Limits
 from chapar.app import Running, api
-from chapar.errors import CredentialInvalid, ScopeMissing, Unauthenticated
+from chapar.errors import BodyTooLarge, CredentialInvalid, ScopeMissing, Unauthenticated
 from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 from chapar.settings import Settings
 
@@ -48,6 +49,29 @@ def test_a_route_that_does_not_cannot_be_made() -> None:
     router = APIRouter(route_class=GuardedRoute)
     with pytest.raises(TypeError, match="/somewhere does not declare"):
         router.get("/somewhere")(open_to_all)
+
+
+async def test_what_takes_a_body_reads_it_within_bounds() -> None:
+    taken = []
+
+    @allow(Identity.ANY)
+    async def take(body: dict[str, int]) -> None:
+        taken.append(body)
+
+    router = APIRouter(route_class=GuardedRoute)
+    router.post("/somewhere")(take)
+    app = FastAPI()
+    app.include_router(router)
+    share = Limits(Settings()).bodies.share(Caller(ANYBODY, "192.0.2.7"))
+
+    async def entered(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "caller": Caller(ANYBODY, "192.0.2.7"), "body_share": share}, receive, send)
+
+    async with AsyncClient(transport=ASGITransport(entered), base_url="http://gateway") as client:
+        assert (await client.post("/somewhere", json={"a": 1})).status_code == 200
+        with pytest.raises(BodyTooLarge):
+            await client.post("/somewhere", json={"a" * 70_000: 1})
+    assert taken == [{"a": 1}]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from chapar.api.body import check_grammar, read_body
 from chapar.api.chunks import in_chunks
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.api.items import Steps, in_lines, in_list
-from chapar.api.limits import Limits
+from chapar.api.limits import MAX_MESSAGES, MESSAGE_SIZE, BodyShare, Limits
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.api.problems import answers, language_of
 from chapar.api.sending import Answer, read_command, refusal, send
@@ -25,8 +25,6 @@ from chapar.gateway import Gateway, Use
 from chapar.message import Command
 from chapar.principal import Scope
 from chapar.settings import Settings
-
-MAX_MESSAGES: Final = 10_000
 
 _AT_A_TIME: Final = 50  # messages read in one turn of the event loop, which other callers share
 _JSON: Final = "application/json"
@@ -70,6 +68,8 @@ def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRout
             places = await _places(in_lines(body) if media_type == _NDJSON else in_list(body), work)
             if media_type == _JSON:
                 await call.check_grammar(places, work)
+        share: BodyShare = request.scope["body_share"]
+        share.take(len(places) * MESSAGE_SIZE)
         limits.messages(caller, len(places))
         with limits.waiting(caller):
             answered = await call.send_all(places, turns)

@@ -14,8 +14,11 @@ from chapar.errors import BodiesExhausted, RateLimited
 from chapar.principal import Caller
 from chapar.settings import Settings
 
+MAX_MESSAGES: Final = 10_000  # of one bulk call
+MESSAGE_SIZE: Final = 2 * 1024  # bytes that each of its messages holds until it is answered, beside the body
+
 _WAIT_AGAIN: Final = 1  # seconds until a wait may have ended
-_BODY_AGAIN: Final = 2  # seconds until a body may have come as a whole
+_BODY_AGAIN: Final = 2  # seconds until a body may have come as a whole, or a bulk call have ended
 _IPV6_NETWORK: Final = 64  # bits; one customer has at least that many addresses of its own
 
 Headers = list[tuple[bytes, bytes]]
@@ -98,8 +101,9 @@ class BodyBudget:
     """The bytes of requests that are in memory, for each caller and in all."""
 
     def __init__(self, settings: Settings) -> None:
-        # The largest body has to fit in.
-        self._each = max(settings.max_caller_bodies_bytes, settings.max_bulk_bytes)
+        # The largest bulk call has to fit in.
+        largest = settings.max_bulk_bytes + MAX_MESSAGES * MESSAGE_SIZE
+        self._each = max(settings.max_caller_bodies_bytes, largest)
         self._all = max(settings.max_bodies_bytes, self._each)
         self.largest = settings.max_body_bytes  #: of one body, where its route does not say otherwise
         self._held: dict[str, int] = {}
@@ -141,7 +145,7 @@ class BodyShare:
         self._size = 0
 
     def take(self, size: int) -> None:
-        """So much more of the body has come; raises BodiesExhausted."""
+        """So much more has come, or is held for what has come; raises BodiesExhausted."""
         self._budget.take(self._who, size)
         self._size += size
 

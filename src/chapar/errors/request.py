@@ -158,11 +158,11 @@ class BodiesExhausted(RequestError):
 
     code = "bodies_exhausted"
     en = (
-        "Requests under way hold the {limit} bytes that {setting} allows for bodies, so this one was not read. "
+        "Requests under way hold the {limit} bytes that {setting} allows for bodies, so this one was not taken. "
         "Nothing was stored or sent; try again in {retry_after} s."
     )
     fa = (
-        "درخواست‌های در جریان همهٔ {limit} بایتی را که {setting} برای بدنه‌ها می‌پذیرد گرفته‌اند و این یکی خوانده نشد. "
+        "درخواست‌های در جریان همهٔ {limit} بایتی را که {setting} برای بدنه‌ها می‌پذیرد گرفته‌اند و این یکی پذیرفته نشد. "
         "چیزی ذخیره یا فرستاده نشد؛ {retry_after} ثانیهٔ دیگر بکوشید."
     )
 
