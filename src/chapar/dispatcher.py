@@ -168,13 +168,14 @@ class Dispatcher:
             acknowledged = delivery.acknowledged if delivery.message.id == message_id else None
             if acknowledged is not None and self._link.take_back(acknowledged):
                 delivery.is_taken_back = True
-                self._suspects.came_back(delivery.message, answered=False)
                 self._give_back(delivery, not_before=self._clock.now() + _LATER)
                 return (await delivery.ended).status is Status.QUEUED
         return False
 
     def tell(self, message: Message) -> None:
         """Tell who waits for this message what became of it."""
+        if message.status not in UNFINISHED:
+            self._suspects.forget(message.id)
         self._waiters.tell(message)
 
     def hurry(self) -> None:
@@ -198,6 +199,7 @@ class Dispatcher:
             self._work.clear()
             room = PAGE if self._link.up and self._has_room else 0
             self._went_back = set()
+            self._suspects.forget_late(self._clock.now())  # another process may have ended them
             before = {imei: set(ids) for imei, ids in self._returning.items()}
             taken = await self._take(room)
             # What was on its way back and is not here came too late, so what is behind it must not overtake it.
@@ -219,12 +221,16 @@ class Dispatcher:
     async def _deliver_all(self, messages: Sequence[Message]) -> None:
         """Deliver in this order; what is behind something of its device that went back meanwhile goes back too."""
         for message in messages:
-            if message.imei in self._went_back:
-                self._give_back(self._begin(message, direct=False))
-            elif self._suspects:
-                await self._try(message)
-            else:
-                self.deliver(message)
+            try:
+                if message.imei in self._went_back:
+                    self._give_back(self._begin(message, direct=False))
+                elif self._suspects:
+                    await self._try(message)
+                else:
+                    self.deliver(message)
+            except Exception:
+                log.exception("delivery_failed", message_id=message.id)
+                self._give_back(self._begin(message, direct=False), not_before=self._clock.now() + _LATER)
 
     async def _try(self, message: Message) -> None:
         """Deliver a message while there are suspects, which it may be one of."""
@@ -341,7 +347,8 @@ class Dispatcher:
     def _outcome(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> Message:
         message, direct = delivery.message, delivery.direct
         if self._suspects:
-            self._suspects.came_back(message, answered=acknowledged.exception() is None)
+            # At QoS 0 nobody answers: it only was written.
+            self._suspects.came_back(message, answered=message.qos > 0 and acknowledged.exception() is None)
         try:
             reason_code = acknowledged.result()
         except LinkDown:
@@ -417,8 +424,6 @@ class Dispatcher:
     def _tell_end(self, delivery: _Delivery, after: Message) -> None:
         if after.status is Status.QUEUED:
             self.wake()
-        elif after.status not in UNFINISHED:
-            self._suspects.forget(after.id)
         if after.status is not Status.QUEUED or after.possible_duplicate:
             # A 201 is for what was heard once: whoever waits for one whose outcome is in doubt is told so now.
             self.tell(after)
@@ -441,6 +446,7 @@ class Dispatcher:
         self._move(delivery, self._faulty(message, may_have_left=delivery.handed_over > 0))
 
     def _end(self, delivery: _Delivery, after: Message) -> None:
+        self._suspects.came_back(delivery.message, answered=False)  # whichever way it came
         self._under_way.discard(delivery)
         self._taken.discard(delivery)
         self._fewer.set()

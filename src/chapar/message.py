@@ -12,8 +12,10 @@ from chapar.errors import FieldInvalid
 
 MAX_OPERATION_BYTES = 1024  # an operation's name; larger data belongs in `params`
 MAX_TOPIC_BYTES = 65_535  # MQTT 5.0 §1.5.4
+_LAST_TIME = (1 << 48) - 1  # a UUIDv7 has 48 bits of milliseconds
 MAX_TOPIC_LEVELS = 128  # Mosquitto drops the connection at 200
 
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ASCII_DIGITS = str.maketrans("۰۱۲۳۴۵۶۷۸۹٠١٢٣٤٥٦٧٨٩", "01234567890123456789")
 
@@ -219,6 +221,17 @@ def new_id(nanoseconds: int) -> str:
     value = milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random.getrandbits(62)
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def first_id(time: int) -> str:
+    """What every id made at `time` (ms since the epoch) or later sorts behind (RFC 9562 §5.7: time comes first)."""
+    digits = f"{min(max(time, 0), _LAST_TIME):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+def time_of(message_id: str) -> int:
+    """When an id was made, ms since the epoch; 0 for what is none."""
+    return int(message_id[:8] + message_id[9:13], 16) if _ID.fullmatch(message_id) else 0
 
 
 def check_device_id(text: str, field: str = "imei") -> str:

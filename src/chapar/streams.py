@@ -126,9 +126,10 @@ def _write(descriptor: int, data: memoryview) -> tuple[memoryview, OSError | Non
     """
     while data:
         try:
-            data = data[os.write(descriptor, data) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:
+                select.select([], [descriptor], [])
         except OSError as error:
             return data, error
     return data, None

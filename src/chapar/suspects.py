@@ -23,6 +23,7 @@ class Trial(Enum):
 
 @dataclass(slots=True)
 class _Suspicion:
+    expires_at: int | None  #: of the message, ms since the epoch
     times: int = 0  #: that it went wrong
     singled_out: bool = False  #: whether the last time nothing else can have been the cause
     went_on: bool = False  #: whether the broker was alive all the same
@@ -84,7 +85,7 @@ class Suspects:
         """It is in doubt; where we ended the session, nobody is to blame."""
         if lost.cause is None:
             return
-        suspicion = self._suspicions.setdefault(message.id, _Suspicion())
+        suspicion = self._suspicions.setdefault(message.id, _Suspicion(message.expires_at))
         suspicion.times += 1
         suspicion.singled_out = lost.singled_out
         suspicion.reason_code = getattr(lost.cause, "reason_code", None)
@@ -95,6 +96,12 @@ class Suspects:
     def forget(self, message_id: str) -> None:
         """It has come to its end."""
         self._suspicions.pop(message_id, None)
+
+    def forget_late(self, now: int) -> None:
+        """Whatever has expired by `now` (ms since the epoch) has come to its end, whoever saw to it."""
+        late = [id_ for id_, each in self._suspicions.items() if each.expires_at is not None and each.expires_at <= now]
+        for message_id in late:
+            del self._suspicions[message_id]
 
     @staticmethod
     def _is_cause(suspicion: _Suspicion, *, broker_was_there: bool) -> bool:

@@ -1,13 +1,14 @@
 """The queue in the database: who comes next, what waits, what is too late, and what a dead process leaves."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from itertools import count
 
 import pytest
 from sqlalchemy import event
 
-from chapar.message import Message, Status
+from chapar.message import Message, Status, clearing
 from chapar.store.acceptance import Added, Full, Key, Place
 from chapar.store.database import Role, open_engine
 from chapar.store.queue import LEAVE, SETTLE, Lease
@@ -333,3 +334,39 @@ async def owner(store: Store, message: Message) -> Key:
 
 def deadline_of() -> float:
     return asyncio.get_running_loop().time() + 10
+
+
+def clearing_of(retained: Message) -> Message:
+    return clearing(retained, time.time_ns())
+
+
+async def test_a_clearing_gives_way_to_a_newer_one_that_is_on_its_way_behind_it(store: Store) -> None:
+    first = new_message("A", Status.PUBLISHED, retain=True, claim=None)
+    clears = clearing(first, time.time_ns(), due=now() + 1000)
+    await add_all(store, first, clears, new_message("A", Status.PUBLISHING, retain=True))
+    taken = await take(store, at=now() + 2000)
+    assert (taken.messages, taken.superseded) == ([], [clears.id])
+
+
+async def test_a_clearing_whose_origin_is_forgotten_gives_way_to_a_newer_one(store: Store) -> None:
+    forgotten = new_message("A", Status.PUBLISHED, retain=True, claim=None)
+    clears = clearing_of(forgotten)
+    await store.add(clears)
+    await store.add(new_message("A", Status.PUBLISHED, retain=True, claim=None))
+    taken = await take(store)
+    assert (taken.messages, taken.superseded) == ([], [clears.id])
+
+
+async def test_a_clearing_whose_origin_is_forgotten_is_sent_where_nothing_is_newer(store: Store) -> None:
+    clears = clearing_of(new_message("A", Status.PUBLISHED, retain=True, claim=None))
+    await store.add(new_message("A", Status.PUBLISHED, retain=True, claim=None))
+    await store.add(clears)
+    taken = await take(store)
+    assert ([message.id for message in taken.messages], taken.superseded) == ([clears.id], [])
+
+
+async def test_what_clears_takes_nothing_of_the_bound_of_its_device(store: Store) -> None:
+    await store.add(clearing_of(new_message("A", Status.PUBLISHED, retain=True)))
+    first, second = queued("A"), queued("A")
+    assert await add(store, first, max_depth=1) is Status.QUEUED
+    assert await add(store, second, max_depth=1) == Full(first.id)

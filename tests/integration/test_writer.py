@@ -1,9 +1,12 @@
 """What the writer answers where a batch fails: before its COMMIT, at it, or because of one operation."""
 
+import asyncio
 import json
 import os
+import resource
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -236,3 +239,19 @@ async def test_the_writers_command_line_and_environment_name_no_secret(postgres_
         [writer] = writer_processes()
         shown = b"".join(Path(f"/proc/{writer}/{file}").read_bytes() for file in ("cmdline", "environ"))  # noqa: ASYNC240 - no disk
         assert secret.encode() not in shown
+
+
+async def test_a_writer_is_handed_a_descriptor_of_any_number(database_url: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    try:
+        with ExitStack() as stack:
+            for _ in range(1100):  # as many connections
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+            async with open_store(database_url) as store:
+                message = new_message()
+                async with asyncio.timeout(30):
+                    await store.add(message)
+                assert await store.find(message.id) == message
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -156,6 +156,54 @@ async def test_a_body_may_stand_before_the_next_head() -> None:
             assert line.answers == [(200, ["POST", f"/{number}", "x" * number]) for number in range(100)], size
 
 
+OFFER = b"Host: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+async def test_two_offers_that_are_cut_between_the_heads_are_both_passed_over() -> None:
+    async with a_line() as line:
+        await line.send([b"GET /a HTTP/1.1\r\n" + OFFER, b"\r\nGET /b HTTP/1.1\r\n" + OFFER + b"\r\n"])
+        assert line.answers == [(200, ["GET", "/a", ""]), (200, ["GET", "/b", ""])]
+
+
+async def test_a_body_that_is_wrong_behind_an_offer_is_named_as_every_other() -> None:
+    async with a_line() as line:
+        head = b"POST /a HTTP/1.1\r\n" + OFFER + b"Transfer-Encoding: chunked\r\n\r\n"
+        await line.send([head + b"nonsense\r\n"])
+        assert [status for status, _ in line.answers] == [400]
+        assert line.wire.is_closing()
+
+
+@pytest.mark.parametrize("first", [b"GET /a HTTP/1.1\r\nHost: 127.0.0.1\r\n", b""])
+async def test_every_head_is_measured_also_behind_the_end_of_another(first: bytes) -> None:
+    large = b"GET /b HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Much: " + b"a" * 200_000 + b"\r\n\r\n"
+    async with a_line() as line:
+        await line.send([first, b"\r\n" + large] if first else [large])
+        assert [status for status, _ in line.answers] == [200 if first else 431]
+        assert line.wire.is_closing()
+
+
+async def test_who_has_sent_enough_is_not_blamed_for_what_is_held_back() -> None:
+    asked = asyncio.Event()
+
+    async def answer_later(scope: Scope, receive: Receive, send: Send) -> None:
+        await asked.wait()
+        await tell(scope, receive, send)
+
+    async with a_line(answer_later) as line:
+        await line.send([NEXT + NEXT[:10]])
+        for seconds in (0.0, 1000.0, 2000.0):
+            line.connection.look_after(seconds)
+        asked.set()
+        await line.send([NEXT[10:]])
+        assert line.answers == [(200, ["GET", "/next", ""])] * 2
+
+
+async def test_an_absolute_form_may_name_the_host_alone() -> None:
+    async with a_line() as line:
+        await line.send([b"GET http://127.0.0.1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"])
+        assert line.answers == [(200, ["GET", "/", ""])]
+
+
 async def test_what_waits_is_counted_and_past_the_bound_the_connection_ends_behind_its_answer() -> None:
     settings = Settings(max_bodies_bytes=1024, max_caller_bodies_bytes=1024, max_bulk_bytes=1024)
     asked = asyncio.Event()

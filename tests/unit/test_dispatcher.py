@@ -324,6 +324,53 @@ async def test_what_is_left_unanswered_is_tried_again_beside_the_others_and_one_
     assert bench.dispatcher._metrics.unanswered._value.get() == 6
 
 
+@pytest.mark.parametrize("way", ["invalid", "down", "faulty"])
+async def test_a_suspect_that_never_reaches_the_link_does_not_keep_its_device(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    suspect = bench.queued("A")
+    bench.link.answers.append(LinkLost(UNANSWERED))
+    error: Exception = PublicationInvalid("packet", 1, 2, 0x95) if way == "invalid" else LinkDown()
+    real, failing = bench.link.publish, iter([False, True])
+
+    def publish(publication: Publication) -> asyncio.Future[int]:
+        if next(failing, False):
+            raise error if way != "faulty" else RuntimeError("a fault of ours")
+        return real(publication)
+
+    monkeypatch.setattr(bench.link, "publish", publish)
+    async with bench.running():
+        await until(lambda: bench.dispatcher._suspects.is_unanswered("A"))
+        bench.clock.at += 1001
+        bench.dispatcher.wake()
+        await turns()
+        following = bench.queued("A")
+        for _ in range(3):
+            bench.clock.at += 1001
+            bench.dispatcher.wake()
+            await turns()
+        assert {suspect.id, following.id} & set(bench.link.waiting)
+
+
+async def test_a_fault_at_one_message_of_a_page_leaves_none_behind(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, *others = [bench.queued(imei) for imei in "ABC"]
+    deliver = bench.dispatcher.deliver
+
+    def faulty(message: Message) -> asyncio.Future[Message]:
+        if message.id == bad.id:
+            raise RuntimeError("a fault of ours")
+        return deliver(message)
+
+    monkeypatch.setattr(bench.dispatcher, "deliver", faulty)
+    async with bench.running():
+        await until(lambda: len(bench.link.waiting) == 2)
+        await until(lambda: bench.store.now(bad).status is Status.QUEUED)
+        assert bench.store.now(bad).not_before == EPOCH + 1000
+    assert {message.id for message in others} == set(bench.link.waiting)
+
+
 async def test_what_the_link_has_not_sent_can_be_taken_back(bench: Bench) -> None:
     message, other = bench.queued("A"), bench.queued("B")
     async with bench.running():

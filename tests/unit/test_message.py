@@ -24,6 +24,7 @@ from chapar.message import (
     check_topic_template,
     has_forbidden_character,
     new_id,
+    time_of,
 )
 from support.stores import new_message
 
@@ -285,3 +286,9 @@ def test_why_a_topic_template_is_refused_is_told(template: str, said: str) -> No
 )
 def test_a_topic_template_may_be_as_long_and_as_deep_as_a_topic(template: str) -> None:
     assert check_topic_template(template) == template
+
+
+def test_an_id_says_when_it_was_made() -> None:
+    assert time_of(new_id(1_800_000_000_123_456_789)) == 1_800_000_000_123
+    assert time_of("abc") == 0
+    assert time_of("") == 0

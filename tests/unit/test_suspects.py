@@ -101,3 +101,15 @@ def test_nothing_is_alone_while_something_is_tried_beside_the_others() -> None:
     assert trial(suspects, alone) is Trial.LATER
     suspects.came_back(beside, answered=True)
     assert trial(suspects, alone) is Trial.ALONE
+
+
+def test_what_has_expired_is_held_against_nobody() -> None:
+    suspects = Suspects()
+    late, lasting = new_message("A", expires_at=1000), new_message("B", expires_at=None)
+    for message in (late, lasting):
+        suspects.went_wrong(message, LinkLost(CLOSED))
+    suspects.forget_late(999)
+    assert trial(suspects, late) is Trial.ALONE
+    suspects.forget_late(1000)
+    assert trial(suspects, late) is Trial.PLAIN
+    assert trial(suspects, lasting) is Trial.ALONE

@@ -178,9 +178,10 @@ class Connection(HttpToolsProtocol):
         target = httptools.parse_url(self.url)
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
-        path = target.path.decode("ascii")
+        raw_path = target.path or b"/"  # an absolute form may name the host alone (RFC 9112 §3.2.2)
+        path = raw_path.decode("ascii")
         self.scope["path"] = unquote(path) if "%" in path else path
-        self.scope["raw_path"] = target.path
+        self.scope["raw_path"] = raw_path
         self.scope["query_string"] = target.query or b""
         before = self.cycle
         self.cycle = Exchange(
@@ -254,17 +255,19 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, piece: bytes) -> None:
         self._unheeded += len(piece)
+        behind_offer: bytes | None = None
         try:
-            try:
-                self.parser.feed_data(piece)
-            except httptools.HttpParserUpgrade as upgrade:
-                self._pass_over_upgrade(piece[upgrade.args[0] :])
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            behind_offer = piece[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, RequestError) else HeadMalformed(str(cause or error)))
         else:
             if self._unheeded > self.bounds.head_size:
                 self._refuse(HeadTooLarge(self.bounds.head_size))
+        if behind_offer is not None:
+            self._pass_over_upgrade(behind_offer)
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Read the request as if it did not offer another protocol, which a server may pass over (RFC 9110 §7.8).
@@ -274,8 +277,8 @@ class Connection(HttpToolsProtocol):
         headers = lines_of(header for header in self.headers if header[0] != b"upgrade")
         start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.feed_data(start + headers + b"\r\n")
-        self.parser.feed_data(rest)
+        self._feed(start + headers + b"\r\n")
+        self._parse(rest)
 
     def _hold(self, data: bytes) -> None:
         """Let it wait, and read no more, until the request before it is answered."""
@@ -323,16 +326,16 @@ class Connection(HttpToolsProtocol):
             raise HeadMalformed(f"its version is HTTP/{version}")
         if len(self.url) > MAX_TARGET:
             raise TargetTooLong(MAX_TARGET)
-        # A body may have come along, so the head is measured only where it may be too large.
-        if self._unheeded > self.bounds.head_size:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > self.bounds.head_size:
-                raise HeadTooLarge(self.bounds.head_size)
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.bounds.head_size:
+            raise HeadTooLarge(self.bounds.head_size)
 
     def _waits_for(self) -> tuple[_Wait, int] | None:
         """What the client has to do next, and a number that changes when it does; None while the work is ours."""
         if pending := self.transport.get_write_buffer_size():
             return _Wait.TAKING, pending
+        if self._is_busy:
+            return None  # whatever else has begun to come waits for our answer, and is not read meanwhile
         exchange = self.cycle
         if self.scope is not None and (exchange is None or exchange.scope is not self.scope):
             return _Wait.HEAD, self._requests

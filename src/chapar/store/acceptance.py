@@ -18,7 +18,7 @@ from chapar.store.schema import Row, keys, messages, to_message, to_row
 # What comes direct may follow only what came direct to the same process: that is on its way to the link already, in
 # this order. Anything else of its device is in the queue, or taken from it and perhaps on its way back.
 _LANES = """
-    SELECT imei, count(*), min(seq),
+    SELECT imei, count(CASE WHEN micro_op <> '' THEN 1 END), min(CASE WHEN micro_op <> '' THEN seq END),
         max(CASE WHEN status = 'queued' OR (status = 'publishing' AND claim <> {direct}) THEN 1 ELSE 0 END)
     FROM {messages_of_devices} AND seq > 0 AND status IN ('scheduled', 'queued', 'publishing')
     GROUP BY imei

@@ -18,7 +18,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from chapar.message import Attempt, Message, Status
+from chapar.message import Attempt, Message, Status, first_id
 from chapar.principal import EVERYWHERE, Reach
 from chapar.store.audit import Action
 from chapar.store.patterns import fits_any
@@ -32,8 +32,6 @@ TOP = 100
 """How many devices and operations a summary names."""
 BUCKETS = 1500
 """How many buckets of time a summary has, the newest ones: more than the minutes of a day."""
-
-_LAST_TIME = (1 << 48) - 1  # a UUIDv7 has 48 bits of milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +232,6 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
     conditions += fits_any(messages.c.imei, filters.reach.devices)
     conditions += fits_any(messages.c.micro_op, filters.reach.operations)
     return conditions
-
-
-def first_id(time: int) -> str:
-    """What every id made at `time` (ms since the epoch) or later sorts behind (RFC 9562 §5.7: time comes first)."""
-    digits = f"{min(max(time, 0), _LAST_TIME):012x}"
-    return f"{digits[:8]}-{digits[8:]}"
 
 
 def waiting_of(connection: Connection, sender: str, most: int) -> list[Message]:

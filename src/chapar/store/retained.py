@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, update
 
-from chapar.message import AT_BROKER, UNFINISHED, Message, Status
+from chapar.message import AT_BROKER, UNFINISHED, Message, Status, first_id, time_of
 from chapar.store.audit import Entry, add_entries
 from chapar.store.operations import Kind, insert_messages
 from chapar.store.schema import Row, messages, to_message, to_row
+
+_SKEW = 3_600_000  # ms by which the clocks of two gateways may differ
 
 _MICRO_OP = Message._fields.index("micro_op")
 _at_broker = [status.value for status in AT_BROKER]
@@ -26,20 +28,23 @@ _MAY_BE_RETAINED = select(literal(1)).where(
 _seq = messages.alias("numbered")
 _ORIGINS_SEQ = select(_seq.c.seq).where(_seq.c.id == bindparam("origin")).scalar_subquery()
 _OWN_SEQ = select(_seq.c.seq).where(_seq.c.id == bindparam("clearing")).scalar_subquery()
-# What is on its way before the clearing is taken for there: behind it, the clearing would remove it.
+# What is on its way is taken for there: behind it, the clearing would remove it. Only what the same TAKE has put behind
+# the clearing leaves after it. Where the origin is forgotten, the clearing's own place says what is newer. Ids begin
+# with their time, so `since` keeps this off what the device had long before.
 _REPLACEMENT = (
     select(literal(1))
     .where(
         messages.c.imei == bindparam("imei"),
         messages.c.topic == bindparam("topic"),
         messages.c.retain.is_(True),
-        messages.c.seq > _ORIGINS_SEQ,
+        messages.c.id > bindparam("since"),
+        messages.c.seq > func.coalesce(_ORIGINS_SEQ, _OWN_SEQ),
         messages.c.id != bindparam("clearing"),
         or_(
             messages.c.status.in_(_at_broker),
             and_(
                 messages.c.status == Status.PUBLISHING.value,
-                messages.c.seq < func.coalesce(_OWN_SEQ, literal(2**62)),
+                or_(messages.c.claim.is_distinct_from(bindparam("taker")), messages.c.seq < _OWN_SEQ),
             ),
         ),
     )
@@ -49,6 +54,7 @@ _CLEARING = (
     select(messages.c.id)
     .where(
         messages.c.imei == bindparam("imei"),
+        messages.c.id > bindparam("since"),
         messages.c.origin == bindparam("origin"),
         messages.c.micro_op == "",
         messages.c.status.in_([Status.QUEUED.value, Status.PUBLISHING.value, Status.PUBLISHED.value]),
@@ -81,10 +87,10 @@ def _take_back(connection: Connection, asked: Sequence[TakeBack]) -> Sequence[st
 
 
 def _take_back_one(connection: Connection, clearing: Message, entry: Entry | None) -> str | None:
-    names = _names(clearing)
+    names = _names(clearing, taker=None)
     if connection.execute(_MAY_BE_RETAINED, {"origin": clearing.origin}).first() is None:
         return None
-    under_way = connection.execute(_CLEARING, {"imei": clearing.imei, "origin": clearing.origin}).scalar()
+    under_way = connection.execute(_CLEARING, names).scalar()
     if under_way is not None:
         return str(under_way)
     if connection.execute(_REPLACEMENT, names).first() is not None:
@@ -102,15 +108,22 @@ def supersede(connection: Connection, taken: list[Row], at: int) -> tuple[list[R
         if row[_MICRO_OP]:
             continue
         clearing = to_message(row)
-        if connection.execute(_REPLACEMENT, _names(clearing)).first() is not None:
+        if connection.execute(_REPLACEMENT, _names(clearing, taker=clearing.claim)).first() is not None:
             connection.execute(_SUPERSEDE, {"clearing": clearing.id, "at": at})
             left.remove(row)
             ended.append(clearing.id)
     return left, ended
 
 
-def _names(clearing: Message) -> dict[str, str | None]:
-    return {"clearing": clearing.id, "origin": clearing.origin, "imei": clearing.imei, "topic": clearing.topic}
+def _names(clearing: Message, *, taker: str | None) -> dict[str, str | None]:
+    return {
+        "clearing": clearing.id,
+        "origin": clearing.origin,
+        "imei": clearing.imei,
+        "topic": clearing.topic,
+        "since": first_id(time_of(clearing.origin or "") - _SKEW),
+        "taker": taker,
+    }
 
 
 TAKE_BACK: Kind[TakeBack, str | None] = Kind("take_back", 2, _take_back)

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import Connection
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
-from chapar.message import Attempt, Message, Status
+from chapar.message import Attempt, Message, Status, first_id
 from chapar.metrics import Metrics
 from chapar.settings import Settings
 from chapar.store import administration, api_keys, audit, database, files, migrations, reports
@@ -186,7 +186,7 @@ class Store:
         removed = _FORGOTTEN
         while removed == _FORGOTTEN:
             began = loop.time()
-            removed = await self._commits.submit(PRUNE, Prune(reports.first_id(before), before, at, _FORGOTTEN))
+            removed = await self._commits.submit(PRUNE, Prune(first_id(before), before, at, _FORGOTTEN))
             took = loop.time() - began
             yield removed
             if removed == _FORGOTTEN:

@@ -78,7 +78,7 @@ def serve(channel: socket.socket) -> None:
         except (SQLAlchemyError, ChaparError) as error:
             _send(channel, ("down", cause(error)))
         # Nothing is sent to a writer that is not ready, so readable means closed.
-        if select.select([channel], [], [], _RECONNECT_PAUSE)[0]:
+        if _is_readable(channel, _RECONNECT_PAUSE):
             return
 
 
@@ -96,7 +96,7 @@ def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch
     """Serve until the other end or the connection is gone; False where the last commit's outcome is unknown."""
     gone: str | None = None
     while True:
-        if watch is not None and not select.select([channel], [], [], _LOOK_EVERY)[0]:
+        if watch is not None and not _is_readable(channel, _LOOK_EVERY):
             gone = _look(channel, connection, watch, gone)
             continue
         batch = _receive(channel)
@@ -210,6 +210,14 @@ def _rolled_back(connection: Connection) -> bool:
 
 def _send(channel: socket.socket, frame: tuple[object, ...]) -> None:
     channel.sendall(pack(frame))
+
+
+def _is_readable(channel: socket.socket, seconds: float) -> bool:
+    """Wait for something to read, for so long at most."""
+    # Not `select`: it takes no descriptor from 1,024 on, and a gateway with many connections hands such a one over.
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
 
 
 def _receive(channel: socket.socket) -> tuple[Any, ...] | None:
