@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import defaultdict
 from typing import Final
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -115,10 +116,18 @@ async def _publish_all(some: list[Case], session: Session, wire: Wire, everythin
     except Illegal as error:
         outcome.findings.append(f"{error}: one of {[case for case, _ in messages.values()]}")
         return
-    if [packet.properties[_CORRELATION_DATA] for packet in left] != [id_.encode() for id_ in messages]:
-        outcome.findings.append(f"not each left once and in its order: {left}")
+    ids: dict[str, list[bytes]] = defaultdict(list)
+    for packet in left:
+        ids[packet.topic].append(packet.properties[_CORRELATION_DATA])
+    expected: dict[str, list[bytes]] = defaultdict(list)
+    for _, message in messages.values():
+        expected[message.topic].append(message.id.encode())
+    if ids != expected:
+        outcome.findings.append(f"not each left once, and behind those before it on its topic: {left}")
         return
-    for packet, (case, message) in zip(left, messages.values(), strict=True):
+    packets = {packet.properties[_CORRELATION_DATA]: packet for packet in left}
+    for case, message in messages.values():
+        packet = packets[message.id.encode()]
         if not _is_of(packet, message) or not _heard(arrived.get(message.id.encode()), message):
             outcome.findings.append(f"{case} left as {packet} and arrived as {arrived.get(message.id.encode())}")
 

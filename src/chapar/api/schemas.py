@@ -61,7 +61,9 @@ def _time(value: object) -> datetime:
     return time
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_time)]
+_TIME_SCHEMA: Final[JsonDict] = {"type": "string", "format": "date-time", "pattern": "^(19[7-9][0-9]|[2-9][0-9]{3})-"}
+
+Time = Annotated[AwareDatetime, BeforeValidator(_time), WithJsonSchema(_TIME_SCHEMA)]
 
 
 class SendRequest(BaseModel):
@@ -239,7 +241,7 @@ class SummaryView(BaseModel):
 
 
 # A query string has no null: what is absent is just not there.
-Moment = Annotated[Time | None, WithJsonSchema({"type": "string", "format": "date-time"})]
+Moment = Annotated[Time | None, WithJsonSchema(_TIME_SCHEMA)]
 
 _CURSOR: Final = r"^[0-9a-f-]{36}\.[0-9]{1,18}$"
 
