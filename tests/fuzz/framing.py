@@ -46,8 +46,10 @@ def run(wanted: int) -> Outcome:
             answers = _ask(stage.gateway.port, stream, source, hang_up=is_mangled)
             outcome.cases += 1
             outcome.count("answers", len(answers))
-            # A mangled length can make a request of a body, but there are no more of them than start lines.
-            if len(answers) > stream.count(b"HTTP/") if is_mangled else answers != expected:
+            # A mangled length can make a request of a body, but there are no more of them than start lines. What is in
+            # doubt behind a request that is not answered yet ends the connection behind that answer.
+            fits = answers == expected or (expected[-1:] == ["head_malformed"] and answers == expected[:-1] != [])
+            if len(answers) > stream.count(b"HTTP/") if is_mangled else not fits:
                 outcome.findings.append(f"{stream!r} was answered with {answers}, and not with {expected}")
         stage.judge(outcome)
     return outcome
@@ -91,7 +93,7 @@ def _ask(port: int, stream: bytes, source: random.Random, *, hang_up: bool) -> l
     received = b""
     with socket.create_connection((LOOPBACK, port), timeout=_PATIENCE) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(ConnectionError):  # it may be closed before all is sent
+        with contextlib.suppress(OSError):  # it may be closed before all is sent
             for piece in chunks(stream, source.randrange(2**16)):
                 connection.sendall(piece)
             if hang_up:

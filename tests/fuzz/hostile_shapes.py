@@ -20,7 +20,7 @@ _BODY: Final = 64 * 1024  # CHAPAR_MAX_BODY_BYTES
 _BULK: Final = 16 * 1024 * 1024  # CHAPAR_MAX_BULK_BYTES
 _DEAR: Final = 1024 * 1024  # bytes of a bulk call that holds nothing but work, in continuous integration
 _MOST: Final = 10_000  # messages of a bulk call
-_TRIES: Final = 3  # of a shape, because a busy machine makes processors slower too
+_TRIES: Final = 6  # of a shape, because a busy machine makes processors slower too
 _MAX_FINDINGS: Final = 5
 SHORT: Final = 150  # cases in continuous integration
 

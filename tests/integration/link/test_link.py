@@ -176,7 +176,9 @@ class TestNoSession:
         """rumqttd on its 3.1.1 listener, which hangs up on MQTT 5 without a word."""
         port = free_port()
         config = tmp_path / "rumqttd.toml"
-        config.write_text(embedded._ROUTER + embedded._LISTENER.format(version="v4", host="127.0.0.1", port=port))
+        config.write_text(
+            embedded._ROUTER + embedded._LISTENER.format(version="v4", host="127.0.0.1", port=port, largest=262_144)
+        )
         command = [sys.executable, "-m", "chapar.link.embedded", str(config)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
             await asyncio.to_thread(wait_until_accepts, port)
@@ -358,7 +360,8 @@ class TestPublishing:
                     most = max(most, session.in_flight)
 
                 proxy.stall(to_server=False)
-                outcomes = [session.publish(publication(str(number))) for number in range(500)]
+                topics = [f"devices/{number % 4}" for number in range(500)]  # one alone may not fill the window
+                outcomes = [session.publish(publication("go", topic)) for topic in topics]
                 for outcome in outcomes:
                     outcome.add_done_callback(look)
                 await asyncio.sleep(0)
