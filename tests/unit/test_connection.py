@@ -13,6 +13,7 @@ from uvicorn import Server
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from chapar.api.connection import MAX_HEADERS
 from chapar.api.limits import MAX_MESSAGES, MESSAGE_SIZE
 from chapar.errors import BodiesExhausted
 from chapar.settings import Settings
@@ -245,10 +246,11 @@ async def test_a_body_that_nobody_read_is_not_kept() -> None:
         assert not line.connection.cycle.body
 
 
-async def test_headers_are_counted_as_they_come() -> None:
+@pytest.mark.parametrize("end", [b"", b"\r\n"])
+async def test_headers_are_counted_as_they_come(end: bytes) -> None:
     async with a_line() as line:
-        await line.send([b"GET / HTTP/1.1\r\n", b"X:\r\n" * 200])
-        assert len(line.connection.headers) == 101
+        await line.send([b"GET / HTTP/1.1\r\n", b"X:\r\n" * 200 + end])
+        assert len(line.connection.headers) == MAX_HEADERS
         assert [status for status, _ in line.answers] == [431]
 
 

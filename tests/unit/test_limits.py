@@ -1,6 +1,7 @@
 """How much one caller may ask."""
 
 import re
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,7 +107,7 @@ def budget() -> BodyBudget:
 
 def test_bodies_are_bounded_for_each_caller_and_in_all(budget: BodyBudget) -> None:
     largest = 1024 + MAX_MESSAGES * MESSAGE_SIZE
-    with budget.share(BACKEND) as first, budget.share(OTHER) as second:
+    with closing(budget.share(BACKEND)) as first, closing(budget.share(OTHER)) as second:
         first.take(largest)
         first.take(largest)
         with pytest.raises(BodiesExhausted, match="CHAPAR_MAX_CALLER_BODIES_BYTES"):
@@ -118,19 +119,19 @@ def test_bodies_are_bounded_for_each_caller_and_in_all(budget: BodyBudget) -> No
 
 
 def test_a_body_gives_back_what_it_took_and_leaves_the_rest_of_its_caller(budget: BodyBudget) -> None:
-    with budget.share(BACKEND) as first:
+    with closing(budget.share(BACKEND)) as first:
         first.take(100)
-        with budget.share(BACKEND) as second:
+        with closing(budget.share(BACKEND)) as second:
             second.take(50)
         assert budget._total == 100
-    with budget.share(BACKEND):
+    with closing(budget.share(BACKEND)):
         pass
     assert budget._total == 0
 
 
 def test_the_largest_bulk_call_fits_however_little_is_allowed() -> None:
     small = {"max_bulk_bytes": 4096, "max_caller_bodies_bytes": 1024, "max_bodies_bytes": 1024}
-    with BodyBudget(Settings.model_validate(small)).share(BACKEND) as share:
+    with closing(BodyBudget(Settings.model_validate(small)).share(BACKEND)) as share:
         share.take(4096 + MAX_MESSAGES * MESSAGE_SIZE)
 
 

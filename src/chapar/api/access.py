@@ -160,9 +160,11 @@ class Entrance:
             return
         scope["caller"] = caller
         scope["admission"] = self._door, credential
-        with self._limits.bodies.share(caller) as share:
-            scope["body_share"] = share
+        share = scope["body_share"] = self._limits.bodies.share(caller)
+        try:
             await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
+        finally:
+            share.close()
 
     async def _principal(self, credential: str | None) -> Principal:
         if credential is None:

@@ -101,7 +101,7 @@ class _Flow(FlowControl):
     is_held = False
 
     def resume_reading(self) -> None:
-        if not self.is_held:
+        if self.read_paused and not self.is_held:
             super().resume_reading()
 
 
@@ -117,6 +117,8 @@ class Connection(HttpToolsProtocol):
     cycle: Exchange
     flow: _Flow
     _unheeded = 0  #: bytes that came since a head or a piece of a body was complete
+    _fed = 0  #: bytes of the piece that is being parsed
+    _unmeasured = 0  #: bytes that came since the last head, and at most as many more as came with its end
     _unwanted = 0  #: bytes of a body that came although its request was answered
     _ahead = b""  #: what came behind a request that is not answered yet
     _deaf = False  #: whether nothing more is heard, because what came makes no sense or took too long
@@ -146,8 +148,10 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._is_busy:
             self._hold(data)
-        else:
+        elif data.count(_HEAD_END) > 1:
             self._parse(data)
+        else:
+            self._feed(data)
 
     def on_response_complete(self) -> None:
         """Go on to the next request, where it has come."""
@@ -159,20 +163,13 @@ class Connection(HttpToolsProtocol):
             self._parse(self._take_ahead())
             self.flow.resume_reading()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Raises HeadersTooMany, HeadMalformed."""
-        super().on_header(name, value)
-        if len(self.headers) > MAX_HEADERS:
-            raise HeadersTooMany(MAX_HEADERS)
-        if self.headers and self.headers[-1][0] == b"transfer-encoding":
-            self._check_coding(value)
-
     def on_headers_complete(self) -> None:
         """Start the request, or get it in line behind the one that came before it on this connection."""
         self._check_head()
         if self.parser.should_upgrade():
             return  # it comes again, without the offer
         self._unheeded = self._unwanted = 0
+        self._unmeasured = self._fed
         self._requests += 1
         version = self.parser.get_http_version()
         target = httptools.parse_url(self.url)
@@ -254,7 +251,9 @@ class Connection(HttpToolsProtocol):
             at = end
 
     def _feed(self, piece: bytes) -> None:
-        self._unheeded += len(piece)
+        self._fed = len(piece)
+        self._unheeded += self._fed
+        self._unmeasured += self._fed
         behind_offer: bytes | None = None
         try:
             self.parser.feed_data(piece)
@@ -264,7 +263,9 @@ class Connection(HttpToolsProtocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, RequestError) else HeadMalformed(str(cause or error)))
         else:
-            if self._unheeded > self.bounds.head_size:
+            if self.headers and len(self.headers) > MAX_HEADERS:
+                self._refuse(HeadersTooMany(MAX_HEADERS))
+            elif self._unheeded > self.bounds.head_size:
                 self._refuse(HeadTooLarge(self.bounds.head_size))
         if behind_offer is not None:
             self._pass_over_upgrade(behind_offer)
@@ -313,22 +314,24 @@ class Connection(HttpToolsProtocol):
     def _network(self) -> str:
         return network_of(self.client[0] if self.client else "")
 
-    def _check_coding(self, coding: bytes) -> None:
-        """A body is chunked, or has a length: no other coding is known, nor any in HTTP/1.0 (RFC 9112 §6.1)."""
-        if coding.lower() != b"chunked" or self.parser.get_http_version() != "1.1":
-            raise HeadMalformed("its Transfer-Encoding is not known here")
-
     def _check_head(self) -> None:
-        """Raises HeadMalformed, TargetTooLong, HeadTooLarge."""
+        """Raises HeadersTooMany, HeadMalformed, TargetTooLong, HeadTooLarge."""
+        if len(self.headers) > MAX_HEADERS:
+            raise HeadersTooMany(MAX_HEADERS)
         if self.parser.get_method() == b"CONNECT":
             raise HeadMalformed("there is no tunnel here")
         if (version := self.parser.get_http_version()) not in _VERSIONS:
             raise HeadMalformed(f"its version is HTTP/{version}")
+        for name, value in self.headers:
+            # A body is chunked, or has a length: no other coding is known, nor any in HTTP/1.0 (RFC 9112 §6.1).
+            if name == b"transfer-encoding" and (value.lower() != b"chunked" or version != "1.1"):
+                raise HeadMalformed("its Transfer-Encoding is not known here")
         if len(self.url) > MAX_TARGET:
             raise TargetTooLong(MAX_TARGET)
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.bounds.head_size:
-            raise HeadTooLarge(self.bounds.head_size)
+        if self._unmeasured > self.bounds.head_size:  # else it is no larger, whatever else came with it
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self.bounds.head_size:
+                raise HeadTooLarge(self.bounds.head_size)
 
     def _waits_for(self) -> tuple[_Wait, int] | None:
         """What the client has to do next, and a number that changes when it does; None while the work is ours."""
@@ -371,6 +374,8 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: ChaparError) -> None:
         """Hear nothing more; answer what cannot become a request, behind the answers that are owed, and close."""
         self._stop_hearing()
+        if self.headers:
+            del self.headers[MAX_HEADERS:]  # one piece may have brought thousands
         exchange = self.cycle
         if exchange is None or (exchange.response_complete and not exchange.more_body):
             self._say(error)

@@ -4,7 +4,7 @@ import ipaddress
 import math
 import time
 from functools import lru_cache
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
@@ -129,30 +129,32 @@ class BodyBudget:
             del self._held[who]
 
     def share(self, caller: Caller) -> "BodyShare":
-        """What the body of one request takes of it, until the end of the block."""
+        """What the body of one request takes of it, until it is closed."""
         return BodyShare(self, who_of(caller))
 
 
 class BodyShare:
-    """What one request has of the budget. Every request passes here, so it is no generator's frame."""
+    """What one request has of the budget."""
 
-    __slots__ = ("_budget", "_size", "_who", "largest")
+    __slots__ = ("_budget", "_size", "_who")
 
     def __init__(self, budget: BodyBudget, who: str) -> None:
-        self.largest = budget.largest
         self._budget = budget
         self._who = who
         self._size = 0
+
+    @property
+    def largest(self) -> int:
+        """Bytes of one body, where its route does not say otherwise."""
+        return self._budget.largest
 
     def take(self, size: int) -> None:
         """So much more has come, or is held for what has come; raises BodiesExhausted."""
         self._budget.take(self._who, size)
         self._size += size
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Give it all back."""
         if self._size:
             self._budget.give_back(self._who, self._size)
 

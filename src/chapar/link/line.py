@@ -1,7 +1,7 @@
 """The publications that wait for a place in the window: each topic in its order, the topics by turns."""
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 
 from chapar.link.publication import Publication
@@ -21,7 +21,7 @@ class Line:
         self._length = 0
         self._lines: dict[str, deque[Waiting]] = {}  # by topic; none is empty
         self._turns: deque[str] = deque()  # the topics that may send, each once
-        self._in_flight = Counter[str]()
+        self._in_flight: dict[str, int] = {}  # by topic; none is 0
 
     def __len__(self) -> int:
         return self._length
@@ -35,11 +35,12 @@ class Line:
         topic = waiting[0].topic
         self._length += 1
         line = self._lines.get(topic)
-        if line is None:
-            self._lines[topic] = deque((waiting,))
-            self._give_turn(topic)
-        else:
+        if line is not None:
             line.append(waiting)
+            return
+        self._lines[topic] = deque((waiting,))
+        if self._in_flight.get(topic, 0) < self.share:
+            self._turns.append(topic)
 
     def next(self) -> Waiting | None:
         """Take the publication whose turn it is out of the line, then call `left()`. None where no topic has a turn."""
@@ -55,18 +56,20 @@ class Line:
 
     def left(self, topic: str, *, in_flight: bool) -> None:
         """The publication taken last has left, and is in flight or not; so the next of its topic may have a turn."""
+        count = self._in_flight.get(topic, 0)
         if in_flight:
-            self._in_flight[topic] += 1
-        if topic in self._lines:
-            self._give_turn(topic)
+            count += 1
+            self._in_flight[topic] = count
+        if topic in self._lines and count < self.share:
+            self._turns.append(topic)
 
     def answered(self, topic: str) -> None:
         """A publication of this topic is in flight no longer."""
-        self._in_flight[topic] -= 1
-        if topic in self._lines and self._in_flight[topic] == self.share - 1:
-            self._give_turn(topic)
-        if not self._in_flight[topic]:
-            del self._in_flight[topic]
+        count = self._in_flight.pop(topic) - 1
+        if count:
+            self._in_flight[topic] = count
+        if topic in self._lines and count == self.share - 1:
+            self._turns.append(topic)
 
     def clear(self) -> list[Waiting]:
         """Empty the line; gives what was in it."""
@@ -75,7 +78,3 @@ class Line:
         self._turns.clear()
         self._length = 0
         return waiting
-
-    def _give_turn(self, topic: str) -> None:
-        if self._in_flight[topic] < self.share:
-            self._turns.append(topic)
