@@ -21,7 +21,7 @@ from chapar.principal import Caller
 from chapar.room import Room
 from chapar.sending import Sending, unless_not_sent
 from chapar.settings import Settings
-from chapar.store.audit import Action, AuditFilters, Entry, cancellation
+from chapar.store.audit import Action, AuditFilters, AuditPage, Entry, cancellation
 from chapar.store.reports import Bucket, Filters, Page, Position, Ranking, Summary
 from chapar.store.store import Store
 from chapar.supervision import supervised
@@ -217,7 +217,7 @@ class Gateway:
         Raises NotSaved, OutcomeUnknown, StoreUnavailable.
         """
         cancelled = 0
-        while waiting := await self._store.waiting_of(sender, _CANCELLED_AT_ONCE):
+        async for waiting in self._store.waiting_of(sender, _CANCELLED_AT_ONCE):
             entries = [cancellation(caller, message, self._clock.now(), _KEY_REVOKED) for message in waiting]
             deadline = self._loop.time() + self._settings.publish_timeout
             answers = await asyncio.gather(*(self._store.cancel(entry, deadline) for entry in entries))
@@ -273,7 +273,7 @@ class Gateway:
         return await self._store.attempts(message_id)
 
     async def page(self, caller: Caller, filters: Filters, *, after: Position | None, limit: int) -> Page:
-        """At most `limit` messages, newest first, older than the one at `after`; raises StoreUnavailable."""
+        """A page of at most `limit` messages, newest first, older than the one at `after`; raises StoreUnavailable."""
         return await self._store.page(_within(caller, filters), after=after, limit=limit)
 
     def report(self, caller: Caller, filters: Filters) -> AsyncIterator[list[Message]]:
@@ -284,10 +284,8 @@ class Gateway:
         """Counts by status, device, operation and time; raises StoreUnavailable."""
         return await self._store.summary(_within(caller, filters), bucket)
 
-    async def audit(
-        self, caller: Caller, filters: AuditFilters, *, before: int | None, limit: int
-    ) -> list[tuple[int, Entry]]:
-        """At most `limit` numbered entries of the audit trail below the number `before`; raises StoreUnavailable."""
+    async def audit(self, caller: Caller, filters: AuditFilters, *, before: int | None, limit: int) -> AuditPage:
+        """A page of at most `limit` entries of the audit trail below the number `before`; raises StoreUnavailable."""
         within = filters._replace(reach=caller.principal.reach)
         return await self._store.audit(within, before=before, limit=limit)
 

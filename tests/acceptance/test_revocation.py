@@ -97,6 +97,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             with contextlib.closing(place.http):
                 place.fill(place.issuer.token(), WAITING)
                 yield place
+            assert "without completing" not in gateway.program.output, "a stream that is cut is no fault"
 
 
 def cut_lines(place: Place) -> int:

@@ -21,7 +21,7 @@ from chapar.principal import EVERY_SCOPE, EVERYWHERE, Reach, Scope
 from chapar.store import database, files, migrations
 from chapar.store.acceptance import Key, Sender
 from chapar.store.administration import administer
-from chapar.store.api_keys import CREATE_KEY, ApiKey, all_keys, any_key
+from chapar.store.api_keys import CREATE_KEY, ApiKey, any_key, oldest_first
 from chapar.store.audit import Action, AuditFilters, Entry, add_entries, entry_of_local_user, local_user, newest_first
 from chapar.store.database import Role, open_engine
 from chapar.store.migrations import migrate
@@ -49,8 +49,12 @@ def deadline_of(patience: float = 30.0) -> float:
 
 async def entries(store: Store, **filters: object) -> list[Entry]:
     """What the audit trail says, oldest first."""
-    found = await store.audit(AuditFilters(**filters), before=None, limit=100)  # type: ignore[arg-type]
+    found = (await store.audit(AuditFilters(**filters), before=None, limit=100)).entries  # type: ignore[arg-type]
     return [entry for _, entry in reversed(found)]
+
+
+async def every_key(store: Store) -> list[ApiKey]:
+    return [key async for keys in store.all_keys() for key in keys]
 
 
 async def created(store: Store, grant: Grant = GRANT) -> ApiKey:
@@ -65,17 +69,36 @@ async def test_a_key_is_found_as_it_was_made(store: Store) -> None:
     assert await store.any_key()
     assert await store.key(key.id) == key
     assert await store.key_by_hash(key.hash) == key
-    assert await store.keys() == [key]
+    assert await every_key(store) == [key]
     assert await store.key("nobody") is None
     assert await store.key_by_hash("0" * 64) is None
     assert [entry.action for entry in await entries(store)] == ["key_created"]
+
+
+@pytest.mark.parametrize("count", [9, 10, 21])
+async def test_every_key_is_listed_once_the_oldest_first(store: Store, count: int) -> None:
+    made = [issue(CALLER, GRANT, at // 4) for at in range(count)]
+    await asyncio.gather(*(store.create_key(each.key, each.entry, deadline_of()) for each in made))
+    listed = await every_key(store)
+    assert listed == sorted((each.key for each in made), key=lambda key: (key.created_at, key.id))
+
+
+async def test_a_page_of_the_audit_trail_ends_at_its_bytes(store: Store) -> None:
+    entry = Entry(1, "cli:root", "root", "", Action.PRUNED, "", detail="x" * 100_000)
+    for number in range(5):
+        await store.add_entry(entry._replace(at=number))
+    seen, page = [], await store.audit(AuditFilters(), before=None, limit=1000)
+    while page.next is not None:
+        seen.append(page.entries)
+        page = await store.audit(AuditFilters(), before=page.next, limit=1000)
+    assert [[entry.at for _, entry in entries] for entries in [*seen, page.entries]] == [[4, 3], [2, 1], [0]]
 
 
 async def test_a_key_that_is_made_again_because_the_answer_was_lost_is_there_once(store: Store) -> None:
     issued = issue(CALLER, GRANT, now())
     for _ in range(2):
         await store.create_key(issued.key, issued.entry, deadline_of())
-    assert await store.keys() == [issued.key]
+    assert await every_key(store) == [issued.key]
     assert len(await entries(store)) == 1
 
 
@@ -168,9 +191,11 @@ async def test_the_trail_is_narrowed_and_paged(store: Store) -> None:
     assert [e.imei for e in await entries(store, reach=Reach(("farm1-*",)))] == ["farm1-a", "farm1-a"]
     assert [e.micro_op for e in await entries(store, reach=Reach(operations=("op*",)))] == ["open", "open"]
     page = await store.audit(AuditFilters(), before=None, limit=2)
-    rest = await store.audit(AuditFilters(), before=page[-1][0], limit=10)
-    assert len(rest) == 3
-    assert page[-1][0] > rest[0][0]
+    assert page.next == page.entries[-1][0]
+    rest = await store.audit(AuditFilters(), before=page.next, limit=3)
+    assert len(rest.entries) == 3
+    assert page.next > rest.entries[0][0]
+    assert rest.next is None
 
 
 FORGED = "(seq, at, principal, name, address, action, subject) {} VALUES ({}, 1, '', '', '', '', '')"
@@ -242,7 +267,7 @@ async def test_an_entry_of_its_own_that_is_repeated_is_there_once(store: Store) 
 def test_a_migration_is_kept_where_it_was_asked_for_or_changed_what_was_there(database_url: str) -> None:
     def kept() -> list[str | None]:
         with administer(database_url) as connection:
-            found = newest_first(connection, AuditFilters(action=Action.MIGRATED), None, 10)
+            found = newest_first(connection, AuditFilters(action=Action.MIGRATED), None, 10).entries
         return [entry.detail for _, entry in reversed(found)]
 
     migrate(database_url)
@@ -340,8 +365,8 @@ def test_the_owner_works_on_the_database_itself(sqlite_url: str) -> None:
         assert not any_key(connection)
         CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
     with administer(sqlite_url) as connection:
-        assert all_keys(connection) == [issued.key]
-        assert len(newest_first(connection, AuditFilters(), None, 10)) == 1
+        assert oldest_first(connection) == [issued.key]
+        assert len(newest_first(connection, AuditFilters(), None, 10).entries) == 1
     with pytest.raises(StoreUnavailable), administer(sqlite_url) as connection:
         connection.execute(text("DELETE FROM nowhere"))
 
@@ -359,7 +384,7 @@ async def test_the_owner_works_beside_a_gateway(store: Store, database_url: str)
     with administer(database_url) as connection:
         CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
     await store.add(new_message(), sender=ANNA)
-    assert await store.keys() == [issued.key]
+    assert await every_key(store) == [issued.key]
     assert [entry.action for entry in await entries(store)] == ["key_created", "message_sent"]
 
 
@@ -375,7 +400,7 @@ def test_more_rights_than_this_version_knows_are_none(sqlite_url: str) -> None:
         CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
         connection.execute(text("""UPDATE api_keys SET scopes = '["messages:send", "moon:land"]'"""))
     with administer(sqlite_url) as connection:
-        assert all_keys(connection)[0].scopes == {Scope.SEND}
+        assert oldest_first(connection)[0].scopes == {Scope.SEND}
 
 
 async def test_what_a_key_was_used_for_is_found_until_it_may_be_used_anew(store: Store) -> None:

@@ -14,8 +14,9 @@ from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
 from chapar.message import Message, Status, new_id
 from chapar.metrics import Metrics
 from chapar.store import reports
+from chapar.store.acceptance import Sender
 from chapar.store.database import Role, open_engine
-from chapar.store.reports import Filters, Page, Position
+from chapar.store.reports import PAGE_BYTES, Filters, Page, Position
 from chapar.store.store import Store
 from support.stores import CLAIM, measured, new_message, now, open_store, published, writer_processes
 
@@ -168,10 +169,11 @@ async def test_a_page_has_the_newest_first_and_the_next_goes_on_behind_it(store:
     first = await store.page(Filters(), after=None, limit=4)
     # What is accepted meanwhile shifts nothing.
     await add(store, *(new_message() for _ in range(3)))
-    second = await store.page(Filters(), after=first.last, limit=4)
-    third = await store.page(Filters(), after=second.last, limit=4)
+    second = await store.page(Filters(), after=first.next, limit=4)
+    third = await store.page(Filters(), after=second.next, limit=4)
     assert [*first.messages, *second.messages, *third.messages] == messages[::-1]
-    assert await store.page(Filters(), after=third.last, limit=4) == Page([], None)
+    assert third.next is None
+    assert await store.page(Filters(), after=Position(0, ""), limit=4) == Page([], None)
 
 
 @pytest.mark.parametrize("size", [1, 3, 9, 10, 11])
@@ -179,6 +181,41 @@ async def test_pages_give_each_message_once_oldest_first(store: Store, size: int
     messages = [new_message() for _ in range(10)]
     await add(store, *reversed(messages))
     assert await every(store, Filters(), size) == messages
+
+
+async def test_a_page_ends_at_its_bytes_before_it_ends_at_its_messages(store: Store) -> None:
+    text = '{"text":"' + "ب" * 30_000 + '"}'  # of 60 KB
+    long = [new_message("A", Status.PUBLISHED, params=text, claim=None) for _ in range(10)]
+    [vast] = [new_message("A", Status.PUBLISHED, params=f'{{"text":"{"x" * PAGE_BYTES}"}}', claim=None)]
+    short = [new_message("A", Status.PUBLISHED, claim=None) for _ in range(10)]
+    messages = [*long, vast, *short]
+    await add(store, *messages)
+    for filters in WAYS:
+        pages = [page async for page in store.pages(filters)]
+        assert [message for page in pages for message in page] == messages, filters
+        assert list(map(len, pages)) == [4, 4, 2, 1, 10], filters
+        sizes, page = [], await store.page(filters, after=None, limit=1000)
+        while page.next is not None:
+            sizes.append(len(page.messages))
+            page = await store.page(filters, after=page.next, limit=1000)
+        assert [*sizes, len(page.messages)] == [10, 1, 4, 4, 2], filters
+
+
+async def test_the_last_page_says_that_nothing_follows_also_where_it_is_full(store: Store) -> None:
+    await add(store, *(new_message() for _ in range(4)))
+    assert (await store.page(Filters(), after=None, limit=3)).next is not None
+    assert (await store.page(Filters(), after=None, limit=4)).next is None
+    assert (await store.page(Filters(), after=None, limit=5)).next is None
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+async def test_what_waits_of_one_sender_comes_once(store: Store, size: int) -> None:
+    states = (Status.QUEUED, Status.PUBLISHED, Status.SCHEDULED)
+    sent = [new_message("A", status, claim=None, deliver_at=now() + 10**6) for status in states * 3]
+    await asyncio.gather(*(store.add(message, sender=Sender("key:one", "one", "")) for message in sent))
+    await store.add(new_message("B", Status.QUEUED), sender=Sender("key:other", "other", ""))
+    found = [message async for page in store.waiting_of("key:one", size) for message in page]
+    assert sorted(found) == sorted(message for message in sent if message.status is not Status.PUBLISHED)
 
 
 WAYS = [
@@ -230,7 +267,7 @@ async def test_the_next_page_goes_on_behind_a_message_that_is_gone(store: Store,
         first = await store.page(filters, after=None, limit=4)
         assert first.messages == expected[:4], filters
         await removed_up_to(store, messages[-1])
-        rest = await store.page(filters, after=first.last, limit=100)
+        rest = await store.page(filters, after=first.next, limit=100)
         assert rest.messages == [message for message in expected[4:] if message.status is Status.QUEUED], filters
 
 
@@ -241,7 +278,7 @@ async def test_while_pages_are_read_what_stays_comes_once(store: Store, database
         waiting = [message for message in messages if message.status is Status.QUEUED]
         seen: list[Message] = []
         page = await page_of(store, filters, None, oldest_first=oldest_first)
-        while page.messages:
+        while True:
             seen += page.messages
             if waiting:
                 await add(store, new_message("A", Status.QUEUED, claim=None))
@@ -249,7 +286,9 @@ async def test_while_pages_are_read_what_stays_comes_once(store: Store, database
                 assert await store.move(moving, moving._replace(status=Status.PUBLISHED))
             if len(seen) > 20:
                 await removed_up_to(store, messages[5])
-            page = await page_of(store, filters, page.last, oldest_first=oldest_first)
+            if page.next is None:
+                break
+            page = await page_of(store, filters, page.next, oldest_first=oldest_first)
         ids = [message.id for message in seen]
         assert ids == sorted(set(ids), reverse=not oldest_first), filters
         stayed = [message for message in messages[6:] if message.status is not Status.QUEUED]
@@ -283,7 +322,7 @@ async def test_a_page_is_read_from_an_index_in_its_order(store: Store, database_
         for filters, read in itertools.product(WAYS, (reports.newest_first, reports.oldest_first)):
             plans.clear()
             read(connection, filters, Position(20, new_id(time.time_ns())), 5)
-            [plan] = plans
+            plan, _ = plans
             index = "imei_id" if filters.imei else "status_seq" if filters.status else "id"
             assert plan.count(f"ix_messages_{index}") == (len(filters.status) if index == "status_seq" else 1)
             assert "SCAN messages" not in plan

@@ -1,6 +1,7 @@
 """A door, and the API keys behind it, that a test holds in its hands."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from chapar.access.door import Door
@@ -38,8 +39,9 @@ class Keys:
         self._read()
         return next((key for key in self.by_hash.values() if key.id == key_id), None)
 
-    async def keys(self) -> list[ApiKey]:
-        return list(self.by_hash.values())
+    async def all_keys(self) -> AsyncIterator[list[ApiKey]]:
+        for key in self.by_hash.values():
+            yield [key]
 
     async def create_key(self, key: ApiKey, entry: Entry, deadline: float) -> None:
         self.by_hash[key.hash] = key

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from pydantic import SecretStr
@@ -10,11 +10,11 @@ from pydantic import SecretStr
 from chapar.clock import Clock
 from chapar.errors import BrokerError, LinkDown, PublicationInvalid, StoreUnavailable
 from chapar.link.publication import Publication
-from chapar.message import Attempt, Message, Status
+from chapar.message import Attempt, Message
 from chapar.settings import Settings
 from chapar.store.acceptance import Key
 from chapar.store.operations import Kind
-from chapar.store.reports import Backlog
+from chapar.store.reports import WAITING, Backlog
 from chapar.store.schema import MUTABLE
 from chapar.store.store import Store
 from simulation.database import Database
@@ -122,11 +122,13 @@ class MemoryStore(Store):
         self._read()
         return [self.database.messages[id_] for id_ in ids if id_ in self.database.messages]
 
-    async def waiting_of(self, sender: str, most: int) -> list[Message]:
+    async def waiting_of(self, sender: str, size: int) -> AsyncIterator[list[Message]]:
         self._read()
         sent = [row[0] for row, _, _, by in self.asked("add") if by is not None and by[0] == sender]
-        found = (self.database.messages[id_] for id_ in sent)
-        return [message for message in found if message.status in {Status.SCHEDULED, Status.QUEUED}][:most]
+        found = [self.database.messages[id_] for id_ in sent]
+        waiting = [message for message in found if message.status in WAITING]
+        for begin in range(0, len(waiting), size):
+            yield waiting[begin : begin + size]
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         self._read()

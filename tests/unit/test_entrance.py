@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,8 +26,9 @@ from chapar.api.access import (
     caller_of,
     check,
 )
+from chapar.api.exchange import CUT
 from chapar.api.limits import Limits
-from chapar.errors import CredentialInvalid, ScopeMissing, Unauthenticated
+from chapar.errors import CredentialInvalid, ScopeMissing, StoreUnavailable, Unauthenticated
 from chapar.principal import ANYBODY, EVERY_SCOPE, NOBODY, Caller, Principal, Scope
 from support.doors import DoorBench
 
@@ -324,18 +327,24 @@ def test_nobody_has_no_scope_and_anybody_has_all() -> None:
     assert (ANYBODY.id, ANYBODY.scopes) == ("", EVERY_SCOPE)
 
 
-async def streamed_to(place: Place, credential: str | None, pieces: AsyncIterator[bytes]) -> list[Any]:
+async def streamed_to(
+    place: Place, credential: str | None, pieces: AsyncIterator[bytes], *, leaves_after: int = -1
+) -> list[Any]:
     """What a caller is sent of a stream, piece by piece."""
     sent: list[Any] = []
+    left = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await AdmittedStream(pieces)(scope, receive, send)
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if len(sent) == leaves_after:
+            left.set()
 
     async def receive() -> Any:
-        await asyncio.Event().wait()
+        await left.wait()
+        return {"type": "http.disconnect"}
 
     headers = [] if credential is None else [(b"authorization", f"Bearer {credential}".encode())]
     scope = {"type": "http", "method": "GET", "path": "/", "headers": headers, "client": (ADDRESS, 7)}
@@ -382,5 +391,46 @@ async def test_a_stream_without_end_is_cut_once_its_caller_counts_no_more(
         with structlog.testing.capture_logs() as logged:
             sent = await streamed_to(place, credential, pieces())
     assert len(sent) > 20
-    assert sent[-1]["more_body"], "it has no end"
+    assert sent[-2]["more_body"], "it has no end"
+    assert sent[-1] == {"type": CUT}
     assert [line["event"] for line in logged if line["event"] == "stream_cut"] == ["stream_cut"]
+
+
+class Held:
+    """Something of which a test can see whether it is still held."""
+
+
+async def test_what_a_stream_holds_is_free_once_its_client_has_left() -> None:
+    held = []
+
+    async def page() -> AsyncIterator[bytes]:
+        something = Held()
+        held.append(weakref.ref(something))
+        while True:
+            yield b"some"
+            await asyncio.sleep(0)
+
+    async def stream() -> AsyncIterator[bytes]:
+        async for piece in page():
+            yield piece
+
+    place = Place()
+    gc.collect()
+    gc.disable()
+    try:
+        sent = await streamed_to(place, None, stream(), leaves_after=20)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert [reference() for reference in held] == [None]
+    finally:
+        gc.enable()
+    assert sent[-1]["more_body"]
+
+
+async def test_a_fault_amid_a_stream_is_the_servers_to_log() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"some"
+        raise StoreUnavailable("it went away.")
+
+    with pytest.raises(StoreUnavailable):
+        await streamed_to(Place(), None, pieces())

@@ -29,6 +29,9 @@ class Bench(DoorBench):
     async def key(self, caller: Caller = CALLER, grant: Grant = GRANT) -> ApiKey:
         return (await self.keyring.create(caller, grant)).key
 
+    async def seen(self, caller: Caller) -> list[ApiKey]:
+        return [key async for keys in self.keyring.all(caller) for key in keys]
+
 
 @pytest.fixture
 async def bench() -> Bench:
@@ -104,8 +107,8 @@ async def test_a_caller_sees_the_keys_that_have_no_more_rights_than_it(bench: Be
     own = await bench.key()
     wider = await bench.key(grant=GRANT._replace(scopes=EVERY_SCOPE))
     farther = await bench.key(grant=GRANT._replace(reach=EVERYWHERE))
-    assert await bench.keyring.all(CALLER) == [own, wider, farther]
-    assert await bench.keyring.all(FARMER) == [own]
+    assert await bench.seen(CALLER) == [own, wider, farther]
+    assert await bench.seen(FARMER) == [own]
 
 
 async def test_a_revoked_key_counts_no_more_from_the_next_request_on(bench: Bench) -> None:
@@ -152,7 +155,7 @@ async def test_a_key_that_is_none_of_the_callers_business_is_not_there_for_it(be
     for asked in (bench.keyring.revoke(FARMER, wider.id), bench.keyring.expire(FARMER, wider.id, None)):
         with pytest.raises(ApiKeyNotFound):
             await asked
-    assert (await bench.keyring.all(CALLER)) == [wider]
+    assert (await bench.seen(CALLER)) == [wider]
 
 
 async def test_a_key_that_goes_away_while_it_is_changed_is_not_there(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import string
+from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
 from chapar.access.api_keys import hash_of, new_api_key
@@ -138,9 +139,10 @@ class Keyring:
         await self._door.look()
         return issued
 
-    async def all(self, caller: Caller) -> list[ApiKey]:
-        """Every key that the caller may see, oldest first; raises StoreUnavailable."""
-        return [key for key in await self._store.keys() if may_see(caller, key)]
+    async def all(self, caller: Caller) -> AsyncIterator[list[ApiKey]]:
+        """Every key that the caller may see, oldest first, in short lists; raises StoreUnavailable."""
+        async for keys in self._store.all_keys():
+            yield [key for key in keys if may_see(caller, key)]
 
     async def revoke(self, caller: Caller, key_id: str) -> ApiKey:
         """End a key at once and for good, on every process; raises ApiKeyNotFound, StoreError."""

@@ -17,6 +17,7 @@ from starlette.types import Scope as ASGIScope
 
 from chapar.access.door import Door
 from chapar.api.body import parse, read_body
+from chapar.api.exchange import CUT
 from chapar.api.headers import raw_header
 from chapar.api.limits import BodyShare, Limits
 from chapar.api.problems import answer_to, language_of, problem_response
@@ -185,22 +186,26 @@ class Entrance:
 class AdmittedStream(StreamingResponse):
     """A stream that is cut off within a second where its caller's key or token counts no more.
 
-    Cut, it has no end, so that nobody takes it for complete.
+    Cut, it has no end, so that nobody takes it for complete. However it ends, what it holds is free at once: the
+    framework's own way leaves pages of it to the garbage collection, which comes late.
     """
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        """Stream the body for as long as the caller is admitted."""
-        streaming = asyncio.create_task(super().__call__(scope, receive, send))
+        """Stream the body for as long as the caller is there, and admitted."""
+        streaming = asyncio.create_task(self.stream_response(send))
         admitted = asyncio.create_task(_until_turned_away(scope))
+        left = asyncio.create_task(self.listen_for_disconnect(receive))
         try:
-            await asyncio.wait({streaming, admitted}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({streaming, admitted, left}, return_when=asyncio.FIRST_COMPLETED)
             if streaming.done():
                 await streaming
-            else:
+            elif admitted.done():
                 log.info("stream_cut", caller=scope["caller"].principal.id, reason=str(admitted.exception()))
+                await send({"type": CUT})
         finally:
-            streaming.cancel()
-            admitted.cancel()
+            for task in (streaming, admitted, left):
+                task.cancel()
+            del streaming, task  # whose exception refers to this frame
 
 
 async def _until_turned_away(scope: ASGIScope) -> None:

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
-from chapar.api.access import Calling, GuardedRoute, allow
+from chapar.api.access import AdmittedStream, Calling, GuardedRoute, allow
+from chapar.api.chunks import in_chunks, page_of
 from chapar.api.problems import answers
 from chapar.api.schemas import DEVICE_ID, FORBIDDEN, MAX_PAGE, Moment
 from chapar.errors import FieldInvalid
@@ -16,7 +17,7 @@ from chapar.principal import Scope
 from chapar.times import milliseconds, rfc3339
 
 _EXAMPLE_ID: Final = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
-
+_JSON: Final = "application/json"
 
 _LAST: Final = 2**63 - 1  # place in the trail
 _TEXT: Final[JsonDict] = {"type": "string", "pattern": f"^[^{FORBIDDEN}]*$"}
@@ -44,7 +45,7 @@ class AuditQuery(BaseModel):
     cursor: Annotated[int | None, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _LAST})] = Field(
         None, ge=1, le=_LAST, description="`next` of the page before."
     )
-    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Entries on a page.")
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Entries on a page, at most: follow `next`.")
 
     def filters(self) -> AuditFilters:
         """As the gateway takes them; raises FieldInvalid."""
@@ -89,13 +90,16 @@ def audit_router(gateway: Gateway) -> APIRouter:
     """The route of `/audit`."""
     router = APIRouter(tags=["access"], route_class=GuardedRoute)
 
-    @router.get("/audit", summary="Who did what, newest first", responses=answers(422, 503))
+    @router.get("/audit", summary="Who did what, newest first", response_model=AuditPage, responses=answers(422, 503))
     @allow(Scope.AUDIT)
-    async def audit(query: Annotated[AuditQuery, Query()], caller: Calling) -> AuditPage:
-        """A page of the audit trail. Nothing can change it, and retention does not reach it."""
-        found = await gateway.audit(caller, query.filters(), before=query.cursor, limit=query.limit)
-        entries = [entry_view(number, entry) for number, entry in found]
-        return AuditPage(entries=entries, next=entries[-1].number if len(entries) == query.limit else None)
+    async def audit(query: Annotated[AuditQuery, Query()], caller: Calling) -> Response:
+        """A page of the audit trail. Nothing can change it, and retention does not reach it.
+
+        A page ends before its `limit` where its texts are long: follow `next`.
+        """
+        page = await gateway.audit(caller, query.filters(), before=query.cursor, limit=query.limit)
+        entries = (entry_view(number, entry).model_dump_json().encode() for number, entry in page.entries)
+        return AdmittedStream(in_chunks(page_of("entries", entries, page.next)), media_type=_JSON)
 
     return router
 

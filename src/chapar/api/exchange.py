@@ -17,6 +17,9 @@ STANDING: Final = {
 }
 """On every answer, but for those that say something else under the same name."""
 
+CUT: Final = "http.response.cut"
+"""The type of a message that ends an answer before its end, so that its client sees that it is not complete."""
+
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _TELLING: Final = _FRAMING | STANDING.keys()
 _BODILESS: Final = frozenset({204, 304})  # RFC 9110 §6.4.1
@@ -66,12 +69,14 @@ class Exchange(RequestResponseCycle):
 
     def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
         """Write the head or a piece of the body, once the client has taken enough of what went before."""
-        if self.flow.write_paused:
+        if self.flow.write_paused and not _cuts(message):
             return self._send_later(message)
         if self.transport.is_closing():
             self.disconnected = True  # uvicorn tells only the last of several exchanges in line
         if message["type"] == "http.response.body":
             return super().send(message if self._head is None else self._headed(self._head, message))
+        if _cuts(message):
+            return self._cut()
         if self.response_started or self.disconnected or message["type"] != "http.response.start":
             return super().send(message)
         return self._start(message)
@@ -79,6 +84,10 @@ class Exchange(RequestResponseCycle):
     async def _send_later(self, message: ASGISendEvent) -> None:
         await self.flow.drain()
         await self.send(message)
+
+    async def _cut(self) -> None:
+        self.disconnected = True
+        self.transport.close()
 
     async def _start(self, message: HTTPResponseStartEvent) -> None:
         self.response_started = True
@@ -127,3 +136,7 @@ class Exchange(RequestResponseCycle):
         if not head.count(b"\n") == head.count(b"\r") == len(parts) // 4 + 1:
             raise RuntimeError("a header of the answer holds a line break")
         return head + self.standing.lines(said) + b"\r\n"
+
+
+def _cuts(message: Mapping[str, object]) -> bool:
+    return message["type"] == CUT

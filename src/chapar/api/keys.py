@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic.config import JsonDict
 
 from chapar.access.keyring import MAX_NAME, ApiKey, Grant, Keyring
-from chapar.api.access import Calling, GuardedRoute, allow, check
+from chapar.api.access import AdmittedStream, Calling, GuardedRoute, allow, check
+from chapar.api.chunks import begun, in_list
 from chapar.api.problems import answers
 from chapar.api.schemas import FORBIDDEN, Time
 from chapar.errors import FieldInvalid
@@ -141,11 +142,15 @@ def keys_router(keyring: Keyring, gateway: Gateway) -> APIRouter:
         response.headers["Cache-Control"] = "no-store"
         return NewKeyView(key=issued.secret, **key_view(issued.key).model_dump())
 
-    @router.get("", summary="List API keys", responses=answers(503))
+    @router.get(
+        "", summary="List API keys", response_class=AdmittedStream, response_model=KeyList, responses=answers(503)
+    )
     @allow(Scope.KEYS)
-    async def keys(caller: Calling) -> KeyList:
+    async def keys(caller: Calling) -> AdmittedStream:
         """Every key whose rights the caller has too, also those that have ended."""
-        return KeyList(keys=list(map(key_view, await keyring.all(caller))))
+        pages = await begun(keyring.all(caller))
+        written = ((key_view(key).model_dump_json().encode() for key in page) async for page in pages)
+        return AdmittedStream(in_list(written, b'{"keys":[', b"]}\n"), media_type="application/json")
 
     @router.post("/{id}/revoke", summary="End a key at once and for good", responses=answers(404, 406, 422, 503))
     @allow(Scope.KEYS)

@@ -1,18 +1,15 @@
 """`/messaging`: send messages, withdraw and repeat them, find them again."""
 
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import WithJsonSchema
-from pydantic_core import to_json
 
 from chapar.api import sending
-from chapar.api.access import Calling, GuardedRoute, RequestRoute, allow, caller_of
+from chapar.api.access import AdmittedStream, Calling, GuardedRoute, RequestRoute, allow, caller_of
 from chapar.api.body import read_body
 from chapar.api.bulk import bulk_router
-from chapar.api.chunks import in_chunks
+from chapar.api.chunks import in_chunks, page_of
 from chapar.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.api.limits import Limits
 from chapar.api.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
@@ -31,7 +28,7 @@ from chapar.api.schemas import (
 )
 from chapar.api.sending import read_command, sent_answer
 from chapar.gateway import Gateway
-from chapar.message import Message, Wait
+from chapar.message import Wait
 from chapar.principal import Scope
 from chapar.settings import Settings
 
@@ -137,10 +134,13 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
     )
     @allow(Scope.READ)
     async def messages(query: Paged, caller: Calling) -> Response:
-        """A page of messages. Pages do not shift when messages arrive, change or are removed: follow `next`."""
+        """A page of messages. Pages do not shift when messages arrive, change or are removed: follow `next`.
+
+        A page has fewer than `limit` messages where it ends at 256 KiB of operations and parameters.
+        """
         page = await gateway.page(caller, query.filters(), after=query.position(), limit=query.limit)
-        following = cursor_of(page.last) if len(page.messages) == query.limit else None
-        return StreamingResponse(in_chunks(_page(page.messages, following)), media_type=_JSON)
+        written = page_of("messages", map(message_json, page.messages), cursor_of(page.next))
+        return AdmittedStream(in_chunks(written), media_type=_JSON)
 
     @router.get(
         "/messages/{id}",
@@ -197,11 +197,3 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
             return sent_answer(await gateway.resend(caller, id, Wait(wait), timeout)).response()
 
     return router
-
-
-def _page(messages: Sequence[Message], following: str | None) -> Iterator[bytes]:
-    opening = b'{"messages":['
-    for message in messages:
-        yield opening + message_json(message)
-        opening = b",\n"
-    yield (b"" if messages else opening) + b'],"next":' + to_json(following) + b"}\n"

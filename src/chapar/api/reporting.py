@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi import APIRouter
 
 from chapar.api.access import AdmittedStream, Calling, GuardedRoute, allow
-from chapar.api.chunks import in_chunks
+from chapar.api.chunks import begun, in_chunks, in_list
 from chapar.api.problems import answers
 from chapar.api.schemas import MessageView, Reported, Summarised, SummaryView, message_json, message_view, summary_view
 from chapar.gateway import Gateway
@@ -52,11 +52,9 @@ def reporting_router(gateway: Gateway) -> APIRouter:
     @allow(Scope.READ)
     async def all_messages(query: Reported, caller: Calling) -> AdmittedStream:
         """The seed's report. In CSV, cells that a spreadsheet would run as a formula begin with `'`."""
-        pages = gateway.report(caller, query.filters())
-        # The first page is read before the answer begins, so that a database that is down is a 503.
-        first: list[Message] = await anext(pages, [])
+        pages = await begun(gateway.report(caller, query.filters()))
         write = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[query.format]
-        return AdmittedStream(write(_chain(first, pages)), media_type=_MEDIA_TYPES[query.format])
+        return AdmittedStream(write(pages), media_type=_MEDIA_TYPES[query.format])
 
     @router.get("/summary", summary="Counts by status, device, operation and time", responses=answers(422, 503))
     @allow(Scope.READ)
@@ -67,19 +65,8 @@ def reporting_router(gateway: Gateway) -> APIRouter:
     return router
 
 
-async def _chain(first: list[Message], rest: AsyncIterator[list[Message]]) -> AsyncIterator[list[Message]]:
-    yield first
-    async for page in rest:
-        yield page
-
-
-async def _as_json(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
-    separator, opening = b",\n", b"["
-    async for page in pages:
-        async for chunk in in_chunks(separator + message_json(message) for message in page):
-            yield opening + chunk.removeprefix(separator)
-            opening = separator
-    yield b"]\n" if opening == separator else b"[]\n"
+def _as_json(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    return in_list(map(message_json, page) async for page in pages)
 
 
 async def _as_ndjson(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:

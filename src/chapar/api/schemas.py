@@ -278,7 +278,12 @@ class PageQuery(FilterQuery):
     cursor: Annotated[str | None, WithJsonSchema({"type": "string", "pattern": _CURSOR})] = Field(
         None, pattern=_CURSOR, description="`next` of the page before."
     )
-    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Messages on a page.")
+    limit: int = Field(
+        100,
+        ge=1,
+        le=MAX_PAGE,
+        description="Messages on a page, at most: it also ends at 256 KiB of text. Follow `next`.",
+    )
 
     def position(self) -> Position | None:
         """Where the page begins; None: at the newest message."""

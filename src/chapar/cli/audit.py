@@ -52,7 +52,11 @@ def audit(
         until=milliseconds(moment("--until", until)),
     )
     with administer(Settings.load().database_url.get_secret_value()) as connection:
-        found = newest_first(connection, filters, None, limit)[::-1]
+        found, before = newest_first(connection, filters, None, limit)
+        while before is not None and len(found) < limit:
+            further, before = newest_first(connection, filters, before, limit - len(found))
+            found += further
+    found.reverse()
     if as_json:
         for number, entry in found:
             typer.echo(json_line(entry_view(number, entry).model_dump()))

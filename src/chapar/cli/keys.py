@@ -120,10 +120,10 @@ def list_keys(*, as_json: Json = False) -> None:
     Example: `chapar keys list`
     """
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
-    from chapar.store.api_keys import all_keys  # noqa: PLC0415 - see above
+    from chapar.store.api_keys import oldest_first  # noqa: PLC0415 - see above
 
     with administer(_database_url()) as connection:
-        found = all_keys(connection)
+        found = oldest_first(connection)
     language = preferred_language()
     if as_json:
         for key in found:
@@ -195,15 +195,17 @@ def _cancel_waiting(sender: str) -> int:
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
     from chapar.store.audit import cancellation  # noqa: PLC0415 - see above
     from chapar.store.queue import CANCEL  # noqa: PLC0415 - see above
-    from chapar.store.reports import waiting_of  # noqa: PLC0415 - see above
+    from chapar.store.reports import WAITING, Filters, Page, oldest_first  # noqa: PLC0415 - see above
 
-    cancelled, left = 0, True
-    while left:
-        with administer(_database_url()) as connection:
-            waiting = waiting_of(connection, sender, _CANCELLED_AT_ONCE)
-            entries = [cancellation(_caller(), message, _now(), "key revoked") for message in waiting]
-            cancelled += sum(won for won, _ in CANCEL.apply(connection, entries))
-            left = bool(waiting)
+    cancelled = 0
+    for status in WAITING:
+        filters = Filters(status=(status,), sender=sender)
+        page: Page | None = None
+        while page is None or page.next is not None:
+            with administer(_database_url()) as connection:
+                page = oldest_first(connection, filters, page and page.next, _CANCELLED_AT_ONCE)
+                entries = [cancellation(_caller(), message, _now(), "key revoked") for message in page.messages]
+                cancelled += sum(won for won, _ in CANCEL.apply(connection, entries))
     return cancelled
 
 

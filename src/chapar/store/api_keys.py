@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Row, bindparam, exists, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Row, bindparam, exists, func, select, tuple_, update
 
 from chapar.principal import Reach, Scope
 from chapar.store.audit import Entry, add_entries
@@ -93,9 +93,13 @@ def find_by_hash(connection: Connection, hash_: str) -> ApiKey | None:
     return _found(connection.execute(select(api_keys).where(api_keys.c.hash == hash_)).one_or_none())
 
 
-def all_keys(connection: Connection) -> list[ApiKey]:
-    """Every key that was ever made, oldest first."""
-    return [_api_key(row) for row in connection.execute(select(api_keys).order_by(api_keys.c.created_at))]
+def oldest_first(connection: Connection, after: ApiKey | None = None, limit: int | None = None) -> list[ApiKey]:
+    """Every key that was ever made, oldest first; up to `limit` of them, `after` another."""
+    order = api_keys.c.created_at, api_keys.c.id
+    statement = select(api_keys).order_by(*order).limit(limit)
+    if after is not None:
+        statement = statement.where(tuple_(*order) > tuple_(after.created_at, after.id))
+    return list(map(_api_key, connection.execute(statement)))
 
 
 def any_key(connection: Connection) -> bool:

@@ -13,6 +13,7 @@ from chapar.errors import FieldInvalid
 from chapar.message import Message
 from chapar.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach
 from chapar.store.operations import Kind, batch_table, run_batch
+from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
 from chapar.store.schema import Row, Value, audit
 
@@ -51,6 +52,11 @@ class Entry(NamedTuple):
     micro_op: str | None = None
     detail: str | None = None  #: what else there is to say
 
+    @property
+    def size(self) -> int:
+        """Characters of all its texts."""
+        return sum(len(field) for field in self if isinstance(field, str))
+
 
 def cancellation(caller: Caller, message: Message, at: int, why: str | None = None) -> Entry:
     """What the trail says of a message that a caller withdraws."""
@@ -69,6 +75,13 @@ class AuditFilters(NamedTuple):
     since: int | None = None  #: at this time or later, ms since the epoch
     until: int | None = None  #: before this time, ms since the epoch
     reach: Reach = EVERYWHERE
+
+
+class AuditPage(NamedTuple):
+    """Some of the entries that fit, newest first."""
+
+    entries: list[tuple[int, Entry]]  #: with their numbers
+    next: int | None  #: `before` of the next page; None: nothing follows
 
 
 _COLUMNS: Final = tuple(audit.c[name] for name in Entry._fields)
@@ -101,14 +114,15 @@ def _same(column: ColumnElement[Value], value: Value) -> ColumnElement[bool]:
     return column.is_not_distinct_from(value)
 
 
-def newest_first(
-    connection: Connection, filters: AuditFilters, before: int | None, limit: int
-) -> list[tuple[int, Entry]]:
-    """Up to `limit` entries with their numbers, newest first, of those numbered below `before`."""
-    statement = select(audit.c.seq, *_COLUMNS).where(*_conditions(filters)).order_by(audit.c.seq.desc()).limit(limit)
+def newest_first(connection: Connection, filters: AuditFilters, before: int | None, limit: int) -> AuditPage:
+    """Up to `limit` entries, and `PAGE_BYTES`, newest first, of those numbered below `before`."""
+    order = audit.c.seq.desc()
+    statement = select(audit.c.seq, *_COLUMNS).where(*_conditions(filters)).order_by(order).limit(limit + 1)
     if before is not None:
         statement = statement.where(audit.c.seq < before)
-    return [(row[0], Entry._make(row[1:])) for row in connection.execute(statement)]
+    found = [(row[0], Entry._make(row[1:])) for row in connection.execute(statement)]
+    entries = found[: how_many_fit((entry.size for _, entry in found), limit)]
+    return AuditPage(entries, entries[-1][0] if len(entries) < len(found) else None)
 
 
 def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:

@@ -9,7 +9,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    bindparam,
     exists,
     func,
     literal_column,
@@ -21,6 +20,7 @@ from sqlalchemy import (
 from chapar.message import Attempt, Message, Status, first_id
 from chapar.principal import EVERYWHERE, Reach
 from chapar.store.audit import Action
+from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
 from chapar.store.schema import COLUMNS, attempts, audit, database_time, messages, processes, to_message
 
@@ -33,6 +33,9 @@ TOP = 100
 BUCKETS = 1500
 """How many buckets of time a summary has, the newest ones: more than the minutes of a day."""
 
+WAITING: Final = (Status.SCHEDULED, Status.QUEUED)
+"""The states of what waits. A message leaves the first for the second, so who looks for all of them begins there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Filters:
@@ -43,6 +46,7 @@ class Filters:
     status: tuple[Status, ...] = ()  #: any of these; empty: all
     since: int | None = None  #: accepted at this time or later, ms since the epoch
     until: int | None = None  #: accepted before this time, ms since the epoch
+    sender: str | None = None  #: the principal that sent it, as the audit trail says
     reach: Reach = EVERYWHERE  #: devices and operations that whoever asks may see
 
 
@@ -57,19 +61,7 @@ class Page(NamedTuple):
     """Some of the messages that fit."""
 
     messages: list[Message]
-    last: Position | None  #: of the last of them; None: there are none
-
-
-# An entry has the time of its message, and an index by it.
-_SENT: Final = exists().where(
-    audit.c.at == messages.c.created_at,
-    audit.c.subject == messages.c.id,
-    audit.c.action == Action.SENT.value,
-    audit.c.principal == bindparam("sender"),
-)
-_WAITING: Final = messages.c.status.in_([Status.SCHEDULED.value, Status.QUEUED.value])
-_WAITING_OF: Final = select(*COLUMNS).where(_WAITING, _SENT).limit(bindparam("most"))
-_HOW_MANY_WAIT_OF: Final = select(func.count()).select_from(messages).where(_WAITING, _SENT)
+    next: Position | None  #: behind which the next page begins; None: nothing follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +120,12 @@ def is_alive(connection: Connection, process: str) -> bool:
 
 
 def newest_first(connection: Connection, filters: Filters, after: Position | None, limit: int) -> Page:
-    """Up to `limit` messages, newest first, of those accepted before the one at `after`."""
+    """Up to `limit` messages, and `PAGE_BYTES`, newest first, of those accepted before the one at `after`."""
     return _page(connection, filters, after, limit, newest_first=True)
 
 
 def oldest_first(connection: Connection, filters: Filters, after: Position | None, limit: int) -> Page:
-    """Up to `limit` messages, oldest first, of those accepted after the one at `after`."""
+    """Up to `limit` messages, and `PAGE_BYTES`, oldest first, of those accepted after the one at `after`."""
     return _page(connection, filters, after, limit, newest_first=False)
 
 
@@ -199,23 +191,30 @@ def _page(connection: Connection, filters: Filters, after: Position | None, limi
     # The index by status is in the order of acceptance, the others are in that of ids. The two differ where the clock
     # was stepped, and each is as good for a page.
     place: ColumnElement[Any] = messages.c.seq if by_status else messages.c.id
-    fitting = select(messages.c.seq, *COLUMNS).where(*_conditions(filters)).limit(limit)
+    # Sizes first, because PostgreSQL's driver holds all that a statement finds. Neither database reads a text for them.
+    size = func.octet_length(messages.c.micro_op) + func.coalesce(func.octet_length(messages.c.params), 0)
+    fitting = select(messages.c.seq, messages.c.id, size.label("size")).where(*_conditions(filters)).limit(limit + 1)
     if after is not None:
         bound = after.seq if by_status else after.id
         fitting = fitting.where(place < bound if newest_first else place > bound)
-    fitting = fitting.order_by(place.desc() if newest_first else place.asc())
+    order = place.desc() if newest_first else place.asc()
+    fitting = fitting.order_by(order)
     statement: Select[*tuple[Any, ...]] = fitting
     if by_status:
         # One ordered read of the index for each status: with IN, every match would be collected and sorted.
         each = [select(fitting.where(messages.c.status == status).subquery()) for status in statuses]
         merged = union_all(*each).subquery()
-        statement = select(merged).order_by(merged.c.seq.desc() if newest_first else merged.c.seq.asc()).limit(limit)
+        by_place = merged.c.seq.desc() if newest_first else merged.c.seq.asc()
+        statement = select(merged).order_by(by_place).limit(limit + 1)
     elif statuses:
         # The empty string keeps a planner without statistics off the index by status: a device has fewer messages.
         statement = fitting.where(messages.c.status.concat("").in_(list(statuses)))
-    rows = connection.execute(statement).all()
-    found = [to_message(tuple(row[1:])) for row in rows]
-    return Page(found, Position(rows[-1][0], found[-1].id) if found else None)
+    found = [(Position(seq, id_), octets) for seq, id_, octets in connection.execute(statement)]
+    places = [position for position, _ in found[: how_many_fit((octets for _, octets in found), limit)]]
+    rows = connection.execute(
+        select(*COLUMNS).where(messages.c.seq.in_([position.seq for position in places])).order_by(order)
+    )
+    return Page([to_message(tuple(row)) for row in rows], places[-1] if len(places) < len(found) else None)
 
 
 def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
@@ -229,16 +228,24 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
         conditions.append(messages.c.id >= first_id(filters.since))
     if filters.until is not None:
         conditions.append(messages.c.id < first_id(filters.until))
+    if filters.sender is not None:
+        conditions.append(_sent_by(filters.sender))
     conditions += fits_any(messages.c.imei, filters.reach.devices)
     conditions += fits_any(messages.c.micro_op, filters.reach.operations)
     return conditions
 
 
-def waiting_of(connection: Connection, sender: str, most: int) -> list[Message]:
-    """Up to `most` messages that wait of those that a principal sent, as the audit trail says."""
-    return [to_message(tuple(row)) for row in connection.execute(_WAITING_OF, {"sender": sender, "most": most})]
+def _sent_by(sender: str) -> ColumnElement[bool]:
+    return exists().where(
+        audit.c.at == messages.c.created_at,  # an entry has the time of its message, and an index by it
+        audit.c.subject == messages.c.id,
+        audit.c.action == Action.SENT.value,
+        audit.c.principal == sender,
+    )
 
 
 def how_many_wait_of(connection: Connection, sender: str) -> int:
-    """How many messages wait of those that a principal sent."""
-    return int(connection.execute(_HOW_MANY_WAIT_OF, {"sender": sender}).scalar_one())
+    """How many messages wait of those that a principal sent, as the audit trail says."""
+    waiting = messages.c.status.in_([status.value for status in WAITING])
+    count = select(func.count()).select_from(messages).where(waiting, _sent_by(sender))
+    return int(connection.execute(count).scalar_one())

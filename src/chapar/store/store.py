@@ -15,12 +15,12 @@ from chapar.settings import Settings
 from chapar.store import administration, api_keys, audit, database, files, migrations, reports
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition, owner_of
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey, KeyChange
-from chapar.store.audit import ADD_ENTRY, AuditFilters, Entry
+from chapar.store.audit import ADD_ENTRY, AuditFilters, AuditPage, Entry
 from chapar.store.commits import Commits
 from chapar.store.operations import CHECK, MOVE, RECORD, move_row
 from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE, Lease, Take
 from chapar.store.readers import Readers
-from chapar.store.reports import Backlog, Bucket, Filters, Page, Position, Summary
+from chapar.store.reports import WAITING, Backlog, Bucket, Filters, Page, Position, Summary
 from chapar.store.retained import TAKE_BACK, TakeBack
 from chapar.store.retention import PRUNE, Prune
 from chapar.store.schema import to_message, to_row
@@ -34,6 +34,7 @@ UNBOUNDED: Final = 2**31
 _CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
 _FORGOTTEN = 500  # messages removed in one commit: a few milliseconds
 _PAGE = 200  # messages read at once by `pages`: more would keep everybody else waiting while they are written down
+_KEYS = 10  # API keys read at once: one may name two hundred patterns
 
 
 class Taken(NamedTuple):
@@ -219,16 +220,23 @@ class Store:
         """The API key with this id; raises StoreUnavailable."""
         return await self._look_up(lambda connection: api_keys.find(connection, key_id))
 
-    async def keys(self) -> list[ApiKey]:
-        """Every API key that was ever made, oldest first; raises StoreUnavailable."""
-        return await self._look_up(api_keys.all_keys)
+    async def all_keys(self) -> AsyncIterator[list[ApiKey]]:
+        """Every API key that was ever made, oldest first, in short lists; raises StoreUnavailable."""
+        keys = await self._keys_after(None)
+        while len(keys) == _KEYS:
+            yield keys
+            keys = await self._keys_after(keys[-1])
+        yield keys
 
     async def any_key(self) -> bool:
         """Whether an API key was ever made; raises StoreUnavailable."""
         return await self._look_up(api_keys.any_key)
 
-    async def audit(self, filters: AuditFilters, *, before: int | None, limit: int) -> list[tuple[int, Entry]]:
-        """Up to `limit` entries of the audit trail, newest first, numbered below `before`; raises StoreUnavailable."""
+    async def audit(self, filters: AuditFilters, *, before: int | None, limit: int) -> AuditPage:
+        """Up to `limit` entries of the audit trail, and `PAGE_BYTES`, newest first, numbered below `before`.
+
+        Raises StoreUnavailable.
+        """
         return await self._report(lambda connection: audit.newest_first(connection, filters, before, limit))
 
     async def add_entry(self, entry: Entry) -> None:
@@ -251,30 +259,35 @@ class Store:
         """Those of the messages with these ids that there are; raises StoreUnavailable."""
         return await self._look_up(lambda connection: reports.find_all(connection, ids))
 
-    async def waiting_of(self, sender: str, most: int) -> list[Message]:
-        """Up to `most` messages that wait of those that a principal sent; raises StoreUnavailable."""
-        return await self._look_up(lambda connection: reports.waiting_of(connection, sender, most))
+    async def waiting_of(self, sender: str, size: int) -> AsyncIterator[list[Message]]:
+        """What waits of what a principal sent, in lists of up to `size`; raises StoreUnavailable."""
+        for status in WAITING:
+            async for waiting in self.pages(Filters(status=(status,), sender=sender), size):
+                yield waiting
 
     async def is_alive(self, process: str) -> bool:
         """Whether a process holds a lease; raises StoreUnavailable."""
         return await self._look_up(lambda connection: reports.is_alive(connection, process))
 
     async def page(self, filters: Filters, *, after: Position | None, limit: int) -> Page:
-        """Up to `limit` messages, newest first, of those older than the one at `after`; raises StoreUnavailable."""
+        """Up to `limit` messages, and `PAGE_BYTES`, newest first, older than the one at `after`.
+
+        Raises StoreUnavailable.
+        """
         return await self._report(lambda connection: reports.newest_first(connection, filters, after, limit))
 
     async def pages(self, filters: Filters, size: int = _PAGE) -> AsyncIterator[list[Message]]:
-        """All messages, oldest first, in lists of up to `size`; raises StoreUnavailable.
+        """All messages, oldest first, in lists of up to `size` and `PAGE_BYTES`; raises StoreUnavailable.
 
         Each list is a read of its own: memory stays small, and no transaction stays open for a slow client. Whatever
         is added, moved or removed meanwhile, no message comes twice, and none is left out that stays.
         """
-        after: Position | None = None
-        while (page := await self._oldest_first(filters, after, size)).messages:
+        page = await self._oldest_first(filters, None, size)
+        while page.next is not None:
             yield page.messages
-            if len(page.messages) < size:
-                return
-            after = page.last
+            page = await self._oldest_first(filters, page.next, size)
+        if page.messages:
+            yield page.messages
 
     async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
         """Count the messages that fit; raises StoreUnavailable."""
@@ -294,6 +307,9 @@ class Store:
 
     async def _oldest_first(self, filters: Filters, after: Position | None, limit: int) -> Page:
         return await self._report(lambda connection: reports.oldest_first(connection, filters, after, limit))
+
+    async def _keys_after(self, key: ApiKey | None) -> list[ApiKey]:
+        return await self._look_up(lambda connection: api_keys.oldest_first(connection, key, _KEYS))
 
     async def _look_up(self, query: Callable[[Connection], Result]) -> Result:
         return await self._read(self._lookups, query)
