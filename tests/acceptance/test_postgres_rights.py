@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from chapar.principal import Scope
+from chapar.model.principal import Scope
 from support.gateway import GatewayProcess, find_command
 from support.mosquitto import Mosquitto
 from support.postgres import PostgresServer

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from chapar.message import Message, Status, new_id
+from chapar.model.message import Message, Status, new_id
 from chapar.store.database import Role, open_engine
 from chapar.store.schema import messages, to_row
 from support.gateway import find_command

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chapar.principal import EVERY_SCOPE
+from chapar.model.principal import EVERY_SCOPE
 from support.api import problem_of
 from support.gateway import GatewayProcess, find_command
 from support.mosquitto import Mosquitto

@@ -25,7 +25,7 @@ def environment(database_url: str, mosquitto: Mosquitto) -> dict[str, str]:
 
 
 def workers_of(gateway: GatewayProcess) -> list[int]:
-    return [pid for pid in children(gateway.pid) if "chapar.workers" in describe(pid)]
+    return [pid for pid in children(gateway.pid) if "chapar.app.workers" in describe(pid)]
 
 
 def samples(text: str, name: str) -> float:

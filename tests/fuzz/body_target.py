@@ -12,16 +12,22 @@ from fastapi import Request
 from starlette.types import Message
 
 with atheris.instrument_imports(
-    include=["chapar.api.body", "chapar.api.items", "chapar.api.sending", "chapar.api.schemas", "chapar.message"]
+    include=[
+        "chapar.web.http.body",
+        "chapar.web.api.items",
+        "chapar.web.api.sending",
+        "chapar.web.api.schemas",
+        "chapar.model.message",
+    ]
 ):
-    from chapar.api import items, sending
-    from chapar.api.body import read_body
+    from chapar.web.api import items, sending
+    from chapar.web.http.body import read_body
 
-from chapar.api.limits import BodyBudget
 from chapar.errors import ChaparError
-from chapar.message import Command, has_forbidden_character
-from chapar.principal import ANYBODY, Caller
-from chapar.settings import Settings
+from chapar.model.message import Command, has_forbidden_character
+from chapar.model.principal import ANYBODY, Caller
+from chapar.runtime.settings import Settings
+from chapar.web.http.rates import BodyBudget
 from fuzz.bodies import HEAD, MEDIA_TYPES, mutated
 from fuzz.streams import chunks
 

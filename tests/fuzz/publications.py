@@ -8,11 +8,11 @@ from typing import Final
 from hypothesis import HealthCheck, Phase, given, settings
 from pydantic import ValidationError
 
-from chapar.api.schemas import SendRequest
 from chapar.errors import ChaparError
 from chapar.link.publication import Publication
 from chapar.link.session import Session
-from chapar.message import Message, check_topic_template
+from chapar.model.message import Message, check_topic_template
+from chapar.web.api.schemas import SendRequest
 from fuzz.campaign import Outcome
 from fuzz.packets import Illegal, Publish, parse
 from fuzz.texts import CASES_IN_A_LIST, Case, lists_of_cases

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chapar.principal import EVERY_SCOPE
+from chapar.model.principal import EVERY_SCOPE
 from fuzz.campaign import Outcome
 from support import mosquitto
 from support.gateway import GatewayProcess, find_command

@@ -8,12 +8,12 @@ from typing import Final
 import atheris
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-with atheris.instrument_imports(include=["chapar.access.tokens", "chapar.api.access", "jwt"]):
+with atheris.instrument_imports(include=["chapar.access.tokens", "chapar.web.http.entrance", "jwt"]):
     from chapar.access.tokens import OneKey, TokenVerifier, VerificationKey, Verified
-    from chapar.api import access
+    from chapar.web.http import entrance as access
 
 from chapar.errors import CredentialInvalid
-from chapar.lines import plain
+from chapar.model.lines import plain
 from fuzz.tokens import AUDIENCE, ISSUER, SECRET, is_signed, mutated
 
 _METHODS: Final = ("GET", "POST")

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from chapar.access.keyring import Grant, issue, new_end, revocation
 from chapar.errors import DatabaseInUse, StoreUnavailable
-from chapar.message import Status
-from chapar.principal import EVERY_SCOPE, EVERYWHERE, Reach, Scope
+from chapar.model.message import Status
+from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Reach, Scope
 from chapar.store import database, files, migrations
 from chapar.store.acceptance import Key, Sender
 from chapar.store.administration import administer

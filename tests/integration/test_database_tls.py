@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from chapar.errors import StoreUnavailable
-from chapar.settings import Settings
+from chapar.runtime.settings import Settings
 from chapar.store.database import Role, open_engine
 from chapar.store.migrations import migrate
 from support import postgres as postgres_support

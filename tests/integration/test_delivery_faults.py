@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from chapar.clock import Clock
-from chapar.dispatcher import Dispatcher
-from chapar.message import Message, Status
+from chapar.delivery.dispatcher import Dispatcher
+from chapar.model.message import Message, Status
+from chapar.runtime.clock import Clock
 from chapar.store.store import Store
 from support.fakes import PROCESS, FakeLink
 from support.stores import new_message, open_store, settings_for

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 from sqlalchemy import event
 
-from chapar.message import Message, Status, clearing
+from chapar.model.message import Message, Status, clearing
 from chapar.store.acceptance import Added, Full, Key, Place
 from chapar.store.database import Role, open_engine
 from chapar.store.queue import LEAVE, SETTLE, Lease

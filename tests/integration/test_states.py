@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from chapar.message import MOVES, UNFINISHED, Attempt, Message, Status, clearing
+from chapar.model.message import MOVES, UNFINISHED, Attempt, Message, Status, clearing
 from chapar.store.acceptance import Key, Place, addition
 from chapar.store.operations import move_row
 from chapar.store.queue import Lease, Take

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import delete, event
 
 from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
-from chapar.message import Message, Status, new_id
-from chapar.metrics import Metrics
+from chapar.model.message import Message, Status, new_id
+from chapar.runtime.metrics import Metrics
 from chapar.store import reports
 from chapar.store.acceptance import Sender
 from chapar.store.database import Role, open_engine

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
-from chapar.message import Message
-from chapar.metrics import Metrics
+from chapar.model.message import Message
+from chapar.runtime.metrics import Metrics
 from chapar.store.reports import Filters
 from chapar.store.store import Store
 from support.postgres import PostgresServer

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, select
 
 from chapar.errors import StoreUnavailable
-from chapar.message import Message, Status
+from chapar.model.message import Message, Status
 from chapar.store import reports
 from chapar.store.acceptance import LANES_SQL, Addition, addition
 from chapar.store.database import Role, open_engine

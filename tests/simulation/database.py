@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from chapar.errors import StoreUnavailable
-from chapar.message import AT_BROKER, MOVES, UNFINISHED, Attempt, Message, Status
-from chapar.metrics import Metrics
-from chapar.settings import Settings
+from chapar.model.message import AT_BROKER, MOVES, UNFINISHED, Attempt, Message, Status
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.settings import Settings
 from chapar.store.acceptance import Added, Addition, Answer, Full, Key, Place, Withdrawal
 from chapar.store.audit import Entry
 from chapar.store.commits import Commits

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from chapar.dispatcher import MAX_ATTEMPTS
+from chapar.delivery.dispatcher import MAX_ATTEMPTS
 from chapar.link.reason_codes import FIRST_FAILURE, TRANSIENT
-from chapar.message import UNFINISHED, Message, Status
+from chapar.model.message import UNFINISHED, Message, Status
 from chapar.store.schema import PROCESS_LENGTH
 from simulation.network import Passage
 from simulation.world import EPOCH, Given, World

@@ -7,15 +7,16 @@ from unittest.mock import patch
 
 import pytest
 
-from chapar import dispatcher, sending
-from chapar.dispatcher import Dispatcher
+from chapar.delivery import acceptance as sending
+from chapar.delivery import dispatcher
+from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.idempotency import IdempotencyKeys
+from chapar.delivery.suspects import Suspects
 from chapar.errors import BrokerRefused
-from chapar.idempotency import IdempotencyKeys
 from chapar.link.publication import Publication
-from chapar.message import Message, Status
+from chapar.model.message import Message, Status
 from chapar.store.audit import Entry
 from chapar.store.store import Store
-from chapar.suspects import Suspects
 from simulation import database
 from simulation.invariants import broken
 from simulation.world import run, simulated

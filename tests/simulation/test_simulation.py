@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chapar.message import MOVES, Status
+from chapar.model.message import MOVES, Status
 from simulation.invariants import broken
 from simulation.world import as_text, run, simulated
 

@@ -14,19 +14,23 @@ from unittest.mock import patch
 import structlog
 from pydantic import SecretStr
 
-from chapar import app, backoff, dispatcher, sending
-from chapar.api.problems import status_of
-from chapar.api.sending import Answer, send, sent_answer
-from chapar.broker_address import BrokerAddress
-from chapar.clock import Clock
+from chapar.app import wiring
+from chapar.delivery import acceptance as sending
+from chapar.delivery import dispatcher
+from chapar.delivery.messages import Gateway, Use
 from chapar.errors import ChaparError
-from chapar.gateway import Gateway, Use
-from chapar.link import endpoints, link
+from chapar.link import endpoints
+from chapar.link import keeper as link
 from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Publication, SignOn
-from chapar.message import Command, Wait
-from chapar.metrics import Metrics
-from chapar.settings import Settings
+from chapar.model.message import Command, Wait
+from chapar.runtime import backoff
+from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.clock import Clock
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.settings import Settings
+from chapar.web.api.sending import Answer, send, sent_answer
+from chapar.web.http.problems import status_of
 from simulation.database import Database, SimulatedStore
 from simulation.network import Broker, SimulatedSession, reset, silence
 from simulation.place import enter, here
@@ -106,7 +110,7 @@ class Process:
     async def _main(self) -> None:
         enter(self)
         try:
-            async with app.lifespan(self.world.settings) as running:
+            async with wiring.lifespan(self.world.settings) as running:
                 self.gateway = running.gateway
                 await self.stopping.wait()
                 self.world.trace(self.name, "stops")
@@ -453,7 +457,7 @@ def simulated() -> Iterator[None]:
     try:
         with (
             patch.multiple(
-                app,
+                wiring,
                 Clock=lambda: here().clock,
                 Metrics=lambda: metrics,
                 Store=SimulatedStore,

@@ -1,6 +1,6 @@
 """Callers, as the gateway knows them."""
 
-from chapar.principal import ANYBODY, Caller
+from chapar.model.principal import ANYBODY, Caller
 from chapar.store.audit import Action, Entry
 
 CALLER = Caller(ANYBODY, "127.0.0.1")

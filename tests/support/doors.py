@@ -7,8 +7,8 @@ from typing import Any
 from chapar.access.door import Door
 from chapar.access.keyring import Grant, issue
 from chapar.errors import StoreUnavailable
-from chapar.principal import EVERYWHERE, Scope
-from chapar.settings import Settings
+from chapar.model.principal import EVERYWHERE, Scope
+from chapar.runtime.settings import Settings
 from chapar.store.api_keys import ApiKey, KeyChange
 from chapar.store.audit import Entry
 from support.callers import CALLER

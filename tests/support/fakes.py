@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from chapar.clock import Clock
 from chapar.errors import BrokerError, LinkDown, PublicationInvalid, StoreUnavailable
 from chapar.link.publication import Publication
-from chapar.message import Attempt, Message
-from chapar.settings import Settings
+from chapar.model.message import Attempt, Message
+from chapar.runtime.clock import Clock
+from chapar.runtime.settings import Settings
 from chapar.store.acceptance import Key
 from chapar.store.operations import Kind
 from chapar.store.reports import WAITING, Backlog

@@ -2,7 +2,7 @@
 
 from sqlalchemy import insert
 
-from chapar.message import Status, new_id
+from chapar.model.message import Status, new_id
 from chapar.store.database import Role, open_engine
 from chapar.store.schema import messages, to_row
 from support.stores import new_message

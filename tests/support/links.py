@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from chapar.broker_address import BrokerAddress
 from chapar.link.dial import dial
 from chapar.link.endpoints import look_up
-from chapar.link.link import Link
+from chapar.link.keeper import Link
 from chapar.link.session import Delivery, Publication, Session, SignOn
-from chapar.settings import Settings
+from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.settings import Settings
 from support.fake_broker import CONNACK
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from chapar.message import Message, Status, new_id
-from chapar.metrics import Metrics
-from chapar.settings import Settings
+from chapar.model.message import Message, Status, new_id
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.settings import Settings
 from chapar.store.store import Store
 from support.processes import children, describe
 

@@ -9,11 +9,11 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from chapar.api import connection
-from chapar.api.connection import Bounds, Connection
-from chapar.api.limits import BodyBudget
 from chapar.errors import ChaparError
-from chapar.settings import Settings
+from chapar.runtime.settings import Settings
+from chapar.web.http import connection
+from chapar.web.http.connection import Bounds, Connection
+from chapar.web.http.rates import BodyBudget
 
 _TURNS = 12  # of the loop, until a request that waits for nothing is answered
 _PATIENCE = 1000  # turns

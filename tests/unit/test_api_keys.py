@@ -5,7 +5,7 @@ import pytest
 from chapar.access.api_keys import PREFIX, hash_of, is_api_key, new_api_key
 from chapar.access.keyring import MAX_NAME, Grant, issue, may_see, new_end, revocation
 from chapar.errors import FieldInvalid, GrantTooWide
-from chapar.principal import ANYBODY, EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
+from chapar.model.principal import ANYBODY, EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
 
 OWNER = Caller(ANYBODY, "127.0.0.1")
 FARM1 = Reach(("farm1-*",))

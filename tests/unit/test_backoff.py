@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from chapar import workers
-from chapar.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
-from chapar.broker_address import BrokerAddress
+from chapar.app import workers
+from chapar.devices.simulated import Fleet
 from chapar.errors import BrokerClosed, ConnectionFailed
 from chapar.link import endpoints
-from chapar.link import link as link_module
+from chapar.link import keeper as link_module
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.endpoints import Endpoint
-from chapar.link.link import Link
-from chapar.settings import Settings
-from chapar.simulator import Fleet
+from chapar.link.keeper import Link
+from chapar.runtime.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
+from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.settings import Settings
 from chapar.store import commits
 from simulation.virtual_time import VirtualLoop
 
@@ -92,7 +92,7 @@ async def link(tried: list[float], lives: float) -> None:
 
 async def fleet(tried: list[float], lives: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chapar.simulator.dial", brief_dial(tried, lives))
+        patch.setattr("chapar.devices.simulated.dial", brief_dial(tried, lives))
         patch.setattr(endpoints, "look_up", looked_up)
         await Fleet(Settings.load(broker_url=BROKER), ["1"], lambda _: None).run()
 

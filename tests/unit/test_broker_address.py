@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chapar.broker_address import BrokerAddress
 from chapar.errors import ChaparError, Problem, SettingInvalid, UrlFault
-from chapar.settings import Settings
+from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.settings import Settings
 
 CANARY = "c4nary"
 PORTS = {"mqtt": 1883, "mqtts": 8883}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chapar.certificates import ServerCertificate, WatchedFiles, server_certificate
 from chapar.errors import SettingInvalid
+from chapar.runtime.certificates import ServerCertificate, WatchedFiles, server_certificate
 from support.certificates import Certificates
 
 CANARY = "c4nary"

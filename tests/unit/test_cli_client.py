@@ -9,7 +9,7 @@ import pytest
 
 from chapar.cli.client import Filters, GatewayClient, ShownMessage
 from chapar.errors import GatewayError, GatewayLost, GatewayRefused, GatewayUnreachable, NotAGateway
-from chapar.message import Status
+from chapar.model.message import Status
 
 URL = "http://gateway.example/chapar"
 MESSAGE = {

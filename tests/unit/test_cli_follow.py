@@ -14,7 +14,7 @@ from chapar.cli.client import Filters, GatewayClient, ShownMessage
 from chapar.cli.follow import MOST_ASKED, WINDOW, Follower
 from chapar.cli.messages import follow_messages
 from chapar.errors import GatewayLost, GatewayRefused, GatewayUnreachable
-from chapar.message import UNFINISHED, Status
+from chapar.model.message import UNFINISHED, Status
 
 
 class FakeGateway:

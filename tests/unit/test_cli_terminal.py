@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chapar.cli.terminal import json_line, local_time, local_time_of, plain
 from chapar.errors import Language
-from chapar.times import LATEST
+from chapar.model.times import LATEST
 
 HOSTILE = [
     ("\x1b[2Jgone", r"\x1b[2Jgone"),

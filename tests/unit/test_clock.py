@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapar.clock import Clock
-from chapar.message import new_id
+from chapar.model.message import new_id
+from chapar.runtime.clock import Clock
 
 NANOSECONDS = st.integers(0, 4_000_000_000 * 1_000_000_000)
 

@@ -13,10 +13,10 @@ from uvicorn import Server
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from chapar.api.connection import MAX_HEADERS
-from chapar.api.limits import MAX_MESSAGES, MESSAGE_SIZE
 from chapar.errors import BodiesExhausted
-from chapar.settings import Settings
+from chapar.runtime.settings import Settings
+from chapar.web.http.connection import MAX_HEADERS
+from chapar.web.http.rates import MAX_MESSAGES, MESSAGE_SIZE
 from support.framing import DOUBTFUL, FRAMED, LAST, NEXT, SMUGGLED
 from support.wire import Line, tell
 
@@ -264,7 +264,7 @@ async def test_headers_are_counted_as_they_come(end: bytes) -> None:
     ],
 )
 def test_uvicorn_is_the_one_that_is_extended(extended: type, digest: str) -> None:
-    """Connection, Exchange and app.py override parts that uvicorn promises nobody to keep.
+    """Connection, Exchange and app/wiring.py override parts that uvicorn promises nobody to keep.
 
     Where this fails after an upgrade: read what has changed in these classes, mend ours, and write the new digest.
     """

@@ -9,12 +9,12 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chapar.api import problems
-from chapar.api.access import GuardedRoute, RequestRoute, allow
-from chapar.api.direct import DirectRoutes
 from chapar.errors import MessageNotFound
-from chapar.principal import ANYBODY, NOBODY, Caller, Principal
-from chapar.principal import Scope as Right
+from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal
+from chapar.model.principal import Scope as Right
+from chapar.web.http import problems
+from chapar.web.http.direct import DirectRoutes
+from chapar.web.http.entrance import GuardedRoute, RequestRoute, allow
 
 Called = Callable[..., Awaitable[httpx.Response]]
 

@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from chapar import dispatcher as dispatcher_module
-from chapar.dispatcher import MAX_ATTEMPTS, MAX_TAKEN, MAX_UNDER_WAY, PAGE, Dispatcher
+from chapar.delivery import dispatcher as dispatcher_module
+from chapar.delivery.dispatcher import MAX_ATTEMPTS, MAX_TAKEN, MAX_UNDER_WAY, PAGE, Dispatcher
 from chapar.errors import (
     BrokerClosed,
     BrokerError,
@@ -28,7 +28,7 @@ from chapar.errors import (
     ReleaseRefused,
 )
 from chapar.link.publication import Publication
-from chapar.message import Message, Status
+from chapar.model.message import Message, Status
 from chapar.store.store import Taken
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
 from support.stores import new_message

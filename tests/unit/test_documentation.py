@@ -8,14 +8,14 @@ import pytest
 import typer
 
 from chapar import errors
-from chapar.api.problems import STATUSES, status_of
 from chapar.cli.command import cli
 from chapar.cli.keys import keys
 from chapar.errors import ChaparError
-from chapar.principal import Scope
-from chapar.secret_files import secrets_of
-from chapar.settings import Settings
+from chapar.model.principal import Scope
+from chapar.runtime.secret_files import secrets_of
+from chapar.runtime.settings import Settings
 from chapar.store.audit import Action
+from chapar.web.http.problems import STATUSES, status_of
 
 ROOT = Path(__file__).parents[2]
 PERSIAN_OR_ASCII_DIGITS = str.maketrans("۰۱۲۳۴۵۶۷۸۹", "0123456789")

@@ -14,9 +14,9 @@ from chapar.access import door as door_module
 from chapar.access.api_keys import new_api_key
 from chapar.access.door import KEY_KNOWN
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreUnavailable, Unauthenticated
-from chapar.principal import Reach, Scope
+from chapar.model.principal import Reach, Scope
+from chapar.model.times import LATEST
 from chapar.store.api_keys import ApiKey
-from chapar.times import LATEST
 from support.doors import DoorBench
 from support.fakes import EPOCH, until
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, new_key, public_pem

@@ -13,8 +13,11 @@ import pytest
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 
-from chapar.api import access, problems
-from chapar.api.access import (
+from chapar.errors import CredentialInvalid, ScopeMissing, StoreUnavailable, Unauthenticated
+from chapar.model.principal import ANYBODY, EVERY_SCOPE, NOBODY, Caller, Principal, Scope
+from chapar.web.http import entrance as access
+from chapar.web.http import problems
+from chapar.web.http.entrance import (
     AdmittedStream,
     Calling,
     Entrance,
@@ -26,10 +29,8 @@ from chapar.api.access import (
     caller_of,
     check,
 )
-from chapar.api.exchange import CUT
-from chapar.api.limits import Limits
-from chapar.errors import CredentialInvalid, ScopeMissing, StoreUnavailable, Unauthenticated
-from chapar.principal import ANYBODY, EVERY_SCOPE, NOBODY, Caller, Principal, Scope
+from chapar.web.http.exchange import CUT
+from chapar.web.http.rates import Limits
 from support.doors import DoorBench
 
 ADDRESS = "192.0.2.7"

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chapar import gateway as gateway_module
-from chapar import room
-from chapar.dispatcher import Dispatcher
+from chapar.delivery import capacity as room
+from chapar.delivery import messages as gateway_module
+from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.idempotency import KEY_KEPT
+from chapar.delivery.messages import Gateway, Replay, Use
 from chapar.errors import (
     BrokerClosed,
     BrokerRefused,
@@ -35,10 +37,8 @@ from chapar.errors import (
     Quarantined,
     QueueFull,
 )
-from chapar.gateway import Gateway, Replay, Use
-from chapar.idempotency import KEY_KEPT
-from chapar.message import Command, Message, Status, Wait
-from chapar.principal import EVERY_SCOPE, Caller, Principal, Reach
+from chapar.model.message import Command, Message, Status, Wait
+from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.store.acceptance import Key
 from chapar.store.audit import AuditFilters
 from chapar.store.queue import Lease

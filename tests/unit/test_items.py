@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chapar.api import items
 from chapar.errors import BodyMalformed, BodyTooDeep, FieldInvalid
+from chapar.web.api import items
 
 texts = st.text(st.sampled_from('a"\\,[]{}: \né\u200c'), max_size=12)
 values = st.recursive(

@@ -13,8 +13,8 @@ import pytest
 from chapar.access import jwks
 from chapar.access.jwks import KeySet
 from chapar.errors import SettingInvalid
-from chapar.metrics import Metrics
-from chapar.outbound import proxy_for
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.outbound import proxy_for
 from support.issuer import Issuer, jwk_of, new_key
 from support.ports import LOOPBACK, free_port
 from support.stores import measured

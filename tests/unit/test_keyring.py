@@ -8,9 +8,9 @@ import pytest
 from chapar.access import keyring as keyring_module
 from chapar.access.keyring import Grant, Keyring
 from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide
-from chapar.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
+from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
+from chapar.model.times import rfc3339
 from chapar.store.api_keys import ApiKey
-from chapar.times import rfc3339
 from support.callers import CALLER
 from support.doors import DoorBench
 from support.fakes import EPOCH, until

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from limits import RateLimitItem
 
-from chapar.api import limits as limits_module
-from chapar.api.limits import MAX_MESSAGES, MESSAGE_SIZE, BodyBudget, Limits
 from chapar.errors import BodiesExhausted, RateLimited
-from chapar.principal import ANYBODY, EVERY_SCOPE, Caller, Principal
-from chapar.settings import Settings
+from chapar.model.principal import ANYBODY, EVERY_SCOPE, Caller, Principal
+from chapar.runtime.settings import Settings
+from chapar.web.http import rates as limits_module
+from chapar.web.http.rates import MAX_MESSAGES, MESSAGE_SIZE, BodyBudget, Limits
 
 BACKEND = Caller(Principal("key:backend", "backend", EVERY_SCOPE), "192.0.2.7")
 OTHER = Caller(Principal("key:other", "other", EVERY_SCOPE), "192.0.2.7")

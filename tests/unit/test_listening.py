@@ -3,8 +3,8 @@
 import contextlib
 import socket
 
-from chapar.app import listen
-from chapar.settings import Settings
+from chapar.app.wiring import listen
+from chapar.runtime.settings import Settings
 from support.ports import LOOPBACK, free_port
 
 # Bytes. An untouched socket of Linux takes several times as many for a client who sleeps.

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from chapar import message as message_module
 from chapar.errors import FieldInvalid
-from chapar.message import (
+from chapar.model import message as message_module
+from chapar.model.message import (
     MAX_OPERATION_BYTES,
     MAX_TOPIC_BYTES,
     MAX_TOPIC_LEVELS,

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from chapar.cli import command
-from chapar.outbound import forget_foreign_settings
+from chapar.runtime.outbound import forget_foreign_settings
 
 FOREIGN = ["SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "PGHOST", "PGHOSTADDR", "PGPASSWORD", "PGSERVICE"]
 FOREIGN += ["PGSSLROOTCERT", "PGSSLMODE", "PGOPTIONS", "PGPASSFILE"]

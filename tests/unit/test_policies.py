@@ -9,12 +9,12 @@ from fastapi import APIRouter, FastAPI, Request
 from httpx import ASGITransport, AsyncClient
 from starlette.routing import BaseRoute, Mount
 
-from chapar.api.access import Entrance, GuardedRoute, Identity, Policy, allow, check
-from chapar.api.limits import Limits
-from chapar.app import Running, api
+from chapar.app.wiring import Running, api
 from chapar.errors import BodyTooLarge, CredentialInvalid, ScopeMissing, Unauthenticated
-from chapar.principal import ANYBODY, NOBODY, Caller, Principal, Scope
-from chapar.settings import Settings
+from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
+from chapar.runtime.settings import Settings
+from chapar.web.http.entrance import Entrance, GuardedRoute, Identity, Policy, allow, check
+from chapar.web.http.rates import Limits
 
 
 def routes_of(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:

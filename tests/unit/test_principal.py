@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chapar.errors import FieldInvalid
-from chapar.principal import EVERYTHING, EVERYWHERE, MAX_PATTERNS, Reach, check_patterns
+from chapar.model.principal import EVERYTHING, EVERYWHERE, MAX_PATTERNS, Reach, check_patterns
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chapar.errors import FieldInvalid
-from chapar.principal import MAX_PATTERNS, Reach, check_patterns
+from chapar.model.principal import MAX_PATTERNS, Reach, check_patterns
 
 PERSIAN = "باز\u200cکردن"  # with a joiner, as Persian spelling has it
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from chapar.api.request_ids import with_request_ids
-from chapar.logs import REQUEST_ID
+from chapar.runtime.logs import REQUEST_ID
+from chapar.web.http.request_ids import with_request_ids
 
 
 async def echo(scope: Scope, _receive: Receive, send: Send) -> None:

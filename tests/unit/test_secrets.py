@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from chapar.broker_address import BrokerAddress
 from chapar.cli.client import GatewayClient
 from chapar.errors import ChaparError, SettingInvalid
 from chapar.link.publication import SignOn
-from chapar.secret_files import secrets_of
-from chapar.settings import Settings
+from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.secret_files import secrets_of
+from chapar.runtime.settings import Settings
 from chapar.store import database
 
 SECRETS = secrets_of(Settings)

@@ -26,7 +26,7 @@ from chapar.errors import (
 )
 from chapar.link import session as session_module
 from chapar.link.session import Delivery, Publication, Session, SignOn
-from chapar.settings import Settings
+from chapar.runtime.settings import Settings
 from support.fake_broker import FakeBroker
 from support.links import connected, open_session, publication
 

@@ -6,7 +6,7 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
 from chapar.errors import SettingInvalid
-from chapar.settings import Settings
+from chapar.runtime.settings import Settings
 
 NUMBERS = [
     name

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Dialect
 
 from chapar.errors import SettingInvalid
-from chapar.message import UNFINISHED, Message, Status
+from chapar.model.message import UNFINISHED, Message, Status
 from chapar.store import reports
 from chapar.store.acceptance import LANES_SQL
 from chapar.store.database import Role, open_engine, parse, sqlite_file

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chapar.streams import MOST_WAITING, LineWriter
+from chapar.runtime.streams import MOST_WAITING, LineWriter
 
 PATIENCE = 30.0  # seconds
 

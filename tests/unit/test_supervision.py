@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import structlog
 
-from chapar import supervision
 from chapar.errors import WorkerFailed
-from chapar.metrics import Metrics
-from chapar.supervision import guarded, supervised
+from chapar.runtime import supervision
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.supervision import guarded, supervised
 from support.stores import measured
 
 FAILED = r'chapar_loop_failures_total\{loop="a-loop"\}'

@@ -2,8 +2,8 @@
 
 import pytest
 
+from chapar.delivery.suspects import Suspects, Trial
 from chapar.errors import BrokerClosed, BrokerError, BrokerSilent, BrokerUnanswered, LinkLost, ReleaseRefused
-from chapar.suspects import Suspects, Trial
 from support.stores import new_message
 
 BROKER = "mqtt://fake"

@@ -18,7 +18,7 @@ from chapar.access import jwks
 from chapar.access.jwks import KeySet, key_of_file, secret_key
 from chapar.access.tokens import MAX_TOKEN_LENGTH, OneKey, TokenVerifier, VerificationKey
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid
-from chapar.principal import EVERY_SCOPE, EVERYTHING, Scope
+from chapar.model.principal import EVERY_SCOPE, EVERYTHING, Scope
 from support.hostile_tokens import hostile_tokens
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, jwk_of, new_key, public_pem
 from support.ports import free_port

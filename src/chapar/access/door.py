@@ -12,7 +12,6 @@ import structlog
 from chapar.access.api_keys import PREFIX, hash_of, is_api_key
 from chapar.access.jwks import KeySet, key_of_file, secret_key
 from chapar.access.tokens import KeySource, OneKey, TokenVerifier, is_token
-from chapar.clock import Clock
 from chapar.errors import (
     AccessUnavailable,
     CredentialInvalid,
@@ -21,11 +20,12 @@ from chapar.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from chapar.metrics import Metrics
-from chapar.principal import Principal
-from chapar.settings import Settings
+from chapar.model.principal import Principal
+from chapar.runtime.clock import Clock
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.settings import Settings
+from chapar.runtime.supervision import supervised
 from chapar.store.store import Store
-from chapar.supervision import supervised
 
 log = structlog.get_logger(__name__)
 

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic_core import from_json
 
 from chapar.access.tokens import VerificationKey
-from chapar.addresses import is_loopback
-from chapar.certificates import client_context, trusting
 from chapar.errors import AccessUnavailable, SettingInvalid, persian_digits
-from chapar.metrics import Metrics
-from chapar.outbound import proxy_for
+from chapar.runtime.addresses import is_loopback
+from chapar.runtime.certificates import client_context, trusting
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.outbound import proxy_for
 
 log = structlog.get_logger(__name__)
 

@@ -8,14 +8,14 @@ from typing import Final, NamedTuple
 
 from chapar.access.api_keys import hash_of, new_api_key
 from chapar.access.door import KEY_KNOWN, Door
-from chapar.clock import Clock
 from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide
-from chapar.lines import plain
-from chapar.principal import Caller, Reach, Scope
+from chapar.model.lines import plain
+from chapar.model.principal import Caller, Reach, Scope
+from chapar.model.times import rfc3339
+from chapar.runtime.clock import Clock
 from chapar.store.api_keys import ApiKey, KeyChange
 from chapar.store.audit import Action, Entry
 from chapar.store.store import Store
-from chapar.times import rfc3339
 
 __all__ = ["ApiKey", "Grant", "Issued", "Keyring"]
 

@@ -6,9 +6,9 @@ from typing import Any, Final, NamedTuple, Protocol
 import jwt
 
 from chapar.errors import CredentialInvalid, FieldInvalid
-from chapar.lines import plain
-from chapar.principal import EVERYTHING, Principal, Reach, Scope, check_patterns
-from chapar.times import LATEST
+from chapar.model.lines import plain
+from chapar.model.principal import EVERYTHING, Principal, Reach, Scope, check_patterns
+from chapar.model.times import LATEST
 
 ALGORITHMS: Final = ("RS256", "ES256", "EdDSA", "HS256")
 MAX_TOKEN_LENGTH: Final = 8192  # characters; what is longer is no token that we would issue a right for

@@ -7,9 +7,9 @@ import typer
 from chapar.cli.options import Json, moment
 from chapar.cli.table import print_table
 from chapar.cli.terminal import check_output, json_line, local_time_of
-from chapar.message import check_device_id
-from chapar.settings import Settings, preferred_language
-from chapar.times import milliseconds
+from chapar.model.message import check_device_id
+from chapar.model.times import milliseconds
+from chapar.runtime.settings import Settings, preferred_language
 
 _MOST: Final = 10_000  # entries; more belongs to `GET /audit`
 _HEADINGS: Final = {
@@ -39,9 +39,9 @@ def audit(
 
     Example: `chapar audit --action key_revoked --json`
     """
-    from chapar.api.audit import entry_view  # noqa: PLC0415 - only this command needs it, and it takes long to load
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
     from chapar.store.audit import Action, AuditFilters, newest_first  # noqa: PLC0415 - see above
+    from chapar.web.api.audit import entry_view  # noqa: PLC0415 - only this command needs it, and it takes long to load
 
     filters = AuditFilters(
         principal=principal,

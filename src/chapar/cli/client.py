@@ -14,7 +14,6 @@ from typing import Final, NamedTuple, Self
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError, field_serializer
 
-from chapar.certificates import tls_problem, trusting
 from chapar.errors import (
     GatewayLost,
     GatewayRefused,
@@ -25,9 +24,10 @@ from chapar.errors import (
     SettingInvalid,
     UsageInvalid,
 )
-from chapar.message import Status
-from chapar.outbound import proxy_for
-from chapar.secret_files import secret_of_environment
+from chapar.model.message import Status
+from chapar.runtime.certificates import tls_problem, trusting
+from chapar.runtime.outbound import proxy_for
+from chapar.runtime.secret_files import secret_of_environment
 
 READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
 CONNECT_TIMEOUT: Final = 5.0  # seconds

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chapar import __version__, streams
+from chapar import __version__
 from chapar.cli import INTERRUPTED
 from chapar.cli.audit import audit
 from chapar.cli.keys import keys
@@ -16,8 +16,9 @@ from chapar.cli.serving import migrate, prune, serve
 from chapar.cli.simulate import simulate
 from chapar.cli.terminal import check_output, plain
 from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, UsageInvalid
-from chapar.outbound import forget_foreign_settings
-from chapar.settings import preferred_language
+from chapar.runtime import streams
+from chapar.runtime.outbound import forget_foreign_settings
+from chapar.runtime.settings import preferred_language
 
 FAILED = 1  # exit code
 

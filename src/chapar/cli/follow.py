@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from chapar.cli.client import Filters, GatewayClient, ShownMessage
-from chapar.message import UNFINISHED
+from chapar.model.message import UNFINISHED
 
 WINDOW: Final = timedelta(seconds=30)  # how late a message may become visible; a commit has 5 s unless told otherwise
 MOST_READ: Final = 5000  # messages that one look reads of the window, and of what is unfinished

@@ -11,9 +11,9 @@ from chapar.cli.options import Json, moment
 from chapar.cli.table import print_table
 from chapar.cli.terminal import check_output, json_line, local_time, local_time_of, plain
 from chapar.errors import ApiKeyNotFound, Language, persian_digits
-from chapar.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
-from chapar.settings import Settings, preferred_language
-from chapar.times import milliseconds
+from chapar.model.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
+from chapar.model.times import milliseconds
+from chapar.runtime.settings import Settings, preferred_language
 
 if TYPE_CHECKING:
     from chapar.store.api_keys import ApiKey, KeyChange
@@ -234,7 +234,7 @@ def _now() -> int:
 
 def _shown(key: "ApiKey") -> dict[str, object]:
     """A key as the API shows it."""
-    from chapar.api.keys import key_view  # noqa: PLC0415 - see above
+    from chapar.web.api.keys import key_view  # noqa: PLC0415 - see above
 
     return key_view(key).model_dump()
 

@@ -12,8 +12,8 @@ from chapar.cli.options import DEFAULT_URL, Json, Url, moment
 from chapar.cli.table import MessageTable
 from chapar.cli.terminal import check_output, json_line, plain, progress
 from chapar.errors import GatewayError, Language, UsageInvalid
-from chapar.message import Status, check_device_id, check_operation
-from chapar.settings import preferred_language
+from chapar.model.message import Status, check_device_id, check_operation
+from chapar.runtime.settings import preferred_language
 
 LOOK_EVERY: Final = 1.0  # seconds
 MOST_LISTED: Final = 10_000  # messages; all of them is what `GET /reporting/all` is for

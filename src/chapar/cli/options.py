@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from chapar.errors import UsageInvalid
-from chapar.times import TimeInvalid, check_time
+from chapar.model.times import TimeInvalid, check_time
 
 DEFAULT_URL = "http://127.0.0.1:8000"  # where `chapar serve` listens unless told otherwise
 

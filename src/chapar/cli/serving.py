@@ -8,8 +8,8 @@ import typer
 
 from chapar import __version__
 from chapar.cli.terminal import show_progress
-from chapar.settings import Settings
-from chapar.streams import LineWriter
+from chapar.runtime.settings import Settings
+from chapar.runtime.streams import LineWriter
 
 # What only the gateway needs is imported where it runs: it takes longer to load than the other commands take to end.
 
@@ -32,14 +32,15 @@ def serve(
     import structlog  # noqa: PLC0415 - see above
     import uvloop  # noqa: PLC0415 - see above
 
-    from chapar import app, logs  # noqa: PLC0415 - see above
-    from chapar import workers as several  # noqa: PLC0415 - see above
+    from chapar.app import wiring  # noqa: PLC0415 - see above
+    from chapar.app import workers as several  # noqa: PLC0415 - see above
+    from chapar.runtime import logs  # noqa: PLC0415 - see above
 
     settings = Settings.load(host=host, port=port, workers=workers)
     logs.configure(settings.log_level, settings.log_format)
     for setting, reason in settings.without_effect().items():
         structlog.get_logger().warning("setting_without_effect", setting=setting, reason=reason)
-    run = app.serve if settings.workers == 1 else several.serve
+    run = wiring.serve if settings.workers == 1 else several.serve
     # A signal cancels a start; later it is what ends the server.
     with suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings, lambda address, is_open: _announce(settings, address, is_open=is_open)))
@@ -84,7 +85,7 @@ def prune(
 
     Example: `chapar prune --days 90`
     """
-    from chapar import logs  # noqa: PLC0415 - see above
+    from chapar.runtime import logs  # noqa: PLC0415 - see above
 
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
@@ -93,7 +94,7 @@ def prune(
 
 
 async def _prune(settings: Settings, days: float) -> int:
-    from chapar.clock import Clock  # noqa: PLC0415 - see above
+    from chapar.runtime.clock import Clock  # noqa: PLC0415 - see above
     from chapar.store.audit import Action, entry_of_local_user  # noqa: PLC0415 - see above
     from chapar.store.store import Store  # noqa: PLC0415 - see above
 

@@ -7,12 +7,12 @@ from typing import Annotated, Final
 
 import typer
 
-from chapar.broker_address import BrokerAddress
 from chapar.cli.terminal import PATIENCE, check_output, local_time, plain, show_progress
+from chapar.devices.simulated import Fleet, Told
 from chapar.errors import Language, LinkError, Problem, UsageInvalid, persian_digits
-from chapar.message import check_device_id
-from chapar.settings import Settings, preferred_language
-from chapar.simulator import Fleet, Told
+from chapar.model.message import check_device_id
+from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.settings import Settings, preferred_language
 
 if sys.platform != "win32":
     import resource

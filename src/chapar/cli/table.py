@@ -10,7 +10,7 @@ from rich.text import Text
 from chapar.cli.client import ShownMessage
 from chapar.cli.terminal import local_time, plain
 from chapar.errors import Language, persian_digits
-from chapar.message import Status
+from chapar.model.message import Status
 
 ROOM_FOR_ID: Final = 120  # columns of a terminal; with fewer the ids would break every line
 _WIDE: Final = 10_000  # columns of what is no terminal: nobody wants lines broken there

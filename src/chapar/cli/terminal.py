@@ -6,10 +6,10 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 
-from chapar import streams
 from chapar.errors import Language, OutputLost, persian_digits
-from chapar.lines import json_line, plain
-from chapar.times import datetime_of
+from chapar.model.lines import json_line, plain
+from chapar.model.times import datetime_of
+from chapar.runtime import streams
 
 __all__ = ["PATIENCE", "check_output", "json_line", "local_time", "plain", "progress", "show_progress"]
 

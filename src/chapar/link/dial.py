@@ -7,7 +7,6 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from chapar.certificates import tls_problem
 from chapar.errors import (
     BrokerError,
     ConnectionFailed,
@@ -21,7 +20,8 @@ from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Delivery, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import tls_context
-from chapar.settings import Settings
+from chapar.runtime.certificates import tls_problem
+from chapar.runtime.settings import Settings
 
 _TCP: Final = Phrase("the connection (TCP)", "درخواست اتصال (TCP)")
 _TLS: Final = Phrase("the TLS handshake", "آغاز TLS")

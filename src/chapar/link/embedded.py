@@ -18,11 +18,11 @@ from typing import Final, Self
 
 import structlog
 
-from chapar.backoff import Backoff
-from chapar.broker_address import EMBEDDED_LARGEST
 from chapar.errors import EmbeddedBrokerFailed, PortTaken
-from chapar.metrics import Metrics
-from chapar.supervision import supervised
+from chapar.runtime.backoff import Backoff
+from chapar.runtime.broker_address import EMBEDDED_LARGEST
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.supervision import supervised
 
 HOST: Final = "127.0.0.1"  # it asks nobody for a password
 START_TIMEOUT: Final = 10.0  # seconds until both ports accept; it takes half a second

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chapar.broker_address import BrokerAddress
 from chapar.errors import HostNotFound, Phrase
+from chapar.runtime.broker_address import BrokerAddress
 
 
 @dataclass(frozen=True, slots=True)

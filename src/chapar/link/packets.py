@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 import mqtt5
 
 from chapar.errors import BrokerWords
-from chapar.lines import plain
 from chapar.link.frames import FrameInvalid
 from chapar.link.reason_codes import SUCCESS
+from chapar.model.lines import plain
 
 MAX_WORDS: Final = 200  # characters of what a broker says about itself
 _QUOTES: Final = str.maketrans("“”«»", '""""')  # what they are quoted with is not in them

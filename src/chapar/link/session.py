@@ -11,7 +11,6 @@ from typing import Final, cast
 import mqtt5
 import structlog
 
-from chapar.certificates import tls_problem
 from chapar.errors import (
     BrokerClosed,
     BrokerError,
@@ -40,6 +39,7 @@ from chapar.link.reason_codes import (
     reason_name,
 )
 from chapar.link.window import LAST_PACKET_ID, Window
+from chapar.runtime.certificates import tls_problem
 
 __all__ = ["Delivery", "Publication", "Session", "SignOn"]
 

@@ -5,9 +5,9 @@ import ssl
 
 import structlog
 
-from chapar.certificates import LOOK_EVERY, OwnCertificate, WatchedFiles, trusting
 from chapar.errors import SettingInvalid
-from chapar.settings import Settings
+from chapar.runtime.certificates import LOOK_EVERY, OwnCertificate, WatchedFiles, trusting
+from chapar.runtime.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, case, or_, select, tuple_, update
 
-from chapar.message import Message, Status
+from chapar.model.message import Message, Status
 from chapar.store.audit import Action, add_entries
 from chapar.store.operations import Ambiguous, Kind, insert_messages, run_on_list
 from chapar.store.schema import Row, keys, messages, to_message, to_row

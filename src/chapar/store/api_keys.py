@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Row, bindparam, exists, func, select, tuple_, update
 
-from chapar.principal import Reach, Scope
+from chapar.model.principal import Reach, Scope
 from chapar.store.audit import Entry, add_entries
 from chapar.store.operations import Kind
 from chapar.store.schema import api_keys

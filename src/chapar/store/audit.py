@@ -10,8 +10,8 @@ from typing import Final, NamedTuple, Self
 from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
 
 from chapar.errors import FieldInvalid
-from chapar.message import Message
-from chapar.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach
+from chapar.model.message import Message
+from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach
 from chapar.store.operations import Kind, batch_table, run_batch
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any

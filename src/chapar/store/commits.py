@@ -17,13 +17,13 @@ from typing import Any, Self, TypeVar, cast
 
 import structlog
 
-from chapar.backoff import Backoff
 from chapar.errors import DatabaseFileGone, NotSaved, OutcomeUnknown, Phrase
-from chapar.metrics import Metrics
+from chapar.runtime.backoff import Backoff
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.supervision import supervised
 from chapar.store.files import Lock
 from chapar.store.operations import Kind
 from chapar.store.wire import pack, split, unpack
-from chapar.supervision import supervised
 
 log = structlog.get_logger()
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
-from chapar.message import Attempt, Message
+from chapar.model.message import Attempt, Message
 from chapar.store.database import run_on_driver
 from chapar.store.schema import MUTABLE, Row, Value, attempts, messages, processes
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chapar.message import Status
+from chapar.model.message import Status
 from chapar.store.audit import Entry, add_entries
 from chapar.store.operations import Kind
 from chapar.store.retained import supersede

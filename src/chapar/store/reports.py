@@ -17,8 +17,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from chapar.message import Attempt, Message, Status, first_id
-from chapar.principal import EVERYWHERE, Reach
+from chapar.model.message import Attempt, Message, Status, first_id
+from chapar.model.principal import EVERYWHERE, Reach
 from chapar.store.audit import Action
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, update
 
-from chapar.message import AT_BROKER, UNFINISHED, Message, Status, first_id, time_of
+from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, first_id, time_of
 from chapar.store.audit import Entry, add_entries
 from chapar.store.operations import Kind, insert_messages
 from chapar.store.schema import Row, messages, to_message, to_row

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy import BigInteger, BindParameter, Connection, bindparam, delete, select
 
-from chapar.message import UNFINISHED
+from chapar.model.message import UNFINISHED
 from chapar.store.operations import Kind
 from chapar.store.schema import attempts, keys, messages
 

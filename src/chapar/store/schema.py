@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-from chapar.message import Message, Status
+from chapar.model.message import Message, Status
 
 metadata = MetaData()
 

@@ -9,9 +9,9 @@ import structlog
 from sqlalchemy import Connection
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
-from chapar.message import Attempt, Message, Status, first_id
-from chapar.metrics import Metrics
-from chapar.settings import Settings
+from chapar.model.message import Attempt, Message, Status, first_id
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.settings import Settings
 from chapar.store import administration, api_keys, audit, database, files, migrations, reports
 from chapar.store.acceptance import ADD, ANSWER, WITHDRAW, Added, Key, Sender, addition, owner_of
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED, ApiKey, KeyChange

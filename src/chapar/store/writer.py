@@ -242,7 +242,7 @@ def main() -> None:
 
 
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    from chapar import logs  # noqa: PLC0415 - it takes long to load, and a writer starts while callers wait
+    from chapar.runtime import logs  # noqa: PLC0415 - it takes long to load, and a writer starts while callers wait
 
     logs.configure("warning", "json" if os.environ.get("CHAPAR_LOG_FORMAT") == "json" else "console")
     sys.excepthook(kind, error, trace)

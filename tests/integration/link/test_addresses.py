@@ -9,10 +9,10 @@ import mqtt5
 import pytest
 from structlog.testing import capture_logs
 
-from chapar.broker_address import BrokerAddress
 from chapar.link import endpoints
 from chapar.link.endpoints import Endpoint
-from chapar.settings import Settings
+from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.settings import Settings
 from support.authorities import Authority
 from support.faulty_broker import FaultyBroker, Peer
 from support.links import publication, running_link

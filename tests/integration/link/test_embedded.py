@@ -12,7 +12,7 @@ import pytest
 from chapar.errors import EmbeddedBrokerFailed, PortTaken
 from chapar.link import embedded
 from chapar.link.embedded import EmbeddedBroker
-from chapar.settings import Settings
+from chapar.runtime.settings import Settings
 from support.builtin import BuiltinBroker
 from support.links import open_session, publication, running_link
 from support.ports import LOOPBACK, accepts

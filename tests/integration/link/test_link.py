@@ -33,7 +33,7 @@ from chapar.link import embedded
 from chapar.link import tls as link_tls
 from chapar.link.limits import Limits
 from chapar.link.session import Delivery, Publication, Session, SignOn
-from chapar.settings import Settings
+from chapar.runtime.settings import Settings
 from support.certificates import Certificates
 from support.fake_broker import FakeBroker
 from support.links import open_session, publication, running_link

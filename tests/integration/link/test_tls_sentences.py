@@ -12,7 +12,7 @@ import pytest
 
 from chapar.errors import BrokerError, NoAnswer, TlsFailed, TlsFault, TlsFilesUnusable
 from chapar.errors.tls import BROKER_CURES, GATEWAY_CURES
-from chapar.settings import Settings
+from chapar.runtime.settings import Settings
 from support.authorities import WEAK_RSA, Authority, HomeMade, self_signed, server_context
 from support.faulty_broker import FaultyBroker
 from support.links import open_session, publication

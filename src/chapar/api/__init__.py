@@ -1,1 +1,0 @@
-"""The HTTP side: routes, their schemas, and how errors become answers. Sees only the gateway."""

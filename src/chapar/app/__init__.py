@@ -1,0 +1,1 @@
+"""Put a process together from its rooms, and keep it running."""

@@ -1,0 +1,168 @@
+"""Several gateway processes behind one port, sharing one PostgreSQL.
+
+Run as a program, `python -m chapar.app.workers DESCRIPTOR`, this module is one of them.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import structlog
+import uvloop
+from prometheus_client.multiprocess import mark_process_dead
+
+from chapar.app import wiring
+from chapar.errors import ChaparError, SettingInvalid, WorkerFailed
+from chapar.link.embedded import EmbeddedBroker
+from chapar.runtime import logs, streams
+from chapar.runtime.backoff import Backoff
+from chapar.runtime.certificates import server_certificate
+from chapar.runtime.metrics import WORKERS_FOLDER, Metrics
+from chapar.runtime.settings import Settings, preferred_language
+from chapar.runtime.supervision import supervised
+from chapar.store import migrations
+
+log = structlog.get_logger(__name__)
+
+_READY: Final = {b"ready, open\n": True, b"ready, closed\n": False}  # what a worker says, and whether access is open
+_PATIENCE: Final = 5.0  # seconds in which a worker ends by itself; it needs about one
+
+
+async def serve(settings: Settings, announce: wiring.Announce) -> None:
+    """Run `settings.workers` gateway processes until SIGINT or SIGTERM, starting another where one ends.
+
+    Raises SettingInvalid with SQLite, WorkerFailed where the first ones do not start, and what the built-in broker and
+    the migration raise.
+    """
+    wiring.end_on_signals()
+    if settings.serves_alone:
+        raise SettingInvalid(
+            "CHAPAR_WORKERS",
+            "SQLite serves one process. Use PostgreSQL (CHAPAR_DATABASE_URL) for more than one.",
+            "پایگاه SQLite تنها به یک فرایند خدمت می‌دهد. برای بیش از یکی PostgreSQL لازم است (CHAPAR_DATABASE_URL).",
+        )
+    server_certificate(settings.tls_cert_file, settings.tls_key_file)  # else each worker would say what is wrong
+    listener = wiring.listen(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.auto_migrate:
+            await asyncio.to_thread(migrations.migrate, settings.database_url.get_secret_value())
+        metrics = Metrics()  # of this process, which serves none: what its loops met is in the log
+        if settings.broker_url is None:
+            await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
+        try:
+            folder = stack.enter_context(TemporaryDirectory(prefix="chapar-metrics-"))
+        except OSError as error:
+            raise SettingInvalid("TMPDIR", f"no folder can be made there: {error.strerror or error}.") from None
+        environment = os.environ | {WORKERS_FOLDER: folder, "CHAPAR_AUTO_MIGRATE": "false"}
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        workers = [_Worker(listener, environment) for _ in range(settings.workers)]
+        async with asyncio.TaskGroup() as tasks:
+            keeping = [supervised("worker", worker.keep, metrics, WorkerFailed) for worker in workers]
+            children = [tasks.create_task(loop, name="worker") for loop in keeping]
+            children.append(tasks.create_task(_announce(workers, announce, wiring.address_of(listener, settings))))
+            await stop.wait()
+            for child in children:
+                child.cancel()
+
+
+async def _announce(workers: Sequence["_Worker"], announce: wiring.Announce, address: str) -> None:
+    for worker in workers:
+        await worker.ready.wait()
+    announce(address, workers[0].is_open)
+
+
+class _Worker:
+    """One gateway process, started again whenever it ends."""
+
+    def __init__(self, listener: socket.socket, environment: dict[str, str]) -> None:
+        self._listener = listener
+        self._environment = environment
+        self.ready = asyncio.Event()
+        self.is_open = False  #: whether it lets everybody in, as it said when it got ready
+
+    async def keep(self) -> None:
+        """Keep it running until cancelled; raises WorkerFailed where it never got ready."""
+        backoff = Backoff()
+        while True:
+            process = await self._start()
+            try:
+                assert process.stdout is not None  # noqa: S101 - it is a pipe
+                with backoff.working():
+                    async for line in process.stdout:
+                        if line in _READY:
+                            self.is_open = _READY[line]
+                            self.ready.set()
+                    code = await process.wait()
+            finally:
+                await _end(process)
+                # The library has no annotations here.
+                mark_process_dead(process.pid, self._environment[WORKERS_FOLDER])  # type: ignore[no-untyped-call]
+            if not self.ready.is_set():
+                raise WorkerFailed(code)
+            log.error("worker_ended", pid=process.pid, code=code)
+            await backoff.pause()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # a file in the working folder must not stand in for a module
+            "-m",
+            "chapar.app.workers",
+            str(self._listener.fileno()),
+            stdin=asyncio.subprocess.PIPE,  # it ends when this closes, so also where we are killed
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(self._listener.fileno(),),
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C is ours to hear
+        )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _PATIENCE)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def main() -> None:
+    """Be a worker on the listening socket whose descriptor is the only argument."""
+    streams.protect()
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    settings = Settings.load()
+    logs.configure(settings.log_level, settings.log_format)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(
+                wiring.serve_on(listener, settings, lambda _, is_open: _say_ready(is_open=is_open), with_broker=False)
+            )
+    except ChaparError as error:
+        sys.exit(f"chapar: {error.sentence(preferred_language())}")
+
+
+def _say_ready(*, is_open: bool) -> None:
+    sys.stdout.buffer.write(next(line for line, means_open in _READY.items() if means_open == is_open))
+    sys.stdout.buffer.flush()
+
+
+def _end_with_parent() -> None:
+    # Until the parent closes it, on purpose or by its death. Unbuffered: a buffer would be locked when we exit.
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The life of a message, from accepted to its last word."""

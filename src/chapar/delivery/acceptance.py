@@ -1,0 +1,324 @@
+"""What follows a send: it is accepted, committed with its key, handed on to be delivered, and its caller is told."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from functools import partial
+
+from chapar.delivery.capacity import Room
+from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.idempotency import IdempotencyKeys, Replay, Use
+from chapar.errors import (
+    BrokerRefused,
+    BrokerUnreachable,
+    DeliveryFaulty,
+    FieldInvalid,
+    MessageCancelled,
+    MessageExpired,
+    NotSaved,
+    NotSent,
+    OutcomeUnknown,
+    OutOfReach,
+    Quarantined,
+    QueueFull,
+    persian_digits,
+)
+from chapar.link.keeper import Link
+from chapar.link.reason_codes import reason_name
+from chapar.model.message import Command, Message, Status, Wait, new_id
+from chapar.model.principal import EVERYTHING, Caller, Reach
+from chapar.model.times import rfc3339
+from chapar.runtime.clock import Clock
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.settings import Settings
+from chapar.store.acceptance import Added, Key, Place, Sender
+from chapar.store.store import Store
+
+_LATE = 60_000  # ms by which `deliver_at` may have passed: clocks differ, and a call takes its time
+_DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """A send under way: its caller waits for one thing only, whatever happens on the way there."""
+
+    message: Message  #: as it stands, as far as is known
+    reach: Reach  #: what the caller may see
+    key: Key | None
+    deadline: float  #: loop time until which the caller waits for the broker
+    waits: bool  #: whether it does at all
+    asked_for: int | None  #: the time at which it was to be delivered, ms since the epoch
+    began: float  #: by `time.perf_counter`
+    told: asyncio.Future[Message | None]  #: what became of the message; None: nobody knows, or its key has an owner
+    owner: Key | None = None  #: whose request was answered with another message
+
+
+class Sending:
+    """Takes messages in. What follows a commit follows it at once, also where the caller is gone by then."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        link: Link,
+        dispatcher: Dispatcher,
+        room: Room,
+        clock: Clock,
+        process: str,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._link = link
+        self._dispatcher = dispatcher
+        self._room = room
+        self._clock = clock
+        self._direct_claim = f"{process}.0"  # the dispatcher numbers its own from 1
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._keys = IdempotencyKeys(store, clock, process)
+        self._landing: dict[str, asyncio.Future[Added] | asyncio.Future[bool]] = {}  # commits under way, by message
+
+    async def quiet(self) -> None:
+        """Wait until what is being saved has been handed on to be delivered."""
+        while self._landing:
+            await asyncio.wait(list(self._landing.values()))
+
+    async def send(
+        self, caller: Caller, command: Command, *, use: Use | None = None, origin: str | None = None
+    ) -> Message | Replay:
+        """Save a message and deliver it; returns and raises what `Gateway.send` promises its caller."""
+        began = time.perf_counter()
+        message = self._accepted(command, origin)
+        if not caller.principal.reach.covers(message.imei, message.micro_op):
+            raise OutOfReach(message.imei, message.micro_op)
+        sender = Sender(caller.principal.id, caller.principal.name, caller.address)
+        key = None if use is None else self._keys.take(use, message)
+        patience = command.patience or self._settings.publish_timeout
+        call = _Call(
+            message=message,
+            reach=caller.principal.reach,
+            key=key,
+            deadline=self._loop.time() + patience,
+            waits=command.wait is Wait.BROKER,
+            asked_for=command.deliver_at,
+            began=began,
+            told=self._loop.create_future(),
+        )
+        if key is None:
+            sent = await self._send(call, sender)
+            self._metrics.whole.observe(time.perf_counter() - began)
+            return sent
+        unanswered = False  # whether `answered` is still to come
+        try:
+            sent = await self._send(call, sender)
+            unanswered = isinstance(sent, Message)
+        except NotSent:
+            unanswered = True
+            raise
+        except NotSaved:
+            # Whether the key has made a message before, only the database could have said.
+            raise OutcomeUnknown from None
+        finally:
+            if not unanswered:
+                self._release(key)
+        return sent
+
+    def answered(self, use: Use, status: int, body: str) -> Coroutine[None, None, Replay | None]:
+        """Keep the answer to the first request with a key, as `IdempotencyKeys.answered` says."""
+        return self._keys.answered(use, status, body)
+
+    def _release(self, key: Key) -> None:
+        """Let the next request with this key come through, once the database says what became of this one."""
+        landing = self._landing.get(key.message_id)
+        if landing is None:
+            self._keys.release(key)
+        else:
+            landing.add_done_callback(lambda _: self._release(key))
+
+    def _accepted(self, command: Command, origin: str | None) -> Message:
+        """The message that a command makes, not yet in a state of its own."""
+        stamp = self._clock.now_ns()
+        now = stamp // 1_000_000
+        deliver_at = command.deliver_at if command.deliver_at is not None and command.deliver_at > now else None
+        longest = self._settings.max_expiry
+        expires_in = min(self._settings.default_expiry, longest) if command.expires_in is None else command.expires_in
+        if expires_in > longest:
+            raise _too_far("expires_in", longest)
+        if deliver_at is not None and deliver_at - now > self._settings.max_expiry * 1000:
+            raise _too_far("deliver_at", self._settings.max_expiry)
+        status = self._first_status(command.wait, deliver_at)
+        is_claimed, is_over = status is Status.PUBLISHING, status is Status.REJECTED
+        return Message(
+            id=new_id(stamp),
+            imei=command.imei,
+            micro_op=command.micro_op,
+            params=command.params,
+            topic=self._settings.command_topic.replace("{imei}", command.imei),
+            qos=command.qos,
+            retain=command.retain,
+            at_most_once=command.at_most_once or command.qos == 0,
+            status=status,
+            reason="broker_unreachable" if is_over else None,
+            reason_code=None,
+            attempts=1 if is_claimed else 0,
+            possible_duplicate=False,
+            subscribers=None,
+            claim=self._direct_claim if is_claimed else None,
+            created_at=now,
+            deliver_at=deliver_at,
+            expires_at=(deliver_at or now) + round(expires_in * 1000),
+            not_before=None,
+            origin=origin,
+            published_at=None,
+            finished_at=now if is_over else None,
+        )
+
+    def _first_status(self, wait: Wait, deliver_at: int | None) -> Status:
+        """Where a new message begins: scheduled, in the queue, on its way, or rejected for want of a broker."""
+        if deliver_at is not None:
+            return Status.SCHEDULED
+        if wait is Wait.BROKER and not self._link.up:
+            return Status.REJECTED
+        if wait is Wait.BROKER and self._dispatcher.takes_direct:
+            return Status.PUBLISHING
+        return Status.QUEUED
+
+    async def _send(self, call: _Call, sender: Sender) -> Message | Replay:
+        try:
+            if call.asked_for is not None and call.message.created_at - call.asked_for > _LATE:
+                raise _gone_by(call.message.created_at)
+            if call.message.status in {Status.SCHEDULED, Status.QUEUED}:
+                await self._room.check(call.reach)
+        except (FieldInvalid, QueueFull):
+            owner = None if call.key is None else await self._store.owner(call.key[:2], call.message.created_at)
+            if call.key is None or owner is None:
+                raise
+            return await self._repeated(owner, use=call.key)  # it was accepted before: in time, and it takes no room
+        self._add(call, sender)
+        told = await call.told
+        if call.owner is not None:
+            return await self._repeated(call.owner, use=call.key or call.owner)
+        return call.message if told is None else unless_not_sent(told)
+
+    def _add(self, call: _Call, sender: Sender) -> None:
+        """Save the message. What is saved is delivered, also where the caller is gone by then."""
+        message = call.message
+        # However little the caller waits for the broker, the database has its time to commit.
+        patience = self._loop.time() + self._settings.publish_timeout
+        bound = self._settings.max_device_queue
+        added = self._store.add(message, max(call.deadline, patience), max_depth=bound, key=call.key, sender=sender)
+        if message.status in {Status.SCHEDULED, Status.QUEUED}:
+            self._room.joins(message.id)
+        self._landing[message.id] = added
+        added.add_done_callback(partial(self._landed, call))
+
+    def _landed(self, call: _Call, added: asyncio.Future[Added]) -> None:
+        """What follows from a commit, at once and whoever still waits for it."""
+        self._landing.pop(call.message.id, None)
+        self._room.joined(call.message.id)
+        error = added.exception()
+        if error is None:
+            self._metrics.commit.observe(time.perf_counter() - call.began)
+            match added.result():
+                case Place() as place:
+                    self._placed(call, place)
+                case Key() as owner:
+                    call.owner = owner
+                    _tell(call, None)
+                case full:
+                    bound = self._settings.max_device_queue
+                    oldest = full.oldest if call.reach.operations == EVERYTHING else None
+                    _refuse(call, QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE))
+        else:
+            if isinstance(error, OutcomeUnknown):
+                self._withdraw(call)
+            _refuse(call, error)
+
+    def _placed(self, call: _Call, place: Place) -> None:
+        message = call.message
+        self._metrics.accepted[place.status.value,].inc()
+        is_as_asked = place == (message.status, message.claim)
+        if not is_as_asked:
+            attempts = min(message.attempts, place.claim is not None)
+            call.message = message._replace(status=place.status, claim=place.claim, attempts=attempts)
+        if place.status is Status.REJECTED:
+            self._metrics.finished[place.status.value, message.reason or ""].inc()
+            _refuse(call, BrokerUnreachable(message.id))
+        elif not (call.waits and place.status in {Status.PUBLISHING, Status.QUEUED}):
+            _tell(call, call.message)
+        elif not call.told.done():
+            self._dispatcher.await_outcome(message.id, call.told, call.deadline)
+        if is_as_asked and place.status is Status.PUBLISHING:
+            self._dispatcher.deliver(message, direct=True)
+        elif place.status in {Status.QUEUED, Status.SCHEDULED}:
+            self._room.queued()
+            self._dispatcher.wake()
+
+    def _withdraw(self, call: _Call) -> None:
+        """The row may be there, or still appear. Unless it is on its way already, it must not go any more."""
+        message = call.message
+        never = message._replace(
+            status=Status.REJECTED,
+            reason="outcome_unknown",
+            attempts=0,
+            claim=None,
+            finished_at=self._clock.now(),
+        )
+        withdrawal = self._store.withdraw(never, message.claim, call.key)
+        self._landing[message.id] = withdrawal
+        withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
+
+    async def _repeated(self, owner: Key, *, use: Key) -> Message | Replay:
+        """The answer to a request whose key made another message before."""
+        answer = await self._keys.repeated(owner, use=use)
+        return answer if isinstance(answer, Replay) else unless_not_sent(answer)
+
+
+def _tell(call: _Call, message: Message | None) -> None:
+    if not call.told.done():  # else its caller is gone
+        call.told.set_result(message)
+
+
+def _refuse(call: _Call, error: BaseException) -> None:
+    if not call.told.done():
+        call.told.set_exception(error)
+
+
+def _gone_by(now: int) -> FieldInvalid:
+    return FieldInvalid(
+        "deliver_at",
+        f"has passed: it is {rfc3339(now)} now. Leave it out to send at once",
+        f"گذشته است: اکنون {rfc3339(now)} است. برای ارسال فوری آن را حذف کنید",
+    )
+
+
+def _too_far(field: str, seconds: float) -> FieldInvalid:
+    days = round(seconds / 86400, 1)
+    return FieldInvalid(
+        field,
+        f"must be at most {days} days ahead (CHAPAR_MAX_EXPIRY)",
+        f"باید حداکثر {persian_digits(days)} روز پیش رو باشد (CHAPAR_MAX_EXPIRY)",
+    )
+
+
+def unless_not_sent(message: Message) -> Message:
+    """The message; raises the NotSent that says why where it is certain never to have been sent."""
+    if message.possible_duplicate:
+        return message
+    match message.status:
+        case Status.REJECTED if message.reason == "quarantined":
+            raise Quarantined(message.id)
+        case Status.REJECTED if message.reason == "internal_error":
+            raise DeliveryFaulty(message.id)
+        case Status.REJECTED if message.reason_code is not None:
+            raise BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)
+        case Status.REJECTED:
+            raise BrokerUnreachable(message.id)
+        case Status.EXPIRED:
+            raise MessageExpired(message.id)
+        case Status.CANCELLED:
+            raise MessageCancelled(message.id)
+        case _:
+            return message

@@ -1,0 +1,192 @@
+"""Stay connected to the broker, and say whether we are."""
+
+import asyncio
+import logging
+import math
+import secrets
+from collections import Counter
+from typing import Final
+
+import structlog
+
+from chapar.errors import BrokerError, BrokerUnanswered, LinkDown
+from chapar.link.dial import dial
+from chapar.link.endpoints import Endpoint, Rotation
+from chapar.link.publication import Publication, SignOn
+from chapar.link.session import Session
+from chapar.link.tls import watch_files
+from chapar.runtime.backoff import Backoff
+from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.settings import Settings
+from chapar.runtime.supervision import supervised
+
+_A_MOMENT: Final = 0.1  # seconds by which a dial may take longer than another and both be at once
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Link:
+    """The gateway's one connection to the broker.
+
+    `run()` owns the session and dials again until cancelled. Everybody else calls `publish()`, which raises
+    `LinkDown` at once when there is no session, or awaits `connected()`.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        self._settings = settings
+        self._metrics = metrics or Metrics()
+        self._client_id = f"chapar-{secrets.token_hex(8)}"  # two processes with one id would take over each other
+        self._session: Session | None = None
+        self._came_up = asyncio.Condition()
+        self._said: dict[str, str] = {}  # why not, by endpoint, as it was logged since the last session
+        self._reporting: set[str] = set()  # brokers seen to answer 0x10
+        self._strays = Counter[str]()  # of the sessions before this one
+        self._quickest = math.inf  # seconds that a dial took at best
+        self._dials = 0  # since the last session
+        self.broker_was_there = False  #: whether the first dial after the last session found the broker, and at once
+        self.sessions = 0  #: sessions so far
+        self.last_error: BrokerError | None = None  #: why there is no session, None while there is one
+
+    async def run(self) -> None:
+        """Keep a session until cancelled; then it ends with DISCONNECT."""
+        encrypted = any(address.tls for address in self._settings.brokers())
+        watching = [asyncio.create_task(self._watch_files(), name="files")] if encrypted else []
+        try:
+            await self._stay_connected()
+        finally:
+            for task in watching:
+                task.cancel()
+
+    async def _stay_connected(self) -> None:
+        rotation = Rotation(self._settings.brokers(), self._settings.connect_timeout, self._note)
+        backoff = Backoff()
+        while True:
+            # A round over all addresses is one try. The gap also paces a broker that accepts us and hangs up at once.
+            while (endpoint := await rotation.next()) is not None:
+                try:
+                    session = await self._dial(endpoint)
+                    with backoff.working():
+                        await self._hold(session)
+                except BrokerError as error:
+                    self._note(error)
+            await backoff.pause()
+
+    async def _watch_files(self) -> None:
+        await supervised("broker_certificates", lambda: watch_files(self._settings), self._metrics)
+
+    async def _dial(self, endpoint: Endpoint) -> Session:
+        began = asyncio.get_running_loop().time()
+        self._dials += 1
+        session = await dial(endpoint, self._settings, self._sign_on(endpoint.broker))
+        took = asyncio.get_running_loop().time() - began
+        self.broker_was_there = self._dials == 1 and took <= 2 * self._quickest + _A_MOMENT
+        self._quickest = min(took, self._quickest)
+        self._dials = 0
+        return session
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a session now."""
+        return self._session is not None and self._session.up
+
+    @property
+    def broker(self) -> str | None:
+        """The connected broker, without its secret; None while there is none."""
+        return self._session.endpoint if self._session is not None and self._session.up else None
+
+    @property
+    def reconnects(self) -> int:
+        """Sessions after the first."""
+        return max(0, self.sessions - 1)
+
+    @property
+    def window(self) -> int:
+        """Publications that may be unanswered at a time, 0 while there is no session."""
+        return self._session.window if self._session is not None else 0
+
+    @property
+    def in_flight(self) -> int:
+        """Publications that the broker has not answered."""
+        return self._session.in_flight if self._session is not None else 0
+
+    @property
+    def waiting(self) -> int:
+        """Publications that wait for room in the window, unsent."""
+        return self._session.waiting if self._session is not None else 0
+
+    @property
+    def trouble(self) -> BrokerError | None:
+        """Why nothing, or not everything, can be delivered now; None where there is a session and it answers."""
+        session = self._session
+        if session is None or not session.up:
+            return self.last_error
+        seconds = session.unanswered_for
+        return None if seconds is None else BrokerUnanswered(session.endpoint, seconds)
+
+    def take_back(self, outcome: asyncio.Future[int]) -> bool:
+        """Cancel what `publish()` gave where nothing of it was sent; answer whether that is so."""
+        return self._session is not None and self._session.take_back(outcome)
+
+    @property
+    def strays(self) -> Counter[str]:
+        """Packets so far that nobody waited for, by type."""
+        return self._strays + self._session.strays if self._session is not None else self._strays
+
+    @property
+    def reports_subscribers(self) -> bool:
+        """Whether 0x00 from the connected broker means that somebody was subscribed.
+
+        A broker may answer 0x10 where nobody is, and need not (MQTT 5.0 §3.4.2.1); nothing in CONNACK tells, and a
+        probe would have to publish where an ACL may end the session. So it counts once this process has seen 0x10
+        from this broker, and stays unknown before.
+        """
+        session = self._session
+        return session is not None and (session.met_no_subscribers or session.endpoint in self._reporting)
+
+    async def connected(self) -> None:
+        """Wait until there is a session."""
+        async with self._came_up:
+            await self._came_up.wait_for(lambda: self.up)
+
+    def publish(self, publication: Publication) -> asyncio.Future[int]:
+        """Hand a publication to the session; see `Session.publish()`. Raises LinkDown where there is none."""
+        if self._session is None:
+            raise LinkDown
+        return self._session.publish(publication)
+
+    async def _hold(self, session: Session) -> None:
+        """Be up until the session ends; raises the BrokerError that ended it."""
+        self._session = session
+        self.sessions += 1
+        self.last_error = None
+        self._said.clear()
+        log.info("broker_link_up", broker=session.endpoint, window=session.window)
+        try:
+            async with self._came_up:
+                self._came_up.notify_all()
+            await session.ended()
+        finally:
+            if session.met_no_subscribers:
+                self._reporting.add(session.endpoint)
+            self._strays += session.strays
+            self._session = None
+            await session.close()
+
+    def _sign_on(self, address: BrokerAddress) -> SignOn:
+        return SignOn(
+            client_id=self._client_id,
+            keep_alive=self._settings.keep_alive,
+            username=address.username,
+            password=address.password,
+            max_packet_size=address.max_packet_size,
+            properties=address.properties,
+        )
+
+    def _note(self, error: BrokerError) -> None:
+        """Log why there is no session: once as a warning, and again and again for those who look closer."""
+        self.last_error = error
+        reason = str(error)
+        level = logging.DEBUG if self._said.get(error.endpoint) == reason else logging.WARNING
+        self._said[error.endpoint] = reason
+        log.log(level, "broker_link_down", broker=error.endpoint, reason=reason)

@@ -1,0 +1,1 @@
+"""Values without input or output: a message, who calls, what may be filtered."""

@@ -1,0 +1,1 @@
+"""The surroundings of a process: settings, files, clock, log, metrics, loops."""

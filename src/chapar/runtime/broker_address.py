@@ -1,0 +1,176 @@
+"""Where a broker is, read from its URL. Each way to write that wrong has a sentence of its own."""
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from typing import Final, Self
+from urllib.parse import unquote
+
+from chapar.errors import Problem, UrlFault
+from chapar.model.message import has_forbidden_character
+
+EMBEDDED_LARGEST: Final = 262_144  # bytes behind a packet's fixed header, which has four
+"""What the built-in broker takes. It does not announce it, and ends the session of whoever sends more."""
+
+_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # IANA
+_LARGEST_PORT: Final = 65_535
+_LONGEST_FIELD: Final = 65_535  # bytes of a user name or password in CONNECT (MQTT 5.0 §1.5)
+_QUOTES: Final = "\"'`“”‘’«»"
+_BEGINNING: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_HOST: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_LOOSE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SECOND_URL: Final = re.compile(r"mqtts?://", re.IGNORECASE)
+
+_FOREIGN: Final = {"ws": UrlFault.WEBSOCKETS, "wss": UrlFault.WEBSOCKETS, "http": UrlFault.WEB, "https": UrlFault.WEB}
+_MEANT: Final = {"tcp": "mqtt", "mqtt5": "mqtt", "ssl": "mqtts", "tls": "mqtts", "mqtt+ssl": "mqtts"}
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker is and how to sign in. Its text form carries no secret.
+
+    >>> str(BrokerAddress.parse("mqtts://gate:secret@broker.example.org"))
+    'mqtts://broker.example.org:8883'
+    """
+
+    host: str  #: a name in ASCII, or an IP address without brackets
+    port: int
+    tls: bool = False
+    username: str | None = field(default=None, repr=False)  # with some brokers it is an access token
+    password: str | None = field(default=None, repr=False)
+    max_packet_size: int | None = None  #: bytes; None: what its CONNACK says
+    properties: bool = True  #: whether its 3.1.1 subscribers survive PUBLISH properties (the built-in broker's do not)
+
+    @classmethod
+    def parse_list(cls, urls: str) -> tuple[Self, ...]:
+        """Read URLs that commas separate; raises Problem, which never repeats a part of them."""
+        if not urls.strip():
+            raise _problem(UrlFault.EMPTY)
+        items = [item.strip() for item in urls.split(",")]
+        if not all(items):
+            raise _problem(UrlFault.NO_ITEM)
+        if any(item[0] in _QUOTES or item[-1] in _QUOTES for item in items):
+            raise _problem(UrlFault.QUOTED)
+        if any(not _BEGINNING.match(item) for item in items[1:]):
+            raise _problem(UrlFault.COMMA_IN_SECRET)
+        return tuple(map(cls.parse, items))
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `mqtt://user:secret@host:1883` or `mqtts://…`; raises Problem."""
+        if has_forbidden_character(url):  # bytes that are not UTF-8 show as surrogates
+            raise _problem(UrlFault.CONTROLS)
+        scheme, rest = _scheme(url)
+        if _SECOND_URL.search(rest):
+            raise _problem(UrlFault.SEVERAL)
+        authority, beyond = _split_at(rest, r"[/?#]")
+        if "@" in beyond:
+            raise _problem(UrlFault.SLASH_IN_SECRET)
+        if not authority:
+            raise _problem(UrlFault.NO_HOST)
+        if beyond.strip("/"):
+            raise _problem(UrlFault.BEYOND)
+        credentials, _, place = authority.rpartition("@")
+        username, _, password = credentials.partition(":")
+        host, port = _host_and_port(place)
+        return cls(
+            host=host,
+            port=port or _PORTS[scheme],
+            tls=scheme == "mqtts",
+            username=_decoded(username) or None,
+            password=_decoded(password, is_text=False) or None,
+        )
+
+    @property
+    def certificate_name(self) -> str:
+        """The host as certificates name it: without the zone of an IPv6 address, and the dot that ends a full name."""
+        return self.host.partition("%")[0].removesuffix(".")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+
+def _scheme(url: str) -> tuple[str, str]:
+    """`mqtt` or `mqtts`, and what stands behind `://`; raises Problem."""
+    beginning = _BEGINNING.match(url)
+    if beginning is None:
+        raise _problem(UrlFault.NO_SCHEME)
+    scheme = beginning["scheme"].lower()
+    if scheme in _PORTS:
+        return scheme, url[beginning.end() :]
+    if scheme in _MEANT:
+        raise Problem(*UrlFault.ALIAS.value.filled(wrong=scheme, right=_MEANT[scheme]))
+    raise _problem(_FOREIGN.get(scheme, UrlFault.OTHER_SCHEME))
+
+
+def _split_at(text: str, pattern: str) -> tuple[str, str]:
+    found = re.search(pattern, text)
+    return (text, "") if found is None else (text[: found.start()], text[found.start() :])
+
+
+def _decoded(text: str, *, is_text: bool = True) -> str:
+    """A user name or password without its percent-encoding; raises Problem."""
+    if "[" in text or "]" in text:
+        raise _problem(UrlFault.BRACKET_IN_SECRET)
+    if _LOOSE_PERCENT.search(text):
+        raise _problem(UrlFault.PERCENT_IN_SECRET)
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _problem(UrlFault.ENCODING_IN_SECRET) from None
+    if is_text and has_forbidden_character(decoded):  # a password is bytes to MQTT, which may be any
+        raise _problem(UrlFault.CONTROL_IN_USER)
+    if len(decoded.encode()) > _LONGEST_FIELD:
+        raise _problem(UrlFault.LONG_FIELD)
+    return decoded
+
+
+def _host_and_port(place: str) -> tuple[str, int | None]:
+    """The host in ASCII, and the port where one is written; raises Problem."""
+    if re.search(r"\s", place):
+        raise _problem(UrlFault.SPACE)
+    if place.startswith("["):
+        address, bracket, behind = place[1:].partition("]")
+        host = _ipv6(unquote(address))
+        if host is None or not bracket or (behind and not behind.startswith(":")):
+            raise _problem(UrlFault.NOT_IPV6)
+        return host, _port(behind[1:])
+    if place.count(":") > 1:
+        is_ipv6 = _ipv6(place) or _ipv6(place.rpartition(":")[0])
+        raise _problem(UrlFault.BARE_IPV6 if is_ipv6 else UrlFault.COLONS)
+    name, _, port = place.partition(":")
+    if not name:
+        raise _problem(UrlFault.NO_HOST)
+    number = _port(port)
+    return _host(name), number
+
+
+def _port(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > len(str(_LARGEST_PORT)) or not 1 <= int(text) <= _LARGEST_PORT:
+        raise _problem(UrlFault.PORT)
+    return int(text)
+
+
+def _host(name: str) -> str:
+    try:
+        host = name.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        raise _problem(UrlFault.BAD_HOST) from None
+    if not _HOST.fullmatch(host):
+        raise _problem(UrlFault.BAD_HOST)
+    return host
+
+
+def _ipv6(text: str) -> str | None:
+    """An IPv6 address as it is usually written, its zone included; None where it is none."""
+    try:
+        return str(IPv6Address(text))
+    except ValueError:
+        return None
+
+
+def _problem(fault: UrlFault) -> Problem:
+    return Problem(*fault.value)

@@ -1,0 +1,419 @@
+"""Every option of the gateway: its default, its unit, and why that default.
+
+Each is an environment variable with the prefix `CHAPAR_`; `chapar serve` takes the most used ones as options too. A
+secret may come from a file instead (`secret_files.py`).
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from chapar.errors import Language, Problem, SettingInvalid
+from chapar.model.message import check_topic_template
+from chapar.runtime.broker_address import EMBEDDED_LARGEST, BrokerAddress
+from chapar.runtime.secret_files import Secret, SecretFiles
+
+_LONGEST_EXPIRY = 2**32 - 1  # seconds; what a PUBLISH can say (MQTT 5.0 §3.3.2.3.3)
+_LARGEST_COUNT = 2**31 - 1
+
+# As SQLAlchemy reads it: a password may hold everything but `@`.
+_DATABASE_URL = re.compile(r"(?P<scheme>[a-z0-9+]+)://(?:[^:/]*(?::[^@]*)?@)?(?P<place>[^?]*)", re.DOTALL)
+
+TopicTemplate = Annotated[str, AfterValidator(check_topic_template)]
+
+
+class Settings(BaseSettings):
+    """The gateway's options. Build it with `Settings.load()`, which turns a bad value into one sentence."""
+
+    model_config = SettingsConfigDict(env_prefix="CHAPAR_", extra="ignore", hide_input_in_errors=True)
+
+    host: str = Field(
+        "127.0.0.1", description="Address the API listens on. Loopback, because access is open by default."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="TCP port of the API; 0 takes a free one.")
+
+    tls_cert_file: Path | None = Field(
+        None,
+        description="Certificate of the API, with its chain (PEM): it then speaks HTTPS. Unset: plain HTTP. "
+        "Renewed files are taken within seconds.",
+    )
+    tls_key_file: Path | None = Field(None, description="Key of that certificate (PEM). Unset: it is in the same file.")
+
+    database_url: Secret = Field(
+        SecretStr("sqlite:///chapar.db"),
+        description="`sqlite:///file` or `postgresql://user:secret@host/name`. SQLite needs no set-up.",
+    )
+    auto_migrate: bool = Field(
+        default=False,
+        description="Migrate PostgreSQL at start too. Off, because several hosts may share it. SQLite always does.",
+    )
+    readers: int = Field(
+        4, ge=1, le=64, description="Read-only database connections for what is found at once: single messages, keys."
+    )
+    report_readers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Read-only database connections for reports, lists, counts and the audit trail, which may take "
+        "seconds; each of their pages waits for a free one. They keep no key check waiting.",
+    )
+
+    broker_url: Secret | None = Field(
+        None,
+        description="`mqtt://…` or `mqtts://…`; several, comma-separated, are tried in turn. "
+        "Unset: the built-in broker.",
+    )
+    broker_ca_file: Path | None = Field(None, description="CA certificates for mqtts. Unset: the system's.")
+    broker_cert_file: Path | None = Field(None, description="Client certificate for mqtts, with its chain (PEM).")
+    broker_key_file: Path | None = Field(None, description="Key of the client certificate (PEM).")
+    broker_server_name: str | None = Field(None, description="Name to expect in the broker's certificate.")
+    connect_timeout: float = Field(
+        5.0,
+        gt=0,
+        le=300,
+        description="Seconds for each step of connecting to the broker: its name, TCP, TLS, CONNECT. "
+        "A broker that is alive answers in milliseconds, over a satellite in two seconds.",
+    )
+    keep_alive: int = Field(
+        10,
+        ge=1,
+        le=65535,
+        description="Seconds of MQTT keep-alive; a dead connection is found within 1.5 times this, or of what the "
+        "broker asks for where that is less. Short, because the broker is near.",
+    )
+    acknowledge_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which the session ends with a broker that is alive and leaves a message unanswered; "
+        "its place would be taken for ever. Longer than a broker's slowest disk.",
+    )
+    embedded_port: int = Field(
+        1883,
+        ge=1,
+        le=65534,
+        description="Port of the built-in broker for MQTT 3.1.1 devices; the next port speaks MQTT 5. Loopback only.",
+    )
+
+    command_topic: TopicTemplate = Field("devices/{imei}", description="Topic a device listens on.")
+
+    publish_timeout: float = Field(
+        5.0,
+        gt=0,
+        le=300,
+        description="Seconds a call waits for the database and the broker before it is answered without them. "
+        "Below common HTTP client time-outs of 10 s.",
+    )
+    default_expiry: float = Field(
+        3600.0,
+        gt=0,
+        le=_LONGEST_EXPIRY,
+        description="Seconds after which a message that names no `expires_in` is not sent any more. "
+        "One hour, because a stale command floods a field.",
+    )
+    max_expiry: float = Field(
+        30 * 86400.0,
+        gt=0,
+        le=_LONGEST_EXPIRY,
+        description="Largest `expires_in`, and how far ahead `deliver_at` may be, in seconds.",
+    )
+    max_device_queue: int = Field(
+        1000,
+        ge=1,
+        le=_LARGEST_COUNT,
+        description="Unfinished messages one device may have, waiting or on their way; more means it is long gone.",
+    )
+    max_queue: int = Field(
+        1_000_000,
+        ge=1,
+        le=_LARGEST_COUNT,
+        description="Unfinished messages in all. Bounds the disk that an outage may fill: about 0.5 GB.",
+    )
+    lease: float = Field(
+        15.0,
+        ge=1,
+        le=600,
+        description="Seconds after which another process takes over what a silent one held (PostgreSQL). "
+        "Longer than a pause of a busy machine.",
+    )
+    retention_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        description="Days after which finished messages are forgotten. Unset: never; nothing is lost unasked.",
+    )
+    workers: int = Field(
+        1, ge=1, le=64, description="Gateway processes behind one port; more than one needs PostgreSQL."
+    )
+    jwt_secret: Secret | None = Field(
+        None, description="Secret of HS256 tokens, at least 32 random bytes. One of the three ways to verify tokens."
+    )
+    jwt_key_file: Path | None = Field(
+        None, description="Public key of RS256, ES256 or EdDSA tokens (PEM); its kind decides which."
+    )
+    jwt_jwks_url: str | None = Field(
+        None, description="Key set of the tokens' issuer (JWKS, https). Fetched again every few minutes."
+    )
+    jwt_ca_file: Path | None = Field(
+        None, description="CA certificates (PEM) for an https key set. Unset: the system's."
+    )
+    proxy: Secret | None = Field(
+        None,
+        description="HTTP proxy to the key set and, for the command line, to a gateway elsewhere. Unset: none, "
+        "whatever `HTTP_PROXY` says.",
+    )
+    jwt_issuer: str | None = Field(None, description="`iss` that tokens must have; required with any of the three.")
+    jwt_audience: str | None = Field(None, description="`aud` that tokens must have; required with any of the three.")
+    trusted_proxies: str | None = Field(
+        None,
+        description="Addresses of proxies whose `X-Forwarded-For` says where a call is from, comma-separated. "
+        "Unset: none, because anybody can send that header.",
+    )
+    requests_per_second: float | None = Field(
+        None, ge=0.001, le=1e6, description="Requests of one key or token. Unset: as many as it sends."
+    )
+    messages_per_second: float | None = Field(
+        None,
+        ge=0.001,
+        le=1e6,
+        description="Messages of one key or token, in single and bulk calls. Unset: as many as it sends.",
+    )
+    address_requests_per_second: float | None = Field(
+        None,
+        ge=0.001,
+        le=1e6,
+        description="Requests from one address (IPv6: one /64). Unset: many callers may share a proxy.",
+    )
+    burst: int = Field(
+        10, ge=1, le=3600, description="Seconds over which the three rates are counted: so much may come at once."
+    )
+    max_waits: int = Field(
+        5000,
+        ge=1,
+        le=_LARGEST_COUNT,
+        description="Sends, single or bulk, whose answers one key or token may wait for at a time; each costs memory.",
+    )
+    max_body_bytes: int = Field(
+        64 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="Largest request body, and largest message of a bulk call, in bytes; reading stops there. "
+        "A command is small.",
+    )
+    max_bulk_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        le=1024 * 1024 * 1024,
+        description="Largest body of one bulk call in bytes: 10,000 messages with parameters.",
+    )
+    max_caller_bodies_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024,
+        le=1024 * 1024 * 1024,
+        description="Bytes of request bodies that one key or token (with open access: one address) may have in memory "
+        "at a time; each message of a bulk call counts 2 KiB more. Three calls of 10,000 messages; never less than "
+        "the largest one.",
+    )
+    max_bodies_bytes: int = Field(
+        96 * 1024 * 1024,
+        ge=1024,
+        le=1024 * 1024 * 1024,
+        description="The same for all callers together, in one process: four calls of 10,000 messages.",
+    )
+    body_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds a client may take to send its request body, so that slow ones cost little.",
+    )
+    max_head_bytes: int = Field(
+        16 * 1024,
+        ge=1024,
+        le=256 * 1024,
+        description="Largest request line and headers together, in bytes. A large token has 8 KiB.",
+    )
+    head_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds from connecting, and from a request's first byte, within which its headers must be there.",
+    )
+    write_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which a client that takes nothing of its answer is cut off.",
+    )
+    idle_timeout: int = Field(
+        75,
+        ge=1,
+        le=86_400,
+        description="Seconds a connection may be idle between requests. "
+        "Longer than the 60 s of common proxies, so that it is they who close.",
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=_LARGEST_COUNT,
+        description="Open HTTP connections of one process; the next one is answered 503. "
+        "About 15 KB each, with TLS 50.",
+    )
+
+    allowed_hosts: str = Field(
+        "",
+        description="Further names by which the API may be called, comma-separated. On loopback every other name is "
+        "refused, so that no web page can reach it by a name of its own.",
+    )
+    cors_origins: str = Field(
+        "",
+        description="Origins whose pages may call the API, comma-separated, like `https://ops.example.org`. "
+        "Unset: none.",
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe event logged.")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="`console` for people, `json` (one object a line) for machines."
+    )
+
+    @classmethod
+    def load(cls, **overrides: str | int | None) -> Self:
+        """Read the environment; `overrides` that are not None win. Raises SettingInvalid naming the bad setting."""
+        try:
+            return cls.model_validate({name: value for name, value in overrides.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = "CHAPAR_" + str(first["loc"][0]).upper() if first["loc"] else "The settings"
+            problem = first.get("ctx", {}).get("error")
+            persian = problem.persian if isinstance(problem, Problem) else None
+            raise SettingInvalid(name, first["msg"].removeprefix("Value error, "), persian) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Look at what is given directly, then at files with secrets, then at the environment."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, SecretFiles(settings_cls), env_settings
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_url_parses(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            BrokerAddress.parse_list(value.get_secret_value())
+        return value
+
+    @field_validator("broker_ca_file", "broker_cert_file", "broker_key_file", "broker_server_name", mode="before")
+    @classmethod
+    def _broker_tls_is_used(cls, value: object, info: ValidationInfo) -> object:
+        if value in {None, ""}:
+            return None
+        url = info.data.get("broker_url", SecretStr("mqtts://one-that-cannot-be-read"))
+        if url is None or not any(address.tls for address in BrokerAddress.parse_list(url.get_secret_value())):
+            raise Problem(
+                "it is for mqtts:// only, and no address in CHAPAR_BROKER_URL begins so: nothing would be encrypted. "
+                "Write mqtts:// there, or unset it.",
+                "تنها برای mqtts:// است و هیچ نشانی‌ای در CHAPAR_BROKER_URL با آن آغاز نمی‌شود: چیزی رمزگذاری نمی‌شد. "
+                "آنجا mqtts:// بنویسید یا این متغیر را بردارید.",
+            )
+        if info.field_name == "broker_key_file" and info.data.get("broker_cert_file", value) is None:
+            raise Problem(
+                "CHAPAR_BROKER_CERT_FILE is not set, and a key alone proves nothing to the broker.",
+                "متغیر CHAPAR_BROKER_CERT_FILE تعیین نشده است و کلیدِ تنها چیزی را به کارگزار ثابت نمی‌کند.",
+            )
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _cors_origins_are_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            parts = urlsplit(origin)
+            if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
+                raise Problem(
+                    f"write {origin!r} as https://host or https://host:port; it cannot be all of them",
+                    f"مقدار {origin!r} را به شکل https://host یا https://host:port بنویسید؛ همهٔ مبدأها پذیرفتنی نیست",
+                )
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _allowed_hosts_are_names(cls, value: str) -> str:
+        for host in filter(None, map(str.strip, value.split(","))):
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", host):
+                raise Problem(
+                    f"write {host!r} as a name, like gateway.example.org, without scheme and port",
+                    f"مقدار {host!r} را به شکل نام بنویسید، مانند gateway.example.org، بدون scheme و درگاه",
+                )
+        return value
+
+    @field_validator("broker_server_name")
+    @classmethod
+    def _broker_server_name_is_a_name(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                value.encode("idna")
+            except UnicodeError:
+                raise Problem(
+                    "write it as a host name, like broker.example.org",
+                    "آن را به شکل نام میزبان بنویسید، مانند broker.example.org",
+                ) from None
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url_is_known(cls, value: SecretStr) -> SecretStr:
+        match = _DATABASE_URL.match(value.get_secret_value())
+        scheme = match["scheme"].partition("+")[0] if match else None
+        if match is None or scheme not in {"sqlite", "postgresql", "postgres"}:
+            raise Problem(
+                "write it as sqlite:///chapar.db or postgresql://user:secret@host/name",
+                "آن را به شکل sqlite:///chapar.db یا postgresql://user:secret@host/name بنویسید",
+            )
+        if scheme != "sqlite" and "@" in match["place"]:
+            raise Problem(
+                "write @, / and : in a name or password as %40, %2F and %3A",
+                "نویسه‌های @ و / و : را در نام کاربر و رمز به صورت %40 و %2F و %3A بنویسید",
+            )
+        return value
+
+    def brokers(self) -> tuple[BrokerAddress, ...]:
+        """The brokers to dial, in order; the built-in one where none is set."""
+        if self.broker_url is None:
+            largest = 4 + EMBEDDED_LARGEST
+            return (BrokerAddress("127.0.0.1", self.embedded_port + 1, max_packet_size=largest, properties=False),)
+        return BrokerAddress.parse_list(self.broker_url.get_secret_value())
+
+    def without_effect(self) -> dict[str, str]:
+        """The settings that were set and do nothing as things are, each with the reason."""
+        rates = (self.requests_per_second, self.messages_per_second, self.address_requests_per_second)
+        found = {}
+        if self.broker_url is not None:
+            found["embedded_port"] = "CHAPAR_BROKER_URL is set, so the built-in broker does not run."
+        if not any(rates):
+            found["burst"] = "None of the three rates is set."
+        return {f"CHAPAR_{name.upper()}": why for name, why in found.items() if name in self.model_fields_set}
+
+    @property
+    def serves_alone(self) -> bool:
+        """Whether no other gateway process can use the database."""
+        return self.database.startswith("sqlite")
+
+    @property
+    def database(self) -> str:
+        """The database's URL without its secret, to show."""
+        match = _DATABASE_URL.match(self.database_url.get_secret_value())
+        return f"{match['scheme']}://{match['place']}" if match else ""
+
+
+def preferred_language() -> Language:
+    """The language of the command line: `CHAPAR_LANGUAGE` (en, fa), else Persian where LANG begins with fa."""
+    return "fa" if os.environ.get("CHAPAR_LANGUAGE", os.environ.get("LANG", "")).startswith("fa") else "en"

@@ -1,0 +1,1 @@
+"""The JSON routes, a file for each subject with its own views."""

@@ -1,0 +1,190 @@
+"""`/messaging/bulk`: many messages in one call, an answer for each."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
+
+from chapar.delivery.messages import Gateway, Use
+from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, persian_digits
+from chapar.model.message import Command
+from chapar.model.principal import Scope
+from chapar.runtime.settings import Settings
+from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
+from chapar.web.api.items import Steps, in_lines, in_list
+from chapar.web.api.sending import Answer, read_command, refusal, send
+from chapar.web.http.body import check_grammar, read_body
+from chapar.web.http.chunks import in_chunks
+from chapar.web.http.entrance import RequestRoute, allow, caller_of
+from chapar.web.http.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
+from chapar.web.http.problems import answers, language_of
+from chapar.web.http.rates import MAX_MESSAGES, MESSAGE_SIZE, BodyShare, Limits
+from chapar.web.http.turns import Turns, Work
+
+_AT_A_TIME: Final = 50  # messages read in one turn of the event loop, which other callers share
+_JSON: Final = "application/json"
+_NDJSON: Final = "application/x-ndjson"
+
+
+class BulkItem(BaseModel):
+    """What became of one message: the status and the body that `/messaging/send` would have answered."""
+
+    status: int = Field(examples=[201])
+    body: dict[str, object]
+
+
+class BulkAnswer(BaseModel):
+    """An answer for each message, in the order of the request."""
+
+    summary: dict[str, int] = Field(description="Messages by status.", examples=[{"201": 998, "422": 2}])
+    answers: list[BulkItem]
+
+
+def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
+    """The route of `/messaging/bulk`."""
+    router = APIRouter()
+    turns = Turns()
+
+    @allow(Scope.SEND)
+    async def bulk(request: Request) -> Response:
+        """Check, save and deliver each message by itself; messages to one device leave in the order given.
+
+        An `Idempotency-Key` covers each message at its place: after a cut call, the same call completes it.
+        """
+        media_type, body = await read_body(
+            request,
+            {_JSON, _NDJSON},
+            limit=settings.max_bulk_bytes,
+            setting="CHAPAR_MAX_BULK_BYTES",
+        )
+        caller = caller_of(request)
+        call = _Call(gateway, request, body, settings.max_body_bytes)
+        async with turns.work() as work:
+            places = await _places(in_lines(body) if media_type == _NDJSON else in_list(body), work)
+            if media_type == _JSON:
+                await call.check_grammar(places, work)
+        share: BodyShare = request.scope["body_share"]
+        share.take(len(places) * MESSAGE_SIZE)
+        limits.messages(caller, len(places))
+        with limits.waiting(caller):
+            answered = await call.send_all(places, turns)
+        headers = {"Preference-Applied": ASYNC} if call.asynchronous else None
+        return StreamingResponse(in_chunks(_as_json(answered)), headers=headers, media_type=_JSON)
+
+    router.add_api_route(
+        "/bulk",
+        bulk,
+        methods=["POST"],
+        summary="Send many operations in one call",
+        response_model=BulkAnswer,
+        responses=answers(400, 408, 413, 415, 422),
+        openapi_extra={
+            "parameters": [KEY_PARAMETER, PREFER_PARAMETER],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    _JSON: {
+                        "schema": {
+                            "type": "object",
+                            "required": ["messages"],
+                            "additionalProperties": False,
+                            "properties": {
+                                "messages": {
+                                    "type": "array",
+                                    "minItems": 1,
+                                    "maxItems": MAX_MESSAGES,
+                                    "items": {"$ref": "#/components/schemas/SendRequest"},
+                                }
+                            },
+                        }
+                    },
+                    _NDJSON: {"schema": {"type": "string", "pattern": "\\S", "description": "One message a line."}},
+                },
+            },
+        },
+        route_class_override=RequestRoute,
+    )
+    return router
+
+
+class _Call:
+    """One bulk call: its messages are parts of `body`, each of at most `limit` bytes."""
+
+    def __init__(self, gateway: Gateway, request: Request, body: bytes, limit: int) -> None:
+        self.asynchronous = prefers_async(request)
+        self._gateway = gateway
+        self._request = request
+        self._caller = caller_of(request)
+        self._body = body
+        self._limit = limit
+        self._language = language_of(request)
+
+    async def check_grammar(self, places: Sequence[slice], work: Work) -> None:
+        """Raise BodyMalformed where a message is no JSON, because then the whole is none."""
+        for place in places:
+            if self._is_short(place):
+                check_grammar(self._body[place])
+                await work.share()
+
+    async def send_all(self, places: Sequence[slice], turns: Turns) -> list[Answer]:
+        """An answer for each message; the first ones are committed while the next are read."""
+        answering: list[Answer | asyncio.Task[Answer]] = []
+        async with asyncio.TaskGroup() as tasks, turns.work() as work:
+            for number, place in enumerate(places):
+                answering.append(self._begin(number, place, tasks))
+                if number % _AT_A_TIME == 0:
+                    await work.end_turn()
+                await work.share()
+        return [each if isinstance(each, Answer) else each.result() for each in answering]
+
+    def _begin(self, number: int, place: slice, tasks: asyncio.TaskGroup) -> Answer | asyncio.Task[Answer]:
+        try:
+            if not self._is_short(place):
+                raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")
+            item = self._body[place]
+            command = read_command(item)
+            use = use_of_key(self._request, item, f"\n{number}")  # which no key of a single call has
+        except ChaparError as error:
+            return refusal(error, self._language)
+        return tasks.create_task(self._send(without_waiting(command) if self.asynchronous else command, use))
+
+    async def _send(self, command: Command, use: Use | None) -> Answer:
+        try:
+            return await send(self._gateway, self._caller, command, use, self._language)
+        except ChaparError as error:
+            return refusal(error, self._language)
+
+    def _is_short(self, place: slice) -> bool:
+        return int(place.stop) - int(place.start) <= self._limit
+
+
+async def _places(steps: Steps, work: Work) -> list[slice]:
+    """Where the messages stand; raises FieldInvalid where there is none or one too many."""
+    places: list[slice] = []
+    for found in steps:
+        if found is not None:
+            places.append(found)
+            if len(places) > MAX_MESSAGES:
+                break
+        await work.share()
+    if not 0 < len(places) <= MAX_MESSAGES:
+        raise FieldInvalid(
+            "messages",
+            f"must hold 1 to {MAX_MESSAGES:,} messages",
+            f"باید ۱ تا {persian_digits(f'{MAX_MESSAGES:,}')} پیام داشته باشد",
+        )
+    return places
+
+
+def _as_json(answered: Sequence[Answer]) -> Iterator[bytes]:
+    summary = Counter(str(answer.status) for answer in answered)
+    opening = b'{"summary":%s,"answers":[\n' % to_json(dict(sorted(summary.items())))
+    for answer in answered:
+        yield b'%s{"status":%d,"body":%s}' % (opening, answer.status, answer.body)
+        opening = b",\n"
+    yield b"\n]}\n"

@@ -1,0 +1,147 @@
+"""`/docs` and `/openapi.json`: the API explains itself, without a route to the internet."""
+
+import re
+from base64 import b64encode
+from datetime import datetime, timedelta, timezone
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import iter_route_contexts
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from chapar.web.api.schemas import SendRequest
+from chapar.web.http.entrance import GuardedRoute, Identity, allow, check
+from chapar.web.http.problems import Problem, answers
+
+_STATIC: Final = Path(__file__).parent / "static"
+_ASSETS: Final = "/docs/assets"
+_ANY_REQUEST: Final = (400, 408, 414, 421, 431, 503)  # of the connection's bounds, and of a Host that is not ours
+_AT_THE_ENTRANCE: Final = (401, 403, 429, 503)  # and 403 for what a page of another site asks for
+_INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+
+DESCRIPTION: Final = """
+The command gateway for MQTT devices: one call sends an operation to a device, and you learn the truth about it.
+
+| answer to `POST /messaging/send` | what it promises |
+| --- | --- |
+| **201** | Committed to the database **and** acknowledged by the broker. It is never sent again. |
+| **202** | Committed, and its delivery goes on: asked for, or not answered in time. `Location` says where to look. |
+| **406** | It was **not sent and never will be**. `code` and `reason` say why. |
+| 400 401 403 408 409 413 414 415 421 422 429 431 | Nothing stored, nothing sent. |
+| **503** | The database cannot say whether it committed. Safe to repeat with the same `Idempotency-Key`. |
+
+Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `Accept-Language: fa`.
+"""
+
+
+_TEHRAN: Final = timezone(timedelta(hours=3, minutes=30))
+_TIMES_AHEAD: Final = (
+    ("SendRequest", "deliver_at", 2),
+    ("KeyRequest", "expires_at", 365),
+    ("EndRequest", "expires_at", 365),
+)
+"""Fields whose example is a time so many days from now."""
+
+_SECURITY_SCHEMES: Final = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key (`chapar_…`) or a token (JWT). Without any set up, nothing is needed on loopback.",
+    }
+}
+
+
+class DocumentedAPI(FastAPI):
+    """FastAPI, whose OpenAPI document also knows the shape of a problem."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document; the schemas of problems and messages are referred to by name."""
+        document = self.openapi_schema or self._document()
+        for schema, field, days in _TIMES_AHEAD:  # anew each time: an example of last month would be refused
+            time = (datetime.now(_TEHRAN) + timedelta(days)).replace(hour=5, minute=30, second=0, microsecond=0)
+            document["components"]["schemas"][schema]["properties"][field]["examples"] = [time.isoformat()]
+        return document
+
+    def _document(self) -> dict[str, Any]:
+        document = super().openapi()
+        for model in (Problem, SendRequest):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            document["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
+        document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+        document["security"] = [{"bearer": []}]
+        for route in iter_route_contexts(self.routes):
+            if getattr(route.original_route, "policy", None) is Identity.ANY:
+                for method in route.methods or ():
+                    document["paths"][route.path_format][method.lower()]["security"] = []
+        for methods in document["paths"].values():
+            for operation in methods.values():
+                for status, answer in answers(*_ANY_REQUEST, *_AT_THE_ENTRANCE).items():
+                    operation["responses"].setdefault(str(status), answer)
+        return document
+
+
+def install(app: FastAPI) -> None:
+    """Serve the OpenAPI document, and Swagger UI from our own files."""
+    router = APIRouter(route_class=GuardedRoute)
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=f"{app.title} - API",
+        swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
+        # Without this Swagger UI asks a validator on the internet about every document.
+        swagger_ui_parameters={"validatorUrl": None},
+    ).body
+    policy = _policy_of(bytes(page))
+
+    @router.get("/openapi.json", include_in_schema=False)
+    @allow(Identity.KNOWN)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    @router.get("/docs", include_in_schema=False)
+    @allow(Identity.KNOWN)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(bytes(page), headers={"Content-Security-Policy": policy})
+
+    app.include_router(router)
+    app.mount(_ASSETS, _Assets(directory=_STATIC), name="documentation-assets")
+
+
+class _Assets(StaticFiles):
+    """Swagger UI's files, behind the same door. A browser keeps them, and asks about them before it uses them again."""
+
+    policy = Identity.KNOWN
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a file to whoever may read the documentation."""
+        check(scope["caller"], self.policy)
+        await super().__call__(scope, receive, send)
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file, or that it has not changed."""
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def _policy_of(page: bytes) -> str:
+    """The page may load what is ours, run the script that stands in it, and send requests to nobody but us."""
+    scripts = [f"'sha256-{b64encode(sha256(text).digest()).decode()}'" for text in _INLINE_SCRIPT.findall(page)]
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src 'self' {' '.join(scripts)}",
+            "style-src 'self'",
+            "img-src 'self' data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    )

@@ -1,0 +1,44 @@
+"""The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header): one message a key, one answer a key."""
+
+import hashlib
+from typing import Final
+
+from fastapi import Request
+
+from chapar.delivery.messages import Use
+from chapar.errors import FieldInvalid
+from chapar.web.http.entrance import caller_of
+from chapar.web.http.headers import header
+
+MAX_KEY_LENGTH: Final = 255  # characters; a UUID has 36
+
+KEY_PARAMETER: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Makes a repetition safe: the same key with the same request gets the answer of the first one and "
+    "sends nothing. Kept for a day, and longer than the message can be delivered.",
+    # At least one character that is neither a space nor a quote, which may stand around it.
+    "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH, "pattern": "^[ -~]*[!#-~][ -~]*$"},
+    "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+}
+
+
+def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
+    """How the request uses a key, None where it names none; `part` tells the parts of one request from each other.
+
+    Raises FieldInvalid for a key that cannot be one.
+    """
+    key = header(request, b"idempotency-key")
+    if key is None:
+        return None
+    key = key.strip()
+    if key.startswith('"') and key.endswith('"'):  # the draft's string; most clients send it bare
+        key = key[1:-1]
+    if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise FieldInvalid(
+            "Idempotency-Key",
+            f"must be 1 to {MAX_KEY_LENGTH} printable ASCII characters",
+            "باید ۱ تا ۲۵۵ نویسهٔ چاپی ASCII باشد",
+        )
+    fingerprint = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + content).hexdigest()
+    return Use(caller_of(request).principal.id, key + part, fingerprint)

@@ -1,0 +1,199 @@
+"""`/messaging`: send messages, withdraw and repeat them, find them again."""
+
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import WithJsonSchema
+
+from chapar.delivery.messages import Gateway
+from chapar.model.message import Wait
+from chapar.model.principal import Scope
+from chapar.runtime.settings import Settings
+from chapar.web.api import sending
+from chapar.web.api.bulk import bulk_router
+from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
+from chapar.web.api.schemas import (
+    MAX_TIMEOUT,
+    AcceptedAnswer,
+    MessageDetail,
+    MessagePage,
+    MessageView,
+    Paged,
+    SentAnswer,
+    attempt_view,
+    cursor_of,
+    message_json,
+)
+from chapar.web.api.sending import read_command, sent_answer
+from chapar.web.http.body import read_body
+from chapar.web.http.chunks import in_chunks, page_of
+from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, RequestRoute, allow, caller_of
+from chapar.web.http.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
+from chapar.web.http.problems import answers, language_of
+from chapar.web.http.rates import Limits
+
+_JSON: Final = "application/json"
+
+MessageId = Annotated[str, Path(description="The `id` of the answer that accepted the message.", max_length=64)]
+Patience = Annotated[
+    float | None,
+    Query(gt=0, le=MAX_TIMEOUT, description="Seconds to wait for the broker."),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
+]
+
+_WHERE_TO_LOOK: Final[dict[str, object]] = {
+    "headers": {
+        "Location": {"required": True, "description": "Where the message is shown.", "schema": {"type": "string"}},
+        "Idempotency-Replayed": {
+            "description": "That this is the answer of an earlier call with the same key.",
+            "schema": {"type": "string", "enum": ["true"]},
+        },
+        "Preference-Applied": {
+            "description": "The preference that was followed (RFC 7240).",
+            "schema": {"type": "string", "enum": [ASYNC]},
+        },
+    },
+    "links": {
+        name: {"operationId": f"{name}_message", "parameters": {"id": "$response.body#/id"}}
+        for name in ("show", "cancel", "resend")
+    },
+}
+
+_SENT: Final[dict[int | str, dict[str, object]]] = {
+    201: {
+        "model": SentAnswer,
+        "description": "Committed, and the broker acknowledged it. It is never sent again.",
+        **_WHERE_TO_LOOK,
+    },
+    202: {
+        "model": AcceptedAnswer,
+        "description": "Committed, and its delivery goes on; `Location` says where to look. Or it was sent at most "
+        "once, and nobody knows whether it arrived (`unconfirmed`).",
+        **_WHERE_TO_LOOK,
+    },
+}
+
+
+_CLEARING: Final[dict[int | str, dict[str, object]]] = {
+    202: {
+        "model": MessageView,
+        "description": "The broker retains the message and has not forgotten it yet. The body is the empty message "
+        "that will make it; `Location` says where to look.",
+        **_WHERE_TO_LOOK,
+    },
+}
+
+
+def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
+    """The routes of `/messaging`."""
+    router = APIRouter(prefix="/messaging", tags=["messaging"], route_class=GuardedRoute)
+
+    @allow(Scope.SEND)
+    async def send(request: Request) -> Response:
+        """Save one operation for one device, deliver it, and say what the broker answered."""
+        _, body = await read_body(
+            request,
+            {_JSON},
+            limit=settings.max_body_bytes,
+            setting="CHAPAR_MAX_BODY_BYTES",
+        )
+        command = read_command(body)
+        caller = caller_of(request)
+        limits.messages(caller, 1)
+        use = use_of_key(request, body)
+        asynchronous = prefers_async(request)
+        with limits.waiting(caller):
+            answer = await sending.send(
+                gateway, caller, without_waiting(command) if asynchronous else command, use, language_of(request)
+            )
+        return answer.response((b"preference-applied", ASYNC.encode())) if asynchronous else answer.response()
+
+    router.add_api_route(
+        "/send",
+        send,
+        methods=["POST"],
+        summary="Send an operation to a device",
+        status_code=201,
+        responses=_SENT | answers(400, 406, 408, 409, 413, 415, 422, 429, 503),
+        openapi_extra={
+            "parameters": [KEY_PARAMETER, PREFER_PARAMETER],
+            "requestBody": {
+                "required": True,
+                "content": {_JSON: {"schema": {"$ref": "#/components/schemas/SendRequest"}}},
+            },
+        },
+        route_class_override=RequestRoute,
+    )
+    router.include_router(bulk_router(gateway, settings, limits))
+
+    @router.get(
+        "/messages",
+        summary="List messages, newest first",
+        response_model=MessagePage,
+        responses=answers(422, 503),
+    )
+    @allow(Scope.READ)
+    async def messages(query: Paged, caller: Calling) -> Response:
+        """A page of messages. Pages do not shift when messages arrive, change or are removed: follow `next`.
+
+        A page has fewer than `limit` messages where it ends at 256 KiB of operations and parameters.
+        """
+        page = await gateway.page(caller, query.filters(), after=query.position(), limit=query.limit)
+        written = page_of("messages", map(message_json, page.messages), cursor_of(page.next))
+        return AdmittedStream(in_chunks(written), media_type=_JSON)
+
+    @router.get(
+        "/messages/{id}",
+        summary="Show one message",
+        operation_id="show_message",
+        response_model=MessageDetail,
+        responses=answers(404, 422, 503),
+    )
+    @allow(Scope.READ)
+    async def message(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
+        """Where a message stands, with its evidence and its attempts."""
+        message = await gateway.find(caller, id)
+        history = list(map(attempt_view, await gateway.attempts(id)))
+        return Response(message_json(message, history=history), media_type=_JSON)
+
+    @router.post(
+        "/messages/{id}/cancel",
+        summary="Withdraw a message",
+        operation_id="cancel_message",
+        response_model=MessageView,
+        responses=_CLEARING | answers(404, 406, 409, 422, 503),
+    )
+    @allow(Scope.CANCEL)
+    async def cancel(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
+        """Withdraw a message that waits. It is either withdrawn or goes out, never both: 409 says that it has gone.
+
+        One that the broker retains is taken back: an empty retained message makes the broker forget it, and `history`
+        says so.
+        """
+        message = await gateway.cancel(caller, id)
+        answer = Response(message_json(message), media_type=_JSON)
+        if message.clears and message.origin == id:
+            answer.status_code = 202
+            answer.headers["location"] = f"/messaging/messages/{message.id}"
+        return answer
+
+    @router.post(
+        "/messages/{id}/resend",
+        summary="Send the same operation again",
+        operation_id="resend_message",
+        status_code=201,
+        responses=_SENT | answers(404, 406, 409, 422, 429, 503),
+    )
+    @allow(Scope.SEND)
+    async def resend(
+        id: MessageId,  # noqa: A002 - the name is the path's
+        caller: Calling,
+        wait: Annotated[Literal["none", "broker"], Query(description="As for `/messaging/send`.")] = "broker",
+        timeout: Patience = None,  # noqa: ASYNC109 - the name is the query's
+    ) -> Response:
+        """Make a new message of the same operation for the same device; its `origin` is this one."""
+        limits.messages(caller, 1)
+        with limits.waiting(caller):
+            return sent_answer(await gateway.resend(caller, id, Wait(wait), timeout)).response()
+
+    return router

@@ -1,0 +1,111 @@
+"""`/reporting`: everything that was sent, as a stream, and counts of it."""
+
+import csv
+import io
+import re
+from collections.abc import AsyncIterator, Sequence
+
+from fastapi import APIRouter
+
+from chapar.delivery.messages import Gateway
+from chapar.model.message import Message
+from chapar.model.principal import Scope
+from chapar.web.api.schemas import (
+    MessageView,
+    Reported,
+    Summarised,
+    SummaryView,
+    message_json,
+    message_view,
+    summary_view,
+)
+from chapar.web.http.chunks import begun, in_chunks, in_list
+from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, allow
+from chapar.web.http.problems import answers
+
+_COLUMNS = tuple(MessageView.model_fields)
+
+# What a spreadsheet runs (OWASP, CSV injection): some read full-width signs alike, and drop what is not seen in front.
+_UNSEEN = r"[\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+_SIGNS = "[=+@＝＋－＠-]"
+_FORMULA = re.compile(f"[\t\r\n]|{_UNSEEN}{_SIGNS}")
+# Where lists are separated by semicolons, a spreadsheet ends a cell there, whatever stands around it.
+_NEXT_FORMULA = re.compile(f';(?=(?:{_UNSEEN}")*{_UNSEEN}{_SIGNS})')
+
+_MEDIA_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+
+
+def reporting_router(gateway: Gateway) -> APIRouter:
+    """The routes of `/reporting`."""
+    router = APIRouter(prefix="/reporting", tags=["reporting"], route_class=GuardedRoute)
+
+    @router.get(
+        "/all",
+        summary="Every message, oldest first, as a stream",
+        response_class=AdmittedStream,
+        responses={
+            200: {
+                "description": "However many there are: they are streamed, and memory stays constant.",
+                "content": {
+                    "application/json": {
+                        "schema": {"type": "array", "items": {"$ref": "#/components/schemas/MessageView"}}
+                    },
+                    "application/x-ndjson": {"schema": {"type": "string"}},
+                    "text/csv": {"schema": {"type": "string"}},
+                },
+            },
+            **answers(422, 503),
+        },
+    )
+    @allow(Scope.READ)
+    async def all_messages(query: Reported, caller: Calling) -> AdmittedStream:
+        """The seed's report. In CSV, cells that a spreadsheet would run as a formula begin with `'`."""
+        pages = await begun(gateway.report(caller, query.filters()))
+        write = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[query.format]
+        return AdmittedStream(write(pages), media_type=_MEDIA_TYPES[query.format])
+
+    @router.get("/summary", summary="Counts by status, device, operation and time", responses=answers(422, 503))
+    @allow(Scope.READ)
+    async def summary(query: Summarised, caller: Calling) -> SummaryView:
+        """How many messages there are, and of what kind."""
+        return summary_view(await gateway.summary(caller, query.filters(), query.bucket))
+
+    return router
+
+
+def _as_json(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    return in_list(map(message_json, page) async for page in pages)
+
+
+async def _as_ndjson(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    async for page in pages:
+        async for chunk in in_chunks(message_json(message) + b"\n" for message in page):
+            yield chunk
+
+
+async def _as_csv(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    yield _csv_line(_COLUMNS)
+    async for page in pages:
+        async for chunk in in_chunks(_csv_line(_csv_cells(message)) for message in page):
+            yield chunk
+
+
+def _csv_line(row: Sequence[object]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_NONNUMERIC).writerow(row)
+    return text.getvalue().encode()
+
+
+def _csv_cells(message: Message) -> list[object]:
+    view = message_view(message)
+    if message.params is not None:
+        view["params"] = _NEXT_FORMULA.sub(r"\\u003b", message.params)  # JSON's own way to write it
+    return [_harmless(view[column]) for column in _COLUMNS]
+
+
+def _harmless(cell: object) -> object:
+    """Text of which a spreadsheet would run a part gets an apostrophe in front of that part."""
+    if not isinstance(cell, str):
+        return cell
+    text = _NEXT_FORMULA.sub(";'", cell)
+    return f"'{text}" if _FORMULA.match(text) else text

@@ -1,0 +1,380 @@
+"""What goes in and comes out as JSON, and how it is documented."""
+
+import json
+import re
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+from fastapi import Query
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError, to_json
+
+from chapar.delivery.messages import Bucket, Filters, Position, Ranking, Summary
+from chapar.errors import FieldInvalid
+from chapar.model.message import (
+    MAX_OPERATION_BYTES,
+    Attempt,
+    Command,
+    Message,
+    Status,
+    Wait,
+    check_device_id,
+    check_operation,
+)
+from chapar.model.times import check_time, milliseconds, rfc3339
+
+MAX_TIMEOUT: Final = 300  # seconds; longer waits belong to `GET /messaging/messages/{id}`
+MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
+MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's parser
+
+_EXAMPLE_ID = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
+
+# The rules of `message.py` as JSON Schema knows them; those functions hold them, and say so in both languages.
+DEVICE_ID: Final[JsonDict] = {"pattern": "^[A-Za-z0-9._\\-۰-۹٠-٩]{1,64}$"}
+FORBIDDEN: Final = "\\u0000-\\u001F\\u007F-\\u009F\\uFDD0-\\uFDEF\\uFFFE\\uFFFF"
+_OPERATION: Final[JsonDict] = {
+    "pattern": f"^[^{FORBIDDEN}]*[^\\s{FORBIDDEN}][^{FORBIDDEN}]*$",
+    "maxLength": MAX_OPERATION_BYTES,
+}
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+
+
+def _whole(value: object) -> object:
+    """To Python `true` and 1.0 equal 1; to a caller neither is a QoS."""
+    if type(value) is not int:
+        raise PydanticCustomError("int_type", "must be a whole number")
+    return value
+
+
+def _time(value: object) -> datetime:
+    """A time as a caller writes it; to pydantic `20261125` is one too, of 1970: a message for then leaves at once."""
+    time = None
+    with suppress(ValueError):
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            time = datetime.fromisoformat(value.upper())
+    if time is None:
+        raise PydanticCustomError("timezone_aware", "must be an RFC 3339 time with an offset")
+    check_time(time)
+    return time
+
+
+_TIME_SCHEMA: Final[JsonDict] = {"type": "string", "format": "date-time", "pattern": "^(19[7-9][0-9]|[2-9][0-9]{3})-"}
+
+Time = Annotated[AwareDatetime, BeforeValidator(_time), WithJsonSchema(_TIME_SCHEMA)]
+
+
+class SendRequest(BaseModel):
+    """One operation for one device."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"imei": "861234567890123", "micro_op": "push_down"}]},
+    )
+
+    imei: str = Field(
+        description="The device: 1 to 64 of `A-Z a-z 0-9 . _ -`. Persian and Arabic digits are read as ASCII.",
+        examples=["861234567890123"],
+        json_schema_extra=DEVICE_ID,
+    )
+    micro_op: str = Field(
+        description=f"The operation; its bytes are what the device is told: at most {MAX_OPERATION_BYTES} of UTF-8.",
+        examples=["push_down"],
+        json_schema_extra=_OPERATION,
+    )
+    params: dict[str, JsonValue] | None = Field(
+        default=None, description="Parameters; with them the device is told `{id, micro_op, params}` as JSON."
+    )
+    qos: Annotated[Literal[0, 1, 2], BeforeValidator(_whole)] = Field(
+        default=1, description="MQTT QoS. 0 is never acknowledged, so its message ends `unconfirmed` and answers 202."
+    )
+    retain: bool = Field(default=False, description="Whether the broker keeps it for later subscribers.")
+    at_most_once: bool = Field(
+        default=False, description="Never send again when the outcome of an attempt is unknown; ends `unconfirmed`."
+    )
+    expires_in: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which it is not sent any more, counted from when it is due. Default: one hour.",
+        examples=[600],
+    )
+    deliver_at: Time | None = Field(
+        default=None, description="Not sent before this time (RFC 3339), which may not be more than a minute ago."
+    )
+    wait: Literal["broker", "none"] = Field(
+        default="broker",
+        description="`broker`: answer when the broker has it. `none`: answer once it is committed; it is delivered as "
+        "soon as the broker is there. `Prefer: respond-async` says the same.",
+    )
+    timeout: float | None = Field(
+        default=None, gt=0, le=MAX_TIMEOUT, description="Seconds to wait for the broker before the answer is 202."
+    )
+
+    def command(self) -> Command:
+        """The command it asks for; raises FieldInvalid naming the first rule that it breaks."""
+        return Command(
+            imei=check_device_id(self.imei),
+            micro_op=check_operation(self.micro_op),
+            params=self._params_as_text(),
+            qos=self.qos,
+            retain=self.retain,
+            at_most_once=self.at_most_once,
+            expires_in=self.expires_in,
+            deliver_at=milliseconds(self.deliver_at),
+            wait=Wait(self.wait),
+            patience=self.timeout,
+        )
+
+    def _params_as_text(self) -> str | None:
+        if self.params is None:
+            return None
+        try:
+            return json.dumps(self.params, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            raise FieldInvalid("params", "must not hold NaN or Infinity", "نباید NaN یا Infinity داشته باشد") from None
+
+
+class SentAnswer(BaseModel):
+    """201: committed, and the broker acknowledged it."""
+
+    detail: str = Field(examples=["Send `push_down` to topic `devices/861234567890123`"])
+    id: str = Field(examples=[_EXAMPLE_ID])
+    status: Status = Field(examples=[Status.PUBLISHED])
+    topic: str = Field(examples=["devices/861234567890123"])
+    subscribers: bool | None = Field(
+        description="`false`: nobody listened (PUBACK 0x10). `true`: somebody did. `null`: the broker does not say.",
+        examples=[True],
+    )
+
+
+class AcceptedAnswer(BaseModel):
+    """202: committed; `Location` says where to look for the end of it."""
+
+    detail: str = Field(examples=["Accepted `push_down` for topic `devices/861234567890123`"])
+    id: str = Field(examples=[_EXAMPLE_ID])
+    status: Status = Field(examples=[Status.PUBLISHING])
+    topic: str = Field(examples=["devices/861234567890123"])
+
+
+class MessageView(BaseModel):
+    """A message, wherever it is shown. Times are RFC 3339, UTC, with milliseconds."""
+
+    id: str = Field(examples=[_EXAMPLE_ID])
+    imei: str = Field(examples=["861234567890123"])
+    micro_op: str = Field(examples=["push_down"])
+    params: dict[str, JsonValue] | None
+    topic: str = Field(examples=["devices/861234567890123"])
+    qos: int = Field(examples=[1])
+    retain: bool
+    at_most_once: bool
+    status: Status = Field(examples=[Status.PUBLISHED])
+    reason: str | None = Field(description="Why it ended as it did; a stable code.", examples=[None])
+    reason_code: int | None = Field(description="The broker's MQTT 5 reason code.", examples=[0])
+    attempts: int = Field(examples=[1])
+    possible_duplicate: bool
+    subscribers: bool | None
+    created_at: str = Field(examples=["2026-11-24T06:30:00.000Z"])
+    deliver_at: str | None = Field(description="Not sent before.", examples=[None])
+    expires_at: str | None = Field(description="Not sent any more.", examples=["2026-11-24T07:30:00.000Z"])
+    not_before: str | None = Field(description="Next attempt, where the broker put it off.", examples=[None])
+    origin: str | None = Field(description="The message that this one repeats.", examples=[None])
+    published_at: str | None = Field(examples=["2026-11-24T06:30:00.004Z"])
+    finished_at: str | None = Field(examples=["2026-11-24T06:30:00.004Z"])
+
+
+class AttemptView(BaseModel):
+    """One attempt that was not the plain first success."""
+
+    attempt: int = Field(
+        description="Counted from 1. 0: no attempt, but the message was taken back from the broker that retained it.",
+        examples=[1],
+    )
+    at: str = Field(description="When its outcome was known.", examples=["2026-11-24T06:30:00.004Z"])
+    process: str = Field(description="Token of the process that made it.", examples=["9f86d081884c7d65"])
+    outcome: str = Field(examples=["link_lost"])
+    reason_code: int | None = Field(examples=[None])
+
+
+class MessageDetail(MessageView):
+    """A message, and its attempts."""
+
+    history: list[AttemptView] = Field(description="Empty where the first attempt plainly succeeded.")
+
+
+class MessagePage(BaseModel):
+    """One page of messages, newest first."""
+
+    messages: list[MessageView]
+    next: str | None = Field(
+        description="`cursor` of the next page; null on the last one.", examples=[f"{_EXAMPLE_ID}.1"]
+    )
+
+
+class RankingView(BaseModel):
+    """The largest groups."""
+
+    counts: dict[str, int] = Field(description="Messages of each, largest first.", examples=[{"861234567890123": 120}])
+    others: int = Field(description="Messages of all that are not named.", examples=[0])
+
+
+class TimelineView(BaseModel):
+    """Messages by the time at which they were accepted."""
+
+    counts: dict[str, int] = Field(
+        description="Start of each bucket that has messages, oldest first.",
+        examples=[{"2026-11-24T06:00:00.000Z": 120}],
+    )
+    others: int = Field(description="Messages before the first bucket.", examples=[0])
+
+
+class SummaryView(BaseModel):
+    """Counts of messages, all as of one moment."""
+
+    total: int = Field(examples=[120])
+    statuses: dict[Status, int] = Field(examples=[{"published": 118, "rejected": 2}])
+    devices: RankingView
+    operations: RankingView
+    times: TimelineView
+
+
+# A query string has no null: what is absent is just not there.
+Moment = Annotated[Time | None, WithJsonSchema(_TIME_SCHEMA)]
+
+_CURSOR: Final = r"^[0-9a-f-]{36}\.[0-9]{1,18}$"
+
+
+class FilterQuery(BaseModel):
+    """Which messages; what is absent does not narrow."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    imei: Annotated[str | None, WithJsonSchema({"type": "string", **DEVICE_ID})] = Field(
+        None, description="This device only."
+    )
+    micro_op: Annotated[str | None, WithJsonSchema({"type": "string", **_OPERATION})] = Field(
+        None, description="This operation only."
+    )
+    status: list[Status] = Field([], max_length=len(Status), description="These states only; may be repeated.")
+    since: Moment = Field(None, description="Accepted at this time or later (RFC 3339).")
+    until: Moment = Field(None, description="Accepted before this time (RFC 3339).")
+
+    def filters(self) -> Filters:
+        """As the gateway takes them; raises FieldInvalid."""
+        return Filters(
+            imei=None if self.imei is None else check_device_id(self.imei),
+            micro_op=None if self.micro_op is None else check_operation(self.micro_op),
+            status=tuple(dict.fromkeys(self.status)),
+            since=milliseconds(self.since),
+            until=milliseconds(self.until),
+        )
+
+
+class PageQuery(FilterQuery):
+    """Which messages, and which page of them."""
+
+    cursor: Annotated[str | None, WithJsonSchema({"type": "string", "pattern": _CURSOR})] = Field(
+        None, pattern=_CURSOR, description="`next` of the page before."
+    )
+    limit: int = Field(
+        100,
+        ge=1,
+        le=MAX_PAGE,
+        description="Messages on a page, at most: it also ends at 256 KiB of text. Follow `next`.",
+    )
+
+    def position(self) -> Position | None:
+        """Where the page begins; None: at the newest message."""
+        if self.cursor is None:
+            return None
+        message_id, seq = self.cursor.split(".")
+        return Position(int(seq), message_id)
+
+
+class ReportQuery(FilterQuery):
+    """Which messages, and how they are written."""
+
+    format: Literal["json", "ndjson", "csv"] = Field("json", description="One JSON array, one object a line, or CSV.")
+
+
+class SummaryQuery(FilterQuery):
+    """Which messages, and how wide a time bucket is."""
+
+    bucket: Bucket = Field("hour", description="Width of a time bucket, UTC.")
+
+
+Filtered = Annotated[FilterQuery, Query()]
+Paged = Annotated[PageQuery, Query()]
+Reported = Annotated[ReportQuery, Query()]
+Summarised = Annotated[SummaryQuery, Query()]
+
+
+def cursor_of(position: Position | None) -> str | None:
+    """What a caller gives back to go on behind a message."""
+    return None if position is None else f"{position.id}.{position.seq}"
+
+
+def message_view(message: Message) -> dict[str, object]:
+    """A message as `MessageView` documents it, but for its parameters; the claim is nobody's business but ours."""
+    return {
+        "id": message.id,
+        "imei": message.imei,
+        "micro_op": message.micro_op,
+        "params": None,
+        "topic": message.topic,
+        "qos": message.qos,
+        "retain": message.retain,
+        "at_most_once": message.at_most_once,
+        "status": message.status.value,
+        "reason": message.reason,
+        "reason_code": message.reason_code,
+        "attempts": message.attempts,
+        "possible_duplicate": message.possible_duplicate,
+        "subscribers": message.subscribers,
+        "created_at": rfc3339(message.created_at),
+        "deliver_at": rfc3339(message.deliver_at),
+        "expires_at": rfc3339(message.expires_at),
+        "not_before": rfc3339(message.not_before),
+        "origin": message.origin,
+        "published_at": rfc3339(message.published_at),
+        "finished_at": rfc3339(message.finished_at),
+    }
+
+
+def message_json(message: Message, **further: object) -> bytes:
+    """A message as `MessageView` documents it, and what is shown with it. Its parameters are JSON already."""
+    written = to_json(message_view(message) | further)
+    if message.params is None:
+        return written
+    # Within text, the quotes of this would be escaped.
+    return written.replace(b'"params":null', b'"params":' + message.params.encode(), 1)
+
+
+def attempt_view(attempt: Attempt) -> dict[str, object]:
+    """An attempt as `AttemptView` documents it."""
+    return {
+        "attempt": attempt.attempt,
+        "at": rfc3339(attempt.at),
+        "process": attempt.process,
+        "outcome": attempt.outcome,
+        "reason_code": attempt.reason_code,
+    }
+
+
+def summary_view(summary: Summary) -> SummaryView:
+    """A summary as JSON."""
+    return SummaryView(
+        total=summary.total,
+        statuses=dict(summary.statuses),
+        devices=_ranking_view(summary.devices),
+        operations=_ranking_view(summary.operations),
+        times=TimelineView(
+            counts={str(rfc3339(start)): count for start, count in summary.times.counts}, others=summary.times.others
+        ),
+    )
+
+
+def _ranking_view(ranking: Ranking) -> RankingView:
+    return RankingView(counts=dict(ranking.counts), others=ranking.others)

@@ -1,0 +1,115 @@
+"""The answer to one message, whether it came alone or in bulk."""
+
+from typing import Final, NamedTuple
+
+from fastapi import Response
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from chapar.delivery.messages import Gateway, Replay, Use
+from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent
+from chapar.model.message import Command, Message, Status
+from chapar.model.principal import Caller
+from chapar.web.api.schemas import MAX_PARAMS_DEPTH, SendRequest
+from chapar.web.http.body import depth_of, parse
+from chapar.web.http.problems import PROBLEM_TYPE, invalid, problem, status_of
+
+_JSON: Final = (b"content-type", b"application/json")
+_PROBLEM: Final = (b"content-type", PROBLEM_TYPE.encode())
+MAX_DEPTH: Final = 64  # levels; parameters have 32 of them
+
+_FIRST_ERROR: Final = 400  # RFC 9110 §15.5
+
+
+class Answer(NamedTuple):
+    """What a caller is told of one message."""
+
+    status: int
+    body: bytes  #: JSON
+    message_id: str | None = None
+    is_replay: bool = False  #: whether this is the answer of an earlier request with the same key
+    language: Language | None = None  #: of the sentence in it
+
+    def response(self, *headers: tuple[bytes, bytes]) -> Response:
+        """The answer as an HTTP response of its own."""
+        said = [*headers, _PROBLEM if self.status >= _FIRST_ERROR else _JSON]
+        if self.message_id is not None:
+            said.append((b"location", b"/messaging/messages/" + self.message_id.encode()))
+        if self.is_replay:
+            said.append((b"idempotency-replayed", b"true"))
+        if self.language is not None:
+            said += [(b"content-language", self.language.encode()), (b"vary", b"Accept-Language")]
+        return _Prepared(self.status, said, self.body)
+
+
+class _Prepared(Response):
+    """A response whose head is ready. Starlette's takes text, and looks for what may be missing."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.status_code = status
+        self.body = body
+        self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
+        self.background = None
+
+
+def read_command(body: bytes) -> Command:
+    """The command in a JSON body; raises RequestError."""
+    depth = depth_of(body)
+    if depth > MAX_DEPTH:
+        raise BodyTooDeep(MAX_DEPTH)
+    try:
+        request = SendRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid(error) from None
+    command = request.command()
+    if depth > 1 + MAX_PARAMS_DEPTH:  # no other field holds lists or objects
+        raise FieldInvalid("params", "must be at most 32 levels deep", "باید حداکثر ۳۲ لایه باشد")
+    # The schema cannot see fields given twice. With no more colons than fields there are none.
+    if body.count(b":") > len(request.model_fields_set):
+        parse(body)
+    return command
+
+
+async def send(gateway: Gateway, caller: Caller, command: Command, use: Use | None, language: Language) -> Answer:
+    """Send a message and answer; the answer to the first use of a key is kept before it is given.
+
+    Raises what `Gateway.send` raises, but for NotSent, which is an answer.
+    """
+    try:
+        sent = await gateway.send(caller, command, use=use)
+    except NotSent as error:
+        answer = refusal(error, language)
+    else:
+        if isinstance(sent, Replay):
+            return _replayed(sent)
+        answer = sent_answer(sent)
+    if use is not None:
+        replay = await gateway.answered(use, answer.status, answer.body.decode())
+        if replay is not None:
+            return _replayed(replay)
+    return answer
+
+
+def _replayed(replay: Replay) -> Answer:
+    return Answer(replay.status, replay.body.encode(), replay.message_id, is_replay=True)
+
+
+def sent_answer(message: Message) -> Answer:
+    """201 where the broker has the message, else 202."""
+    body: dict[str, object] = {
+        "detail": f"Send `{message.micro_op}` to topic `{message.topic}`",
+        "id": message.id,
+        "status": message.status.value,
+        "topic": message.topic,
+    }
+    if message.status is Status.PUBLISHED:
+        body["subscribers"] = message.subscribers
+        return Answer(201, to_json(body), message.id)
+    body["detail"] = f"Accepted `{message.micro_op}` for topic `{message.topic}`"
+    return Answer(202, to_json(body), message.id)
+
+
+def refusal(error: ChaparError, language: Language) -> Answer:
+    """The problem document of an error."""
+    message_id = error.id if isinstance(error, NotSent) else None
+    return Answer(status_of(error), to_json(problem(error, language)), message_id, language=language)

@@ -1,0 +1,120 @@
+"""Read a request's body within bounds of size and time."""
+
+import json
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from itertools import accumulate
+from typing import Final
+
+from fastapi import Request
+from pydantic import JsonValue
+from starlette.requests import ClientDisconnect
+
+from chapar.errors import BodyMalformed, BodyTooLarge, FieldInvalid, MediaTypeUnsupported
+from chapar.web.http.headers import header
+from chapar.web.http.rates import BodyShare
+
+_FEW: Final = 32  # lists and objects; so many may stand in each other
+_LONGEST_NAME: Final = 50  # characters
+
+_NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)  # text, and what is no bracket
+_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+async def read_body(request: Request, media_types: Collection[str], *, limit: int, setting: str) -> tuple[str, bytes]:
+    """The media type, one of `media_types`, and the body; reading stops at `limit` bytes, which `setting` sets.
+
+    How long it may take is the connection's to say. Raises MediaTypeUnsupported, BodyTooLarge, BodyTooSlow,
+    BodiesExhausted.
+    """
+    media_type = _media_type(request, media_types)
+    share: BodyShare = request.scope["body_share"]
+    if int(header(request, b"content-length") or 0) > limit:
+        raise BodyTooLarge(limit, setting)
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message["body"]
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(limit, setting)
+        share.take(len(chunk))
+        chunks.append(chunk)
+        more = message["more_body"]
+    return media_type, b"".join(chunks)
+
+
+def parse(body: bytes) -> JsonValue:
+    """A JSON body; raises FieldInvalid where an object has a field twice, BodyMalformed where it is no JSON.
+
+    RFC 8259 §4 leaves open which of the two counts: a proxy that checks the device id may have read the other one.
+    """
+    return _decoded(body, _DECODER)
+
+
+def check_grammar(body: bytes) -> None:
+    """Raise BodyMalformed where a body is no JSON, whatever it holds."""
+    _decoded(body, _GRAMMAR)
+
+
+def depth_of(body: bytes) -> int:
+    """How deep lists and objects stand in each other; at most as many as there are, where these are few.
+
+    A parser's own limit is its stack, which differs between parsers and versions.
+    """
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets <= _FEW:  # as nearly always
+        return brackets
+    return max(accumulate(map(_STEPS.__getitem__, _NO_BRACKET.sub(b"", body))), default=0)
+
+
+def shown(name: str) -> str:
+    """A field's name as an answer repeats it: nobody has a long one sent back to them again and again."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+
+
+def _decoded(body: bytes, decoder: json.JSONDecoder) -> JsonValue:
+    try:
+        document: JsonValue = decoder.decode(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise BodyMalformed(str(error)) from None
+    return document
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        known: set[str] = set()
+        for name, _ in pairs:
+            if name in known:
+                raise FieldInvalid(shown(name), "is given more than once", "بیش از یک بار آمده است")
+            known.add(name)
+    return fields
+
+
+# json.loads would make one for each body.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
+_GRAMMAR: Final = json.JSONDecoder(parse_int=str, parse_float=str)  # a number of many digits is JSON too
+
+
+def _media_type(request: Request, media_types: Collection[str]) -> str:
+    """JSON only: a form that another site's page submits cannot say it (CSRF)."""
+    content_type = header(request, b"content-type") or ""
+    media_type, charset = _type_and_charset(content_type)
+    if media_type not in media_types or charset not in {"", "utf-8", "utf8"}:
+        raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else "a body without a type")
+    encoding = header(request, b"content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
+        raise MediaTypeUnsupported(repr(encoding[:100]))
+    return media_type
+
+
+@lru_cache(maxsize=64)
+def _type_and_charset(content_type: str) -> tuple[str, str]:
+    media_type, _, parameters = content_type.partition(";")
+    return media_type.strip().lower(), parameters.strip().lower().removeprefix("charset=").strip('"')

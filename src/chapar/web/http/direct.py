@@ -1,0 +1,50 @@
+"""The hot routes, called without the stack of middleware that a web framework keeps around its endpoints."""
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chapar.errors import ChaparError
+from chapar.web.http.entrance import RequestRoute
+from chapar.web.http.problems import problem_response
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class DirectRoutes:
+    """Answers what a `RequestRoute` with a fixed path answers, and hands everything else to the application.
+
+    The route is the application's own, policy and documentation included. What is left out, routing through included
+    routers and wrappers for errors and exit stacks that such a route has no use for, was 82 of a send's 281 µs.
+    """
+
+    def __init__(self, app: ASGIApp, routers: Iterable[APIRouter]) -> None:
+        self._app = app
+        self._handlers: dict[tuple[str, str], Handler] = {
+            (method, route.path): route.handler
+            for router in routers
+            for route in router.routes
+            if isinstance(route, RequestRoute)
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        handler = self._handlers.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if handler is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        try:
+            response = await handler(request)
+        except ChaparError as error:
+            response = problem_response(request, error)
+        except ClientDisconnect:
+            return  # nobody hears an answer
+        except Exception:
+            await problem_response(request, ChaparError())(scope, receive, send)
+            raise  # the server logs it
+        await response(scope, receive, send)

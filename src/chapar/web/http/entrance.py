@@ -1,0 +1,267 @@
+"""Who may call which route: the entrance finds out who calls, and each route says who may."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from functools import lru_cache
+from typing import Annotated, Any, Final, TypeVar
+
+import structlog
+from fastapi import Depends, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from chapar.access.door import Door
+from chapar.errors import ChaparError, CredentialInvalid, Language, ScopeMissing, Unauthenticated
+from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
+from chapar.web.http.body import parse, read_body
+from chapar.web.http.exchange import CUT
+from chapar.web.http.headers import raw_header
+from chapar.web.http.problems import answer_to, language_of, problem_response
+from chapar.web.http.rates import BodyShare, Limits
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_JSON: Final = "application/json"
+_MANY_DIGITS: Final = 6  # of a length: 100 kB
+_READMIT_EVERY: Final = 0.5  # seconds between checks of who is being sent a stream
+_READING: Final = frozenset({"GET", "HEAD"})
+
+
+class Identity(StrEnum):
+    """Who may call a route that needs no scope."""
+
+    ANY = "anybody"  #: Whoever comes.
+    KNOWN = "known"  #: Whoever has a key or a token, whatever it allows.
+
+
+Policy = Scope | Identity
+
+
+def allow(policy: Policy) -> Callable[[Endpoint], Endpoint]:
+    """Declare who may call an endpoint."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _DECLARED, policy)
+        return endpoint
+
+    return declare
+
+
+_DECLARED: Final = "_chapar_policy"
+
+
+def check(caller: Caller, policy: Policy) -> None:
+    """Raise Unauthenticated or ScopeMissing unless the policy lets the caller through."""
+    if policy is Identity.ANY or policy in caller.principal.scopes:
+        return
+    if caller.principal is NOBODY:
+        raise Unauthenticated
+    if policy is not Identity.KNOWN:
+        raise ScopeMissing(policy.value)
+
+
+class GuardedRoute(APIRoute):
+    """A route that says who may call it. One that does not cannot be made.
+
+    It is the matched route that decides, never the path as it was sent (which Starlette once read differently).
+    """
+
+    policy: Policy
+    handler: Callable[[Request], Coroutine[Any, Any, Response]]  #: the endpoint behind the policy
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler behind the policy (FastAPI, "Custom Request and APIRoute class")."""
+        policy: Policy | None = getattr(self.endpoint, _DECLARED, None)
+        if policy is None:
+            raise TypeError(f"{self.path} does not declare who may call it")
+        self.policy = policy
+        handle = self._handler()
+
+        async def guarded(request: Request) -> Response:
+            check(caller_of(request), policy)
+            return await handle(request)
+
+        self.handler = guarded
+        return guarded
+
+    def _handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler; the body that it would read without bounds is read for it."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def handle_read(request: Request) -> Response:
+            share: BodyShare = request.scope["body_share"]
+            _, body = await read_body(request, {_JSON}, limit=share.largest, setting="CHAPAR_MAX_BODY_BYTES")
+            parse(body)  # what FastAPI's parser lets through, or refuses in English only
+
+            async def receive() -> Message:
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            return await handle(Request(request.scope, receive))
+
+        return handle_read
+
+
+class RequestRoute(GuardedRoute):
+    """Calls its endpoint with the request and nothing else.
+
+    FastAPI's own handling of a body costs more than all the rest of a send.
+    """
+
+    def _handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+def caller_of(request: Request) -> Caller:
+    """Who makes this request."""
+    caller: Caller = request.scope["caller"]
+    return caller
+
+
+Calling = Annotated[Caller, Depends(caller_of)]
+
+
+class Entrance:
+    """Finds out who calls before anything else is done for them. A credential that is wrong is refused on every route.
+
+    Pure ASGI: what it costs a request that is let in is one look into a dictionary.
+    """
+
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits, turned_away: Callable[[str], None]) -> None:
+        """`turned_away` is called with the code of each problem that is answered here."""
+        self._app = app
+        self._door = door
+        self._limits = limits
+        self._turned_away = turned_away
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Let one request in, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        client = scope["client"]
+        address = client[0] if client else ""
+        try:
+            self._limits.arrival(address)
+            credential = None if self._door.is_open else _credential_of(scope)
+            caller = Caller(await self._principal(credential), address)
+            self._limits.request(caller)
+        except ChaparError as error:
+            self._turned_away(error.code)
+            await _answer(error, scope)(scope, receive, send)
+            return
+        scope["caller"] = caller
+        scope["admission"] = self._door, credential
+        share = scope["body_share"] = self._limits.bodies.share(caller)
+        try:
+            await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
+        finally:
+            share.close()
+
+    async def _principal(self, credential: str | None) -> Principal:
+        if credential is None:
+            return ANYBODY if self._door.is_open else NOBODY
+        return self._door.known(credential) or await self._door.admit(credential)
+
+    def _telling(self, caller: Caller, send: Send) -> Send:
+        """Tell the caller with each answer how much is left."""
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self._limits.headers(caller)]
+            await send(message)
+
+        return tell
+
+
+class AdmittedStream(StreamingResponse):
+    """A stream that is cut off within a second where its caller's key or token counts no more.
+
+    Cut, it has no end, so that nobody takes it for complete. However it ends, what it holds is free at once: the
+    framework's own way leaves pages of it to the garbage collection, which comes late.
+    """
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Stream the body for as long as the caller is there, and admitted."""
+        streaming = asyncio.create_task(self.stream_response(send))
+        admitted = asyncio.create_task(_until_turned_away(scope))
+        left = asyncio.create_task(self.listen_for_disconnect(receive))
+        try:
+            await asyncio.wait({streaming, admitted, left}, return_when=asyncio.FIRST_COMPLETED)
+            if streaming.done():
+                await streaming
+            elif admitted.done():
+                log.info("stream_cut", caller=scope["caller"].principal.id, reason=str(admitted.exception()))
+                await send({"type": CUT})
+        finally:
+            for task in (streaming, admitted, left):
+                task.cancel()
+            del streaming, task  # whose exception refers to this frame
+
+
+async def _until_turned_away(scope: ASGIScope) -> None:
+    """Check the caller's credential again and again; raises AccessError once it counts no more."""
+    door, credential = scope["admission"]
+    while True:
+        await asyncio.sleep(_READMIT_EVERY)
+        await door.readmit(credential)
+
+
+def _answer(error: ChaparError, scope: ASGIScope) -> Response:
+    """The answer to who is turned away."""
+    request = Request(scope)
+    if _sends_much(scope):
+        return problem_response(request, error, {"Connection": "close"})
+    if isinstance(error, CredentialInvalid):
+        return _answer_again(error.problem_en, error.problem_fa, language_of(request))
+    return problem_response(request, error)
+
+
+@lru_cache(maxsize=64)
+def _answer_again(problem_en: str, problem_fa: str, language: Language) -> Response:
+    """The answer to a wrong credential, made once for each reason: in a flood it was 25 of the 88 µs that one costs."""
+    return answer_to(CredentialInvalid(problem_en, problem_fa), language)
+
+
+def _sends_much(scope: ASGIScope) -> bool:
+    """Whether a body follows that is not worth reading to its end. A small one is: a new connection costs more."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and len(value) >= _MANY_DIGITS)
+        for name, value in scope["headers"]
+    )
+
+
+def _credential_of(scope: ASGIScope) -> str | None:
+    """The key or token of a request, None where it has none; raises CredentialInvalid."""
+    authorization = raw_header(scope, b"authorization")
+    return None if authorization is None else _credential(authorization, scope["method"])
+
+
+def _credential(authorization: bytes, method: str) -> str:
+    """The key or token in the header (RFC 6750 §2.1); raises CredentialInvalid.
+
+    A browser can ask for a password only (RFC 7617): a key is taken as that too, to read. To change something it is
+    not, because a browser would send it along with what another site's page asks for.
+    """
+    scheme, _, rest = authorization.decode("latin-1").partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return rest.strip()
+        case "basic" if method in _READING:
+            try:
+                return base64.b64decode(rest.strip(), validate=True).decode("latin-1").partition(":")[2]
+            except (binascii.Error, ValueError):
+                pass
+    raise CredentialInvalid(
+        "must be written as `Bearer`, a space, and the key or token",
+        "باید به شکل `Bearer`، یک فاصله و سپس کلید یا توکن نوشته شود",
+    )

@@ -1,0 +1,115 @@
+"""What a page in a browser may ask of the API: nothing by a name that is not ours, nothing as another site."""
+
+from collections.abc import Awaitable, Collection
+from functools import lru_cache
+from typing import Final
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chapar.errors import HeadMalformed, HostNotAllowed, OriginNotAllowed, RequestError
+from chapar.runtime.addresses import is_loopback
+from chapar.runtime.settings import Settings
+from chapar.web.http.problems import problem_response
+
+_WATCHED: Final = frozenset({b"host", b"origin", b"sec-fetch-site"})
+_SAFE: Final = frozenset({"GET", "HEAD"})  # they change nothing, and without CORS no other site can read their answer
+_OURS: Final = frozenset({b"same-origin", b"none"})  # "none" is a person who typed the address (Fetch Metadata §2.2)
+_SHOWN: Final = 100  # characters of a name in a sentence
+
+_SENT_HEADERS: Final = ("Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id", "Accept-Language")
+_READ_HEADERS: Final = ("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied", "X-Request-Id")
+
+
+class Origins:
+    """Refuses what a hostile page makes a browser send, before anything else looks at it.
+
+    A name that such a page let point at this machine is not one of ours (DNS rebinding).
+    A request of another site's page says so (`Origin`, `Sec-Fetch-Site`), be it a plain form's (CSRF).
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        origins = _listed(settings.cors_origins)
+        self._app = _with_cors(app, origins) if origins else app
+        self._hosts = _allowed_hosts(settings)
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._is_ours = lru_cache(maxsize=64)(self._find_host)  # callers use few names, and always the same
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer with a problem, or hand on."""
+        try:
+            self._check(scope)
+        except RequestError as error:
+            return problem_response(Request(scope), error)(scope, receive, send)
+        return self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        """Raises HeadMalformed, HostNotAllowed, OriginNotAllowed."""
+        host = origin = site = None
+        for name, value in scope["headers"]:
+            if name in _WATCHED:
+                if name == b"host":
+                    if host is not None:
+                        raise HeadMalformed("there is more than one Host")
+                    host = value
+                elif name == b"origin":
+                    origin = value
+                else:
+                    site = value
+        if host is None:
+            if scope["http_version"] != "1.0":  # no browser leaves it out; a proxy's health check may
+                raise HeadMalformed("there is no Host")
+        elif self._hosts is not None and not self._is_ours(host):
+            raise HostNotAllowed(_shown(host))
+        if (origin is not None or site is not None) and scope["method"] not in _SAFE:
+            self._check_origin(host, origin, site)
+
+    def _check_origin(self, host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
+        if origin is None:
+            if site not in _OURS:
+                raise OriginNotAllowed("another site")
+        elif origin not in self._origins and origin.partition(b"://")[2] != host:
+            raise OriginNotAllowed(_shown(origin))
+
+    def _find_host(self, host: bytes) -> bool:
+        name = _host_name(host.decode("latin-1"))
+        return name in (self._hosts or ()) or is_loopback(name)
+
+
+def _allowed_hosts(settings: Settings) -> Collection[str] | None:
+    """The names by which the API may be called; None where any will do.
+
+    Off loopback any will, unless some are listed: the gateway cannot know by which name it is reached.
+    """
+    listed = {_host_name(name) for name in _listed(settings.allowed_hosts)}
+    own = settings.host.lower()
+    if not listed and not is_loopback(own):
+        return None
+    return frozenset({"localhost", own} | listed)
+
+
+def _host_name(host: str) -> str:
+    """A Host without its port: `127.0.0.1` of `127.0.0.1:8000`, `::1` of `[::1]:8000`."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
+    return CORSMiddleware(
+        app,
+        allow_origins=tuple(origins),
+        allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+        allow_headers=_SENT_HEADERS,
+        expose_headers=_READ_HEADERS,
+    )
+
+
+def _listed(setting: str) -> list[str]:
+    return [item.strip() for item in setting.split(",") if item.strip()]
+
+
+def _shown(value: bytes) -> str:
+    return repr(value.decode("latin-1")[:_SHOWN])

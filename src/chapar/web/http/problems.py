@@ -1,0 +1,390 @@
+"""Errors become RFC 9457 problem documents here, and only here do they get their HTTP status."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Final, get_args
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails, to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from chapar.errors import (
+    AccessError,
+    AccessUnavailable,
+    ApiKeyNotFound,
+    BodiesExhausted,
+    BodyMalformed,
+    BodyTooDeep,
+    BodyTooLarge,
+    BodyTooSlow,
+    ChaparError,
+    ConnectionsExhausted,
+    CredentialInvalid,
+    FieldInvalid,
+    HeadersTooMany,
+    HeadMalformed,
+    HeadTooLarge,
+    HeadTooSlow,
+    HostNotAllowed,
+    KeyInFlight,
+    KeyMismatch,
+    Language,
+    MediaTypeUnsupported,
+    MessageNotFound,
+    MethodNotAllowed,
+    NotCancellable,
+    NotRepeatable,
+    NotSaved,
+    NotSent,
+    OriginNotAllowed,
+    OutcomeUnknown,
+    PathUnknown,
+    QueueFull,
+    RateLimited,
+    RequestError,
+    ScopeMissing,
+    StoreError,
+    TargetTooLong,
+    Unauthenticated,
+    persian_digits,
+)
+from chapar.model.times import TimeInvalid
+from chapar.web.http.body import shown
+from chapar.web.http.headers import header
+
+STATUSES: Final[Mapping[type[ChaparError], int]] = {
+    HeadMalformed: 400,
+    HeadTooLarge: 431,
+    HeadersTooMany: 431,
+    TargetTooLong: 414,
+    HeadTooSlow: 408,
+    PathUnknown: 404,
+    MethodNotAllowed: 405,
+    HostNotAllowed: 421,
+    OriginNotAllowed: 403,
+    FieldInvalid: 422,
+    BodyMalformed: 400,
+    BodyTooDeep: 400,
+    BodyTooLarge: 413,
+    BodyTooSlow: 408,
+    BodiesExhausted: 503,
+    MediaTypeUnsupported: 415,
+    RequestError: 400,
+    Unauthenticated: 401,
+    AccessUnavailable: 503,
+    AccessError: 403,
+    RateLimited: 429,
+    MessageNotFound: 404,
+    ApiKeyNotFound: 404,
+    NotSent: 406,
+    NotCancellable: 409,
+    NotRepeatable: 409,
+    QueueFull: 429,
+    KeyMismatch: 422,
+    KeyInFlight: 409,
+    ConnectionsExhausted: 503,
+    NotSaved: 406,
+    OutcomeUnknown: 503,
+    StoreError: 503,
+    ChaparError: 500,
+}
+"""The HTTP status of each error; an error not named has that of its nearest ancestor."""
+
+PROBLEM_TYPE: Final = "application/problem+json"
+_CHALLENGES: Final = frozenset({401, 403})
+_BODY_UNREAD: Final = (
+    HeadMalformed,
+    PathUnknown,
+    MethodNotAllowed,
+    HostNotAllowed,
+    OriginNotAllowed,
+    BodyTooLarge,
+    BodyTooSlow,
+    BodiesExhausted,
+    MediaTypeUnsupported,
+)
+_CLOSE: Final = {"Connection": "close"}  # else uvicorn reads a body that nobody wants to its end, if it has one
+
+_HEADERS: Final = {
+    "Content-Language": {
+        "description": "The language of `reason`. An answer that is repeated (`Idempotency-Replayed`) comes without.",
+        "schema": {"type": "string", "enum": list(get_args(Language))},
+    }
+}
+_LATER: Final = {
+    "Retry-After": {
+        "required": True,
+        "description": "Seconds after which another try is worth it.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+
+_MOST_VIOLATIONS: Final = 10  # of one request; whoever breaks more rules learns how many
+NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
+
+
+class Problem(BaseModel):
+    """What went wrong, as `application/problem+json` (RFC 9457)."""
+
+    type: str = Field(examples=["urn:chapar:problem:broker_unreachable"], description="The code as a URI.")
+    title: str = Field(examples=["Not Acceptable"], description="The HTTP status in words.")
+    status: int = Field(examples=[406], description="The HTTP status.")
+    detail: str = Field(examples=[NOT_SENT_DETAIL], description="`Something went wrong` on 406, else the reason.")
+    code: str = Field(examples=["broker_unreachable"], description="Stable; for programs to compare.")
+    reason: str = Field(
+        examples=["The broker cannot be reached, so the message was not sent and never will be."],
+        description="For a person: what happened and what to do. Persian with `Accept-Language: fa`.",
+    )
+    id: str | None = Field(default=None, description="The message's id, where it was recorded.")
+    errors: list[dict[str, str]] | None = Field(
+        default=None, description="Where fields break rules: each `field` with its `rule`."
+    )
+
+
+class Invalid(RequestError):
+    """Several fields break rules at once; how many do besides `violations`, `further` says."""
+
+    code = "field_invalid"
+
+    def __init__(self, violations: Sequence[FieldInvalid], further: int = 0) -> None:
+        super().__init__()
+        self.violations = tuple(violations)
+        self.further = further
+
+    def sentence(self, language: Language = "en") -> str:
+        """All of them, one after the other."""
+        sentences = [violation.sentence(language) for violation in self.violations]
+        if self.further:
+            sentences.append(
+                f"{persian_digits(self.further)} خطای دیگر هم هست."
+                if language == "fa"
+                else f"There are {self.further} more."
+            )
+        return " ".join(sentences)
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, object]]:
+    """The `responses=` of a route that may answer with problems of these statuses."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "headers": _HEADERS | (_LATER if status == HTTPStatus.TOO_MANY_REQUESTS else {}),
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application with a problem document."""
+    app.add_exception_handler(ChaparError, _on_chapar_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def problem_response(request: Request, error: ChaparError, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer to a request that ended in `error`."""
+    return answer_to(error, language_of(request), headers)
+
+
+def answer_to(error: ChaparError, language: Language, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that is a problem."""
+    every = {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})}
+    if isinstance(error, _BODY_UNREAD):
+        every |= _CLOSE
+    status = status_of(error)
+    match error:
+        case QueueFull() | RateLimited() | BodiesExhausted():
+            every["Retry-After"] = str(error.retry_after)
+        case AccessError() if status in _CHALLENGES:
+            every["WWW-Authenticate"] = _challenge(error)
+    return _response(status, problem(error, language), every)
+
+
+def _challenge(error: AccessError) -> str:
+    """How to do better (RFC 6750 §3): Basic, for browsers, only where nothing was sent."""
+    match error:
+        case CredentialInvalid():
+            return 'Bearer realm="Chapar", error="invalid_token"'
+        case ScopeMissing(scope):
+            return f'Bearer realm="Chapar", error="insufficient_scope", scope="{scope}"'
+        case Unauthenticated():
+            return 'Bearer realm="Chapar", Basic realm="Chapar"'
+        case _:
+            return 'Bearer realm="Chapar", error="insufficient_scope"'
+
+
+def problem(error: ChaparError, language: Language) -> dict[str, object]:
+    """The problem document of an error."""
+    status = status_of(error)
+    reason = error.sentence(language)
+    body: dict[str, object] = {
+        "type": f"urn:chapar:problem:{error.code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": NOT_SENT_DETAIL if status == HTTPStatus.NOT_ACCEPTABLE else reason,
+        "code": error.code,
+        "reason": reason,
+    }
+    if isinstance(error, NotSent):
+        body["id"] = error.id
+    violations = error.violations if isinstance(error, Invalid) else (error,)
+    errors = [
+        {"field": violation.field, "rule": violation.rule_fa if language == "fa" else violation.rule_en}
+        for violation in violations
+        if isinstance(violation, FieldInvalid)
+    ]
+    if errors:
+        body["errors"] = errors
+    return body
+
+
+def status_of(error: ChaparError) -> int:
+    """The HTTP status of an error: its own, or that of its nearest ancestor."""
+    if isinstance(error, Invalid):
+        return STATUSES[FieldInvalid]
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def language_of(request: Request) -> Language:
+    """The language the caller prefers to read."""
+    return preferred_language(header(request, b"accept-language") or "")
+
+
+@lru_cache(maxsize=256)
+def preferred_language(accept_language: str) -> Language:
+    """Persian where `Accept-Language` ranks it above English (RFC 9110 §12.5.4), else English."""
+    ranks = {"fa": 0.0, "en": 0.0}
+    for item in accept_language.lower().split(","):
+        tag, _, weight = item.strip().partition(";q=")
+        language = tag.split("-")[0]
+        if language in ranks:
+            try:
+                ranks[language] = max(ranks[language], float(weight or 1))
+            except ValueError:
+                continue
+    return "fa" if ranks["fa"] > ranks["en"] else "en"
+
+
+def invalid(error: ValidationError) -> RequestError:
+    """What pydantic found wrong with a body, as an error of ours."""
+    details = error.errors(include_url=False, include_input=False)
+    if details[0]["type"] == "json_invalid":
+        return BodyMalformed(str(details[0].get("ctx", {}).get("error", "")))
+    return _first_of(details)
+
+
+def _first_of(details: Sequence[ErrorDetails], ignored: int = 0) -> Invalid:
+    """The first violations; `ignored` parts of each location say where the field stands: query, path, header."""
+    first = [_violation(detail, detail["loc"][ignored:]) for detail in details[:_MOST_VIOLATIONS]]
+    return Invalid(first, len(details) - len(first))
+
+
+_RULES: Final[Mapping[str, tuple[str, str]]] = {
+    "missing": ("is missing", "نیامده است"),
+    "extra_forbidden": ("is not a field of this request", "از فیلدهای این درخواست نیست"),
+    "string_type": ("must be a string", "باید رشته باشد"),
+    "string_too_long": ("must be at most {max_length} characters", "باید حداکثر {max_length} نویسه باشد"),
+    "string_too_short": ("must be at least {min_length} characters", "باید حداقل {min_length} نویسه باشد"),
+    "too_long": ("must have at most {max_length} values", "باید حداکثر {max_length} مقدار داشته باشد"),
+    "string_pattern_mismatch": ("must be `next` of an earlier answer", "باید `next` پاسخی پیشین باشد"),
+    "int_type": ("must be a whole number", "باید عدد صحیح باشد"),
+    "int_parsing": ("must be a whole number", "باید عدد صحیح باشد"),
+    "int_parsing_size": ("must be a smaller number", "باید عدد کوچک‌تری باشد"),
+    "int_from_float": ("must be a whole number", "باید عدد صحیح باشد"),
+    "float_type": ("must be a number", "باید عدد باشد"),
+    "float_parsing": ("must be a number", "باید عدد باشد"),
+    "finite_number": ("must be a finite number", "باید عددی متناهی باشد"),
+    "bool_type": ("must be true or false", "باید true یا false باشد"),
+    "dict_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
+    "model_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
+    "model_attributes_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
+    "literal_error": ("must be one of {expected}", "باید یکی از {expected} باشد"),
+    "enum": ("must be one of {expected}", "باید یکی از {expected} باشد"),
+    "greater_than": ("must be greater than {gt}", "باید بزرگ‌تر از {gt} باشد"),
+    "greater_than_equal": ("must be at least {ge}", "باید حداقل {ge} باشد"),
+    "less_than": ("must be less than {lt}", "باید کوچک‌تر از {lt} باشد"),
+    "less_than_equal": ("must be at most {le}", "باید حداکثر {le} باشد"),
+    "datetime_from_date_parsing": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
+    "datetime_parsing": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
+    "timezone_aware": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
+}
+"""pydantic's error types as rules, in both languages."""
+
+
+def _violation(detail: ErrorDetails, location: Sequence[int | str]) -> FieldInvalid:
+    field = ".".join(shown(str(part)) for part in location) or "body"
+    fault = detail.get("ctx", {}).get("error")
+    if isinstance(fault, TimeInvalid):
+        return FieldInvalid(field, fault.rule_en, fault.rule_fa)
+    if detail["type"] not in _RULES:
+        return FieldInvalid(field, f"is not valid: {detail['msg']}", f"پذیرفتنی نیست: {detail['msg']}")
+    english, persian = _RULES[detail["type"]]
+    context = detail.get("ctx", {})
+    return FieldInvalid(
+        field,
+        english.format_map(context),
+        persian.format_map({name: _persian_number(value) for name, value in context.items()}),
+    )
+
+
+def _persian_number(value: object) -> object:
+    return persian_digits(value) if isinstance(value, int | float) else value
+
+
+async def _on_chapar_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ChaparError)  # noqa: S101 - Starlette's type of a handler is wider than its use
+    return problem_response(request, error)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - see above
+    return problem_response(request, _first_of(error.errors(), ignored=1))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - see above
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return problem_response(request, PathUnknown())
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return problem_response(request, MethodNotAllowed(request.method), {"Allow": _methods_of(request)})
+    phrase = HTTPStatus(error.status_code).phrase
+    body = {
+        "type": "about:blank",
+        "title": phrase,
+        "status": error.status_code,
+        "detail": error.detail,
+        "code": phrase.lower().replace(" ", "_"),
+        "reason": error.detail,
+    }
+    return _response(error.status_code, body, {"Content-Language": "en", **_CLOSE, **(error.headers or {})})
+
+
+def _methods_of(request: Request) -> str:
+    """What the path takes (RFC 9110 §10.2.1); Starlette names the methods of one route, and a path may have several."""
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        pattern: re.Pattern[str] | None = getattr(route, "path_regex", None)
+        if pattern is not None and pattern.match(request.url.path):
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
+
+
+async def _on_hang_up(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody hears it
+
+
+async def _on_unexpected(request: Request, _error: Exception) -> Response:
+    return problem_response(request, ChaparError())
+
+
+def _response(status: int, body: Mapping[str, object], headers: Mapping[str, str]) -> Response:
+    return Response(to_json(body), status, headers, PROBLEM_TYPE)
