@@ -12,7 +12,7 @@ HOSTILE = "pump\r\n2026-11-24 [info] forged\x1b[2J\x9b31m\u2028\u202e\x85\x00\x7
 
 EVENTS = f"""
 import asyncio, gc, logging, sys, threading, warnings
-from chapar import logs
+from chapar.runtime import logs
 
 logs.configure("info", sys.argv[1])
 hostile = {HOSTILE!r}

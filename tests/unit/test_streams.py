@@ -137,7 +137,7 @@ def test_closed_standard_descriptors_are_taken_before_anything_else_gets_their_n
     code = f"""
 import os, socket
 os.close({descriptor})
-from chapar import streams
+from chapar.runtime import streams
 streams.protect()
 opened = socket.socket()
 assert opened.fileno() > 2, opened
@@ -154,7 +154,7 @@ assert os.get_inheritable({descriptor})
 def test_a_standard_stream_that_cannot_be_written_fails_neither_now_nor_at_the_end(stream: str) -> None:
     code = f"""
 import sys
-from chapar import streams
+from chapar.runtime import streams
 streams.protect()
 for _ in range(3):
     print("x" * 100_000, file=sys.{stream})
@@ -171,7 +171,7 @@ assert (streams.output_problem() is not None) == ("{stream}" == "stdout")
 
 
 def test_a_character_that_the_terminal_does_not_know_is_written_out() -> None:
-    code = "from chapar import streams; streams.protect(); print('برو \\ud800')"
+    code = "from chapar.runtime import streams; streams.protect(); print('برو \\ud800')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
