@@ -276,21 +276,26 @@ def never(message: Message) -> Message:
     return message._replace(status=Status.REJECTED, reason="outcome_unknown", attempts=0, claim=None, finished_at=now())
 
 
-@pytest.mark.parametrize("place", ["nowhere", "queued", "scheduled", "direct"])
+@pytest.mark.parametrize("place", ["nowhere", "queued", "scheduled", "direct", "put off"])
 async def test_what_nobody_can_vouch_for_is_withdrawn_with_its_key(store: Store, place: str) -> None:
     message = new_message() if place == "direct" else queued()
     if place == "scheduled":
         message = message._replace(status=Status.SCHEDULED, deliver_at=now())
     if place != "nowhere":
         await add(store, message, key=key(message))
+    if place == "put off":
+        (taken,) = (await take(store)).messages
+        back = taken.moved(Status.QUEUED, attempts=0, claim=None, not_before=now() + 1000)
+        assert await store.move(taken, back)
     assert await store.withdraw(never(message), message.claim, key(message)) is True
     found = await store.find(message.id)
     assert found is not None
     expected = Status.REJECTED if place in {"nowhere", "direct"} else Status.CANCELLED
-    assert (found.status, found.reason, found.claim) == (expected, "outcome_unknown", None)
+    assert (found.status, found.reason, found.claim, found.not_before) == (expected, "outcome_unknown", None, None)
     assert (await take(store, at=now() + 10)).messages == []
     another = queued()
     assert await add(store, another, key=key(another)) is Status.QUEUED, "the key is free again"
+    assert [taken.id for taken in (await take(store)).messages] == [another.id]
 
 
 async def test_what_another_process_has_answered_for_is_not_withdrawn(store: Store) -> None:

@@ -66,6 +66,7 @@ _WITHDRAW = (
         reason=bindparam("reason"),
         attempts=0,
         claim=None,
+        not_before=None,
         finished_at=bindparam("at"),
     )
 )
