@@ -142,6 +142,10 @@ def _element(value: Value) -> str:
     return str(value)
 
 
+_KEEP = {
+    "postgresql": postgresql.insert(attempts).on_conflict_do_nothing(),
+    "sqlite": sqlite.insert(attempts).on_conflict_do_nothing(),
+}
 _PROBE = "probe"  # token of the row that a CHECK writes
 _MUTABLE_NOW = select(*(messages.c[name] for name in MUTABLE)).where(messages.c.id == bindparam("before_id"))
 
@@ -179,9 +183,13 @@ def _check(connection: Connection, rows: Sequence[tuple[()]]) -> Sequence[None]:
 
 
 def _record(connection: Connection, rows: Sequence[Attempt]) -> Sequence[None]:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(attempts).on_conflict_do_nothing(), [attempt._asdict() for attempt in rows])
+    keep_attempts(connection, rows)
     return [None] * len(rows)
+
+
+def keep_attempts(connection: Connection, rows: Sequence[Attempt]) -> None:
+    """Keep the attempts that are not kept yet."""
+    connection.execute(_KEEP[connection.dialect.name], [attempt._asdict() for attempt in rows])
 
 
 MOVE: Kind[Row, bool] = Kind("move", 1, _move)

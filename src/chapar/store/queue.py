@@ -7,13 +7,13 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Integer,
     and_,
     bindparam,
     case,
     delete,
     exists,
     func,
-    literal,
     or_,
     select,
     true,
@@ -21,11 +21,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chapar.model.message import Status
+from chapar.model.message import Attempt, Status
 from chapar.store.audit import Entry, add_entries
-from chapar.store.operations import Kind
+from chapar.store.operations import Kind, keep_attempts
 from chapar.store.retained import supersede
-from chapar.store.schema import COLUMNS, PROCESS_LENGTH, Row, attempts, database_time, messages, processes
+from chapar.store.schema import COLUMNS, DATABASE_TIME, PROCESS_LENGTH, Row, messages, processes
 
 _AT: ColumnElement[int] = bindparam("at", type_=BigInteger)
 _PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
@@ -48,6 +48,9 @@ _WAKE = (
 )
 _NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(None))
 
+# It stands in the statement as a number: where LIMIT has a parameter, SQLite plans anew at each execution.
+_limit = bindparam("limit", type_=Integer, literal_execute=True)
+
 # A device whose front message was put off, or is in another process's hands, keeps what is behind it. So does one that
 # has a whole page on its way: answered late, it must not fill all that a process may have taken.
 _put_off = select(messages.c.imei, messages.c.seq).where(messages.c.not_before.is_not(None)).cte("put_off")
@@ -56,7 +59,7 @@ _busy = (
     select(messages.c.imei)
     .where(messages.c.status == Status.PUBLISHING.value)
     .group_by(messages.c.imei)
-    .having(or_(func.max(_is_elsewhere) == 1, func.count() >= bindparam("limit")))
+    .having(or_(func.max(_is_elsewhere) == 1, func.count() >= _limit))
     .cte("busy")
 )
 _picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT more than once
@@ -67,7 +70,7 @@ _picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT mor
         messages.c.imei.not_in(select(_busy.c.imei)),
     )
     .order_by(messages.c.seq)
-    .limit(bindparam("limit"))
+    .limit(_limit)
     .with_for_update(skip_locked=True, of=messages)
     .cte("picked")
 )
@@ -91,6 +94,40 @@ _CANCEL = (
     .values(status=Status.CANCELLED.value, reason="cancelled", not_before=None, finished_at=_AT)
 )
 _STATUS = select(messages.c.status).where(messages.c.id == bindparam("of_message"))
+
+_until = DATABASE_TIME + bindparam("lasts", type_=BigInteger)
+_HOLD = {
+    "postgresql": postgresql.insert(processes)
+    .values(lease_until=_until)
+    .on_conflict_do_update(index_elements=["token"], set_={"lease_until": _until}),
+    "sqlite": sqlite.insert(processes)
+    .values(lease_until=_until)
+    .on_conflict_do_update(index_elements=["token"], set_={"lease_until": _until}),
+}
+_FORGET_OTHERS = delete(processes).where(processes.c.token != bindparam("process"))
+
+_alive = select(processes.c.token).where(processes.c.lease_until > DATABASE_TIME)
+_left_behind = and_(
+    messages.c.status == Status.PUBLISHING.value,
+    or_(
+        messages.c.claim.is_(None),
+        and_(_PROCESS.is_distinct_from(bindparam("process")), _PROCESS.not_in(_alive)),
+    ),
+)
+_OWNERS = select(_PROCESS).where(_left_behind).distinct()
+_once = messages.c.at_most_once.is_(True)
+_TAKE_OVER = (
+    update(messages)
+    .where(_left_behind, _PROCESS.is_not_distinct_from(bindparam("owner")))
+    .values(
+        status=case((_once, Status.UNCONFIRMED.value), else_=Status.QUEUED.value),
+        reason=case((_once, "process_died"), else_=messages.c.reason),
+        possible_duplicate=case((_once, messages.c.possible_duplicate), else_=true()),
+        claim=None,
+        finished_at=case((_once, _AT), else_=messages.c.finished_at),
+    )
+    .returning(messages.c.id, messages.c.attempts)
+)
 
 
 Found = tuple[list[Row], list[str], int | None, list[str]]
@@ -153,14 +190,11 @@ class Lease(NamedTuple):
 
 
 def _hold(connection: Connection, leases: Sequence[Lease]) -> Sequence[None]:
-    now = database_time(connection)
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     for lease in leases:
         if lease.alone:
-            connection.execute(delete(processes).where(processes.c.token != lease.process))
-        until = now + literal(round(lease.seconds * 1000), BigInteger)
-        statement = insert(processes).values(token=lease.process, name=lease.name, lease_until=until)
-        connection.execute(statement.on_conflict_do_update(index_elements=["token"], set_={"lease_until": until}))
+            connection.execute(_FORGET_OTHERS, {"process": lease.process})
+        held = {"token": lease.process, "name": lease.name, "lasts": round(lease.seconds * 1000)}
+        connection.execute(_HOLD[connection.dialect.name], held)
     return [None] * len(leases)
 
 
@@ -175,38 +209,18 @@ def _settle(connection: Connection, settles: Sequence[tuple[str, int]]) -> Seque
 
 
 def _settle_one(connection: Connection, process: str, at: int) -> int:
-    alive = select(processes.c.token).where(processes.c.lease_until > database_time(connection))
-    left_behind = and_(
-        messages.c.status == Status.PUBLISHING.value,
-        or_(messages.c.claim.is_(None), and_(_PROCESS.is_distinct_from(process), _PROCESS.not_in(alive))),
-    )
-    owners = connection.scalars(select(_PROCESS).where(left_behind).distinct()).all()
-    return sum(_take_over(connection, left_behind, owner, at) for owner in owners)
+    owners = connection.scalars(_OWNERS, {"process": process}).all()
+    return sum(_take_over(connection, process, owner, at) for owner in owners)
 
 
-def _take_over(connection: Connection, left_behind: ColumnElement[bool], owner: str | None, at: int) -> int:
+def _take_over(connection: Connection, process: str, owner: str | None, at: int) -> int:
     """Settle what one dead process left; gives how many messages those were.
 
     In one statement: a lease may end, and the dead process's writer commit its last batch, between any two.
     """
-    once = messages.c.at_most_once.is_(True)
-    settled = connection.execute(
-        update(messages)
-        .where(left_behind, _PROCESS.is_not_distinct_from(owner))
-        .values(
-            status=case((once, Status.UNCONFIRMED.value), else_=Status.QUEUED.value),
-            reason=case((once, "process_died"), else_=messages.c.reason),
-            possible_duplicate=case((once, messages.c.possible_duplicate), else_=true()),
-            claim=None,
-            finished_at=case((once, at), else_=messages.c.finished_at),
-        )
-        .returning(messages.c.id, messages.c.attempts)
-    ).all()
+    settled = connection.execute(_TAKE_OVER, {"process": process, "owner": owner, "at": at}).all()
     if settled:
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        died = {"at": at, "process": owner or "", "outcome": "process_died", "reason_code": None}
-        rows = [{"message_id": id_, "attempt": attempt, **died} for id_, attempt in settled]
-        connection.execute(insert(attempts).on_conflict_do_nothing(), rows)
+        keep_attempts(connection, [Attempt(id_, n, at, owner or "", "process_died", None) for id_, n in settled])
     return len(settled)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    bindparam,
     exists,
     func,
     literal_column,
@@ -22,7 +23,7 @@ from chapar.model.principal import EVERYWHERE, Reach
 from chapar.store.audit import Action
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
-from chapar.store.schema import COLUMNS, attempts, audit, database_time, messages, processes, to_message
+from chapar.store.schema import COLUMNS, DATABASE_TIME, attempts, audit, messages, processes, to_message
 
 Bucket = Literal["minute", "hour", "day"]
 
@@ -64,6 +65,24 @@ class Page(NamedTuple):
     next: Position | None  #: behind which the next page begins; None: nothing follows
 
 
+_FIND: Final = select(*COLUMNS).where(messages.c.id == bindparam("of_message"))
+_FIND_ALL: Final = select(*COLUMNS).where(messages.c.id.in_(bindparam("ids", expanding=True)))
+_LEASE: Final = select(processes.c.token).where(
+    processes.c.token == bindparam("process"), processes.c.lease_until > DATABASE_TIME
+)
+_ATTEMPTS: Final = (
+    select(attempts)
+    .where(attempts.c.message_id == bindparam("of_message"))
+    .order_by(attempts.c.attempt == 0, attempts.c.attempt)
+)
+# Literally as the partial index has it.
+_unfinished: Final = text("messages.status IN ('scheduled', 'queued', 'publishing')")
+_DEPTHS: Final = (
+    select(messages.c.status, func.count(), func.min(messages.c.seq)).where(_unfinished).group_by(messages.c.status)
+)
+_FRONT: Final = select(*COLUMNS).where(messages.c.seq == bindparam("front"))
+
+
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """The largest groups, and how many messages are in none of them."""
@@ -101,22 +120,19 @@ class Backlog:
 
 def find(connection: Connection, message_id: str) -> Message | None:
     """The message with this id."""
-    row = connection.execute(select(*COLUMNS).where(messages.c.id == message_id)).one_or_none()
+    row = connection.execute(_FIND, {"of_message": message_id}).one_or_none()
     return None if row is None else to_message(tuple(row))
 
 
 def find_all(connection: Connection, ids: Sequence[str]) -> list[Message]:
     """Those of the messages with these ids that there are."""
-    found = connection.execute(select(*COLUMNS).where(messages.c.id.in_(ids)))
+    found = connection.execute(_FIND_ALL, {"ids": ids})
     return [to_message(tuple(row)) for row in found]
 
 
 def is_alive(connection: Connection, process: str) -> bool:
     """Whether a process holds a lease that is not over."""
-    lease = select(processes.c.token).where(
-        processes.c.token == process, processes.c.lease_until > database_time(connection)
-    )
-    return connection.execute(lease).one_or_none() is not None
+    return connection.execute(_LEASE, {"process": process}).one_or_none() is not None
 
 
 def newest_first(connection: Connection, filters: Filters, after: Position | None, limit: int) -> Page:
@@ -131,22 +147,19 @@ def oldest_first(connection: Connection, filters: Filters, after: Position | Non
 
 def attempts_of(connection: Connection, message_id: str) -> list[Attempt]:
     """The attempts kept of a message, in their order; last, what took it back from the broker."""
-    order = (attempts.c.attempt == 0, attempts.c.attempt)
-    statement = select(attempts).where(attempts.c.message_id == message_id).order_by(*order)
-    return [Attempt._make(row) for row in connection.execute(statement)]
+    return [Attempt._make(row) for row in connection.execute(_ATTEMPTS, {"of_message": message_id})]
 
 
 def backlog(connection: Connection) -> Backlog:
     """How many messages are unfinished, by status, and the one accepted first."""
-    unfinished = text("messages.status IN ('scheduled', 'queued', 'publishing')")
     depths: dict[Status, int] = {}
     front: int | None = None
-    counted = select(messages.c.status, func.count(), func.min(messages.c.seq)).where(unfinished)
-    for status, count, first in connection.execute(counted.group_by(messages.c.status)):
+    for status, count, first in connection.execute(_DEPTHS):
         depths[Status(status)] = count
         front = first if front is None else min(front, first)
-    oldest = connection.execute(select(*COLUMNS).where(messages.c.seq == front)).one_or_none()
-    return Backlog(depths, None if oldest is None else to_message(tuple(oldest)))
+    if front is None:
+        return Backlog(depths, None)
+    return Backlog(depths, to_message(tuple(connection.execute(_FRONT, {"front": front}).one())))
 
 
 def summary(connection: Connection, filters: Filters, bucket: Bucket) -> Summary:

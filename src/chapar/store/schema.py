@@ -4,9 +4,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
     Computed,
-    Connection,
     Identity,
     Index,
     Integer,
@@ -15,10 +13,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    cast,
-    func,
     text,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from chapar.model.message import Message, Status
 
@@ -201,8 +199,20 @@ def to_message(row: tuple[object, ...]) -> Message:
     return Message._make((*row[:_STATUS_AT], _STATUSES[str(row[_STATUS_AT])], *row[_STATUS_AT + 1 :]))
 
 
-def database_time(connection: Connection) -> ColumnElement[int]:
-    """The database's clock in ms since the epoch: leases of several hosts are measured by one clock."""
-    if connection.dialect.name == "postgresql":
-        return cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
-    return cast(func.unixepoch("now", "subsec") * 1000, BigInteger)
+class _DatabaseTime(FunctionElement[int]):
+    inherit_cache = True
+    type = BigInteger()
+
+
+@compiles(_DatabaseTime, "postgresql")
+def _on_postgresql(*_: object, **__: object) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+@compiles(_DatabaseTime, "sqlite")
+def _on_sqlite(*_: object, **__: object) -> str:
+    return "CAST(unixepoch('now', 'subsec') * 1000 AS BIGINT)"
+
+
+DATABASE_TIME = _DatabaseTime()
+"""The database's clock in ms since the epoch: leases of several hosts are measured by one clock."""
