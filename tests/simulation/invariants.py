@@ -26,7 +26,7 @@ class Verdict:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._messages = world.database.messages
+        self._messages = world.messages
         self._heard: dict[str, list[Passage]] = defaultdict(list)
         self._left: dict[str, list[Passage]] = defaultdict(list)
         self._refused: dict[str, list[Passage]] = defaultdict(list)
@@ -97,7 +97,7 @@ class Verdict:
                 yield f"{message.id} left {passage.clock - message.expires_at} ms too late"
 
     def _attempts(self, message: Message) -> Iterator[str]:
-        kept = {number for id_, number in self._world.database.attempts if id_ == message.id}
+        kept = {attempt.attempt for attempt in self._world.attempts if attempt.message_id == message.id}
         if len(self._left[message.id]) > message.attempts:
             yield f"{message.id} left {len(self._left[message.id])} times, and counts {message.attempts} attempts"
         for number in range(1, message.attempts):
@@ -207,7 +207,7 @@ class Verdict:
         for place, change in enumerate(self._world.database.changes):
             if change.after.status is not Status.SCHEDULED:
                 entered.setdefault(change.after.id, place)
-        taken_over = {id_ for (id_, _), each in self._world.database.attempts.items() if each.outcome == "process_died"}
+        taken_over = {each.message_id for each in self._world.attempts if each.outcome == "process_died"}
         by_device: dict[str, list[str]] = defaultdict(list)
         for id_, message in self._messages.items():
             for first in by_device[message.imei]:

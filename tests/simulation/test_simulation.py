@@ -69,7 +69,7 @@ def test_the_worlds_reach_every_move_and_every_kind_of_answer() -> None:
         for _, before, after in world.database.changes:
             if before is not None:
                 moves[before.status, after.status] += 1
-        reasons.update(message.reason for message in world.database.messages.values())
+        reasons.update(message.reason for message in world.messages.values())
         answers.update(given.status for request in world.requests for given in request.given)
     expected = {(before, after) for before, afters in MOVES.items() for after in afters if after is not before}
     expected = {move for move in expected if not _OF_REPLIES & {*move}}

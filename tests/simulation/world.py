@@ -23,7 +23,7 @@ from chapar.link import endpoints
 from chapar.link import keeper as link
 from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Publication, SignOn
-from chapar.model.message import Command, Wait
+from chapar.model.message import Attempt, Command, Message, Wait
 from chapar.runtime import backoff
 from chapar.runtime.broker_address import BrokerAddress
 from chapar.runtime.clock import Clock
@@ -157,6 +157,8 @@ class World:
         self.wall_offset = 0
         self.processes: list[Process] = []
         self.database = Database(self)
+        self.messages: dict[str, Message] = {}  # what is kept at the end
+        self.attempts: list[Attempt] = []
         self.weather = Weather(self.plan, self.chaos)
         self.broker = Broker(self)
         self.alone = self.plan.random() < 0.5
@@ -184,6 +186,9 @@ class World:
         finally:
             asyncio.set_event_loop(None)
             self.loop.close()
+        self.messages = {message.id: message for message in self.database.messages()}
+        self.attempts = self.database.attempts()
+        self.database.close()
 
     def trace(self, *words: object) -> None:
         self.lines.append((self.loop.time(), words))
@@ -200,7 +205,7 @@ class World:
         return f"m{self._ids:02}"
 
     def kind_of(self, publication: Publication) -> str:
-        message = self.database.messages.get(publication.message_id)
+        message = self.database.by_id.get(publication.message_id)
         return "good" if message is None else self.by_name[message.micro_op].kind
 
     def _requests(self) -> list[Request]:
@@ -373,7 +378,7 @@ class World:
     async def _cancel_one(self, at: float) -> None:
         await asyncio.sleep(at)
         process = self._serving()
-        waiting = list(self.database.unfinished) or list(self.database.messages)
+        waiting = self.database.unfinished or list(self.database.by_id)
         if process is None or process.gateway is None or not waiting:
             return
         id_ = self.chaos.choice(waiting)
@@ -394,9 +399,9 @@ class World:
     async def _resend_one(self, at: float) -> None:
         await asyncio.sleep(at)
         process = self._serving()
-        if process is None or process.gateway is None or not self.database.messages:
+        if process is None or process.gateway is None or not self.database.by_id:
             return
-        id_ = self.chaos.choice(list(self.database.messages))
+        id_ = self.chaos.choice(list(self.database.by_id))
         self.trace(id_, "is to be sent again by", process.name)
 
         async def resend(gateway_: Gateway) -> Answer:

@@ -2,22 +2,24 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
+from sqlalchemy import Connection
 
 from chapar.errors import BrokerError, LinkDown, PublicationInvalid, StoreUnavailable
 from chapar.link.publication import Publication
-from chapar.model.message import Attempt, Message
+from chapar.model.message import UNFINISHED, Message
 from chapar.runtime.clock import Clock
 from chapar.runtime.settings import Settings
-from chapar.store.acceptance import Key
-from chapar.store.operations import Kind
-from chapar.store.reports import WAITING, Backlog
+from chapar.store.operations import MOVE, Kind
+from chapar.store.readers import Readers
 from chapar.store.schema import MUTABLE
 from chapar.store.store import Store
-from simulation.database import Database
+from support.memory_database import MemoryDatabase
+
+Result = TypeVar("Result")
 
 EPOCH = 1_800_000_000_000  # ms
 PROCESS = "0123456789abcdef"
@@ -41,33 +43,12 @@ class FakeClock(Clock):
         return 0
 
 
-class Surroundings:
-    """What the model of the database needs of a simulated world: a time that stands still, and somebody to tell."""
-
-    def __init__(self) -> None:
-        self.failures: list[str] = []
-
-    @property
-    def loop(self) -> "Surroundings":
-        return self
-
-    def time(self) -> float:
-        return 0.0
-
-    def wall_clock(self) -> int:
-        return EPOCH
-
-    def trace(self, *_: object) -> None:
-        """Nobody reads it."""
-
-    def fails(self, failure: str) -> None:
-        self.failures.append(failure)
-
-
 class _Commits:
     """Commits in the next turn of the loop, in the order of asking; or fails as the test says."""
 
-    def __init__(self, database: Database) -> None:
+    gone = None
+
+    def __init__(self, database: MemoryDatabase) -> None:
         self._database = database
         self.failing: dict[str, Exception] = {}  # by the kind of operation
         self.refusing: dict[str, list[Exception]] = {}  # the next moves of one message, by its id
@@ -76,83 +57,58 @@ class _Commits:
     def submit(self, kind: Kind[Any, Any], arguments: Any, _: float | None = None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.asked.append((kind.name, arguments))
-        asyncio.get_running_loop().call_soon(self._commit, kind.name, arguments, future)
+        asyncio.get_running_loop().call_soon(self._commit, kind, arguments, future)
         return future
 
-    def _commit(self, kind: str, arguments: Any, future: asyncio.Future[Any]) -> None:
-        error = self.failing.get(kind)
-        if kind == "move" and (refusals := self.refusing.get(arguments[len(MUTABLE)])):
+    def _commit(self, kind: Kind[Any, Any], arguments: Any, future: asyncio.Future[Any]) -> None:
+        error = self.failing.get(kind.name)
+        if kind is MOVE and (refusals := self.refusing.get(arguments[len(MUTABLE)])):
             error = refusals.pop(0)
-        result = self._database.commit([(kind, arguments)])[0] if error is None else None
-        if future.done():
-            return
         if error is None:
-            future.set_result(result)
-        else:
+            [result] = self._database.ask((kind.name, arguments))
+            if not future.done():
+                future.set_result(result)
+        elif not future.done():
             future.set_exception(error)
 
 
+class _Readers(Readers):
+    """Reads at once; or fails while the test says so."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._database = database
+        self.failing = False
+
+    async def read(self, query: Callable[[Connection], Result]) -> Result:
+        if self.failing:
+            raise StoreUnavailable("a test says so.")
+        return self._database.read(query)
+
+
 class MemoryStore(Store):
-    """The real store over the simulated database. Reads fail while `is_unreadable`."""
+    """The real store over a database in memory."""
 
     def __init__(self) -> None:
-        self.surroundings = Surroundings()
-        self.database = Database(self.surroundings)  # type: ignore[arg-type]
+        self.database = MemoryDatabase(lambda: EPOCH)
         self.commits = _Commits(self.database)
-        self._commits = self.commits  # type: ignore[assignment]
-        self.is_unreadable = False
+        self.readers = _Readers(self.database)
+        super().__init__(self.commits, self.readers, self.readers)  # type: ignore[arg-type]
 
     def put(self, message: Message) -> Message:
-        """Have a message there already, in whatever state."""
-        self.database._put(None, message)
+        """Have a message there, in whatever state, whether it was there before or not."""
+        self.database.put(message)
         return message
 
     def now(self, message: Message) -> Message:
-        return self.database.messages[message.id]
+        [now] = [each for each in self.database.messages() if each.id == message.id]
+        return now
+
+    def has_unfinished(self) -> bool:
+        return any(message.status in UNFINISHED for message in self.database.messages())
 
     def asked(self, kind: str) -> list[Any]:
         """The arguments of all operations of a kind, in the order of asking."""
         return [arguments for name, arguments in self.commits.asked if name == kind]
-
-    async def find(self, message_id: str) -> Message | None:
-        self._read()
-        return self.database.messages.get(message_id)
-
-    async def find_all(self, ids: Sequence[str]) -> list[Message]:
-        self._read()
-        return [self.database.messages[id_] for id_ in ids if id_ in self.database.messages]
-
-    async def waiting_of(self, sender: str, size: int) -> AsyncIterator[list[Message]]:
-        self._read()
-        sent = [row[0] for row, _, _, by in self.asked("add") if by is not None and by[0] == sender]
-        found = [self.database.messages[id_] for id_ in sent]
-        waiting = [message for message in found if message.status in WAITING]
-        for begin in range(0, len(waiting), size):
-            yield waiting[begin : begin + size]
-
-    async def attempts(self, message_id: str) -> list[Attempt]:
-        self._read()
-        return [attempt for (id_, _), attempt in sorted(self.database.attempts.items()) if id_ == message_id]
-
-    async def backlog(self) -> Backlog:
-        self._read()
-        return self.database.backlog()
-
-    async def owner(self, key: tuple[str, str], at: int) -> Key | None:
-        self._read()
-        owner = self.database.keys.get(key)
-        return owner if owner is not None and owner.kept_until > at else None
-
-    async def is_alive(self, process: str) -> bool:
-        self._read()
-        return self.database.is_alive(process)
-
-    async def check(self) -> None:
-        self._read()
-
-    def _read(self) -> None:
-        if self.is_unreadable:
-            raise StoreUnavailable("a test says so.")
 
 
 class FakeLink:

@@ -82,7 +82,7 @@ class Bench:
         """Take a message that is queued, and deliver it once more."""
         before = self.store.now(message)
         taken = before._replace(status=Status.PUBLISHING, attempts=before.attempts + 1, claim=f"{PROCESS}.2")
-        self.store.database._put(before, taken)
+        self.store.put(taken)
         return await self.deliver(taken, answer)
 
     @asynccontextmanager
@@ -153,14 +153,14 @@ async def test_the_built_in_broker_is_made_to_forget_at_the_expiry_and_another_n
     await bench.deliver(message, 0x00)
     await bench.deliver(bench.taken("B"), 0x00)
     await bench.deliver(bench.taken("C", retain=True, expires_at=EPOCH + 1, qos=1), NOT_AUTHORIZED)
-    await until(lambda: len(bench.store.database.messages) == 4)
-    [empty] = [each for each in bench.store.database.messages.values() if each.clears]
+    await until(lambda: len(bench.store.database.messages()) == 4)
+    [empty] = [each for each in bench.store.database.messages() if each.clears]
     assert (empty.status, empty.deliver_at, empty.expires_at) == (Status.SCHEDULED, EPOCH + 5000, None)
     assert (empty.imei, empty.topic, empty.origin, empty.qos) == ("A", message.topic, message.id, 1)
     assert (empty.retain, empty.at_most_once, empty.payload, empty.published_at) == (True, False, b"", None)
     other = Bench(broker_url=SecretStr("mqtt://127.0.0.1"))
     await other.deliver(other.taken(retain=True, expires_at=EPOCH + 5000), 0x00)
-    assert not any(each.clears for each in other.store.database.messages.values())
+    assert not any(each.clears for each in other.store.database.messages())
 
 
 async def test_a_refusal_ends_the_message_and_is_kept(bench: Bench) -> None:
@@ -279,7 +279,7 @@ async def test_what_was_merely_there_is_sent_again_once(bench: Bench, answer: in
     messages = [bench.queued(imei) for imei in "ABC"]
     bench.link.answers.extend([LinkLost(BLAMED)] * 3 + [answer] * 3)
     async with bench.running():
-        await until(lambda: not bench.store.database.unfinished)
+        await until(lambda: not bench.store.has_unfinished())
     assert [bench.store.now(message).attempts for message in messages] == [2] * 3
     assert not bench.dispatcher._suspects
 
@@ -416,7 +416,7 @@ async def test_a_suspect_that_expires_is_forgotten(bench: Bench) -> None:
 async def test_a_suspicion_is_remembered_where_another_move_came_first(bench: Bench) -> None:
     message = bench.taken()
     current = message._replace(claim=f"{PROCESS}.9", attempts=2, possible_duplicate=True)
-    bench.store.database._put(message, current)  # the move that is to come was applied before, and it was taken again
+    bench.store.put(current)  # the move that is to come was applied before, and it was taken again
     assert (await bench.deliver(message, LinkLost(BLAMED))).status is Status.PUBLISHING
     assert bench.dispatcher._suspects
 
@@ -428,8 +428,8 @@ async def test_a_message_that_somebody_else_moved_is_told_as_it_is_or_not_at_all
     message = bench.taken()
     outcome = bench.outcome(message.id, math.inf)
     moved = message._replace(status=Status.QUEUED, claim=None, possible_duplicate=True)
-    bench.store.database._put(message, moved)
-    bench.store.is_unreadable = not readable
+    bench.store.put(moved)
+    bench.store.readers.failing = not readable
     await bench.deliver(message, 0x00)
     assert bench.store.now(message) == moved
     assert outcome.done() is readable
@@ -440,7 +440,7 @@ async def test_the_queue_is_taken_in_order_and_delivered(bench: Bench) -> None:
     messages = [bench.queued(imei) for imei in "ABA"]
     bench.link.answers.extend([0x00] * 3)
     async with bench.running():
-        await until(lambda: not bench.store.database.unfinished)
+        await until(lambda: not bench.store.has_unfinished())
     assert bench.link.ids == [message.id for message in messages]
 
 
@@ -487,10 +487,8 @@ async def test_direct_deliveries_under_way_are_bounded(bench: Bench) -> None:
 
 
 async def test_a_suspect_is_delivered_with_nothing_else_in_flight(bench: Bench) -> None:
-    suspect = bench.queued("A")
+    before, suspect, behind = (bench.queued(imei) for imei in "BAC")
     await bench.again(suspect, LinkLost(SILENT))
-    before, behind = bench.queued("B"), bench.queued("C")
-    bench.store.database.unfinished = dict.fromkeys([before.id, suspect.id, behind.id])
     async with bench.running():
         await until(lambda: len(bench.link.waiting) == 1)
         assert bench.link.ids[1:] == [before.id]
@@ -545,7 +543,7 @@ async def test_who_waits_is_told_what_another_process_did(status: Status) -> Non
     bench.link.up = False
     async with bench.running():
         await until(lambda: bench.store.asked("take"))
-        bench.store.database._put(message, ended := message._replace(status=status, finished_at=EPOCH))
+        ended = bench.store.put(message._replace(status=status, finished_at=EPOCH))
         assert await asyncio.wait_for(outcome, 5) == ended
 
 
@@ -553,7 +551,7 @@ async def test_a_database_that_cannot_be_read_does_not_end_the_dispatcher() -> N
     bench = Bench(alone=False)
     message = bench.queued()
     outcome = bench.outcome(message.id, math.inf)
-    bench.store.is_unreadable = True
+    bench.store.readers.failing = True
     async with bench.running():
         await until(lambda: bench.store.asked("take") and message.id in bench.link.waiting)
         bench.link.answer(message.id, 0x00)
@@ -627,9 +625,9 @@ async def test_a_lease_is_taken_before_anything_is_claimed_and_given_up_at_the_e
     assert lease.name == f"{socket.gethostname()}:{os.getpid()}"
     until_then = asyncio.get_running_loop().time() + bench.settings.lease
     assert now + bench.settings.lease <= bench.dispatcher._leased_until <= until_then
-    assert bench.store.database.is_alive(PROCESS)
+    assert await bench.store.is_alive(PROCESS)
     await bench.dispatcher.leave()
-    assert not bench.store.database.is_alive(PROCESS)
+    assert not await bench.store.is_alive(PROCESS)
 
 
 async def test_who_was_told_already_is_not_told_that_time_is_up(bench: Bench) -> None:

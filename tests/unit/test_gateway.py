@@ -39,10 +39,11 @@ from chapar.errors import (
 )
 from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
-from chapar.store.acceptance import Key
+from chapar.store.acceptance import Key, addition
 from chapar.store.audit import AuditFilters
 from chapar.store.queue import Lease
 from chapar.store.reports import Filters, Position
+from chapar.store.store import UNBOUNDED
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
 from support.stores import new_message
@@ -71,7 +72,7 @@ class Bench:
         return sent
 
     def stored(self) -> list[Message]:
-        return list(self.store.database.messages.values())
+        return self.store.database.messages()
 
     def in_flight(self, command: Command = ASKED, **options: Any) -> asyncio.Task[Message | Replay]:
         return asyncio.create_task(self.gateway.send(CALLER, command, **options))
@@ -374,7 +375,7 @@ async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) 
     await until(bench.stored)
     (row,) = bench.stored()
     assert (row.status, row.reason, row.attempts) == (Status.REJECTED, "outcome_unknown", 0)
-    assert bench.store.database.keys == {}
+    assert await bench.store.owner(("me", "key"), EPOCH) is None
     bench.store.commits.failing.clear()
     await bench.gateway.quiet()
     bench.link.answers.append(0x00)
@@ -457,7 +458,7 @@ async def test_a_key_that_a_dead_process_left_with_a_rejected_message_is_answere
 
 async def test_a_key_that_was_left_unanswered_with_a_message_that_was_forgotten_says_so(bench: Bench) -> None:
     message = key_of_another(bench)
-    del bench.store.database.messages[message.id]
+    bench.store.database.driver.execute("DELETE FROM messages")
     with pytest.raises(MessageNotFound) as raised:
         await bench.gateway.send(CALLER, ASKED, use=USE)
     assert raised.value.id == message.id
@@ -466,9 +467,11 @@ async def test_a_key_that_was_left_unanswered_with_a_message_that_was_forgotten_
 async def test_a_key_is_kept_for_a_day_and_past_the_expiry_of_its_message(bench: Bench) -> None:
     await bench.send(LATER, use=USE)
     await bench.send(LATER._replace(expires_in=2 * 86_400), use=USE._replace(key="long"))
-    keys = bench.store.database.keys
-    assert keys["me", "key"].kept_until == EPOCH + KEY_KEPT
-    assert keys["me", "long"].kept_until == EPOCH + 2 * KEY_KEPT
+    short, long = [await bench.store.owner(("me", key), EPOCH) for key in ("key", "long")]
+    assert short is not None
+    assert short.kept_until == EPOCH + KEY_KEPT
+    assert long is not None
+    assert long.kept_until == EPOCH + 2 * KEY_KEPT
 
 
 @pytest.mark.parametrize(
@@ -565,9 +568,12 @@ async def test_what_no_broker_retains_is_not_taken_back(bench: Bench, fields: di
     assert bench.stored() == [message]
 
 
-@pytest.mark.parametrize("status", [Status.PUBLISHED, Status.UNCONFIRMED, Status.PUBLISHING])
-async def test_what_a_newer_one_replaces_is_not_taken_back(bench: Bench, status: Status) -> None:
-    message, newer = at_broker(bench), at_broker(bench, status=status)
+@pytest.mark.parametrize(
+    ("status", "claim"),
+    [(Status.PUBLISHED, None), (Status.UNCONFIRMED, None), (Status.PUBLISHING, f"{OTHER}.1")],
+)
+async def test_what_a_newer_one_replaces_is_not_taken_back(bench: Bench, status: Status, claim: str | None) -> None:
+    message, newer = at_broker(bench), at_broker(bench, status=status, claim=claim)
     with pytest.raises(NotCancellable):
         await bench.gateway.cancel(CALLER, message.id)
     assert bench.stored() == [message, newer]
@@ -650,7 +656,7 @@ async def test_a_message_sent_again_is_a_new_one_that_names_its_origin(bench: Be
 async def test_readiness_names_what_is_missing(bench: Bench) -> None:
     assert await bench.gateway.readiness() == (None, None)
     bench.link.up = False
-    bench.store.is_unreadable = True
+    bench.store.readers.failing = True
     database, broker = await bench.gateway.readiness()
     assert database is not None
     assert "database" in database
@@ -773,7 +779,7 @@ async def test_the_attempts_of_a_message_are_told(bench: Bench) -> None:
 
 
 async def test_no_message_has_an_id_that_a_database_cannot_hold(bench: Bench) -> None:
-    bench.store.is_unreadable = True
+    bench.store.readers.failing = True
     with pytest.raises(MessageNotFound):
         await bench.gateway.find(CALLER, "m\0")
 
@@ -799,15 +805,14 @@ async def test_a_request_that_is_not_awaited_has_no_answer_to_keep(bench: Bench)
 async def test_an_answer_that_another_process_gave_first_is_the_one_to_give(bench: Bench) -> None:
     message = key_of_another(bench)
     await bench.gateway.send(CALLER, ASKED, use=USE)
-    keys = bench.store.database.keys
-    keys["me", "key"] = keys["me", "key"]._replace(answer_status=202, answer_body="first")
+    bench.store.database.commit([("answer", (tuple(key_for(message)), 202, "first"))])
     assert await bench.gateway.answered(USE, 201, "second") == Replay(message.id, 202, "first")
 
 
 async def test_a_key_that_was_withdrawn_before_it_was_answered_is_in_flight(bench: Bench) -> None:
     bench.link.answers.append(0x00)
     await bench.send(use=USE)
-    bench.store.database.keys.clear()
+    bench.store.database.driver.execute("DELETE FROM idempotency_keys")
     with pytest.raises(KeyInFlight):
         await bench.gateway.answered(USE, 201, "{}")
 
@@ -872,7 +877,7 @@ async def test_a_full_queue_is_counted_again_unless_it_just_was(
     bench = Bench(max_queue=1)
     only = bench.store.put(new_message("Z", Status.QUEUED, claim=None, created_at=EPOCH))
     await bench.counted()
-    bench.store.database._put(only, only._replace(status=Status.CANCELLED))
+    bench.store.put(only._replace(status=Status.CANCELLED))
     if fresh:
         with pytest.raises(QueueFull) as raised:
             await bench.send(LATER)
@@ -894,6 +899,10 @@ async def test_a_key_whose_answer_was_kept_meanwhile_is_not_let_go_twice(bench: 
 
 def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) -> Message:
     """A message that another process made, with the key, which it has not answered."""
-    message = bench.store.put(new_message(status=status, claim=None, created_at=EPOCH, **fields))
-    bench.store.database.keys["me", "key"] = Key(*USE, message.id, OTHER, None, None, EPOCH + KEY_KEPT)
+    message = new_message(status=status, claim=None, created_at=EPOCH, **fields)
+    bench.store.database.commit([("add", addition(message, UNBOUNDED, key_for(message), None))])
     return message
+
+
+def key_for(message: Message) -> Key:
+    return Key(*USE, message.id, OTHER, None, None, EPOCH + KEY_KEPT)
