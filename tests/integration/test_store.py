@@ -16,7 +16,8 @@ from chapar.runtime.metrics import Metrics
 from chapar.store import reports
 from chapar.store.acceptance import Sender
 from chapar.store.database import Role, open_engine
-from chapar.store.reports import PAGE_BYTES, Filters, Page, Position
+from chapar.store.paging import PAGE_BYTES
+from chapar.store.reports import Filters, Page, Position
 from chapar.store.store import Store
 from support.stores import CLAIM, measured, new_message, now, open_store, published, writer_processes
 
