@@ -2,6 +2,7 @@
 # ruff: noqa: ASYNC110, ASYNC240 - nobody else is kept waiting while a test moves a file
 
 import asyncio
+import errno
 import os
 import shutil
 import threading
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from chapar.errors import DatabaseFileGone, DatabaseInUse, NotSaved, StoreUnavailable
+from chapar.errors import DatabaseFileGone, DatabaseInUse, NotSaved, SettingInvalid, StoreUnavailable
 from chapar.store import files
 from chapar.store.administration import administer, migrate
 from chapar.store.database import parse, sqlite_file
@@ -86,6 +87,21 @@ def test_a_file_is_served_once_whatever_its_name(
         with pytest.raises(DatabaseInUse):
             files.lock(other)
     files.lock(other).close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO])
+@pytest.mark.parametrize("call", ["flock", "fcntl"])
+def test_a_folder_without_locks_is_one_sentence(
+    file: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(f"chapar.store.files.fcntl.{call}", fail)
+    with pytest.raises(SettingInvalid) as refused:
+        files.lock(file)
+    assert f"cannot be locked ({os.strerror(code).lower()})" in str(refused.value)
+    files.check_name(file)
 
 
 def test_a_file_of_its_own_is_served_beside_another(file: Path) -> None:
@@ -288,7 +304,7 @@ async def test_no_lookup_waits_behind_reports(any_store: Store) -> None:
     reports = [asyncio.ensure_future(any_store._report(lambda _: over.wait(PATIENCE))) for _ in range(20)]
     try:
         assert await any_store.find(message.id) == message
-        assert await any_store.all_keys() == []
+        assert not await any_store.any_key()
         assert await any_store.key_by_hash("none") is None
         await any_store.check()
         assert not any(report.done() for report in reports)
@@ -299,10 +315,9 @@ async def test_no_lookup_waits_behind_reports(any_store: Store) -> None:
 
 
 def test_the_lock_is_not_on_a_file_that_was_exchanged_meanwhile(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exchange(_descriptor: int) -> bool:
+    def exchange(_descriptor: int) -> None:
         file.unlink()
         file.touch()
-        return True
 
     monkeypatch.setattr(files, "_lock_byte", exchange)
     with pytest.raises(DatabaseFileGone):

@@ -12,6 +12,7 @@ from chapar.model.message import Message, Status, clearing
 from chapar.store.acceptance import Added, Full, Key, Place
 from chapar.store.database import Role, open_engine
 from chapar.store.queue import LEAVE, SETTLE, Lease
+from chapar.store.reports import Backlog
 from chapar.store.store import UNBOUNDED, Store, Taken
 from support.callers import cancelling
 from support.stores import CLAIM, PROCESS, new_message, now, open_store, published
@@ -327,6 +328,15 @@ async def test_the_backlog_is_counted_by_status_and_names_its_front(store: Store
     backlog = await store.backlog()
     assert backlog.depths == {Status.QUEUED: 2, Status.PUBLISHING: 1}
     assert backlog.oldest == front
+
+
+async def test_what_waits_to_clear_a_retained_message_is_no_backlog(store: Store) -> None:
+    retained = new_message("A", Status.PUBLISHED, retain=True, claim=None)
+    await store.add(clearing(retained, time.time_ns(), due=now() + 1000))
+    assert await store.backlog() == Backlog({}, None)
+    scheduled = new_message("A", Status.SCHEDULED, claim=None, deliver_at=now() + 1000)
+    await store.add(scheduled)
+    assert await store.backlog() == Backlog({Status.SCHEDULED: 1}, scheduled)
 
 
 async def owner(store: Store, message: Message) -> Key:

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event
+from sqlalchemy import delete, event, select
 
 from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
 from chapar.model.message import Message, Status, new_id
 from chapar.runtime.metrics import Metrics
 from chapar.store import reports
-from chapar.store.acceptance import Sender
+from chapar.store import store as store_module
+from chapar.store.acceptance import Key, Sender
 from chapar.store.database import Role, open_engine
 from chapar.store.paging import PAGE_BYTES
 from chapar.store.reports import Filters, Page, Position
+from chapar.store.schema import keys
 from chapar.store.store import Store
 from support.stores import CLAIM, measured, new_message, now, open_store, published, writer_processes
 
@@ -249,6 +251,20 @@ async def removed_up_to(store: Store, message: Message) -> None:
 
 def fits(filters: Filters, message: Message) -> bool:
     return not filters.status or message.status in filters.status
+
+
+async def test_outlived_keys_are_forgotten_in_batches_and_messages_stay(
+    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_FORGOTTEN", 2)
+    sent = [new_message("A", Status.PUBLISHED, claim=None) for _ in range(6)]
+    for number, message in enumerate(sent):
+        key = Key("me", f"key-{number}", "", message.id, "", None, None, kept_until=now() + (number - 4) * 10**6)
+        await store.add(message, key=key)
+    assert [removed async for removed in store.prune(0, now())] == [0, 0, 0]
+    with open_engine(database_url, Role.ADMINISTRATOR).connect() as connection:  # which keeps none open
+        assert connection.scalars(select(keys.c.key).order_by(keys.c.key)).all() == ["key-5"]
+    assert len(await every(store, Filters())) == 6
 
 
 async def test_a_report_goes_on_behind_a_message_that_is_gone(store: Store, database_url: str) -> None:

@@ -817,8 +817,11 @@ async def test_a_key_that_was_withdrawn_before_it_was_answered_is_in_flight(benc
         await bench.gateway.answered(USE, 201, "{}")
 
 
-async def test_what_is_old_enough_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(retention_days=1.5)
+@pytest.mark.parametrize(("days", "before"), [(1.5, EPOCH - 129_600_000), (None, 0)])
+async def test_what_is_old_enough_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, days: float | None, before: int
+) -> None:
+    bench = Bench(retention_days=days)
     asked: list[tuple[int, int]] = []
 
     async def prune(before: int, at: int) -> AsyncIterator[int]:
@@ -827,7 +830,7 @@ async def test_what_is_old_enough_is_forgotten(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(bench.store, "prune", prune)
     await bench.counted()
-    assert asked == [(EPOCH - 129_600_000, EPOCH)]
+    assert asked == [(before, EPOCH)]
 
 
 async def test_a_clock_that_was_stepped_is_said_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

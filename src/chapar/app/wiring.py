@@ -25,6 +25,7 @@ from chapar.delivery.messages import Gateway
 from chapar.errors import PortTaken, SettingInvalid
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.keeper import Link
+from chapar.runtime import logs
 from chapar.runtime.addresses import is_loopback
 from chapar.runtime.certificates import ServerCertificate, server_certificate
 from chapar.runtime.clock import Clock
@@ -147,12 +148,17 @@ def end_on_signals() -> None:
 
     def end() -> None:
         task.cancel()
-        last_resort = threading.Timer(_START_GRACE, os._exit, (0,))
+        last_resort = threading.Timer(_START_GRACE, _exit_at_once)
         last_resort.daemon = True
         last_resort.start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end)
+
+
+def _exit_at_once() -> None:
+    logs.drain()
+    os._exit(0)
 
 
 Announce = Callable[[str, bool], None]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Final, Unpack
+from typing import Final, Unpack, assert_never
 
 import structlog
 
@@ -245,9 +245,11 @@ class Dispatcher:
                 self.deliver(message)
             case Trial.LATER:
                 self._give_back(self._begin(message, direct=False), not_before=self._clock.now() + _LATER)
-            case _:  # NEVER
+            case Trial.NEVER:
                 log.warning("message_quarantined", message_id=message.id, imei=message.imei)
                 self._move(self._begin(message, direct=False), self._quarantined(message))
+            case never:
+                assert_never(never)
 
     async def _pause(self, taken: Taken) -> None:
         """Until something is queued, due or expired, there is room, the link is back, or others may have queued."""

@@ -90,8 +90,7 @@ class Gateway:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(supervised("backlog", self._room.run, self._metrics), name="backlog")
             tasks.create_task(supervised("measurements", self._keep_measuring, self._metrics), name="measurements")
-            if (days := self._settings.retention_days) is not None:
-                tasks.create_task(supervised("retention", lambda: self._forget(days), self._metrics), name="retention")
+            tasks.create_task(supervised("retention", self._forget, self._metrics), name="retention")
 
     async def _keep_measuring(self) -> None:
         while True:
@@ -113,10 +112,12 @@ class Gateway:
             log.warning("system_clock_stepped", by_ms=drift, note="Chapar keeps its own time until it is restarted.")
             self._drift = drift
 
-    async def _forget(self, days: float) -> None:
+    async def _forget(self) -> None:
+        days = self._settings.retention_days
         while True:
             now = self._clock.now()
-            async for removed in self._store.prune(now - round(days * 86_400_000), now):
+            before = 0 if days is None else now - round(days * 86_400_000)
+            async for removed in self._store.prune(before, now):
                 log.debug("messages_forgotten", messages=removed)
             await asyncio.sleep(_FORGET_EVERY)
 

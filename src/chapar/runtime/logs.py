@@ -67,6 +67,11 @@ def lines_lost() -> int:
     return _lines().lost
 
 
+def drain() -> None:
+    """Wait until every line is written, at most a second."""
+    _lines().drain()
+
+
 class _Logger:
     """What structlog hands a finished line to, by the name of its level."""
 

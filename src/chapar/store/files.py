@@ -87,7 +87,7 @@ def lock(file: Path) -> Lock:
         database = _open(file)
         opened.callback(os.close, database)
         patience_ends = time.monotonic() + _LOCK_PATIENCE
-        while not (_lock_whole(beside) and _lock_byte(database)):
+        while not _is_locked(file, beside, database):
             if time.monotonic() > patience_ends:
                 raise DatabaseInUse(str(file))
             time.sleep(_TRY_EVERY)
@@ -187,21 +187,31 @@ def _open(path: Path, flags: int = 0) -> int:
         ) from None
 
 
-def _lock_whole(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock_whole(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _lock_byte(descriptor: int) -> bool:
-    if _SET_LOCK is None:
-        return True
-    try:
+def _lock_byte(descriptor: int) -> None:
+    if _SET_LOCK is not None:
         fcntl.fcntl(descriptor, _SET_LOCK, _lock_of_the_byte())
+
+
+def _is_locked(file: Path, beside: int, database: int) -> bool:
+    """Whether both locks could be had; raises SettingInvalid where the file system has none."""
+    try:
+        _lock_whole(beside)
+        _lock_byte(database)
     except (BlockingIOError, PermissionError):  # fcntl(2): either says that it is taken
         return False
+    except OSError as error:
+        reason = (error.strerror or "it failed").lower()
+        raise SettingInvalid(
+            _SETTING,
+            f"files in {file.parent} cannot be locked ({reason}), so a second gateway could serve the same database. "
+            "Put it on a disk of this machine; network folders often have no locks.",
+            f"فایل‌های {file.parent} را نمی‌توان قفل کرد ({reason})، پس دروازهٔ دومی هم می‌تواند همین پایگاه داده را "
+            "به کار گیرد. آن را روی دیسک همین ماشین بگذارید؛ پوشه‌های شبکه اغلب قفل ندارند.",
+        ) from None
     return True
 
 
@@ -215,6 +225,8 @@ def _is_served(file: Path) -> bool:
         return False
     try:
         found = fcntl.fcntl(descriptor, _GET_LOCK, _lock_of_the_byte())
+    except OSError:  # there are no locks here
+        return False
     finally:
         os.close(descriptor)
     return bool(struct.unpack(_LOCK_FORMAT, found)[0] != fcntl.F_UNLCK)

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 UNBOUNDED: Final = 2**31
 
 _CHECK_PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
-_FORGOTTEN = 500  # messages removed in one commit: a few milliseconds
+_FORGOTTEN = 500  # messages, and keys, removed in one commit: a few milliseconds
 _PAGE = 200  # messages read at once by `pages`: more would keep everybody else waiting while they are written down
 _KEYS = 10  # API keys read at once: one may name two hundred patterns
 
@@ -180,17 +180,17 @@ class Store:
     async def prune(self, before: int, at: int) -> AsyncIterator[int]:
         """Remove finished messages accepted before the time `before`, and keys outlived at `at`, the oldest first.
 
-        What is unfinished stays. Gives how many each small batch removed, and then rests four times as long as it
-        took, so that what is sent meanwhile hardly waits.
+        What is unfinished stays. Gives how many messages each small batch removed, and then rests four times as long
+        as it took, so that what is sent meanwhile hardly waits.
         """
         loop = asyncio.get_running_loop()
-        removed = _FORGOTTEN
-        while removed == _FORGOTTEN:
+        removed, outlived = _FORGOTTEN, 0
+        while _FORGOTTEN in {removed, outlived}:
             began = loop.time()
-            removed = await self._commits.submit(PRUNE, Prune(first_id(before), before, at, _FORGOTTEN))
+            removed, outlived = await self._commits.submit(PRUNE, Prune(first_id(before), before, at, _FORGOTTEN))
             took = loop.time() - began
             yield removed
-            if removed == _FORGOTTEN:
+            if _FORGOTTEN in {removed, outlived}:
                 await asyncio.sleep(4 * took)
 
     async def owner(self, key: tuple[str, str], at: int) -> Key | None:

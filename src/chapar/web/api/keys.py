@@ -150,9 +150,7 @@ def keys_router(keyring: Keyring, gateway: Gateway) -> APIRouter:
         response.headers["Cache-Control"] = "no-store"
         return NewKeyView(key=issued.secret, **key_view(issued.key).model_dump())
 
-    @router.get(
-        "", summary="List API keys", response_class=AdmittedStream, response_model=KeyList, responses=answers(503)
-    )
+    @router.get("", summary="List API keys", response_model=KeyList, responses=answers(503))
     @allow(Scope.KEYS)
     async def keys(caller: Calling) -> AdmittedStream:
         """Every key whose rights the caller has too, also those that have ended."""
