@@ -111,18 +111,6 @@ def test_every_error_code_is_documented_with_its_status(language: str) -> None:
             assert documented[error.code] == str(STATUSES[error]), error
 
 
-@pytest.mark.parametrize("error", list(every_error()), ids=lambda error: error.__name__)
-def test_every_error_has_its_own_sentence_in_both_languages(error: type[ChaparError]) -> None:
-    assert error is errors.FieldInvalid or any("\u0600" <= letter <= "\u06ff" for letter in error.fa)
-    assert not any("\u0600" <= letter <= "\u06ff" for letter in error.en)
-    assert facts_in(error.en) >= facts_in(error.fa)
-
-
-def facts_in(sentence: str) -> set[str]:
-    """What a sentence names; a fact that is text itself is there in both languages."""
-    return {name.removesuffix("_en").removesuffix("_fa") for name in re.findall(r"{(\w+)", sentence)}
-
-
 def test_the_tree_at_the_top_of_the_errors_is_the_tree_of_classes() -> None:
     lines = re.findall(r"^([│├└─ ]*)([A-Z]\w+)(?:\s|$)", errors.__doc__ or "", re.MULTILINE)
     drawn = [(len(indent) // 4, name) for indent, name in lines]

@@ -1,9 +1,8 @@
 """Why the gateway does not start; `StoreError` and `LinkError` have reasons of their own."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chapar.errors.root import ChaparError, Language
+from chapar.errors.root import Both, ChaparError
 
 
 class Problem(ValueError):
@@ -22,18 +21,15 @@ class SettingInvalid(ChaparError):
     """
 
     code = "setting_invalid"
-    en = "{setting} cannot be used: {problem}"
-    fa = "تنظیم {setting} قابل استفاده نیست: {problem}"
 
     setting: str
     problem: str
     problem_fa: str | None = None
 
-    def sentence(self, language: Language = "en") -> str:
-        """The setting's name, and what is wrong with its value, never the value itself."""
-        if language == "fa":
-            return self.fa.format(setting=self.setting, problem=self.problem_fa or self.problem)
-        return self.en.format(setting=self.setting, problem=self.problem)
+    @property
+    def why(self) -> Both:
+        """The problem, in both languages."""
+        return Both(self.problem, self.problem_fa or self.problem)
 
 
 @dataclass(eq=False)
@@ -41,16 +37,10 @@ class PortTaken(ChaparError):
     """A port that must be listened on is in use."""
 
     code = "port_taken"
-    en = "Port {port} on {host} is already in use. Free it, or choose another with {setting}."
-    fa = "درگاه {port} روی {host} در حال استفاده است. آن را آزاد کنید یا با {setting} درگاه دیگری برگزینید."
 
     host: str
     port: int
     setting: str
-
-    def facts(self) -> Mapping[str, object]:
-        """The port stays in ASCII digits: it is something to type."""
-        return {**vars(self), "port": str(self.port)}
 
 
 @dataclass(eq=False)
@@ -58,7 +48,5 @@ class WorkerFailed(ChaparError):
     """One of several gateway processes ended before it served; it has said why."""
 
     code = "worker_failed"
-    en = "A worker ended at its start, with exit code {exit_code}. What it said stands above."
-    fa = "یکی از فرایندهای کارگر در آغاز کار پایان یافت (کد خروج {exit_code}). علت را بالاتر نوشته است."
 
     exit_code: int

@@ -23,9 +23,9 @@ from chapar.link.tls import tls_context
 from chapar.runtime.certificates import tls_problem
 from chapar.runtime.settings import Settings
 
-_TCP: Final = Phrase("the connection (TCP)", "درخواست اتصال (TCP)")
-_TLS: Final = Phrase("the TLS handshake", "آغاز TLS")
-_CONNECT: Final = Phrase("CONNECT", "CONNECT")
+_TCP: Final = Phrase("link.step_tcp")
+_TLS: Final = Phrase("link.step_tls")
+_CONNECT: Final = Phrase("link.step_connect")
 
 
 async def dial(

@@ -71,7 +71,7 @@ async def look_up(broker: BrokerAddress, patience: float) -> list[Endpoint]:
         async with asyncio.timeout(patience):
             found = await asyncio.get_running_loop().getaddrinfo(broker.host, broker.port, type=socket.SOCK_STREAM)
     except TimeoutError:
-        in_time = Phrase("no answer within {seconds:g} s", "در {seconds} ثانیه پاسخی نیامد").filled(seconds=patience)
+        in_time = Phrase("link.no_answer_in_time", seconds=patience)
         raise HostNotFound(str(broker), in_time) from None
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA cannot write
         raise HostNotFound(str(broker), getattr(error, "strerror", None) or str(error)) from error

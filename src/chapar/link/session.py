@@ -238,7 +238,7 @@ class Session(asyncio.Protocol):
         elif not self._established.done():
             self._end(BrokerClosed(self.endpoint, self._cause_of_hanging_up()))
         elif exc is None:
-            self._end(BrokerClosed(self.endpoint, Phrase("it closed the connection", "اتصال را بست")))
+            self._end(BrokerClosed(self.endpoint, Phrase("link.closed")))
         else:
             self._end(BrokerClosed(self.endpoint, getattr(exc, "strerror", None) or str(exc)))
         if self._timer is not None:
@@ -250,15 +250,8 @@ class Session(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - it is gone now, so it was there
         if self._transport.get_extra_info("ssl_object") is None:
             # A refusal without a word is how many MQTT 3.1.1 brokers answer MQTT 5, but not only they.
-            return Phrase(
-                "it closed the connection on CONNECT; it may not speak MQTT 5, or this may be its TLS port (mqtts://)",
-                "پس از CONNECT اتصال را بست؛ شاید MQTT 5 ندارد یا این درگاه TLS آن است (mqtts://)",
-            )
-        return Phrase(
-            "it closed the connection on CONNECT; it may not speak MQTT 5, or require a client certificate "
-            "(CHAPAR_BROKER_CERT_FILE)",
-            "پس از CONNECT اتصال را بست؛ شاید MQTT 5 ندارد یا گواهی کارخواه می‌خواهد (CHAPAR_BROKER_CERT_FILE)",
-        )
+            return Phrase("link.closed_on_connect")
+        return Phrase("link.closed_on_connect_tls")
 
     def _take(self, frame: memoryview) -> None:
         """Act on one packet; raises FrameInvalid where it is malformed."""

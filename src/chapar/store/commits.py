@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar, cast
 
 import structlog
 
-from chapar.errors import DatabaseFileGone, NotSaved, OutcomeUnknown, Phrase
+from chapar.errors import ChaparError, DatabaseFileGone, NotSaved, OutcomeUnknown
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
@@ -54,7 +54,7 @@ class _Operation:
             named = self.kind.named
             self.future.set_result(result if named is None else named(self.arguments, result))
 
-    def fail(self, cause: str | Phrase) -> None:
+    def fail(self, cause: str | ChaparError) -> None:
         """Tell the caller the truth: certainly not saved, or unknown."""
         self.over = True
         if not self.future.done():
@@ -76,8 +76,8 @@ class Commits:
         self._repeated = 0  # operations at the head of the queue that were handed over together before
         self._writer: asyncio.WriteTransport | None = None  # None unless it is ready for a batch
         self._down = False  # whether the writer says that it has no database
-        self._cause: str | Phrase = "the writer is starting."
-        self.gone: Phrase | None = None  #: that a file of the database is not there, so that nothing is saved or read
+        self._cause: str | ChaparError = "the writer is starting."
+        self.gone: DatabaseFileGone | None = None  #: which file of the database is; nothing is saved or read then
         self._backoff = 0.0
         self._flush_timer: asyncio.Handle | None = None
         self._sweep_timer: asyncio.Handle | None = None
@@ -195,7 +195,7 @@ class Commits:
     def _try_again(self, operations: Sequence[_Operation]) -> None:
         """Put `operations` back to the head of the queue and go on after a pause."""
         if not self._backoff:
-            log.warning("commits_fail", cause=self._cause)
+            log.warning("commits_fail", cause=str(self._cause))
         self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
         self._put_back(operations)
         if self._queue:
@@ -243,7 +243,7 @@ class Commits:
         """Save nothing until the file is back. That may be never, so whoever has a deadline is not kept waiting."""
         if self.gone is None:
             log.error("database_file_gone", cause=str(error))
-        self.gone = self._cause = error.phrase()
+        self.gone = self._cause = error
         self._writer = None
         self._fail_queued(sys.float_info.max)
 
@@ -273,7 +273,7 @@ class Commits:
             except OSError as error:
                 self._cause = f"the writer process does not start: {error}."
             self._metrics.writer_deaths.inc()
-            log.error("writer_died", cause=self._cause)  # it has logged its own traceback
+            log.error("writer_died", cause=str(self._cause))  # it has logged its own traceback
             await backoff.pause()
 
     def _hear(self, frame: tuple[Any, ...], writer: asyncio.WriteTransport) -> None:

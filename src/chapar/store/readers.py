@@ -52,7 +52,7 @@ def query_once_more(engine: Engine, query: Callable[[Connection], Result]) -> Re
             # The server was restarted. That emptied the pool too, so this connects anew.
             return _query(engine, query)
     except DatabaseFileGone as error:
-        raise StoreUnavailable(error.phrase()) from error
+        raise StoreUnavailable(error) from error
     except SQLAlchemyError as error:
         raise StoreUnavailable(cause(error)) from error
 

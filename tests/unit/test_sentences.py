@@ -1,0 +1,138 @@
+"""Every sentence stands in both catalogs, is filled in as it asks for, and stands nowhere else."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+from chapar.errors import (
+    AccessError,
+    BodyTooSlow,
+    BrokerRefused,
+    BrokerSilent,
+    BrokerUnanswered,
+    ChaparError,
+    DatabaseFileGone,
+    LinkError,
+    NoAnswer,
+    Phrase,
+    PortTaken,
+    PublicationInvalid,
+    QueueFull,
+    RequestError,
+    StoreError,
+    StoreUnavailable,
+)
+from chapar.errors.root import CATALOGS
+
+SOURCE = Path(__file__).parents[2] / "src" / "chapar"
+FAMILIES = {AccessError, LinkError, RequestError, StoreError}  # never raised themselves, so without a sentence
+ENGLISH, PERSIAN = CATALOGS["en"], CATALOGS["fa"]
+
+
+def every_error(kind: type[ChaparError] = ChaparError) -> Iterator[type[ChaparError]]:
+    if kind.__module__.startswith("chapar.errors."):
+        yield kind
+    for child in kind.__subclasses__():
+        yield from every_error(child)
+
+
+def placeholders(text: str | Mapping[str, str]) -> set[str]:
+    """What a sentence names, with how it is shown."""
+    forms = [text] if isinstance(text, str) else list(text.values())
+    return {f"{name}:{spec}" for form in forms for _, name, spec, _ in Formatter().parse(form) if name is not None}
+
+
+def names(key: str) -> set[str]:
+    """The facts that a sentence needs."""
+    counted = set() if isinstance(ENGLISH[key], str) else {"count"}
+    return counted | {placeholder.partition(":")[0] for placeholder in placeholders(ENGLISH[key])}
+
+
+def phrases() -> Iterator[tuple[str, str, set[str]]]:
+    """Every `Phrase(…)` of the source: where, its key, with `*` for what a family fills in, and its facts' names."""
+    for file in SOURCE.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Phrase":
+                (key,) = call.args
+                yield f"{file.name}:{call.lineno}", key_of(key), {str(fact.arg) for fact in call.keywords}
+
+
+def key_of(key: ast.expr) -> str:
+    if isinstance(key, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in key.values)
+    assert isinstance(key, ast.Constant), ast.unparse(key)
+    return str(key.value)
+
+
+def test_both_catalogs_have_the_same_sentences_in_the_same_order() -> None:
+    assert list(ENGLISH) == list(PERSIAN)
+
+
+def test_a_sentence_names_the_same_facts_in_both_languages() -> None:
+    assert {key: placeholders(text) for key, text in ENGLISH.items()} == {
+        key: placeholders(text) for key, text in PERSIAN.items()
+    }
+
+
+def test_each_catalog_is_in_its_language() -> None:
+    for key, english in ENGLISH.items():
+        has_words = re.search("[a-z]", re.sub(r"{.*?}", "", str(english)))
+        assert not has_words or re.search("[\u0600-\u06ff]", str(PERSIAN[key])), key
+        assert not re.search("[\u0600-\u06ff]", str(english)), key
+
+
+@pytest.mark.parametrize("error", set(every_error()) - FAMILIES, ids=lambda error: error.__name__)
+def test_every_error_has_its_own_sentence_and_the_facts_for_it(error: type[ChaparError]) -> None:
+    assert "code" in vars(error)
+    facts = {field.name for field in fields(error)} | {
+        name for kind in error.__mro__ for name, value in vars(kind).items() if isinstance(value, property)
+    }
+    assert names(f"error.{error.code}") <= facts
+
+
+def test_no_two_errors_share_a_code() -> None:
+    codes = [error.code for error in every_error()]
+    assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize(("place", "key", "facts"), list(phrases()))
+def test_every_phrase_is_in_the_catalogs_and_has_the_facts_for_it(place: str, key: str, facts: set[str]) -> None:
+    family = [known for known in ENGLISH if re.fullmatch(re.escape(key).replace(r"\*", r"\w+"), known)]
+    assert family, place
+    if "*" in key:
+        assert all(names(known) <= facts for known in family), place
+    else:
+        assert names(key) == facts, place
+
+
+def test_every_sentence_is_used() -> None:
+    used = {f"error.{error.code}" for error in every_error()}
+    for _, key, _ in phrases():
+        used |= {known for known in ENGLISH if re.fullmatch(re.escape(key).replace(r"\*", r"\w+"), known)}
+    assert set(ENGLISH) <= used
+
+
+@pytest.mark.parametrize(
+    ("error", "english", "persian"),
+    [
+        (NoAnswer("mqtt://b", Phrase("link.step_tls"), 5.0), "the TLS handshake within 5 s", "در ۵ ثانیه به آغاز TLS"),
+        (BrokerSilent("mqtt://b:1883", 15.04321), "silent for 15.0 s", "۱۵.۰ ثانیه"),
+        (BrokerUnanswered("mqtt://b:1883", 29.6), "for 30 s", "۳۰ ثانیه"),
+        (BodyTooSlow(10.0), "within 10 s", "در ۱۰ ثانیه"),
+        (BrokerRefused("id", "Quota exceeded", 0x97), "Quota exceeded (0x97)", "Quota exceeded (0x97)"),
+        (PublicationInvalid("size", 1000, 1234, 0x95), "is 1000, and", "پیام ۱۲۳۴ دارد"),
+        (PortTaken("127.0.0.1", 8000, "CHAPAR_PORT"), "Port 8000 on", "درگاه 8000 روی"),
+        (QueueFull("CHAPAR_MAX_QUEUE", 20, "0197", 3), "the oldest is 0197.", "می‌دهد و قدیمی‌ترین آن‌ها 0197 است."),
+        (QueueFull("CHAPAR_MAX_QUEUE", 20, None, 3), "unfinished messages. Try", "۲۰ پیام ناتمام می‌دهد. ۳ ثانیهٔ"),
+        (StoreUnavailable(DatabaseFileGone("c.db")), "read now: c.db was", "خوانده نمی‌شود: فایل c.db"),
+    ],
+)  # fmt: skip
+def test_facts_are_said_as_a_reader_of_the_language_expects(error: ChaparError, english: str, persian: str) -> None:
+    assert english in error.sentence("en")
+    assert str(error) == error.sentence("en")
+    assert persian in error.sentence("fa")
