@@ -11,7 +11,6 @@ from sqlalchemy.pool import NullPool
 
 from chapar.model.message import UNFINISHED, Attempt, Message
 from chapar.store import schema, writer
-from chapar.store.database import run_on_driver
 from chapar.store.schema import COLUMNS, to_message
 
 Result = TypeVar("Result")
@@ -132,7 +131,7 @@ def _engine() -> Engine:
         return database
 
     engine = create_engine("sqlite://", module=sqlite, creator=connect, poolclass=NullPool)
-    event.listen(engine, "begin", lambda connection: run_on_driver(connection, "BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", lambda connection: connection.connection.execute("BEGIN IMMEDIATE"))
     with engine.begin() as connection:
         schema.metadata.create_all(connection)
         connection.commit()

@@ -104,6 +104,7 @@ _HOLD = {
     .values(lease_until=_until)
     .on_conflict_do_update(index_elements=["token"], set_={"lease_until": _until}),
 }
+_LEAVE = delete(processes).where(processes.c.token == bindparam("process"))
 _FORGET_OTHERS = delete(processes).where(processes.c.token != bindparam("process"))
 
 _alive = select(processes.c.token).where(processes.c.lease_until > DATABASE_TIME)
@@ -199,7 +200,7 @@ def _hold(connection: Connection, leases: Sequence[Lease]) -> Sequence[None]:
 
 
 def _leave(connection: Connection, left: Sequence[str]) -> Sequence[None]:
-    connection.execute(delete(processes).where(processes.c.token.in_(left)))
+    connection.execute(_LEAVE, [{"process": process} for process in left])
     return [None] * len(left)
 
 
