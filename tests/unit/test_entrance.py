@@ -161,8 +161,8 @@ async def test_who_reads_persian_is_told_in_persian_what_is_wrong_with_a_credent
         persian = (await client.get("/known", headers={"Accept-Language": "fa"})).json()["reason"]
     with pytest.raises(CredentialInvalid) as refused:
         await place.door.admit("nothing")
-    assert refused.value.problem_en in english
-    assert refused.value.problem_fa in persian
+    assert refused.value.problem.sentence() in english
+    assert refused.value.problem.sentence("fa") in persian
 
 
 async def test_other_headers_prove_nothing() -> None:

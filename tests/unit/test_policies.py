@@ -10,7 +10,7 @@ from httpx import ASGITransport, AsyncClient
 from starlette.routing import BaseRoute, Mount
 
 from chapar.app.wiring import Running, api
-from chapar.errors import BodyTooLarge, CredentialInvalid, ScopeMissing, Unauthenticated
+from chapar.errors import BodyTooLarge, CredentialInvalid, Phrase, ScopeMissing, Unauthenticated
 from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 from chapar.runtime.settings import Settings
 from chapar.web.http.entrance import Entrance, GuardedRoute, Identity, Policy, allow, check
@@ -122,7 +122,7 @@ async def test_a_refusal_closes_only_where_much_would_follow(
         is_open = False
 
         async def admit(self, _credential: str) -> Principal:
-            raise CredentialInvalid("is wrong", "نادرست است")
+            raise CredentialInvalid(Phrase("credential.mistyped"))
 
         def known(self, _credential: str) -> None:
             return None

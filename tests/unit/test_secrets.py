@@ -157,7 +157,7 @@ def test_what_is_wrong_is_said_in_both_languages() -> None:
         with pytest.raises(SettingInvalid) as error:
             Settings.load(**values)
         assert "بنویسید" in error.value.sentence("fa")
-        assert error.value.problem not in error.value.sentence("fa")
+        assert str(error.value.problem) not in error.value.sentence("fa")
 
 
 def test_an_odd_password_arrives_whole() -> None:

@@ -15,6 +15,7 @@ from chapar.access.tokens import KeySource, OneKey, TokenVerifier, is_token
 from chapar.errors import (
     AccessUnavailable,
     CredentialInvalid,
+    Phrase,
     SettingInvalid,
     StoreError,
     StoreUnavailable,
@@ -135,11 +136,9 @@ class Door:
         """Raise CredentialInvalid for what cannot be a key or a token: a flood of it costs next to nothing."""
         if credential.startswith(PREFIX):
             if not is_api_key(credential):
-                raise CredentialInvalid("is mistyped or cut off", "اشتباه نوشته شده یا ناقص است")
+                raise CredentialInvalid(Phrase("credential.mistyped"))
         elif self._tokens is None or not is_token(credential):
-            raise CredentialInvalid(
-                "is no API key of this gateway and no token", "نه کلید API این دروازه است و نه توکن"
-            )
+            raise CredentialInvalid(Phrase("credential.unknown"))
 
     async def _check(self, credential: str) -> Admission:
         admitted = self._admitted  # `forget` may begin another while the database is read
@@ -165,12 +164,12 @@ class Door:
             self._say_unavailable(error)
             raise AccessUnavailable(str(error)) from None
         if key is None or not hmac.compare_digest(key.hash, hash_):
-            raise CredentialInvalid("is no API key of this gateway", "کلید API این دروازه نیست")
+            raise CredentialInvalid(Phrase("credential.unknown_key"))
         now = self._clock.now()
         if key.revoked_at is not None:
-            raise CredentialInvalid("was revoked", "باطل شده است")
+            raise CredentialInvalid(Phrase("credential.revoked"))
         if key.ended(now):
-            raise CredentialInvalid("has expired", "زمانش به سر آمده است")
+            raise CredentialInvalid(Phrase("credential.expired"))
         self._uses[key.id] = now
         left = KEY_KNOWN if key.expires_at is None else min(KEY_KNOWN, (key.expires_at - now) / 1000)
         principal = Principal(f"key:{key.id}", key.name, key.scopes, key.reach, key.expires_at)
@@ -180,7 +179,7 @@ class Door:
         """Log, now and then, why nobody can be checked: callers are not told."""
         if time.time() >= self._silent_until:
             self._silent_until = time.time() + _SAY_EVERY
-            log.warning("access_unavailable", cause=error.cause)
+            log.warning("access_unavailable", cause=str(error.cause))
 
     def _verifier(self, settings: Settings) -> TokenVerifier | None:
         sources: list[tuple[str, Callable[[], KeySource]]] = []
@@ -197,18 +196,10 @@ class Door:
             self._check_unused(settings)
             return None
         if len(sources) > 1:
-            raise SettingInvalid(
-                sources[1][0],
-                f"{sources[0][0]} is set too; tokens are verified in one way only.",
-                f"متغیر {sources[0][0]} هم تعیین شده است؛ توکن‌ها تنها از یک راه بررسی می‌شوند.",
-            )
+            raise SettingInvalid(sources[1][0], Phrase("setting.jwt_twice", other=sources[0][0]))
         if not settings.jwt_issuer or not settings.jwt_audience:
             name = "CHAPAR_JWT_AUDIENCE" if settings.jwt_issuer else "CHAPAR_JWT_ISSUER"
-            raise SettingInvalid(
-                name,
-                "it is required where tokens are verified: without it, a token meant for others would do.",
-                "با توکن الزامی است: بدون آن توکنی که برای دیگران است هم پذیرفته می‌شد.",
-            )
+            raise SettingInvalid(name, Phrase("setting.jwt_required"))
         return TokenVerifier(sources[0][1](), settings.jwt_issuer, settings.jwt_audience)
 
     @staticmethod
@@ -216,12 +207,7 @@ class Door:
         """Raise SettingInvalid where tokens are expected and nothing could verify one: access would stand open."""
         for name, value in (("ISSUER", settings.jwt_issuer), ("AUDIENCE", settings.jwt_audience)):
             if value:
-                raise SettingInvalid(
-                    f"CHAPAR_JWT_{name}",
-                    "nothing verifies tokens. Set CHAPAR_JWT_SECRET, CHAPAR_JWT_KEY_FILE or CHAPAR_JWT_JWKS_URL too.",
-                    "چیزی نیست که توکن‌ها را بررسی کند. یکی از CHAPAR_JWT_SECRET، CHAPAR_JWT_KEY_FILE و "
-                    "CHAPAR_JWT_JWKS_URL را هم تعیین کنید.",
-                )
+                raise SettingInvalid(f"CHAPAR_JWT_{name}", Phrase("setting.jwt_unused"))
 
     def _fetched(self, url: str, settings: Settings) -> KeySet:
         self._key_set = KeySet(

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic_core import from_json
 
 from chapar.access.tokens import VerificationKey
-from chapar.errors import AccessUnavailable, SettingInvalid, persian_digits
+from chapar.errors import AccessUnavailable, Phrase, SettingInvalid
 from chapar.runtime.addresses import is_loopback
 from chapar.runtime.certificates import client_context, trusting
 from chapar.runtime.metrics import Metrics
@@ -44,11 +44,7 @@ _PUBLIC: Final = ("kty", "crv", "n", "e", "x", "y")  # the members of public key
 def secret_key(secret: str) -> VerificationKey:
     """The key of HS256; raises SettingInvalid for a secret that can be guessed."""
     if len(secret.encode()) < MIN_SECRET:
-        raise SettingInvalid(
-            "CHAPAR_JWT_SECRET",
-            f"it must have at least {MIN_SECRET} bytes, drawn at random.",
-            f"باید دست‌کم {persian_digits(MIN_SECRET)} بایت تصادفی داشته باشد.",
-        )
+        raise SettingInvalid("CHAPAR_JWT_SECRET", Phrase("setting.jwt_secret_short", least=MIN_SECRET))
     return VerificationKey(secret.encode(), "HS256")
 
 
@@ -57,22 +53,17 @@ def key_of_file(file: Path) -> VerificationKey:
     try:
         key = load_pem_public_key(file.read_bytes())
     except OSError as error:
-        raise _unusable(
-            f"{file} cannot be read: {error.strerror}.", f"{file} خوانده نمی‌شود: {error.strerror}."
-        ) from None
+        raise _unusable(Phrase("setting.file_unreadable", file=file, cause=error.strerror)) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise _unusable(f"{file} is not a public key in PEM.", f"{file} کلید عمومی به شکل PEM نیست.") from None
+        raise _unusable(Phrase("setting.jwt_key_private", file=file)) from None
     algorithm = _algorithm(key)
     if algorithm is None:
-        raise _unusable(
-            f"{file} must be RSA (2048 bits or more), P-256 or Ed25519.",
-            f"{file} باید RSA (۲۰۴۸ بیت یا بیشتر)، P-256 یا Ed25519 باشد.",
-        )
+        raise _unusable(Phrase("setting.jwt_key_weak", file=file))
     return VerificationKey(key, algorithm)
 
 
-def _unusable(problem: str, problem_fa: str) -> SettingInvalid:
-    return SettingInvalid("CHAPAR_JWT_KEY_FILE", problem, problem_fa)
+def _unusable(problem: Phrase) -> SettingInvalid:
+    return SettingInvalid("CHAPAR_JWT_KEY_FILE", problem)
 
 
 def _algorithm(key: object) -> str | None:
@@ -96,11 +87,7 @@ def check_url(url: str) -> str:
         parts, port = httpx.URL(), None
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.host))
     if not parts.host or port == 0 or not is_safe:
-        raise SettingInvalid(
-            "CHAPAR_JWT_JWKS_URL",
-            "write it as https://…; http is for this machine only.",
-            "آن را به شکل https://… بنویسید؛ http تنها برای همین ماشین است.",
-        )
+        raise SettingInvalid("CHAPAR_JWT_JWKS_URL", Phrase("setting.jwks_url"))
     return url
 
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from chapar.access.api_keys import hash_of, new_api_key
 from chapar.access.door import KEY_KNOWN, Door
-from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide
+from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide, Phrase
 from chapar.model.lines import plain
 from chapar.model.principal import Caller, Reach, Scope
 from chapar.model.times import rfc3339
@@ -45,9 +45,9 @@ class Issued(NamedTuple):
 def issue(caller: Caller, grant: Grant, now: int) -> Issued:
     """Make a key; raises FieldInvalid, GrantTooWide."""
     if not 0 < len(grant.name.strip()) <= MAX_NAME or grant.name != plain(grant.name):
-        raise FieldInvalid("name", f"must be 1 to {MAX_NAME} printable characters", "باید ۱ تا ۱۰۰ نویسهٔ چاپی باشد")
+        raise FieldInvalid("name", Phrase("rule.name", limit=MAX_NAME))
     if not grant.scopes:
-        raise FieldInvalid("scopes", "must hold at least one scope", "باید دست‌کم یک دامنه داشته باشد")
+        raise FieldInvalid("scopes", Phrase("rule.no_scope"))
     expires_at = caller.principal.ends_at if grant.ends_with_maker else grant.expires_at
     _check_end(expires_at, now)
     _check_own_end(caller, expires_at)
@@ -94,7 +94,7 @@ def may_see(caller: Caller, key: ApiKey) -> bool:
 
 def _check_end(expires_at: int | None, now: int) -> None:
     if expires_at is not None and expires_at <= now:
-        raise FieldInvalid("expires_at", "must be in the future", "باید در آینده باشد")
+        raise FieldInvalid("expires_at", Phrase("rule.past"))
 
 
 def _check_own_end(caller: Caller, expires_at: int | None) -> None:

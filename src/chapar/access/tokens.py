@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import jwt
 
-from chapar.errors import CredentialInvalid, FieldInvalid
+from chapar.errors import CredentialInvalid, FieldInvalid, Phrase
 from chapar.model.lines import plain
 from chapar.model.principal import EVERYTHING, Principal, Reach, Scope, check_patterns
 from chapar.model.times import LATEST
@@ -66,12 +66,10 @@ class TokenVerifier:
     async def verify(self, token: str) -> Verified:
         """What the token proves; raises CredentialInvalid, AccessUnavailable."""
         if not is_token(token):
-            raise _refused("is no API key and no token", "نه کلید API است و نه توکن")
+            raise CredentialInvalid(Phrase("credential.no_token"))
         key = await self._keys.key(_key_id(token))
         if key is None:
-            raise _refused(
-                "names a signing key that is not known here", "کلید امضایی را نام می‌برد که اینجا شناخته نیست"
-            )
+            raise CredentialInvalid(Phrase("credential.unknown_signing_key"))
         return _verified(self._claims(token, key))
 
     def _claims(self, token: str, key: VerificationKey) -> Mapping[str, Any]:
@@ -85,20 +83,18 @@ class TokenVerifier:
                 options={"require": list(_REQUIRED), "enforce_minimum_key_length": True},
             )
         except jwt.ExpiredSignatureError:
-            raise _refused("has expired", "زمانش به سر آمده است") from None
+            raise CredentialInvalid(Phrase("credential.expired")) from None
         except jwt.InvalidAudienceError:
-            raise _refused("is for another audience (aud)", "برای مخاطب دیگری است (aud)") from None
+            raise CredentialInvalid(Phrase("credential.other_audience")) from None
         except jwt.InvalidIssuerError:
-            raise _refused("is from another issuer (iss)", "از صادرکنندهٔ دیگری است (iss)") from None
+            raise CredentialInvalid(Phrase("credential.other_issuer")) from None
         except jwt.MissingRequiredClaimError as error:
-            raise _refused(f"lacks the claim {error.claim}", f"ادعای {error.claim} را ندارد") from None
+            raise CredentialInvalid(Phrase("credential.missing_claim", claim=error.claim)) from None
         except jwt.ImmatureSignatureError:
-            raise _refused("is not valid yet", "هنوز معتبر نشده است") from None
+            raise CredentialInvalid(Phrase("credential.not_yet_valid")) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             # Whatever else a hostile token makes the library stumble over: it proves nothing.
-            raise _refused(
-                "is not signed by a key that counts here", "با کلیدی که اینجا معتبر باشد امضا نشده است"
-            ) from None
+            raise CredentialInvalid(Phrase("credential.bad_signature")) from None
 
 
 def _key_id(token: str) -> str | None:
@@ -106,23 +102,18 @@ def _key_id(token: str) -> str | None:
     try:
         key_id = jwt.get_unverified_header(token).get("kid")
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-        raise _refused("is no API key and no token", "نه کلید API است و نه توکن") from None
+        raise CredentialInvalid(Phrase("credential.no_token")) from None
     return key_id if isinstance(key_id, str) else None
 
 
 def _verified(claims: Mapping[str, Any]) -> Verified:
     subject = claims["sub"]
     if not 0 < len(subject) <= _MAX_NAME or subject != plain(subject):
-        raise _refused(
-            f"has a `sub` that is not 1 to {_MAX_NAME} printable characters",
-            f"در آن `sub` بین ۱ تا {_MAX_NAME} نویسهٔ چاپی نیست",
-        )
+        raise CredentialInvalid(Phrase("credential.bad_subject", limit=_MAX_NAME))
     try:
         reach = Reach(_patterns(claims, "devices"), _patterns(claims, "operations"))
     except FieldInvalid as error:
-        raise _refused(
-            f"has a bad claim: {error.sentence('en')}", f"ادعای نادرستی دارد: {error.sentence('fa')}"
-        ) from None
+        raise CredentialInvalid(Phrase("credential.bad_claim", claim=error.field, rule=error.rule)) from None
     expires_at = min(int(claims["exp"]), _NEVER)
     return Verified(
         Principal(f"jwt:{subject}", subject, _scopes(claims), reach, min(expires_at * 1000, LATEST)), float(expires_at)
@@ -142,9 +133,5 @@ def _patterns(claims: Mapping[str, Any], claim: str) -> tuple[str, ...]:
     if given is None:
         return EVERYTHING
     if not isinstance(given, list) or not all(isinstance(pattern, str) for pattern in given):
-        raise FieldInvalid(claim, "must be a list of patterns", "باید فهرستی از الگوها باشد")
+        raise FieldInvalid(claim, Phrase("rule.pattern_list"))
     return check_patterns(given, claim)
-
-
-def _refused(problem_en: str, problem_fa: str) -> CredentialInvalid:
-    return CredentialInvalid(problem_en, problem_fa)

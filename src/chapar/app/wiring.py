@@ -22,7 +22,7 @@ from chapar.access.door import Door
 from chapar.access.keyring import Keyring
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.messages import Gateway
-from chapar.errors import PortTaken, SettingInvalid
+from chapar.errors import Phrase, PortTaken, SettingInvalid
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.keeper import Link
 from chapar.runtime import logs
@@ -286,13 +286,7 @@ def _quiet_when_cancelled(app: ASGIApp) -> ASGIApp:
 def _check_loopback(host: str) -> None:
     """With no access control the API belongs on this machine only; raises SettingInvalid."""
     if not is_loopback(host):
-        raise SettingInvalid(
-            "CHAPAR_HOST",
-            f"{host} can be reached from other machines, and anybody there could move a valve, because no access "
-            "control is set up. Make an API key first (`chapar keys create`), or use 127.0.0.1.",
-            f"{host} از ماشین‌های دیگر دیده می‌شود و چون دسترسی محدود نشده هر کسی آنجا می‌تواند شیری را باز کند. "
-            "نخست کلید API بسازید (`chapar keys create`) یا 127.0.0.1 را به کار برید.",
-        )
+        raise SettingInvalid("CHAPAR_HOST", Phrase("setting.host_open", host=host))
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -19,7 +19,7 @@ import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
 from chapar.app import wiring
-from chapar.errors import ChaparError, SettingInvalid, WorkerFailed
+from chapar.errors import ChaparError, Phrase, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
 from chapar.runtime import logs, streams
 from chapar.runtime.backoff import Backoff
@@ -43,11 +43,7 @@ async def serve(settings: Settings, announce: wiring.Announce) -> None:
     """
     wiring.end_on_signals()
     if settings.serves_alone:
-        raise SettingInvalid(
-            "CHAPAR_WORKERS",
-            "SQLite serves one process. Use PostgreSQL (CHAPAR_DATABASE_URL) for more than one.",
-            "پایگاه SQLite تنها به یک فرایند خدمت می‌دهد. برای بیش از یکی PostgreSQL لازم است (CHAPAR_DATABASE_URL).",
-        )
+        raise SettingInvalid("CHAPAR_WORKERS", Phrase("setting.workers_with_sqlite"))
     server_certificate(settings.tls_cert_file, settings.tls_key_file)  # else each worker would say what is wrong
     listener = wiring.listen(settings)
     async with contextlib.AsyncExitStack() as stack:

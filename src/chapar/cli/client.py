@@ -21,6 +21,7 @@ from chapar.errors import (
     GatewayUntrusted,
     Language,
     NotAGateway,
+    Phrase,
     SettingInvalid,
     UsageInvalid,
 )
@@ -192,11 +193,7 @@ def _credential() -> dict[str, str]:
     if credential is None:
         return {}
     if not (credential.isascii() and credential.isprintable() and " " not in credential):
-        raise SettingInvalid(
-            "CHAPAR_API_KEY",
-            "it is neither an API key nor a token: those are letters, digits and a few signs, without spaces.",
-            "نه کلید API است و نه توکن: این‌ها از حرف‌های لاتین، رقم و چند نشانه‌اند و فاصله ندارند.",
-        )
+        raise SettingInvalid("CHAPAR_API_KEY", Phrase("setting.api_key_malformed"))
     return {"Authorization": f"Bearer {credential}"}
 
 
@@ -207,10 +204,7 @@ def _checked(url: str) -> httpx.URL:
     except httpx.InvalidURL:
         parsed = httpx.URL()
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise UsageInvalid(
-            "--url (CHAPAR_URL) must be written as http://127.0.0.1:8000.",
-            "نشانی --url (یا CHAPAR_URL) باید به شکل http://127.0.0.1:8000 نوشته شود.",
-        )
+        raise UsageInvalid(Phrase("usage.url"))
     return parsed
 
 

@@ -15,7 +15,7 @@ from chapar.cli.send import send
 from chapar.cli.serving import migrate, prune, serve
 from chapar.cli.simulate import simulate
 from chapar.cli.terminal import check_output, plain
-from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, UsageInvalid
+from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, Phrase, UsageInvalid
 from chapar.runtime import streams
 from chapar.runtime.outbound import forget_foreign_settings
 from chapar.runtime.settings import preferred_language
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         problem = plain(" ".join(error.format_message().split()))
         problem += "" if problem.endswith(".") else "."
-        return _fail(UsageInvalid(problem, f"دستور درست نوشته نشده است: {problem}"), language)
+        return _fail(UsageInvalid(Phrase("usage.other", problem=problem)), language)
     except KeyboardInterrupt:
         return INTERRUPTED
     except ExceptionGroup as group:

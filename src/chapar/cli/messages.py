@@ -11,7 +11,7 @@ from chapar.cli.follow import Follower
 from chapar.cli.options import DEFAULT_URL, Json, Url, moment
 from chapar.cli.table import MessageTable
 from chapar.cli.terminal import check_output, json_line, plain, progress
-from chapar.errors import GatewayError, Language, UsageInvalid
+from chapar.errors import GatewayError, Language, Phrase, UsageInvalid
 from chapar.model.message import Status, check_device_id, check_operation
 from chapar.runtime.settings import preferred_language
 
@@ -60,10 +60,7 @@ def messages(  # noqa: PLR0913 - each is an option of the command
         until=moment("--until", until),
     )
     if follow and until is not None:
-        raise UsageInvalid(
-            "--follow goes on for ever, so it cannot be combined with --until.",
-            "--follow پایانی ندارد و با --until نمی‌آید.",
-        )
+        raise UsageInvalid(Phrase("usage.follow_until"))
     with GatewayClient(url, language) as gateway:
         if follow:
             try:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chapar.errors import UsageInvalid
+from chapar.errors import Phrase, UsageInvalid
 from chapar.model.times import TimeInvalid, check_time
 
 DEFAULT_URL = "http://127.0.0.1:8000"  # where `chapar serve` listens unless told otherwise
@@ -36,12 +36,8 @@ def moment(option: str, text: str | None, *, ahead: bool = False) -> datetime | 
             time = written.astimezone(UTC)
         check_time(time)
     except TimeInvalid as error:
-        raise UsageInvalid(f"{option} {error.rule_en}.", f"{option} {error.rule_fa}.") from None
+        raise UsageInvalid(Phrase("usage.option", option=option, rule=error.rule)) from None
     except (ValueError, OverflowError):
-        raise UsageInvalid(
-            f"{option} must be a time (2026-11-24T06:30, 2026-11-24T06:30Z) or how long "
-            f"{'from now' if ahead else 'ago'} (30s, 15m, 2h, 7d).",
-            f"{option} باید زمان (2026-11-24T06:30 یا 2026-11-24T06:30Z) یا مدتی "
-            f"{'پس' if ahead else 'پیش'} از این (30s، 15m، 2h، 7d) باشد.",
-        ) from None
+        problem = Phrase("usage.time_ahead", option=option) if ahead else Phrase("usage.time_ago", option=option)
+        raise UsageInvalid(problem) from None
     return time

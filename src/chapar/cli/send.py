@@ -8,7 +8,7 @@ import typer
 from chapar.cli.client import GatewayClient, Sent
 from chapar.cli.options import DEFAULT_URL, Json, Url
 from chapar.cli.terminal import json_line, plain, progress
-from chapar.errors import GatewayRefused, Language, UsageInvalid
+from chapar.errors import GatewayRefused, Language, Phrase, UsageInvalid
 from chapar.model.message import Status
 from chapar.runtime.settings import preferred_language
 
@@ -121,10 +121,7 @@ def _parsed(params: str) -> dict[str, object]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UsageInvalid(
-            """--params must be a JSON object, such as '{"litres": 20}'.""",
-            """--params باید یک شیء JSON باشد، مانند '{"litres": 20}'.""",
-        )
+        raise UsageInvalid(Phrase("usage.params"))
     return value
 
 

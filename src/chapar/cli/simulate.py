@@ -9,7 +9,7 @@ import typer
 
 from chapar.cli.terminal import PATIENCE, check_output, local_time, plain, show_progress
 from chapar.devices.simulated import Fleet, Told
-from chapar.errors import Language, LinkError, Problem, UsageInvalid, persian_digits
+from chapar.errors import Language, LinkError, Phrase, Problem, UsageInvalid, persian_digits
 from chapar.model.message import check_device_id
 from chapar.runtime.broker_address import BrokerAddress
 from chapar.runtime.settings import Settings, preferred_language
@@ -154,9 +154,7 @@ def _checked(broker: str | None) -> str | None:
         if broker is not None:
             BrokerAddress.parse_list(broker)
     except Problem as problem:
-        raise UsageInvalid(
-            f"--broker cannot be used: {problem}", f"مقدار --broker پذیرفتنی نیست: {problem.persian}"
-        ) from None
+        raise UsageInvalid(Phrase("usage.broker", problem=problem.phrase)) from None
     return broker
 
 

@@ -20,9 +20,9 @@ from chapar.errors import (
     NotSent,
     OutcomeUnknown,
     OutOfReach,
+    Phrase,
     Quarantined,
     QueueFull,
-    persian_digits,
 )
 from chapar.link.keeper import Link
 from chapar.link.reason_codes import reason_name
@@ -287,20 +287,12 @@ def _refuse(call: _Call, error: BaseException) -> None:
 
 
 def _gone_by(now: int) -> FieldInvalid:
-    return FieldInvalid(
-        "deliver_at",
-        f"has passed: it is {rfc3339(now)} now. Leave it out to send at once",
-        f"گذشته است: اکنون {rfc3339(now)} است. برای ارسال فوری آن را حذف کنید",
-    )
+    return FieldInvalid("deliver_at", Phrase("rule.passed", now=rfc3339(now)))
 
 
 def _too_far(field: str, seconds: float) -> FieldInvalid:
     days = round(seconds / 86400, 1)
-    return FieldInvalid(
-        field,
-        f"must be at most {days} days ahead (CHAPAR_MAX_EXPIRY)",
-        f"باید حداکثر {persian_digits(days)} روز پیش رو باشد (CHAPAR_MAX_EXPIRY)",
-    )
+    return FieldInvalid(field, Phrase("rule.too_far", days=days))
 
 
 def unless_not_sent(message: Message) -> Message:

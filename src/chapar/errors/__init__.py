@@ -1,4 +1,4 @@
-"""Every error Chapar raises on purpose, each with its code and its sentence in English and Persian.
+"""Every error Chapar raises on purpose, each with its code and facts; its sentences are in `en.toml` and `fa.toml`.
 
 ChaparError
 ├── SettingInvalid           a setting has a value that cannot work
@@ -97,7 +97,6 @@ from chapar.errors.access import (
     ScopeMissing,
     Unauthenticated,
 )
-from chapar.errors.broker_url import UrlFault
 from chapar.errors.command_line import (
     GatewayError,
     GatewayLost,
@@ -166,7 +165,7 @@ from chapar.errors.request import (
     RequestError,
     TargetTooLong,
 )
-from chapar.errors.root import ChaparError, Language, Phrase, persian_digits
+from chapar.errors.root import CATALOGS, ChaparError, Language, Phrase, persian_digits
 from chapar.errors.starting import (
     PortTaken,
     Problem,
@@ -188,6 +187,7 @@ from chapar.errors.store import (
 from chapar.errors.tls import TlsFault, TlsProblem
 
 __all__ = [
+    "CATALOGS",
     "AccessError",
     "AccessUnavailable",
     "ApiKeyNotFound",
@@ -274,7 +274,6 @@ __all__ = [
     "TlsFilesUnusable",
     "TlsProblem",
     "Unauthenticated",
-    "UrlFault",
     "UsageInvalid",
     "WorkerFailed",
     "persian_digits",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chapar.errors.root import Both, ChaparError
+from chapar.errors.root import ChaparError, Phrase
 
 
 @dataclass(eq=False)
@@ -21,17 +21,11 @@ class Unauthenticated(AccessError):
 
 @dataclass(eq=False)
 class CredentialInvalid(Unauthenticated):
-    """What the caller sent does not prove who it is; the problem reads on from `it`, in both languages."""
+    """What the caller sent does not prove who it is; the problem reads on from `it`."""
 
     code = "credential_invalid"
 
-    problem_en: str
-    problem_fa: str
-
-    @property
-    def problem(self) -> Both:
-        """What is wrong with it."""
-        return Both(self.problem_en, self.problem_fa)
+    problem: Phrase
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chapar.errors.root import Both, ChaparError, Phrase
+from chapar.errors.root import ChaparError, Phrase
 from chapar.errors.tls import GATEWAY_CURES, TlsProblem
 
 _SERVER_ERROR = 500  # RFC 9110 §15.6
@@ -11,17 +11,11 @@ _SERVER_ERROR = 500  # RFC 9110 §15.6
 
 @dataclass(eq=False)
 class UsageInvalid(ChaparError):
-    """The command was not written as it must be; the problem is a sentence in both languages."""
+    """The command was not written as it must be; the problem is a sentence."""
 
     code = "usage_invalid"
 
-    problem_en: str
-    problem_fa: str
-
-    @property
-    def problem(self) -> Both:
-        """What is wrong."""
-        return Both(self.problem_en, self.problem_fa)
+    problem: Phrase
 
 
 @dataclass(eq=False)

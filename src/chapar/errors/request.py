@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chapar.errors.root import Both, ChaparError, Phrase
+from chapar.errors.root import ChaparError, Phrase
 
 
 @dataclass(eq=False)
@@ -93,18 +93,12 @@ class OriginNotAllowed(RequestError):
 
 @dataclass(eq=False)
 class FieldInvalid(RequestError):
-    """A field of a request breaks a rule; the rule reads on from the field's name, in both languages."""
+    """A field of a request breaks a rule, which reads on from the field's name."""
 
     code = "field_invalid"
 
     field: str
-    rule_en: str
-    rule_fa: str
-
-    @property
-    def rule(self) -> Both:
-        """What the field must be."""
-        return Both(self.rule_en, self.rule_fa)
+    rule: Phrase
 
 
 @dataclass(eq=False)

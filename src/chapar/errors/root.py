@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal
 
 Language = Literal["en", "fa"]
 
@@ -26,7 +26,7 @@ CATALOGS: Final[Mapping[Language, Mapping[str, str | Mapping[str, str]]]] = {
 
 
 def persian_digits(value: object) -> str:
-    """Write a number the way a Persian reader expects it: `20` as `۲۰`."""
+    """Write the digits of a number the way a Persian reader expects them."""
     return str(value).translate(_PERSIAN_DIGITS)
 
 
@@ -55,21 +55,6 @@ class Phrase:
 
     def __str__(self) -> str:
         return self.sentence()
-
-
-class Both(NamedTuple):
-    """A part of a sentence, in both languages."""
-
-    en: str
-    fa: str
-
-    def filled(self, **facts: object) -> "Both":
-        """With its placeholders filled in."""
-        return Both(self.en.format(**facts), self.fa.format(**facts))
-
-    def sentence(self, language: Language = "en") -> str:
-        """The one in this language."""
-        return self.fa if language == "fa" else self.en
 
 
 @dataclass(eq=False)
@@ -108,7 +93,7 @@ class _Facts:
 
     def __getitem__(self, name: str) -> object:
         fact = self._fact(name)
-        if isinstance(fact, Phrase | Both | ChaparError):
+        if isinstance(fact, Phrase | ChaparError):
             return fact.sentence(self._language)
         if isinstance(fact, int | float) and self._language == "fa":
             return _PersianNumber(fact)

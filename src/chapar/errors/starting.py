@@ -2,34 +2,28 @@
 
 from dataclasses import dataclass
 
-from chapar.errors.root import Both, ChaparError
+from chapar.errors.root import ChaparError, Phrase
 
 
 class Problem(ValueError):
-    """What is wrong with a value, in both languages; reads on from the setting's name and never repeats a secret."""
+    """What is wrong with a value; the phrase reads on from the setting's name and never repeats a secret."""
 
-    def __init__(self, english: str, persian: str) -> None:
-        super().__init__(english)
-        self.persian = persian
+    def __init__(self, phrase: Phrase) -> None:
+        super().__init__(str(phrase))
+        self.phrase = phrase
 
 
 @dataclass(eq=False)
 class SettingInvalid(ChaparError):
     """A setting has a value that cannot work; found before anything is started.
 
-    The problem reads on from the colon, in both languages; what a library says there is English only.
+    The problem reads on from the colon; what a library says there is English only.
     """
 
     code = "setting_invalid"
 
     setting: str
-    problem: str
-    problem_fa: str | None = None
-
-    @property
-    def why(self) -> Both:
-        """The problem, in both languages."""
-        return Both(self.problem, self.problem_fa or self.problem)
+    problem: Phrase | str
 
 
 @dataclass(eq=False)

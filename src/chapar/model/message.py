@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, TypedDict, Unpack
 
-from chapar.errors import FieldInvalid
+from chapar.errors import FieldInvalid, Phrase
 
 MAX_OPERATION_BYTES = 1024  # an operation's name; larger data belongs in `params`
 MAX_TOPIC_BYTES = 65_535  # MQTT 5.0 §1.5.4
@@ -17,7 +17,7 @@ MAX_TOPIC_LEVELS = 128  # Mosquitto drops the connection at 200
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_ASCII_DIGITS = str.maketrans("۰۱۲۳۴۵۶۷۸۹٠١٢٣٤٥٦٧٨٩", "01234567890123456789")
+_ASCII_DIGITS = {zero + digit: str(digit) for zero in (0x06F0, 0x0660) for digit in range(10)}  # Persian and Arabic
 
 
 class Status(StrEnum):
@@ -242,30 +242,18 @@ def check_device_id(text: str, field: str = "imei") -> str:
     """
     device_id = text.translate(_ASCII_DIGITS)
     if not _DEVICE_ID.fullmatch(device_id):
-        raise FieldInvalid(
-            field,
-            "must be 1 to 64 characters out of A-Z a-z 0-9 . _ -",
-            "باید ۱ تا ۶۴ نویسه از میان A-Z a-z 0-9 . _ - باشد",
-        )
+        raise FieldInvalid(field, Phrase("rule.device_id"))
     return device_id
 
 
 def check_operation(text: str, field: str = "micro_op") -> str:
     """Return an operation's name unchanged; raises FieldInvalid where it is empty, too long or unprintable."""
     if not text.strip():
-        raise FieldInvalid(field, "must not be empty", "نباید خالی باشد")
+        raise FieldInvalid(field, Phrase("rule.empty"))
     if has_forbidden_character(text):
-        raise FieldInvalid(
-            field,
-            "must not contain control characters or characters outside Unicode's text",
-            "نباید نویسهٔ کنترلی یا نویسهٔ بیرون از متن یونیکد داشته باشد",
-        )
+        raise FieldInvalid(field, Phrase("rule.unprintable"))
     if len(text.encode()) > MAX_OPERATION_BYTES:
-        raise FieldInvalid(
-            field,
-            f"must be at most {MAX_OPERATION_BYTES} bytes of UTF-8; put data into `params`",
-            "باید حداکثر ۱۰۲۴ بایت UTF-8 باشد؛ داده را در `params` بگذارید",
-        )
+        raise FieldInvalid(field, Phrase("rule.operation_bytes", limit=MAX_OPERATION_BYTES))
     return text
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from chapar.errors import FieldInvalid
+from chapar.errors import FieldInvalid, Phrase
 from chapar.model.lines import plain
 
 MAX_PATTERNS: Final = 100  # of one list: each narrows every report
@@ -81,17 +81,11 @@ def check_patterns(patterns: Iterable[str], field: str) -> tuple[str, ...]:
     found = sorted(set(given))
     allowed = DEVICE_PATTERN if field == "devices" else None
     if not 0 < len(given) <= MAX_PATTERNS:
-        raise FieldInvalid(
-            field, f"must hold 1 to {MAX_PATTERNS} patterns", f"باید ۱ تا {MAX_PATTERNS} الگو داشته باشد"
-        )
+        raise FieldInvalid(field, Phrase("rule.pattern_count", limit=MAX_PATTERNS))
     for pattern in found:
         fits = pattern == plain(pattern) if allowed is None else allowed.fullmatch(pattern) is not None
         if not (fits and 0 < len(pattern) <= MAX_PATTERN_LENGTH):
-            raise FieldInvalid(
-                field,
-                "must be names in which * stands for any characters and ? for one, like farm1-*",
-                "باید نام‌هایی باشند که در آن‌ها * به جای هر چند نویسه و ? به جای یک نویسه می‌آید، مانند farm1-*",
-            )
+            raise FieldInvalid(field, Phrase("rule.patterns"))
     return EVERYTHING if "*" in found else tuple(found)
 
 

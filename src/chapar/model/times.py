@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from chapar.errors import persian_digits
+from chapar.errors import Phrase
 
 LATEST: Final = 253_402_300_799_999  # ms since the epoch: the end of 9999, which no clock and no database goes beyond
 
@@ -15,10 +15,9 @@ _OTHER_CALENDARS: Final = range(1300, 1600)  # years
 class TimeInvalid(ValueError):
     """A time that is not taken. The rule that it breaks reads on from the name of its field."""
 
-    def __init__(self, rule_en: str, rule_fa: str) -> None:
-        super().__init__(rule_en)
-        self.rule_en = rule_en
-        self.rule_fa = rule_fa
+    def __init__(self, rule: Phrase) -> None:
+        super().__init__(str(rule))
+        self.rule = rule
 
 
 def check_time(time: datetime) -> None:
@@ -27,14 +26,9 @@ def check_time(time: datetime) -> None:
     A time without an offset is checked for its year only.
     """
     if time.year in _OTHER_CALENDARS:
-        raise TimeInvalid(
-            f"is in the year {time.year}, which looks like the Jalali or the lunar Hijri calendar; "
-            "write it in the Gregorian one",
-            f"در سال {persian_digits(time.year)} است که به سال هجری شمسی (جلالی) یا قمری می‌ماند؛ "
-            "تاریخ را میلادی بنویسید",
-        )
+        raise TimeInvalid(Phrase("rule.other_calendar", year=time.year))
     if time.tzinfo is not None and not 0 <= _milliseconds(time) <= LATEST:
-        raise TimeInvalid("must be from 1970 to 9999 (UTC)", "باید از سال ۱۹۷۰ تا ۹۹۹۹ (UTC) باشد")
+        raise TimeInvalid(Phrase("rule.time_range"))
 
 
 def milliseconds(time: datetime | None) -> int | None:

@@ -6,7 +6,7 @@ from ipaddress import IPv6Address
 from typing import Final, Self
 from urllib.parse import unquote
 
-from chapar.errors import Problem, UrlFault
+from chapar.errors import Phrase, Problem
 from chapar.model.message import has_forbidden_character
 
 EMBEDDED_LARGEST: Final = 262_144  # bytes behind a packet's fixed header, which has four
@@ -21,7 +21,9 @@ _HOST: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _LOOSE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SECOND_URL: Final = re.compile(r"mqtts?://", re.IGNORECASE)
 
-_FOREIGN: Final = {"ws": UrlFault.WEBSOCKETS, "wss": UrlFault.WEBSOCKETS, "http": UrlFault.WEB, "https": UrlFault.WEB}
+_WEBSOCKETS: Final = Phrase("broker_url.websockets")
+_WEB: Final = Phrase("broker_url.web")
+_FOREIGN: Final = {"ws": _WEBSOCKETS, "wss": _WEBSOCKETS, "http": _WEB, "https": _WEB}
 _MEANT: Final = {"tcp": "mqtt", "mqtt5": "mqtt", "ssl": "mqtts", "tls": "mqtts", "mqtt+ssl": "mqtts"}
 
 
@@ -45,31 +47,31 @@ class BrokerAddress:
     def parse_list(cls, urls: str) -> tuple[Self, ...]:
         """Read URLs that commas separate; raises Problem, which never repeats a part of them."""
         if not urls.strip():
-            raise _problem(UrlFault.EMPTY)
+            raise Problem(Phrase("broker_url.empty"))
         items = [item.strip() for item in urls.split(",")]
         if not all(items):
-            raise _problem(UrlFault.NO_ITEM)
+            raise Problem(Phrase("broker_url.no_item"))
         if any(item[0] in _QUOTES or item[-1] in _QUOTES for item in items):
-            raise _problem(UrlFault.QUOTED)
+            raise Problem(Phrase("broker_url.quoted"))
         if any(not _BEGINNING.match(item) for item in items[1:]):
-            raise _problem(UrlFault.COMMA_IN_SECRET)
+            raise Problem(Phrase("broker_url.comma_in_secret"))
         return tuple(map(cls.parse, items))
 
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read `mqtt://user:secret@host:1883` or `mqtts://…`; raises Problem."""
         if has_forbidden_character(url):  # bytes that are not UTF-8 show as surrogates
-            raise _problem(UrlFault.CONTROLS)
+            raise Problem(Phrase("broker_url.controls"))
         scheme, rest = _scheme(url)
         if _SECOND_URL.search(rest):
-            raise _problem(UrlFault.SEVERAL)
+            raise Problem(Phrase("broker_url.several"))
         authority, beyond = _split_at(rest, r"[/?#]")
         if "@" in beyond:
-            raise _problem(UrlFault.SLASH_IN_SECRET)
+            raise Problem(Phrase("broker_url.slash_in_secret"))
         if not authority:
-            raise _problem(UrlFault.NO_HOST)
+            raise Problem(Phrase("broker_url.no_host"))
         if beyond.strip("/"):
-            raise _problem(UrlFault.BEYOND)
+            raise Problem(Phrase("broker_url.beyond"))
         credentials, _, place = authority.rpartition("@")
         username, _, password = credentials.partition(":")
         host, port = _host_and_port(place)
@@ -95,13 +97,13 @@ def _scheme(url: str) -> tuple[str, str]:
     """`mqtt` or `mqtts`, and what stands behind `://`; raises Problem."""
     beginning = _BEGINNING.match(url)
     if beginning is None:
-        raise _problem(UrlFault.NO_SCHEME)
+        raise Problem(Phrase("broker_url.no_scheme"))
     scheme = beginning["scheme"].lower()
     if scheme in _PORTS:
         return scheme, url[beginning.end() :]
     if scheme in _MEANT:
-        raise Problem(*UrlFault.ALIAS.value.filled(wrong=scheme, right=_MEANT[scheme]))
-    raise _problem(_FOREIGN.get(scheme, UrlFault.OTHER_SCHEME))
+        raise Problem(Phrase("broker_url.alias", wrong=scheme, right=_MEANT[scheme]))
+    raise Problem(_FOREIGN.get(scheme, Phrase("broker_url.other_scheme")))
 
 
 def _split_at(text: str, pattern: str) -> tuple[str, str]:
@@ -112,36 +114,36 @@ def _split_at(text: str, pattern: str) -> tuple[str, str]:
 def _decoded(text: str, *, is_text: bool = True) -> str:
     """A user name or password without its percent-encoding; raises Problem."""
     if "[" in text or "]" in text:
-        raise _problem(UrlFault.BRACKET_IN_SECRET)
+        raise Problem(Phrase("broker_url.bracket_in_secret"))
     if _LOOSE_PERCENT.search(text):
-        raise _problem(UrlFault.PERCENT_IN_SECRET)
+        raise Problem(Phrase("broker_url.percent_in_secret"))
     try:
         decoded = unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise _problem(UrlFault.ENCODING_IN_SECRET) from None
+        raise Problem(Phrase("broker_url.encoding_in_secret")) from None
     if is_text and has_forbidden_character(decoded):  # a password is bytes to MQTT, which may be any
-        raise _problem(UrlFault.CONTROL_IN_USER)
+        raise Problem(Phrase("broker_url.control_in_user"))
     if len(decoded.encode()) > _LONGEST_FIELD:
-        raise _problem(UrlFault.LONG_FIELD)
+        raise Problem(Phrase("broker_url.long_field"))
     return decoded
 
 
 def _host_and_port(place: str) -> tuple[str, int | None]:
     """The host in ASCII, and the port where one is written; raises Problem."""
     if re.search(r"\s", place):
-        raise _problem(UrlFault.SPACE)
+        raise Problem(Phrase("broker_url.space"))
     if place.startswith("["):
         address, bracket, behind = place[1:].partition("]")
         host = _ipv6(unquote(address))
         if host is None or not bracket or (behind and not behind.startswith(":")):
-            raise _problem(UrlFault.NOT_IPV6)
+            raise Problem(Phrase("broker_url.not_ipv6"))
         return host, _port(behind[1:])
     if place.count(":") > 1:
         is_ipv6 = _ipv6(place) or _ipv6(place.rpartition(":")[0])
-        raise _problem(UrlFault.BARE_IPV6 if is_ipv6 else UrlFault.COLONS)
+        raise Problem(Phrase("broker_url.bare_ipv6") if is_ipv6 else Phrase("broker_url.colons"))
     name, _, port = place.partition(":")
     if not name:
-        raise _problem(UrlFault.NO_HOST)
+        raise Problem(Phrase("broker_url.no_host"))
     number = _port(port)
     return _host(name), number
 
@@ -150,7 +152,7 @@ def _port(text: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or len(text) > len(str(_LARGEST_PORT)) or not 1 <= int(text) <= _LARGEST_PORT:
-        raise _problem(UrlFault.PORT)
+        raise Problem(Phrase("broker_url.port"))
     return int(text)
 
 
@@ -158,9 +160,9 @@ def _host(name: str) -> str:
     try:
         host = name.encode("idna").decode("ascii").lower()
     except UnicodeError:
-        raise _problem(UrlFault.BAD_HOST) from None
+        raise Problem(Phrase("broker_url.bad_host")) from None
     if not _HOST.fullmatch(host):
-        raise _problem(UrlFault.BAD_HOST)
+        raise Problem(Phrase("broker_url.bad_host"))
     return host
 
 
@@ -170,7 +172,3 @@ def _ipv6(text: str) -> str | None:
         return str(IPv6Address(text))
     except ValueError:
         return None
-
-
-def _problem(fault: UrlFault) -> Problem:
-    return Problem(*fault.value)

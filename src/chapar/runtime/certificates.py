@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from chapar.errors import SettingInvalid, TlsFault, TlsProblem
+from chapar.errors import Phrase, SettingInvalid, TlsFault, TlsProblem
 
 LOOK_EVERY: Final = 5.0  # seconds; whoever renews a certificate does so days before the old one expires
 
@@ -139,11 +139,7 @@ class OwnCertificate(NamedTuple):
         """Use it in `context`; raises SettingInvalid saying which file is at fault."""
         for setting, file in ((self.cert_setting, self.cert_file), (self.key_setting, self.key_file)):
             if file is not None and _ENCRYPTED in _content(setting, file):
-                raise SettingInvalid(
-                    setting,
-                    f"the key in {file} is encrypted, and nobody is there to type its password.",
-                    f"کلید {file} رمزگذاری شده است و کسی نیست که گذرواژهٔ آن را وارد کند.",
-                )
+                raise SettingInvalid(setting, Phrase("setting.key_encrypted", file=file))
         try:
             context.load_cert_chain(self.cert_file, self.key_file)
         except ssl.SSLError as error:
@@ -153,15 +149,11 @@ class OwnCertificate(NamedTuple):
         if error.reason == "KEY_VALUES_MISMATCH":
             key = self.key_file or self.cert_file
             return SettingInvalid(
-                self.key_setting,
-                f"the key in {key} does not belong to the certificate in {self.cert_file}.",
-                f"کلید {key} با گواهی {self.cert_file} جور نیست.",
+                self.key_setting, Phrase("setting.key_of_another", key=key, certificate=self.cert_file)
             )
         files = self.cert_file if self.key_file is None else f"{self.cert_file} + {self.key_file}"
         return SettingInvalid(
-            self.cert_setting,
-            f"no certificate with its key (PEM) can be read from {files}: {_library_words(error)}.",
-            f"گواهی همراه کلید آن (PEM) از {files} خوانده نمی‌شود: {_library_words(error)}.",
+            self.cert_setting, Phrase("setting.certificate_unreadable", files=files, cause=_library_words(error))
         )
 
 
@@ -170,11 +162,10 @@ def trusting(setting: str, ca_file: Path | None) -> ssl.SSLContext:
     try:
         return client_context(ca_file)
     except ssl.SSLError:
-        english, persian = f"{ca_file} holds no certificate (PEM).", f"در {ca_file} گواهی (PEM) نیست."
+        problem = Phrase("setting.no_certificate", file=ca_file)
     except OSError as error:
-        cause = error.strerror or str(error)
-        english, persian = f"{ca_file} cannot be read: {cause}.", f"فایل {ca_file} خوانده نمی‌شود: {cause}."
-    raise SettingInvalid(setting, english, persian)
+        problem = Phrase("setting.file_unreadable", file=ca_file, cause=error.strerror or str(error))
+    raise SettingInvalid(setting, problem)
 
 
 class ServerCertificate:
@@ -223,9 +214,7 @@ def _content(setting: str, file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         cause = error.strerror or str(error)
-        raise SettingInvalid(
-            setting, f"{file} cannot be read: {cause}.", f"فایل {file} خوانده نمی‌شود: {cause}."
-        ) from None
+        raise SettingInvalid(setting, Phrase("setting.file_unreadable", file=file, cause=cause)) from None
 
 
 def server_certificate(cert_file: Path | None, key_file: Path | None) -> ServerCertificate | None:
@@ -233,9 +222,5 @@ def server_certificate(cert_file: Path | None, key_file: Path | None) -> ServerC
     if cert_file is not None:
         return ServerCertificate(cert_file, key_file)
     if key_file is not None:
-        raise SettingInvalid(
-            _KEY_SETTING,
-            f"{_CERT_SETTING} is not set, and a key alone makes no TLS.",
-            f"متغیر {_CERT_SETTING} تعیین نشده است و با کلیدِ تنها TLS برقرار نمی‌شود.",
-        )
+        raise SettingInvalid(_KEY_SETTING, Phrase("setting.key_alone", other=_CERT_SETTING))
     return None

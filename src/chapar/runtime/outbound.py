@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from chapar.errors import SettingInvalid
+from chapar.errors import Phrase, SettingInvalid
 from chapar.runtime.addresses import is_loopback
 
 _SETTING: Final = "CHAPAR_PROXY"
@@ -34,9 +34,5 @@ def proxy_for(host: str, proxy: str | None) -> httpx.Proxy | None:
     except (ValueError, httpx.InvalidURL):  # whose words may repeat a password
         found = None
     if found is None:
-        raise SettingInvalid(
-            _SETTING,
-            "write it as http://proxy.example:3128, or http://user:secret@….",
-            "آن را به شکل http://proxy.example:3128 یا http://user:secret@… بنویسید.",
-        )
+        raise SettingInvalid(_SETTING, Phrase("setting.proxy"))
     return None if is_loopback(host) else found

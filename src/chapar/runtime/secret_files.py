@@ -13,7 +13,7 @@ from pydantic import AfterValidator, SecretStr, ValidationInfo
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from chapar.errors import SettingInvalid
+from chapar.errors import Phrase, SettingInvalid
 
 _PREFIX: Final = "CHAPAR_"
 _LARGEST: Final = 64 * 1024  # bytes of a file: what is larger is no secret, and /dev/zero has no end
@@ -31,11 +31,7 @@ def trimmed(text: str, setting: str) -> str:
     """
     secret = text.strip(_AROUND)
     if any(unicodedata.category(character) in _CONTROLS or character == _BOM for character in secret):
-        raise SettingInvalid(
-            setting,
-            "write it in UTF-8, on one line and without control characters inside.",
-            "آن را با UTF-8، در یک خط و بدون نویسهٔ کنترلی بنویسید.",
-        )
+        raise SettingInvalid(setting, Phrase("setting.secret_unclean"))
     return secret
 
 
@@ -75,11 +71,7 @@ def secret_of_environment(setting: str) -> str | None:
 def _from_file(setting: str) -> str | None:
     file = os.environ.get(f"{setting}_FILE")
     if file is not None and setting in os.environ:
-        raise SettingInvalid(
-            f"{setting}_FILE",
-            f"{setting} is set too. Set one of the two.",
-            f"متغیر {setting} هم تعیین شده است. تنها یکی از این دو را تعیین کنید.",
-        )
+        raise SettingInvalid(f"{setting}_FILE", Phrase("setting.secret_twice", other=setting))
     return None if file is None else _content(Path(file), f"{setting}_FILE")
 
 
@@ -100,14 +92,12 @@ def _content(file: Path, setting: str) -> str:
         text = content.decode()
     except OSError as error:
         cause = error.strerror or str(error)
-        raise SettingInvalid(
-            setting, f"{file} cannot be read: {cause}.", f"فایل {file} خوانده نمی‌شود: {cause}."
-        ) from None
+        raise SettingInvalid(setting, Phrase("setting.file_unreadable", file=file, cause=cause)) from None
     except UnicodeDecodeError:
-        raise SettingInvalid(setting, f"{file} is not text in UTF-8.", f"فایل {file} متن UTF-8 نیست.") from None
+        raise SettingInvalid(setting, Phrase("setting.secret_not_text", file=file)) from None
     if len(content) > _LARGEST:
-        raise SettingInvalid(setting, f"{file} is larger than 64 KiB.", f"فایل {file} از ۶۴ کیبی‌بایت بزرگ‌تر است.")
+        raise SettingInvalid(setting, Phrase("setting.secret_large", file=file))
     secret = trimmed(text, setting)
     if not secret:
-        raise SettingInvalid(setting, f"{file} holds no secret.", f"در فایل {file} هیچ رمزی نیست.")
+        raise SettingInvalid(setting, Phrase("setting.secret_empty", file=file))
     return secret

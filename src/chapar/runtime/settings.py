@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from chapar.errors import Language, Problem, SettingInvalid
+from chapar.errors import Language, Phrase, Problem, SettingInvalid
 from chapar.model.message import check_topic_template
 from chapar.runtime.broker_address import EMBEDDED_LARGEST, BrokerAddress
 from chapar.runtime.secret_files import Secret, SecretFiles
@@ -288,9 +288,9 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = "CHAPAR_" + str(first["loc"][0]).upper() if first["loc"] else "The settings"
-            problem = first.get("ctx", {}).get("error")
-            persian = problem.persian if isinstance(problem, Problem) else None
-            raise SettingInvalid(name, first["msg"].removeprefix("Value error, "), persian) from None
+            fault = first.get("ctx", {}).get("error")
+            problem = fault.phrase if isinstance(fault, Problem) else first["msg"].removeprefix("Value error, ")
+            raise SettingInvalid(name, problem) from None
 
     @classmethod
     def settings_customise_sources(
@@ -319,17 +319,9 @@ class Settings(BaseSettings):
             return None
         url = info.data.get("broker_url", SecretStr("mqtts://one-that-cannot-be-read"))
         if url is None or not any(address.tls for address in BrokerAddress.parse_list(url.get_secret_value())):
-            raise Problem(
-                "it is for mqtts:// only, and no address in CHAPAR_BROKER_URL begins so: nothing would be encrypted. "
-                "Write mqtts:// there, or unset it.",
-                "تنها برای mqtts:// است و هیچ نشانی‌ای در CHAPAR_BROKER_URL با آن آغاز نمی‌شود: چیزی رمزگذاری نمی‌شد. "
-                "آنجا mqtts:// بنویسید یا این متغیر را بردارید.",
-            )
+            raise Problem(Phrase("setting.broker_tls_unused"))
         if info.field_name == "broker_key_file" and info.data.get("broker_cert_file", value) is None:
-            raise Problem(
-                "CHAPAR_BROKER_CERT_FILE is not set, and a key alone proves nothing to the broker.",
-                "متغیر CHAPAR_BROKER_CERT_FILE تعیین نشده است و کلیدِ تنها چیزی را به کارگزار ثابت نمی‌کند.",
-            )
+            raise Problem(Phrase("setting.broker_key_alone"))
         return value
 
     @field_validator("cors_origins")
@@ -338,10 +330,7 @@ class Settings(BaseSettings):
         for origin in filter(None, map(str.strip, value.split(","))):
             parts = urlsplit(origin)
             if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
-                raise Problem(
-                    f"write {origin!r} as https://host or https://host:port; it cannot be all of them",
-                    f"مقدار {origin!r} را به شکل https://host یا https://host:port بنویسید؛ همهٔ مبدأها پذیرفتنی نیست",
-                )
+                raise Problem(Phrase("setting.cors_origin", origin=origin))
         return value
 
     @field_validator("allowed_hosts")
@@ -349,10 +338,7 @@ class Settings(BaseSettings):
     def _allowed_hosts_are_names(cls, value: str) -> str:
         for host in filter(None, map(str.strip, value.split(","))):
             if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", host):
-                raise Problem(
-                    f"write {host!r} as a name, like gateway.example.org, without scheme and port",
-                    f"مقدار {host!r} را به شکل نام بنویسید، مانند gateway.example.org، بدون scheme و درگاه",
-                )
+                raise Problem(Phrase("setting.allowed_host", host=host))
         return value
 
     @field_validator("broker_server_name")
@@ -362,10 +348,7 @@ class Settings(BaseSettings):
             try:
                 value.encode("idna")
             except UnicodeError:
-                raise Problem(
-                    "write it as a host name, like broker.example.org",
-                    "آن را به شکل نام میزبان بنویسید، مانند broker.example.org",
-                ) from None
+                raise Problem(Phrase("setting.broker_server_name")) from None
         return value
 
     @field_validator("database_url")
@@ -374,15 +357,9 @@ class Settings(BaseSettings):
         match = _DATABASE_URL.match(value.get_secret_value())
         scheme = match["scheme"].partition("+")[0] if match else None
         if match is None or scheme not in {"sqlite", "postgresql", "postgres"}:
-            raise Problem(
-                "write it as sqlite:///chapar.db or postgresql://user:secret@host/name",
-                "آن را به شکل sqlite:///chapar.db یا postgresql://user:secret@host/name بنویسید",
-            )
+            raise Problem(Phrase("setting.database_url"))
         if scheme != "sqlite" and "@" in match["place"]:
-            raise Problem(
-                "write @, / and : in a name or password as %40, %2F and %3A",
-                "نویسه‌های @ و / و : را در نام کاربر و رمز به صورت %40 و %2F و %3A بنویسید",
-            )
+            raise Problem(Phrase("setting.database_url_signs"))
         return value
 
     def brokers(self) -> tuple[BrokerAddress, ...]:

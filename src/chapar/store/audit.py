@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Self
 
 from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
 
-from chapar.errors import FieldInvalid
+from chapar.errors import FieldInvalid, Phrase
 from chapar.model.message import Message
 from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach
 from chapar.store.operations import Kind, batch_table, run_batch
@@ -36,7 +36,7 @@ class Action(StrEnum):
             return cls(name)
         except ValueError:
             every = ", ".join(cls)
-            raise FieldInvalid(field, f"must be one of {every}", f"باید یکی از {every} باشد") from None
+            raise FieldInvalid(field, Phrase("rule.one_of", names=every)) from None
 
 
 class Entry(NamedTuple):

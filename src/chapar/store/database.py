@@ -21,7 +21,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from chapar.errors import DatabaseUnsafe, SettingInvalid
+from chapar.errors import DatabaseUnsafe, Phrase, SettingInvalid
 from chapar.store import files
 from chapar.store.failures import translated
 from chapar.store.files import Identity
@@ -219,18 +219,10 @@ def parse(database_url: str) -> URL:
     try:
         url = make_url(database_url)
     except (ArgumentError, ValueError):
-        raise SettingInvalid(
-            _SETTING,
-            "write it as sqlite:///file or postgresql://user:secret@host/name",
-            "آن را به شکل sqlite:///file یا postgresql://user:secret@host/name بنویسید",
-        ) from None
+        raise SettingInvalid(_SETTING, Phrase("setting.database_url_form")) from None
     if url.get_backend_name() == "sqlite":
         if url.database in {None, "", ":memory:"}:
-            raise SettingInvalid(
-                _SETTING,
-                "name a file, as in sqlite:///chapar.db; memory forgets",
-                "نام فایل را بنویسید، مانند sqlite:///chapar.db؛ حافظه فراموش می‌کند",
-            )
+            raise SettingInvalid(_SETTING, Phrase("setting.database_in_memory"))
         return url
     return url.set(drivername="postgresql+psycopg")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from chapar.errors import DatabaseFileGone, DatabaseInUse, SettingInvalid
+from chapar.errors import DatabaseFileGone, DatabaseInUse, Phrase, SettingInvalid
 
 _SETTING: Final = "CHAPAR_DATABASE_URL"
 _OWNER_ONLY: Final = 0o600  # what devices are told, and by whom, is not for every user of the machine
@@ -180,11 +180,7 @@ def _open(path: Path, flags: int = 0) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | flags, _OWNER_ONLY)
     except OSError as error:
         reason = (error.strerror or "it failed").lower()
-        raise SettingInvalid(
-            _SETTING,
-            f"{path.parent} cannot hold the database: {reason}.",
-            f"پایگاه داده را نمی‌توان در {path.parent} نگه داشت: {reason}.",
-        ) from None
+        raise SettingInvalid(_SETTING, Phrase("setting.database_folder", folder=path.parent, cause=reason)) from None
 
 
 def _lock_whole(descriptor: int) -> None:
@@ -206,11 +202,7 @@ def _is_locked(file: Path, beside: int, database: int) -> bool:
     except OSError as error:
         reason = (error.strerror or "it failed").lower()
         raise SettingInvalid(
-            _SETTING,
-            f"files in {file.parent} cannot be locked ({reason}), so a second gateway could serve the same database. "
-            "Put it on a disk of this machine; network folders often have no locks.",
-            f"فایل‌های {file.parent} را نمی‌توان قفل کرد ({reason})، پس دروازهٔ دومی هم می‌تواند همین پایگاه داده را "
-            "به کار گیرد. آن را روی دیسک همین ماشین بگذارید؛ پوشه‌های شبکه اغلب قفل ندارند.",
+            _SETTING, Phrase("setting.database_unlockable", folder=file.parent, cause=reason)
         ) from None
     return True
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
 from chapar.delivery.messages import Action, AuditFilters, Entry, Gateway
-from chapar.errors import FieldInvalid
+from chapar.errors import FieldInvalid, Phrase
 from chapar.model.message import check_device_id, has_forbidden_character
 from chapar.model.principal import Scope
 from chapar.model.times import milliseconds, rfc3339
@@ -51,7 +51,7 @@ class AuditQuery(BaseModel):
         """As the gateway takes them; raises FieldInvalid."""
         for name, text in (("principal", self.principal), ("subject", self.subject)):
             if text is not None and has_forbidden_character(text):  # no database keeps one, and not each can be asked
-                raise FieldInvalid(name, "must not contain control characters", "نباید نویسهٔ کنترلی داشته باشد")
+                raise FieldInvalid(name, Phrase("rule.control_characters"))
         return AuditFilters(
             principal=self.principal,
             action=self.action,

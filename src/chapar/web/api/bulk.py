@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from chapar.delivery.messages import Gateway, Use
-from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, persian_digits
+from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, Phrase
 from chapar.model.message import Command
 from chapar.model.principal import Scope
 from chapar.runtime.settings import Settings
@@ -173,11 +173,7 @@ async def _places(steps: Steps, work: Work) -> list[slice]:
                 break
         await work.share()
     if not 0 < len(places) <= MAX_MESSAGES:
-        raise FieldInvalid(
-            "messages",
-            f"must hold 1 to {MAX_MESSAGES:,} messages",
-            f"باید ۱ تا {persian_digits(f'{MAX_MESSAGES:,}')} پیام داشته باشد",
-        )
+        raise FieldInvalid("messages", Phrase("rule.message_count", limit=MAX_MESSAGES))
     return places
 
 

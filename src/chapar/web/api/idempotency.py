@@ -6,7 +6,7 @@ from typing import Final
 from fastapi import Request
 
 from chapar.delivery.messages import Use
-from chapar.errors import FieldInvalid
+from chapar.errors import FieldInvalid, Phrase
 from chapar.web.http.entrance import caller_of
 from chapar.web.http.headers import header
 
@@ -35,10 +35,6 @@ def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
     if key.startswith('"') and key.endswith('"'):  # the draft's string; most clients send it bare
         key = key[1:-1]
     if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
-        raise FieldInvalid(
-            "Idempotency-Key",
-            f"must be 1 to {MAX_KEY_LENGTH} printable ASCII characters",
-            "باید ۱ تا ۲۵۵ نویسهٔ چاپی ASCII باشد",
-        )
+        raise FieldInvalid("Idempotency-Key", Phrase("rule.idempotency_key", limit=MAX_KEY_LENGTH))
     fingerprint = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + content).hexdigest()
     return Use(caller_of(request).principal.id, key + part, fingerprint)

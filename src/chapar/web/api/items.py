@@ -8,7 +8,7 @@ import re
 from collections.abc import Generator
 from typing import Final
 
-from chapar.errors import BodyMalformed, BodyTooDeep, FieldInvalid
+from chapar.errors import BodyMalformed, BodyTooDeep, FieldInvalid, Phrase
 from chapar.web.http.body import parse
 
 Steps = Generator[slice | None, None, None]
@@ -113,7 +113,7 @@ def _behind(sign: bytes, body: bytes, at: int) -> Generator[None, None, int]:
         return at + len(sign)
     if len(body) <= _SMALL:
         parse(body)
-    raise FieldInvalid("messages", "must be a list, and the only field", "باید یک فهرست و تنها فیلد درخواست باشد")
+    raise FieldInvalid("messages", Phrase("rule.messages"))
 
 
 def _past(pattern: re.Pattern[bytes], body: bytes, at: int) -> Generator[None, None, int]:

@@ -8,7 +8,7 @@ from pydantic.config import JsonDict
 
 from chapar.access.keyring import MAX_NAME, ApiKey, Grant, Keyring
 from chapar.delivery.messages import Gateway
-from chapar.errors import FieldInvalid
+from chapar.errors import FieldInvalid, Phrase
 from chapar.model.principal import (
     DEVICE_PATTERN,
     EVERYTHING,
@@ -192,7 +192,7 @@ def read_scopes(names: list[str]) -> frozenset[Scope]:
         return frozenset(map(Scope, names))
     except ValueError:
         every = ", ".join(Scope)
-        raise FieldInvalid("scopes", f"must be some of {every}", f"باید از میان {every} باشد") from None
+        raise FieldInvalid("scopes", Phrase("rule.some_of", names=every)) from None
 
 
 def key_view(key: ApiKey) -> KeyView:

@@ -12,7 +12,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError, to_json
 
 from chapar.delivery.messages import Bucket, Filters, Position, Ranking, Summary
-from chapar.errors import FieldInvalid
+from chapar.errors import FieldInvalid, Phrase
 from chapar.model.message import (
     MAX_OPERATION_BYTES,
     Attempt,
@@ -32,7 +32,7 @@ MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's
 _EXAMPLE_ID = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
 
 # The rules of `message.py` as JSON Schema knows them; those functions hold them, and say so in both languages.
-DEVICE_ID: Final[JsonDict] = {"pattern": "^[A-Za-z0-9._\\-۰-۹٠-٩]{1,64}$"}
+DEVICE_ID: Final[JsonDict] = {"pattern": "^[A-Za-z0-9._\\-\u06f0-\u06f9\u0660-\u0669]{1,64}$"}
 FORBIDDEN: Final = "\\u0000-\\u001F\\u007F-\\u009F\\uFDD0-\\uFDEF\\uFFFE\\uFFFF"
 _OPERATION: Final[JsonDict] = {
     "pattern": f"^[^{FORBIDDEN}]*[^\\s{FORBIDDEN}][^{FORBIDDEN}]*$",
@@ -134,7 +134,7 @@ class SendRequest(BaseModel):
         try:
             return json.dumps(self.params, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         except ValueError:
-            raise FieldInvalid("params", "must not hold NaN or Infinity", "نباید NaN یا Infinity داشته باشد") from None
+            raise FieldInvalid("params", Phrase("rule.not_finite")) from None
 
 
 class SentAnswer(BaseModel):

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from chapar.delivery.messages import Gateway, Replay, Use
-from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent
+from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent, Phrase
 from chapar.model.message import Command, Message, Status
 from chapar.model.principal import Caller
 from chapar.web.api.schemas import MAX_PARAMS_DEPTH, SendRequest
@@ -63,7 +63,7 @@ def read_command(body: bytes) -> Command:
         raise invalid(error) from None
     command = request.command()
     if depth > 1 + MAX_PARAMS_DEPTH:  # no other field holds lists or objects
-        raise FieldInvalid("params", "must be at most 32 levels deep", "باید حداکثر ۳۲ لایه باشد")
+        raise FieldInvalid("params", Phrase("rule.params_depth", limit=MAX_PARAMS_DEPTH))
     # The schema cannot see fields given twice. With no more colons than fields there are none.
     if body.count(b":") > len(request.model_fields_set):
         parse(body)

@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import JsonValue
 from starlette.requests import ClientDisconnect
 
-from chapar.errors import BodyMalformed, BodyTooLarge, FieldInvalid, MediaTypeUnsupported
+from chapar.errors import BodyMalformed, BodyTooLarge, FieldInvalid, MediaTypeUnsupported, Phrase
 from chapar.web.http.headers import header
 from chapar.web.http.rates import BodyShare
 
@@ -92,7 +92,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         known: set[str] = set()
         for name, _ in pairs:
             if name in known:
-                raise FieldInvalid(shown(name), "is given more than once", "بیش از یک بار آمده است")
+                raise FieldInvalid(shown(name), Phrase("rule.repeated"))
             known.add(name)
     return fields
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from chapar.access.door import Door
-from chapar.errors import ChaparError, CredentialInvalid, Language, ScopeMissing, Unauthenticated
+from chapar.errors import ChaparError, CredentialInvalid, Language, Phrase, ScopeMissing, Unauthenticated
 from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 from chapar.web.http.body import parse, read_body
 from chapar.web.http.exchange import CUT
@@ -222,14 +222,14 @@ def _answer(error: ChaparError, scope: ASGIScope) -> Response:
     if _sends_much(scope):
         return problem_response(request, error, {"Connection": "close"})
     if isinstance(error, CredentialInvalid):
-        return _answer_again(error.problem_en, error.problem_fa, language_of(request))
+        return _answer_again(error.problem, language_of(request))
     return problem_response(request, error)
 
 
 @lru_cache(maxsize=64)
-def _answer_again(problem_en: str, problem_fa: str, language: Language) -> Response:
+def _answer_again(problem: Phrase, language: Language) -> Response:
     """The answer to a wrong credential, made once for each reason: in a flood it was 25 of the 88 µs that one costs."""
-    return answer_to(CredentialInvalid(problem_en, problem_fa), language)
+    return answer_to(CredentialInvalid(problem), language)
 
 
 def _sends_much(scope: ASGIScope) -> bool:
@@ -261,7 +261,4 @@ def _credential(authorization: bytes, method: str) -> str:
                 return base64.b64decode(rest.strip(), validate=True).decode("latin-1").partition(":")[2]
             except (binascii.Error, ValueError):
                 pass
-    raise CredentialInvalid(
-        "must be written as `Bearer`, a space, and the key or token",
-        "باید به شکل `Bearer`، یک فاصله و سپس کلید یا توکن نوشته شود",
-    )
+    raise CredentialInvalid(Phrase("credential.bad_scheme"))

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from chapar.errors import (
+    CATALOGS,
     AccessError,
     AccessUnavailable,
     ApiKeyNotFound,
@@ -45,6 +46,7 @@ from chapar.errors import (
     OriginNotAllowed,
     OutcomeUnknown,
     PathUnknown,
+    Phrase,
     QueueFull,
     RateLimited,
     RequestError,
@@ -52,7 +54,6 @@ from chapar.errors import (
     StoreError,
     TargetTooLong,
     Unauthenticated,
-    persian_digits,
 )
 from chapar.model.times import TimeInvalid
 from chapar.web.http.body import shown
@@ -101,6 +102,7 @@ _CHALLENGES: Final = frozenset({401, 403})
 _BODY_UNREAD: Final = (
     HeadMalformed,
     PathUnknown,
+    Phrase,
     MethodNotAllowed,
     HostNotAllowed,
     OriginNotAllowed,
@@ -161,11 +163,7 @@ class Invalid(RequestError):
         """All of them, one after the other."""
         sentences = [violation.sentence(language) for violation in self.violations]
         if self.further:
-            sentences.append(
-                f"{persian_digits(self.further)} خطای دیگر هم هست."
-                if language == "fa"
-                else f"There are {self.further} more."
-            )
+            sentences.append(Phrase("part.further", count=self.further).sentence(language))
         return " ".join(sentences)
 
 
@@ -238,7 +236,7 @@ def problem(error: ChaparError, language: Language) -> dict[str, object]:
         body["id"] = error.id
     violations = error.violations if isinstance(error, Invalid) else (error,)
     errors = [
-        {"field": violation.field, "rule": violation.rule_fa if language == "fa" else violation.rule_en}
+        {"field": violation.field, "rule": violation.rule.sentence(language)}
         for violation in violations
         if isinstance(violation, FieldInvalid)
     ]
@@ -288,56 +286,14 @@ def _first_of(details: Sequence[ErrorDetails], ignored: int = 0) -> Invalid:
     return Invalid(first, len(details) - len(first))
 
 
-_RULES: Final[Mapping[str, tuple[str, str]]] = {
-    "missing": ("is missing", "نیامده است"),
-    "extra_forbidden": ("is not a field of this request", "از فیلدهای این درخواست نیست"),
-    "string_type": ("must be a string", "باید رشته باشد"),
-    "string_too_long": ("must be at most {max_length} characters", "باید حداکثر {max_length} نویسه باشد"),
-    "string_too_short": ("must be at least {min_length} characters", "باید حداقل {min_length} نویسه باشد"),
-    "too_long": ("must have at most {max_length} values", "باید حداکثر {max_length} مقدار داشته باشد"),
-    "string_pattern_mismatch": ("must be `next` of an earlier answer", "باید `next` پاسخی پیشین باشد"),
-    "int_type": ("must be a whole number", "باید عدد صحیح باشد"),
-    "int_parsing": ("must be a whole number", "باید عدد صحیح باشد"),
-    "int_parsing_size": ("must be a smaller number", "باید عدد کوچک‌تری باشد"),
-    "int_from_float": ("must be a whole number", "باید عدد صحیح باشد"),
-    "float_type": ("must be a number", "باید عدد باشد"),
-    "float_parsing": ("must be a number", "باید عدد باشد"),
-    "finite_number": ("must be a finite number", "باید عددی متناهی باشد"),
-    "bool_type": ("must be true or false", "باید true یا false باشد"),
-    "dict_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
-    "model_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
-    "model_attributes_type": ("must be a JSON object", "باید یک شیء JSON باشد"),
-    "literal_error": ("must be one of {expected}", "باید یکی از {expected} باشد"),
-    "enum": ("must be one of {expected}", "باید یکی از {expected} باشد"),
-    "greater_than": ("must be greater than {gt}", "باید بزرگ‌تر از {gt} باشد"),
-    "greater_than_equal": ("must be at least {ge}", "باید حداقل {ge} باشد"),
-    "less_than": ("must be less than {lt}", "باید کوچک‌تر از {lt} باشد"),
-    "less_than_equal": ("must be at most {le}", "باید حداکثر {le} باشد"),
-    "datetime_from_date_parsing": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
-    "datetime_parsing": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
-    "timezone_aware": ("must be an RFC 3339 time with an offset", "باید زمان RFC 3339 با اختلاف ساعت باشد"),
-}
-"""pydantic's error types as rules, in both languages."""
-
-
 def _violation(detail: ErrorDetails, location: Sequence[int | str]) -> FieldInvalid:
     field = ".".join(shown(str(part)) for part in location) or "body"
     fault = detail.get("ctx", {}).get("error")
     if isinstance(fault, TimeInvalid):
-        return FieldInvalid(field, fault.rule_en, fault.rule_fa)
-    if detail["type"] not in _RULES:
-        return FieldInvalid(field, f"is not valid: {detail['msg']}", f"پذیرفتنی نیست: {detail['msg']}")
-    english, persian = _RULES[detail["type"]]
-    context = detail.get("ctx", {})
-    return FieldInvalid(
-        field,
-        english.format_map(context),
-        persian.format_map({name: _persian_number(value) for name, value in context.items()}),
-    )
-
-
-def _persian_number(value: object) -> object:
-    return persian_digits(value) if isinstance(value, int | float) else value
+        return FieldInvalid(field, fault.rule)
+    if f"pydantic.{detail['type']}" not in CATALOGS["en"]:
+        return FieldInvalid(field, Phrase("rule.not_valid", problem=detail["msg"]))
+    return FieldInvalid(field, Phrase(f"pydantic.{detail['type']}", **detail.get("ctx", {})))
 
 
 async def _on_chapar_error(request: Request, error: Exception) -> Response:
