@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from chapar.delivery.dispatcher import MAX_ATTEMPTS
+from chapar.delivery.outcomes import MAX_ATTEMPTS
 from chapar.link.reason_codes import FIRST_FAILURE, TRANSIENT
 from chapar.model.message import UNFINISHED, Message, Status
 from chapar.store.schema import PROCESS_LENGTH

@@ -8,11 +8,12 @@ from unittest.mock import patch
 import pytest
 
 from chapar.delivery import acceptance as sending
-from chapar.delivery import dispatcher
+from chapar.delivery import outcomes
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.idempotency import IdempotencyKeys
+from chapar.delivery.outcomes import Facts, Outcome
 from chapar.delivery.suspects import Suspects
-from chapar.errors import BrokerRefused
+from chapar.errors import BrokerRefused, LinkLost
 from chapar.link.publication import Publication
 from chapar.model.message import Message, Status
 from chapar.store.acceptance import LANES_SQL
@@ -23,31 +24,34 @@ from simulation.world import run, simulated
 
 WORLDS = 500
 
-_in_doubt = Dispatcher._in_doubt
+_in_doubt = outcomes.in_doubt
 _publication = Dispatcher._publication
-_refused = Dispatcher._refused
 _cancel = Store.cancel
 
 
-def in_doubt_is_unsent(self: Dispatcher, message: Message, _: object) -> Message:
-    return self._unsent(message, direct=False)
+def in_doubt_is_unsent(message: Message, _: object, facts: Facts) -> Outcome:
+    return outcomes.unsent(message, facts, may_queue=True)
 
 
-def attempt_is_not_counted(self: Dispatcher, message: Message, cause: Any) -> Message:
-    after = _in_doubt(self, message, cause)
-    return after._replace(attempts=after.attempts - 1)
+def attempt_is_not_counted(message: Message, lost: LinkLost, facts: Facts) -> Outcome:
+    after, kept = _in_doubt(message, lost, facts)
+    return Outcome(after._replace(attempts=after.attempts - 1), kept)
 
 
-def at_most_once_is_ignored(self: Dispatcher, message: Message, cause: Any) -> Message:
-    return _in_doubt(self, message._replace(at_most_once=False), cause)
+def at_most_once_is_ignored(message: Message, lost: LinkLost, facts: Facts) -> Outcome:
+    return _in_doubt(message._replace(at_most_once=False), lost, facts)
+
+
+def nothing_is_kept(message: Message, lost: LinkLost, facts: Facts) -> Outcome:
+    return Outcome(_in_doubt(message, lost, facts).message)
 
 
 def expiry_is_ignored(self: Dispatcher, message: Message) -> Publication:
     return _publication(self, message._replace(expires_at=None))
 
 
-def refusal_is_success(self: Dispatcher, message: Message, _: int) -> Message:
-    return self._ended(message, Status.PUBLISHED)
+def refusal_is_success(message: Message, _: int, facts: Facts) -> Outcome:
+    return Outcome(message.moved(Status.PUBLISHED, claim=None, finished_at=facts.now))
 
 
 async def cancel_always_succeeds(self: Store, entry: Entry, deadline: float) -> tuple[bool, Status | None]:
@@ -63,16 +67,16 @@ def queued_is_refused(message: Message) -> Message:
 
 MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "an attempt in doubt counts as unsent": (
-        patch.object(Dispatcher, "_in_doubt", in_doubt_is_unsent),
+        patch.object(outcomes, "in_doubt", in_doubt_is_unsent),
         "and is no possible duplicate",
     ),
-    "an attempt is not counted": (patch.object(Dispatcher, "_in_doubt", attempt_is_not_counted), "and counts"),
-    "at most once is ignored": (patch.object(Dispatcher, "_in_doubt", at_most_once_is_ignored), "may be at most once"),
-    "an attempt is not kept": (patch.object(Dispatcher, "_record", lambda *_: None), "is not in its history"),
+    "an attempt is not counted": (patch.object(outcomes, "in_doubt", attempt_is_not_counted), "and counts"),
+    "at most once is ignored": (patch.object(outcomes, "in_doubt", at_most_once_is_ignored), "may be at most once"),
+    "an attempt is not kept": (patch.object(outcomes, "in_doubt", nothing_is_kept), "is not in its history"),
     "the expiry is not handed over": (patch.object(Dispatcher, "_publication", expiry_is_ignored), "ms too late"),
-    "a refusal counts as success": (patch.object(Dispatcher, "_refused", refusal_is_success), "nobody heard it"),
+    "a refusal counts as success": (patch.object(outcomes, "refused", refusal_is_success), "nobody heard it"),
     "nothing is quarantined": (patch.object(Suspects, "_is_cause", lambda *_, **__: False), "are enough"),
-    "nothing is put off": (patch.object(dispatcher, "TRANSIENT", frozenset()), "was given up"),
+    "nothing is put off": (patch.object(outcomes, "TRANSIENT", frozenset()), "was given up"),
     "what is in line does not keep others back": (
         patch.dict(LANES_SQL, sqlite=LANES_SQL["sqlite"].replace("max(CASE", "0 * max(CASE")),
         "left before",

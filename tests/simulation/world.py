@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from chapar.app import wiring
 from chapar.delivery import acceptance as sending
-from chapar.delivery import dispatcher
+from chapar.delivery import dispatcher, outcomes
 from chapar.delivery.messages import Gateway, Use
 from chapar.errors import ChaparError
 from chapar.link import endpoints
@@ -472,7 +472,8 @@ def simulated() -> Iterator[None]:
             patch.multiple(link, dial=_dial),
             patch.multiple(endpoints, look_up=_look_up),
             patch.multiple(backoff, LONGEST_GAP=0.5),
-            patch.multiple(dispatcher, _FIRST_BACKOFF=100, _LONGEST_BACKOFF=2000, _POLL_SHARED=0.4),
+            patch.multiple(outcomes, _FIRST_BACKOFF=100, _LONGEST_BACKOFF=2000),
+            patch.multiple(dispatcher, _POLL_SHARED=0.4),
         ):
             yield
     finally:

@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
+from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.lease import ProcessLease
 from chapar.errors import BrokerError, LinkDown, PublicationInvalid, StoreUnavailable
 from chapar.link.publication import Publication
 from chapar.model.message import UNFINISHED, Message
 from chapar.runtime.clock import Clock
+from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.store.operations import MOVE, Kind
 from chapar.store.readers import Readers
@@ -23,6 +26,7 @@ Result = TypeVar("Result")
 
 EPOCH = 1_800_000_000_000  # ms
 PROCESS = "0123456789abcdef"
+LEASE = 30.0  # seconds
 
 
 def fake_settings(*, alone: bool = True, **settings: Any) -> Settings:
@@ -170,3 +174,12 @@ async def until(condition: Any) -> None:
             return
         await asyncio.sleep(0)
     raise AssertionError("it never came to be")
+
+
+def dispatcher_of(
+    store: MemoryStore, link: FakeLink, clock: FakeClock, *, alone: bool = True, clears_expired: bool = True
+) -> Dispatcher:
+    """A dispatcher between these edges."""
+    edges: Any = (store, link)
+    lease = ProcessLease(store, clock, PROCESS, LEASE, alone=alone)
+    return Dispatcher(*edges, lease, clock, PROCESS, Metrics(), alone=alone, clears_expired=clears_expired)

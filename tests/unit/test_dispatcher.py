@@ -2,18 +2,19 @@
 
 import asyncio
 import math
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
-from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from chapar.delivery import dispatcher as dispatcher_module
-from chapar.delivery.dispatcher import MAX_ATTEMPTS, MAX_TAKEN, MAX_UNDER_WAY, PAGE, Dispatcher
+from chapar.delivery import lease as lease_module
+from chapar.delivery import outcomes
+from chapar.delivery.dispatcher import MAX_TAKEN, MAX_UNDER_WAY, PAGE
+from chapar.delivery.outcomes import MAX_ATTEMPTS
+from chapar.delivery.suspects import Trial
 from chapar.errors import (
     BrokerClosed,
     BrokerError,
@@ -30,7 +31,7 @@ from chapar.errors import (
 from chapar.link.publication import Publication
 from chapar.model.message import Message, Status
 from chapar.store.store import Taken
-from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
+from support.fakes import EPOCH, LEASE, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, until
 from support.stores import new_message
 from support.timers import Timers
 
@@ -48,17 +49,10 @@ UNKNOWN = ReleaseRefused("mqtt://fake", "Packet Identifier not found", 0x92)
 class Bench:
     """A dispatcher between a link, a store and a clock that the test holds in its hands."""
 
-    def __init__(self, *, alone: bool = True, **settings: object) -> None:
+    def __init__(self, *, alone: bool = True, clears_expired: bool = True) -> None:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
-        self.settings = fake_settings(alone=alone, **settings)
-        self.dispatcher = Dispatcher(
-            self.settings,
-            self.store,
-            self.link,  # type: ignore[arg-type]
-            self.clock,
-            PROCESS,
-        )
-        self.dispatcher._leased_until = float("inf")
+        self.dispatcher = dispatcher_of(self.store, self.link, self.clock, alone=alone, clears_expired=clears_expired)
+        self.departures, self.metrics = self.dispatcher._departures, self.dispatcher._metrics
 
     def taken(self, imei: str = "A", **fields: object) -> Message:
         """A message that this process has taken."""
@@ -68,9 +62,21 @@ class Bench:
         fields = {"claim": None, "attempts": 0, "created_at": EPOCH} | fields
         return self.store.put(new_message(imei, Status.QUEUED, **fields))
 
-    async def deliver(self, message: Message, *answers: int | Exception, direct: bool = False) -> Message:
+    def delivers(self, message: Message) -> asyncio.Future[Message]:
+        """The delivery of what was taken from the queue, as a page of its own, begins."""
+        self.departures.asks_for_page()
+        trial = self.departures.trial(message, direct=False)
+        return self.dispatcher._deliver(self.dispatcher._begin(message, direct=False), trial)
+
+    async def deliver(self, message: Message, *answers: int | Exception) -> Message:
         self.link.answers.extend(answers)
-        return await self.dispatcher.deliver(message, direct=direct)
+        return await self.delivers(message)
+
+    async def deliver_direct(
+        self, message: Message, *answers: int | Exception, caller: asyncio.Future[Message | None] | None = None
+    ) -> Message:
+        self.link.answers.extend(answers)
+        return await self.dispatcher.deliver_direct(message, caller)
 
     def outcome(self, message_id: str, deadline: float) -> asyncio.Future[Message | None]:
         """What somebody waits for."""
@@ -158,7 +164,7 @@ async def test_the_built_in_broker_is_made_to_forget_at_the_expiry_and_another_n
     assert (empty.status, empty.deliver_at, empty.expires_at) == (Status.SCHEDULED, EPOCH + 5000, None)
     assert (empty.imei, empty.topic, empty.origin, empty.qos) == ("A", message.topic, message.id, 1)
     assert (empty.retain, empty.at_most_once, empty.payload, empty.published_at) == (True, False, b"", None)
-    other = Bench(broker_url=SecretStr("mqtt://127.0.0.1"))
+    other = Bench(clears_expired=False)
     await other.deliver(other.taken(retain=True, expires_at=EPOCH + 5000), 0x00)
     assert not any(each.clears for each in other.store.database.messages())
 
@@ -192,7 +198,7 @@ async def test_a_message_put_off_too_often_is_given_up(bench: Bench) -> None:
 async def test_a_direct_message_is_put_off_only_where_nobody_waits_for_it(bench: Bench, *, waits: bool) -> None:
     message = bench.taken()
     outcome = bench.outcome(message.id, math.inf) if waits else None
-    after = await bench.deliver(message, QUOTA_EXCEEDED, direct=True)
+    after = await bench.deliver_direct(message, QUOTA_EXCEEDED, caller=outcome)
     assert after.status is (Status.REJECTED if waits else Status.QUEUED)
     if outcome is not None:
         assert await outcome == after
@@ -204,7 +210,7 @@ async def test_a_direct_message_without_a_link_is_rejected_only_where_somebody_w
 ) -> None:
     message = bench.taken()
     outcome = bench.outcome(message.id, math.inf) if waits else None
-    after = await bench.deliver(message, LinkDown(), direct=True)
+    after = await bench.deliver_direct(message, LinkDown(), caller=outcome)
     assert after.attempts == 0
     assert after.status is (Status.REJECTED if waits else Status.QUEUED)
     assert after.reason == ("broker_unreachable" if waits else None)
@@ -281,7 +287,7 @@ async def test_what_was_merely_there_is_sent_again_once(bench: Bench, answer: in
     async with bench.running():
         await until(lambda: not bench.store.has_unfinished())
     assert [bench.store.now(message).attempts for message in messages] == [2] * 3
-    assert not bench.dispatcher._suspects
+    assert not bench.departures.suspects
 
 
 async def test_a_broker_that_was_away_meanwhile_is_believed_three_times(bench: Bench) -> None:
@@ -298,7 +304,7 @@ async def test_a_session_that_we_closed_blames_nobody(bench: Bench) -> None:
     bench.link.answers.extend([LinkLost(None, singled_out=True)] * 5 + [0x00])  # type: ignore[list-item]
     async with bench.running():
         await until(lambda: bench.store.now(message).status is Status.PUBLISHED)
-    assert not bench.dispatcher._suspects
+    assert not bench.departures.suspects
 
 
 async def test_what_is_left_unanswered_is_tried_again_beside_the_others_and_one_of_its_device(bench: Bench) -> None:
@@ -314,14 +320,14 @@ async def test_what_is_left_unanswered_is_tried_again_beside_the_others_and_one_
         assert bench.dispatcher.takes_direct
         assert {bench.store.now(message).not_before for message in (mute[1], *mute[3:])} <= {None, EPOCH + 1000}
         direct = bench.taken("A")
-        assert (await bench.dispatcher.deliver(direct, direct=True)).status is Status.QUEUED
+        assert (await bench.deliver_direct(direct)).status is Status.QUEUED
         bench.link.answer(mute[0].id, 0x00)
         bench.link.answer(mute[2].id, LinkLost(UNANSWERED, singled_out=True))
         bench.clock.at += 1001
         bench.dispatcher.wake()
         await until(lambda: bench.store.now(mute[2]).status is Status.REJECTED)
         await until(lambda: mute[1].id in bench.link.waiting)
-    assert bench.dispatcher._metrics.unanswered._value.get() == 6
+    assert bench.metrics.unanswered._value.get() == 6
 
 
 @pytest.mark.parametrize("way", ["invalid", "down", "faulty"])
@@ -340,7 +346,7 @@ async def test_a_suspect_that_never_reaches_the_link_does_not_keep_its_device(
 
     monkeypatch.setattr(bench.link, "publish", publish)
     async with bench.running():
-        await until(lambda: bench.dispatcher._suspects.is_unanswered("A"))
+        await until(lambda: bench.departures.suspects.is_unanswered("A"))
         bench.clock.at += 1001
         bench.dispatcher.wake()
         await turns()
@@ -356,14 +362,14 @@ async def test_a_fault_at_one_message_of_a_page_leaves_none_behind(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, *others = [bench.queued(imei) for imei in "ABC"]
-    deliver = bench.dispatcher.deliver
+    trial = bench.departures.trial
 
-    def faulty(message: Message) -> asyncio.Future[Message]:
+    def faulty(message: Message, *, direct: bool) -> Trial:
         if message.id == bad.id:
             raise RuntimeError("a fault of ours")
-        return deliver(message)
+        return trial(message, direct=direct)
 
-    monkeypatch.setattr(bench.dispatcher, "deliver", faulty)
+    monkeypatch.setattr(bench.departures, "trial", faulty)
     async with bench.running():
         await until(lambda: len(bench.link.waiting) == 2)
         await until(lambda: bench.store.now(bad).status is Status.QUEUED)
@@ -387,7 +393,7 @@ async def test_what_the_link_has_not_sent_can_be_taken_back(bench: Bench) -> Non
 async def test_what_has_left_is_not_taken_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.link, "take_back", lambda _: False)
     message = bench.taken()
-    bench.dispatcher.deliver(message)
+    bench.delivers(message)
     assert not await bench.dispatcher.take_back(message.id)
 
 
@@ -405,12 +411,12 @@ async def test_the_queue_expires_also_while_a_suspect_is_tried_alone(bench: Benc
 async def test_a_suspect_that_expires_is_forgotten(bench: Bench) -> None:
     message = bench.queued(expires_at=EPOCH + 1)
     await bench.again(message, LinkLost(BLAMED))
-    assert bench.dispatcher._suspects
+    assert bench.departures.suspects
     bench.clock.at += 1
     async with bench.running():
         await until(lambda: bench.store.now(message).status is Status.EXPIRED)
         await turns()
-    assert not bench.dispatcher._suspects
+    assert not bench.departures.suspects
 
 
 async def test_a_suspicion_is_remembered_where_another_move_came_first(bench: Bench) -> None:
@@ -418,7 +424,7 @@ async def test_a_suspicion_is_remembered_where_another_move_came_first(bench: Be
     current = message._replace(claim=f"{PROCESS}.9", attempts=2, possible_duplicate=True)
     bench.store.put(current)  # the move that is to come was applied before, and it was taken again
     assert (await bench.deliver(message, LinkLost(BLAMED))).status is Status.PUBLISHING
-    assert bench.dispatcher._suspects
+    assert bench.departures.suspects
 
 
 @pytest.mark.parametrize("readable", [True, False])
@@ -479,7 +485,7 @@ async def test_deliveries_from_the_queue_are_bounded_and_leave_room_for_direct_o
 async def test_direct_deliveries_under_way_are_bounded(bench: Bench) -> None:
     for number in range(MAX_UNDER_WAY):
         assert bench.dispatcher.takes_direct
-        bench.dispatcher.deliver(bench.taken(f"D{number}"), direct=True)
+        bench.dispatcher.deliver_direct(bench.taken(f"D{number}"), None)
     assert not bench.dispatcher.takes_direct
     await until(lambda: len(bench.link.waiting) == MAX_UNDER_WAY)
     bench.link.answer(bench.link.ids[0], 0x00)
@@ -516,14 +522,13 @@ async def test_what_is_behind_a_suspect_that_went_back_goes_back_too(bench: Benc
 
 async def test_what_follows_something_on_its_way_back_does_not_overtake_it(bench: Bench) -> None:
     first, second = bench.taken("A"), bench.taken("A")
-    bench.dispatcher._returning[first.imei] = [first.id]
-    after = await bench.deliver(second, direct=True)
+    bench.departures.goes_back(first)
+    after = await bench.deliver_direct(second)
     assert (after.status, after.attempts, bench.link.published) == (Status.QUEUED, 0, [])
 
 
 async def test_a_process_that_outlived_its_lease_sends_nothing_more() -> None:
     bench = Bench(alone=False)
-    bench.dispatcher._leased_until = 0.0
     after = await bench.deliver(bench.taken())
     assert (after.status, after.attempts, bench.link.published) == (Status.QUEUED, 0, [])
 
@@ -616,20 +621,6 @@ async def test_a_dispatcher_that_is_cancelled_as_it_is_woken_ends(bench: Bench) 
     assert ended
 
 
-async def test_a_lease_is_taken_before_anything_is_claimed_and_given_up_at_the_end() -> None:
-    bench = Bench(alone=False)
-    now = asyncio.get_running_loop().time()
-    await bench.dispatcher.enter()
-    (lease,) = bench.store.asked("hold")
-    assert (lease.process, lease.seconds, lease.alone) == (PROCESS, bench.settings.lease, False)
-    assert lease.name == f"{socket.gethostname()}:{os.getpid()}"
-    until_then = asyncio.get_running_loop().time() + bench.settings.lease
-    assert now + bench.settings.lease <= bench.dispatcher._leased_until <= until_then
-    assert await bench.store.is_alive(PROCESS)
-    await bench.dispatcher.leave()
-    assert not await bench.store.is_alive(PROCESS)
-
-
 async def test_who_was_told_already_is_not_told_that_time_is_up(bench: Bench) -> None:
     message = bench.taken()
     told, waiting = bench.outcome(message.id, math.inf), bench.outcome("another", math.inf)
@@ -698,7 +689,8 @@ async def test_a_fault_before_a_byte_left_rejects_the_message_at_once_and_no_oth
 
     bench.link.publish = fails  # type: ignore[method-assign]
     with capture_logs() as logged:
-        ended = [bench.dispatcher.deliver(each, direct=direct) for each in (before, message, after)]
+        messages = (before, message, after)
+        ended = [bench.dispatcher.deliver_direct(each, told) if direct else bench.delivers(each) for each in messages]
         bench.link.answer(before.id, 0x00)
         bench.link.answer(after.id, 0x00)
         statuses = [(await each).status for each in ended]
@@ -746,7 +738,7 @@ async def test_a_fault_in_reading_the_answer_is_an_unknown_outcome_too(
     def fails(_: int) -> str:
         raise FAULT
 
-    monkeypatch.setattr(dispatcher_module, "reason_slug", fails)
+    monkeypatch.setattr(outcomes, "reason_slug", fails)
     message, other = bench.taken(), bench.taken("B")
     after = await bench.deliver(message, NOT_AUTHORIZED)
     assert (after.status, after.possible_duplicate) == (Status.QUEUED, True)
@@ -755,7 +747,7 @@ async def test_a_fault_in_reading_the_answer_is_an_unknown_outcome_too(
 
 async def test_a_publication_that_somebody_took_back_is_not_left_publishing(bench: Bench) -> None:
     message = bench.taken()
-    ended = bench.dispatcher.deliver(message)
+    ended = bench.delivers(message)
     bench.link.waiting[message.id].cancel()
     assert (await ended).status is Status.QUEUED
     assert bench.store.now(message).status is Status.QUEUED
@@ -789,7 +781,7 @@ async def test_what_the_database_never_takes_stops_no_other_delivery(bench: Benc
 async def test_a_delivery_goes_on_where_nobody_waits_for_its_end_any_more(bench: Bench) -> None:
     message = bench.taken()
     with capture_logs() as logged:
-        delivery = bench.dispatcher.deliver(message)
+        delivery = bench.delivers(message)
         delivery.cancel()
         draining = asyncio.create_task(bench.dispatcher.drained())
         await turns()
@@ -805,6 +797,7 @@ def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
     """Of the dispatcher."""
     timers = Timers()
     monkeypatch.setattr(dispatcher_module, "asyncio", timers)
+    monkeypatch.setattr(lease_module, "asyncio", timers)
     return timers
 
 
@@ -817,7 +810,7 @@ async def turns() -> None:
 async def test_a_lease_is_renewed_when_a_third_of_it_is_over(bench: Bench, timers: Timers) -> None:
     async with bench.running():
         await turns()
-        assert timers.sleeps == [bench.settings.lease / 3]
+        assert timers.sleeps == [LEASE / 3]
         assert "lease" in {task.get_name() for task in asyncio.all_tasks()}
     assert len(bench.store.asked("hold")) == 1
 
@@ -892,7 +885,7 @@ async def test_what_ends_is_counted_by_how_and_why(bench: Bench) -> None:
     await bench.deliver(bench.taken("C"), 0x00)
     await bench.deliver(bench.taken("D"), NOT_AUTHORIZED)
     await bench.deliver(bench.taken("E"), LinkDown())
-    told = bench.dispatcher._metrics.exposition().decode()
+    told = bench.metrics.exposition().decode()
     counts = [line.partition(" ")[::2] for line in told.splitlines() if line.startswith("chapar_messages_finished")]
     assert sorted(counts) == [
         ('chapar_messages_finished_total{reason="",status="published"}', "1.0"),
@@ -906,7 +899,7 @@ async def test_how_long_the_broker_took_is_measured(bench: Bench, monkeypatch: p
     ticks = iter([10.0, 10.25])
     monkeypatch.setattr(dispatcher_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     await bench.deliver(bench.taken(), 0x00)
-    assert 'chapar_stage_seconds_sum{stage="publish"} 0.25' in bench.dispatcher._metrics.exposition().decode()
+    assert 'chapar_stage_seconds_sum{stage="publish"} 0.25' in bench.metrics.exposition().decode()
 
 
 async def test_who_waited_is_forgotten(bench: Bench) -> None:
@@ -923,7 +916,7 @@ async def test_a_process_that_cannot_say_who_holds_a_message_claims_nothing(benc
     for answer in (LinkDown(), LinkLost(), QUOTA_EXCEEDED):
         after = await bench.deliver(bench.taken(), answer)
         assert (after.status, after.claim) == (Status.QUEUED, None)
-    bench.dispatcher._returning["A"] = ["first"]
+    bench.departures.goes_back(bench.taken())
     assert (await bench.deliver(bench.taken())).claim is None
 
 
@@ -948,20 +941,20 @@ async def test_without_a_link_nothing_is_taken_direct(bench: Bench) -> None:
 
 async def test_a_device_is_free_again_once_all_that_went_back_is_there(bench: Bench) -> None:
     messages = [bench.taken("A"), bench.taken("A")]
-    deliveries = [bench.dispatcher.deliver(message) for message in messages]
+    deliveries = [bench.delivers(message) for message in messages]
     await until(lambda: len(bench.link.waiting) == 2)
     for message in messages:
         bench.link.answer(message.id, LinkDown())
     await asyncio.gather(*deliveries)
-    assert bench.dispatcher._returning == {}
+    assert not bench.departures._returning
 
 
 async def test_a_message_may_be_on_its_way_back_twice(bench: Bench) -> None:
     message = bench.taken("A")
     current = message._replace(claim=f"{PROCESS}.9", attempts=2)
     bench.link.answers.extend([LinkDown(), LinkDown()])
-    await asyncio.gather(bench.dispatcher.deliver(message), bench.dispatcher.deliver(current))
-    assert bench.dispatcher._returning == {}
+    await asyncio.gather(bench.delivers(message), bench.delivers(current))
+    assert not bench.departures._returning
 
 
 async def test_what_was_on_its_way_back_and_is_taken_again_is_not_given_back_for_ever(bench: Bench) -> None:
@@ -977,29 +970,18 @@ async def test_what_was_on_its_way_back_and_is_taken_again_is_not_given_back_for
 
 async def test_what_comes_direct_takes_no_room_of_the_queue(bench: Bench) -> None:
     for number in range(MAX_TAKEN + 1):
-        bench.dispatcher.deliver(bench.taken(f"D{number}"), direct=True)
+        bench.dispatcher.deliver_direct(bench.taken(f"D{number}"), None)
     assert bench.dispatcher._has_room
     assert bench.dispatcher._taken == set()
 
 
 async def test_what_goes_back_untried_takes_room_until_it_is_back(bench: Bench) -> None:
     message = bench.taken("A")
-    bench.dispatcher._went_back.add("A")
+    bench.departures._went_back.add("A")
     await bench.dispatcher._deliver_all([message])
     assert len(bench.dispatcher._taken) == 1
     await until(lambda: not bench.dispatcher._taken)
     assert bench.store.now(message).status is Status.QUEUED
-
-
-@pytest.mark.parametrize(("ended", "waits"), [(6.9, True), (7.0, True), (7.1, False)])
-async def test_a_lease_is_over_at_its_end(monkeypatch: pytest.MonkeyPatch, ended: float, *, waits: bool) -> None:
-    bench = Bench(alone=False)
-    message = bench.taken()
-    bench.dispatcher._leased_until = ended
-    with monkeypatch.context() as patch:
-        patch.setattr(asyncio.get_running_loop(), "time", lambda: 7.0)
-        assert bench.dispatcher._must_wait(message, direct=False) is waits
-        assert not Bench().dispatcher._must_wait(message, direct=False)
 
 
 async def test_until_when_a_message_may_leave_is_exact(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from chapar.cli.command import cli
 from chapar.cli.keys import keys
 from chapar.errors import ChaparError
 from chapar.model.principal import Scope
+from chapar.model.reason import Reason
 from chapar.runtime.secret_files import secrets_of
 from chapar.runtime.settings import Settings
 from chapar.store.audit import Action
@@ -52,6 +53,14 @@ def names_of(group: typer.Typer) -> Iterator[str]:
     for command in group.registered_commands:
         assert command.callback is not None
         yield command.name or command.callback.__name__
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_reason_is_documented(language: str) -> None:
+    page = (ROOT / "docs" / language / "sending.md").read_text()
+    assert re.findall(r"^\| `([a-z_0-9]+)` \|", page, re.MULTILINE)[-len(Reason) :] == [
+        reason.value for reason in Reason
+    ]
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

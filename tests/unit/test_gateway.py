@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 
 from chapar.delivery import capacity as room
 from chapar.delivery import messages as gateway_module
-from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.idempotency import KEY_KEPT
 from chapar.delivery.messages import Gateway, Replay, Use
 from chapar.errors import (
@@ -45,7 +44,7 @@ from chapar.store.queue import Lease
 from chapar.store.reports import Filters, Position
 from chapar.store.store import UNBOUNDED
 from support.callers import CALLER
-from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, fake_settings, until
+from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, fake_settings, until
 from support.stores import new_message
 
 OTHER = "fedcba9876543210"
@@ -62,8 +61,7 @@ class Bench:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
         self.settings = fake_settings(alone=alone, **settings)
         edges: Any = (self.settings, self.store, self.link)
-        self.dispatcher = Dispatcher(*edges, self.clock, PROCESS)
-        self.dispatcher._leased_until = float("inf")
+        self.dispatcher = dispatcher_of(self.store, self.link, self.clock, alone=alone)
         self.gateway = Gateway(*edges, self.dispatcher, self.clock, PROCESS)
 
     async def send(self, command: Command = ASKED, **options: Any) -> Message:

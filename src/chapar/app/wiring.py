@@ -21,6 +21,7 @@ from chapar import __version__
 from chapar.access.door import Door
 from chapar.access.keyring import Keyring
 from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.lease import ProcessLease
 from chapar.delivery.messages import Gateway
 from chapar.errors import Phrase, PortTaken, SettingInvalid
 from chapar.link.embedded import EmbeddedBroker
@@ -109,13 +110,23 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         if with_broker and settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
         store = await stack.enter_async_context(Store.open(settings, metrics))
-        dispatcher = Dispatcher(settings, store, link, clock, process, metrics)
+        lease = ProcessLease(store, clock, process, settings.lease, alone=settings.serves_alone)
+        dispatcher = Dispatcher(
+            store,
+            link,
+            lease,
+            clock,
+            process,
+            metrics,
+            alone=settings.serves_alone,
+            clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
+        )
         gateway = Gateway(settings, store, link, dispatcher, clock, process, metrics)
         door = Door(settings, store, clock, metrics)
         keyring = Keyring(store, door, clock, settings.publish_timeout, alone=settings.serves_alone)
         await store.check(_WRITER_START)
         await door.look()
-        await dispatcher.enter()
+        await lease.hold()
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(supervised("link", link.run, metrics), name="link"),
@@ -134,7 +145,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         # The link is closed now: what was still under way has its outcome, and only has to be committed.
         await _at_most(_GRACE, dispatcher.drained())
         await _at_most(_GRACE, door.write_uses())
-        await _at_most(_GRACE, dispatcher.leave())
+        await _at_most(_GRACE, lease.leave())
 
 
 def end_on_signals() -> None:

@@ -28,6 +28,7 @@ from chapar.link.keeper import Link
 from chapar.link.reason_codes import reason_name
 from chapar.model.message import Command, Message, Status, Wait, new_id
 from chapar.model.principal import EVERYTHING, Caller, Reach
+from chapar.model.reason import Reason
 from chapar.model.times import rfc3339
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
@@ -160,7 +161,7 @@ class Sending:
             retain=command.retain,
             at_most_once=command.at_most_once or command.qos == 0,
             status=status,
-            reason="broker_unreachable" if is_over else None,
+            reason=Reason.BROKER_UNREACHABLE.value if is_over else None,
             reason_code=None,
             attempts=1 if is_claimed else 0,
             possible_duplicate=False,
@@ -251,7 +252,7 @@ class Sending:
         elif not call.told.done():
             self._dispatcher.await_outcome(message.id, call.told, call.deadline)
         if is_as_asked and place.status is Status.PUBLISHING:
-            self._dispatcher.deliver(message, direct=True)
+            self._dispatcher.deliver_direct(message, call.told if call.waits else None)
         elif place.status in {Status.QUEUED, Status.SCHEDULED}:
             self._room.queued()
             self._dispatcher.wake()
@@ -261,7 +262,7 @@ class Sending:
         message = call.message
         never = message._replace(
             status=Status.REJECTED,
-            reason="outcome_unknown",
+            reason=Reason.OUTCOME_UNKNOWN.value,
             attempts=0,
             claim=None,
             finished_at=self._clock.now(),
@@ -300,9 +301,9 @@ def unless_not_sent(message: Message) -> Message:
     if message.possible_duplicate:
         return message
     match message.status:
-        case Status.REJECTED if message.reason == "quarantined":
+        case Status.REJECTED if message.reason == Reason.QUARANTINED:
             raise Quarantined(message.id)
-        case Status.REJECTED if message.reason == "internal_error":
+        case Status.REJECTED if message.reason == Reason.INTERNAL_ERROR:
             raise DeliveryFaulty(message.id)
         case Status.REJECTED if message.reason_code is not None:
             raise BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)

@@ -1,20 +1,21 @@
 """What is due goes over the link, and what came of it goes into the store."""
 
 import asyncio
-import os
-import random
-import socket
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Final, Unpack, assert_never
+from typing import Final, assert_never
 
 import structlog
 
-from chapar.delivery.suspects import Suspects, Trial
+from chapar.delivery import outcomes
+from chapar.delivery.departures import Departures
+from chapar.delivery.lease import ProcessLease
+from chapar.delivery.outcomes import Facts, Outcome
+from chapar.delivery.suspects import Trial
 from chapar.delivery.waiting import Waiters
 from chapar.errors import (
     BrokerUnanswered,
@@ -27,13 +28,10 @@ from chapar.errors import (
 )
 from chapar.link.keeper import Link
 from chapar.link.publication import Publication
-from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_slug
-from chapar.model.message import AT_BROKER, UNFINISHED, Attempt, Changes, Message, Status, clearing
+from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, clearing
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
-from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import supervised
-from chapar.store.queue import Lease
 from chapar.store.store import Store, Taken
 
 log = structlog.get_logger(__name__)
@@ -41,13 +39,9 @@ log = structlog.get_logger(__name__)
 PAGE: Final = 100  # messages taken in one commit: a few milliseconds, for which a caller may have to wait
 MAX_TAKEN: Final = 4 * PAGE  # … and not at their end: keeps the broker's window full between two commits
 MAX_UNDER_WAY: Final = 1000  # deliveries at a time, the direct ones included; beyond it messages wait in the database
-MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the last comes two minutes after the first
 
 _POLL_ALONE = 1.0  # seconds between looks at the queue; what this process queues itself wakes it
 _POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed read
-_FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
-_LONGEST_BACKOFF = 60_000  # … up to this
-_INTERNAL_ERROR = "internal_error"  # the reason of a message that met a fault of ours
 _LATER = 1_000  # ms until a message is tried again that was not to be tried now
 
 
@@ -57,12 +51,21 @@ class _Delivery:
 
     message: Message  #: as it was claimed
     direct: bool  #: whether it never was in the queue
+    caller: asyncio.Future[Message | None] | None  #: of a call that would not queue, until it is answered
     ended: asyncio.Future[Message]
     look: asyncio.Task[None] | None = None  #: keeps the task alive
     acknowledged: asyncio.Future[int] | None = None  #: what the link says, once it was handed to it
     handed_over: float = 0.0  #: to the link, by `time.perf_counter`: the loop's own clock is too coarse under uvloop
     is_taken_back: bool = False  #: whether the link gave it back unsent
     is_faulty: bool = False  #: whether a fault of ours has ended it once already
+
+    @property
+    def may_queue(self) -> bool:
+        """Whether it waits in the queue where the broker cannot take it now; else it is rejected.
+
+        A call that is answered before its message has ended was told that the delivery goes on.
+        """
+        return self.caller is None or self.caller.done()
 
 
 class Dispatcher:
@@ -74,22 +77,27 @@ class Dispatcher:
 
     def __init__(
         self,
-        settings: Settings,
         store: Store,
         link: Link,
+        lease: ProcessLease,
         clock: Clock,
         process: str,
-        metrics: Metrics | None = None,
+        metrics: Metrics,
+        *,
+        alone: bool,
+        clears_expired: bool,
     ) -> None:
-        self._settings = settings
         self._store = store
         self._link = link
+        self._lease = lease
         self._clock = clock
         self._process = process
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics
+        self._alone = alone  # nobody else queues anything, or moves what is here
+        self._clears_expired = clears_expired  # what the broker retains, which forgets nothing by itself
         self._loop = asyncio.get_running_loop()
-        self._alone = settings.serves_alone
-        self._keeps_expired = settings.broker_url is None  # the built-in broker forgets nothing that it retains
+        self._departures = Departures(link, lease)
+        self._suspects = self._departures.suspects
         self._claims = count(1)
         self._work = asyncio.Event()  # something was queued here
         self._under_way: set[_Delivery] = set()
@@ -97,26 +105,15 @@ class Dispatcher:
         self._fewer = asyncio.Event()  # a delivery has come to an end
         self._room = asyncio.Event()  # another page may be taken
         self._waiters = Waiters()
-        self._went_back: set[str] = set()  # devices of which something went back since the last take
-        self._returning: dict[str, list[str]] = {}  # devices, and what of them is on its way back into the queue
-        self._leased_until = 0.0  # loop time until which nobody takes over what this process holds
-        self._suspects = Suspects()
-        self._isolating = False
         self._unanswered = 0  # publications that the link has not said anything about
         self._fewer_unanswered = asyncio.Event()
         self._stopping = False
 
-    async def enter(self) -> None:
-        """Take a lease on what this process will claim. Must be done before anything is claimed."""
-        asked = self._loop.time()
-        name = f"{socket.gethostname()}:{os.getpid()}"
-        await self._store.hold(Lease(self._process, name, self._settings.lease, self._alone))
-        self._leased_until = asked + self._settings.lease
-
     async def run(self) -> None:
         """Settle what dead processes left, and deliver what is due, until stopped."""
         async with asyncio.TaskGroup() as tasks:
-            lease = tasks.create_task(supervised("lease", self._keep_lease, self._metrics), name="lease")
+            keep = partial(self._lease.run, self.wake)
+            lease = tasks.create_task(supervised("lease", keep, self._metrics), name="lease")
             await supervised("dispatcher", self._drain, self._metrics)
             lease.cancel()
 
@@ -125,10 +122,6 @@ class Dispatcher:
         self._stopping = True
         self.wake()
         self._room.set()
-
-    async def leave(self) -> None:
-        """Give the lease up; other processes take over at once what is left."""
-        await self._store.leave(self._process)
 
     async def drained(self) -> None:
         """Wait until every delivery under way has come to an end."""
@@ -139,20 +132,18 @@ class Dispatcher:
     @property
     def takes_direct(self) -> bool:
         """Whether a message may be published as it comes; else it belongs into the queue."""
-        return self._link.up and not self._isolating and len(self._under_way) < MAX_UNDER_WAY
+        return self._departures.takes_direct and len(self._under_way) < MAX_UNDER_WAY
 
-    def deliver(self, message: Message, *, direct: bool = False) -> asyncio.Future[Message]:
-        """Publish a claimed message; the future is the message as it stands afterwards, committed.
+    def deliver_direct(
+        self, message: Message, caller: asyncio.Future[Message | None] | None
+    ) -> asyncio.Future[Message]:
+        """Publish a claimed message that never was in the queue; the future is the message as it stands afterwards.
 
-        One that comes `direct` was never in the queue. While its caller waits it is rejected where the link is down
-        or the broker refuses it; otherwise it waits in the queue then. Cancelling the future cancels nothing.
+        Until `caller` is answered, it is rejected where the link is down or the broker refuses it; otherwise it waits
+        in the queue then. Cancelling the future cancels nothing.
         """
-        delivery = self._begin(message, direct=direct)
-        if self._must_wait(message, direct=direct):
-            self._give_back(delivery)
-        else:
-            self._publish(delivery)
-        return delivery.ended
+        trial = self._departures.trial(message, direct=True)
+        return self._deliver(self._begin(message, direct=True, caller=caller), trial)
 
     def await_outcome(self, message_id: str, told: asyncio.Future[Message | None], deadline: float) -> None:
         """Let `told` be what becomes of a message: the message once it ended, or once nobody can say what came of it.
@@ -168,7 +159,7 @@ class Dispatcher:
             acknowledged = delivery.acknowledged if delivery.message.id == message_id else None
             if acknowledged is not None and self._link.take_back(acknowledged):
                 delivery.is_taken_back = True
-                self._give_back(delivery, not_before=self._clock.now() + _LATER)
+                self._move(delivery, outcomes.given_back(delivery.message, self._clock.now() + _LATER))
                 return (await delivery.ended).status is Status.QUEUED
         return False
 
@@ -186,25 +177,14 @@ class Dispatcher:
         """Look at the queue now: something was put there."""
         self._work.set()
 
-    async def _keep_lease(self) -> None:
-        while True:
-            await self.enter()
-            if settled := await self._store.settle(self._process, self._clock.now()):
-                log.warning("left_behind_by_dead_process", messages=settled)
-                self.wake()
-            await asyncio.sleep(self._settings.lease / 3)
-
     async def _drain(self) -> None:
         while not self._stopping:
             self._work.clear()
             room = PAGE if self._link.up and self._has_room else 0
-            self._went_back = set()
             self._suspects.forget_late(self._clock.now())  # another process may have ended them
-            before = {imei: set(ids) for imei, ids in self._returning.items()}
+            self._departures.asks_for_page()
             taken = await self._take(room)
-            # What was on its way back and is not here came too late, so what is behind it must not overtake it.
-            here = {message.id for message in taken.messages}
-            self._went_back |= {imei for imei, ids in before.items() if not ids <= here}
+            self._departures.page_taken(taken.messages)
             await self._deliver_all(taken.messages)
             await self._note_ended(taken)
             if len(taken.messages) < PAGE or not self._has_room:
@@ -219,37 +199,17 @@ class Dispatcher:
         return len(self._taken) <= MAX_TAKEN - PAGE
 
     async def _deliver_all(self, messages: Sequence[Message]) -> None:
-        """Deliver in this order; what is behind something of its device that went back meanwhile goes back too."""
+        """Deliver in this order."""
         for message in messages:
             try:
-                if message.imei in self._went_back:
-                    self._give_back(self._begin(message, direct=False))
-                elif self._suspects:
-                    await self._try(message)
+                trial = self._departures.trial(message, direct=False)
+                if trial is Trial.ALONE:
+                    await self._isolate(message)
                 else:
-                    self.deliver(message)
+                    self._deliver(self._begin(message, direct=False), trial)
             except Exception:
                 log.exception("delivery_failed", message_id=message.id)
-                self._give_back(self._begin(message, direct=False), not_before=self._clock.now() + _LATER)
-
-    async def _try(self, message: Message) -> None:
-        """Deliver a message while there are suspects, which it may be one of."""
-        link = self._link
-        match self._suspects.trial(message, link.window, broker_was_there=link.broker_was_there):
-            case Trial.PLAIN:
-                self.deliver(message)
-            case Trial.ALONE:
-                await self._isolate(message)
-            case Trial.BESIDE:
-                self._suspects.tried_beside(message)
-                self.deliver(message)
-            case Trial.LATER:
-                self._give_back(self._begin(message, direct=False), not_before=self._clock.now() + _LATER)
-            case Trial.NEVER:
-                log.warning("message_quarantined", message_id=message.id, imei=message.imei)
-                self._move(self._begin(message, direct=False), self._quarantined(message))
-            case never:
-                assert_never(never)
+                self._move(self._begin(message, direct=False), outcomes.given_back(message, self._clock.now() + _LATER))
 
     async def _pause(self, taken: Taken) -> None:
         """Until something is queued, due or expired, there is room, the link is back, or others may have queued."""
@@ -289,13 +249,13 @@ class Dispatcher:
 
     async def _isolate(self, message: Message) -> None:
         """Deliver a suspect with nothing else in flight, so that it cannot be mistaken for an innocent one."""
-        self._isolating = True
+        self._departures.isolating = True
         try:
             await self._all_answered()
-            self.deliver(message)
+            self._deliver(self._begin(message, direct=False), self._departures.trial(message, direct=False))
             await self._all_answered()
         finally:
-            self._isolating = False
+            self._departures.isolating = False
 
     async def _all_answered(self) -> None:
         """Wait until the link has said of every publication what became of it; meanwhile the queue expires."""
@@ -310,20 +270,40 @@ class Dispatcher:
     # From here to its end a delivery is callbacks: with a task for each, and its caller woken twice, a send took 144 µs
     # of the gateway instead of 126.
 
-    def _begin(self, message: Message, *, direct: bool) -> _Delivery:
-        delivery = _Delivery(message, direct, self._loop.create_future())
+    def _begin(
+        self, message: Message, *, direct: bool, caller: asyncio.Future[Message | None] | None = None
+    ) -> _Delivery:
+        delivery = _Delivery(message, direct, caller, self._loop.create_future())
         self._under_way.add(delivery)
         if not direct:
             self._taken.add(delivery)
         return delivery
 
+    def _deliver(self, delivery: _Delivery, trial: Trial) -> asyncio.Future[Message]:
+        """Publish a message, or put it back where it came from; the future is the message as it stands afterwards."""
+        message = delivery.message
+        match trial:
+            case Trial.PLAIN | Trial.ALONE:
+                self._publish(delivery)
+            case Trial.BESIDE:
+                self._suspects.tried_beside(message)
+                self._publish(delivery)
+            case Trial.BACK:
+                self._move(delivery, outcomes.given_back(message))
+            case Trial.LATER:
+                self._move(delivery, outcomes.given_back(message, self._clock.now() + _LATER))
+            case Trial.NEVER:
+                log.warning("message_quarantined", message_id=message.id, imei=message.imei)
+                self._move(delivery, outcomes.quarantined(message, self._suspects.reason_code(message), self._facts()))
+            case never:
+                assert_never(never)
+        return delivery.ended
+
     def _publish(self, delivery: _Delivery) -> None:
         try:
             acknowledged = self._link.publish(self._publication(delivery.message))
-        except LinkDown:
-            self._move(delivery, self._unsent(delivery.message, direct=delivery.direct))
-        except PublicationInvalid as error:
-            self._move(delivery, self._impossible(delivery.message, error.reason_code))
+        except (LinkDown, PublicationInvalid) as error:
+            self._move(delivery, self._outcome(delivery, error))
         except Exception as error:  # noqa: BLE001 - one bad message must not stop the rest
             self._fail(delivery, error)
         else:
@@ -335,66 +315,54 @@ class Dispatcher:
     def _heard(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> None:
         """What the link says became of a publication."""
         self._unanswered -= 1
-        if self._isolating:
+        if self._departures.isolating:
             self._fewer_unanswered.set()
         if delivery.is_taken_back:
             return
         try:
-            after = self._outcome(delivery, acknowledged)
+            outcome = self._outcome(delivery, acknowledged.exception() or acknowledged.result())
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - one bad message must not stop the rest
             self._fail(delivery, error)
         else:
-            self._move(delivery, after)
+            self._move(delivery, outcome)
 
-    def _outcome(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> Message:
-        message, direct = delivery.message, delivery.direct
+    def _outcome(self, delivery: _Delivery, said: int | BaseException) -> Outcome:
+        message = delivery.message
         if self._suspects:
             # At QoS 0 nobody answers: it only was written.
-            self._suspects.came_back(message, answered=message.qos > 0 and acknowledged.exception() is None)
-        try:
-            reason_code = acknowledged.result()
-        except LinkDown:
-            return self._unsent(message, direct=direct)
-        except LinkLost as error:
-            return self._in_doubt(message, error)
-        except PublicationExpired:
-            return self._ended(message, Status.EXPIRED, reason="expired", attempts=message.attempts - 1)
-        self._metrics.publish.observe(time.perf_counter() - delivery.handed_over)
-        return self._answered(message, reason_code, direct=direct)
+            self._suspects.came_back(message, answered=message.qos > 0 and isinstance(said, int))
+        match said:
+            case int():
+                self._metrics.publish.observe(time.perf_counter() - delivery.handed_over)
+            case LinkLost():
+                if isinstance(said.cause, BrokerUnanswered):
+                    self._metrics.unanswered.inc()
+                self._suspects.went_wrong(message, said)
+            case LinkDown() | PublicationExpired() | PublicationInvalid():
+                pass  # it has not left
+            case _:
+                raise said
+        return outcomes.outcome(message, said, self._facts(), may_queue=delivery.may_queue)
 
-    def _must_wait(self, message: Message, *, direct: bool) -> bool:
-        """Whether something has to happen before this message may leave.
+    def _facts(self) -> Facts:
+        return Facts(self._clock.now(), self._process, self._link.reports_subscribers)
 
-        Something earlier of its device is on its way back into the queue; or it came direct while a suspect is being
-        delivered alone, or the broker leaves its device unanswered; or this process stood still for so long that
-        another may have taken over.
-        """
-        if message.imei in self._returning:
-            return True
-        if direct and (self._isolating or self._suspects.is_unanswered(message.imei)):
-            return True
-        return not self._alone and self._loop.time() >= self._leased_until
-
-    def _give_back(self, delivery: _Delivery, *, not_before: int | None = None) -> None:
-        """Put a message that was not tried back where it came from, to stay there until a time (ms since the epoch)."""
-        message = delivery.message
-        back = message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None, not_before=not_before)
-        self._move(delivery, back)
-
-    def _move(self, delivery: _Delivery, after: Message) -> None:
+    def _move(self, delivery: _Delivery, outcome: Outcome) -> None:
         """Commit what came of a delivery, and tell who waits for it."""
+        after = outcome.message
         if after.status is Status.QUEUED:
-            self._returning.setdefault(after.imei, []).append(after.id)
-            self._went_back.add(after.imei)
+            self._departures.goes_back(after)
         else:
             self._metrics.finished[after.status.value, after.reason or ""].inc()
+        for attempt in outcome.attempts:
+            self._store.record(attempt)
         self._store.move(delivery.message, after).add_done_callback(partial(self._moved, delivery, after))
-        if after.retain and self._keeps_expired and after.status in AT_BROKER and not after.clears:
+        if after.retain and self._clears_expired and after.status in AT_BROKER and not after.clears:
             self._store.add(clearing(after, self._clock.now_ns(), after.expires_at))
 
     def _moved(self, delivery: _Delivery, after: Message, moved: asyncio.Future[bool]) -> None:
         if after.status is Status.QUEUED:
-            self._returned(after)
+            self._departures.is_back(after)
         if (error := moved.exception()) is not None:
             self._fail(delivery, error)
             return
@@ -403,13 +371,6 @@ class Dispatcher:
         else:
             log.warning("moved_by_another_process", message_id=after.id)
             delivery.look = asyncio.create_task(self._look(delivery))
-
-    def _returned(self, message: Message) -> None:
-        """A message is no longer on its way back into the queue; it may be so twice, where it was taken in between."""
-        returning = self._returning[message.imei]
-        returning.remove(message.id)
-        if not returning:
-            del self._returning[message.imei]
 
     async def _look(self, delivery: _Delivery) -> None:
         """See where a message stands that another process has moved."""
@@ -445,7 +406,7 @@ class Dispatcher:
             return
         delivery.is_faulty = True
         log.error("delivery_failed", message_id=message.id, exc_info=error)
-        self._move(delivery, self._faulty(message, may_have_left=delivery.handed_over > 0))
+        self._move(delivery, outcomes.faulty(message, self._facts(), may_have_left=delivery.handed_over > 0))
 
     def _end(self, delivery: _Delivery, after: Message) -> None:
         self._suspects.came_back(delivery.message, answered=False)  # whichever way it came
@@ -470,92 +431,4 @@ class Dispatcher:
             message_id=message.id,
             attempt=message.attempts,
             deadline=deadline,
-        )
-
-    def _answered(self, message: Message, reason_code: int, *, direct: bool) -> Message:
-        """The message after its PUBACK."""
-        if reason_code >= FIRST_FAILURE:
-            if reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS and self._may_queue(message, direct=direct):
-                return self._put_off(message, reason_code)
-            return self._refused(message, reason_code)
-        if message.qos == 0:  # there was no PUBACK: it left, and that is all anybody knows
-            return self._ended(message, Status.UNCONFIRMED, reason="qos_0")
-        if message.attempts > 1:
-            self._record(message, "published", reason_code)
-        if message.clears and message.origin is not None:
-            cleared = Attempt(message.origin, 0, self._clock.now(), self._process, "retained_cleared", reason_code)
-            self._store.record(cleared)
-        heard = reason_code != NO_MATCHING_SUBSCRIBERS
-        return self._ended(
-            message,
-            Status.PUBLISHED,
-            reason_code=reason_code,
-            subscribers=False if not heard else self._link.reports_subscribers or None,
-            published_at=self._clock.now(),
-        )
-
-    def _refused(self, message: Message, reason_code: int) -> Message:
-        self._record(message, reason_slug(reason_code), reason_code)
-        return self._ended(message, Status.REJECTED, reason=reason_slug(reason_code), reason_code=reason_code)
-
-    def _impossible(self, message: Message, reason_code: int) -> Message:
-        """The broker's announced limits forbid it, so it was not tried."""
-        slug, untried = reason_slug(reason_code), message.attempts - 1
-        return self._ended(message, Status.REJECTED, reason=slug, attempts=untried, reason_code=reason_code)
-
-    def _put_off(self, message: Message, reason_code: int) -> Message:
-        """The broker may take it later: it waits in the queue, and what is behind it on its device waits too."""
-        self._record(message, reason_slug(reason_code), reason_code)
-        backoff = min(_FIRST_BACKOFF << (message.attempts - 1), _LONGEST_BACKOFF)
-        not_before = self._clock.now() + round(backoff * random.uniform(0.5, 1))  # noqa: S311 - spreads load
-        return message.moved(Status.QUEUED, claim=None, not_before=not_before)
-
-    def _may_queue(self, message: Message, *, direct: bool) -> bool:
-        """Whether a message may wait: unless its caller waits, who was not told that it would."""
-        return not direct or not self._waiters.is_awaited(message.id)
-
-    def _unsent(self, message: Message, *, direct: bool) -> Message:
-        """Nothing of it left, so the attempt does not count."""
-        if self._may_queue(message, direct=direct):
-            return message.moved(Status.QUEUED, attempts=message.attempts - 1, claim=None)
-        return self._ended(message, Status.REJECTED, reason="broker_unreachable", attempts=message.attempts - 1)
-
-    def _in_doubt(self, message: Message, lost: LinkLost) -> Message:
-        """It left, and nobody knows what came of it."""
-        if isinstance(lost.cause, BrokerUnanswered):
-            self._metrics.unanswered.inc()
-        self._suspects.went_wrong(message, lost)
-        self._record(message, "link_lost", self._suspects.reason_code(message))
-        if message.at_most_once:
-            return self._ended(message, Status.UNCONFIRMED, reason="link_lost")
-        return message.moved(Status.QUEUED, possible_duplicate=True, claim=None)
-
-    def _quarantined(self, message: Message) -> Message:
-        """It is taken for the cause of what went wrong whenever it was in flight, so it is not tried any more."""
-        code, untried = self._suspects.reason_code(message), message.attempts - 1
-        return self._ended(message, Status.REJECTED, reason="quarantined", attempts=untried, reason_code=code)
-
-    def _faulty(self, message: Message, *, may_have_left: bool) -> Message:
-        """A fault of ours, such as a text that cannot be encoded, ended the attempt.
-
-        What may have left is sent again once and not more often: the same fault may await every attempt.
-        """
-        self._record(message, _INTERNAL_ERROR, None)
-        if not may_have_left:
-            return self._ended(message, Status.REJECTED, reason=_INTERNAL_ERROR, attempts=message.attempts - 1)
-        if message.at_most_once or message.possible_duplicate:
-            return self._ended(message, Status.UNCONFIRMED, reason=_INTERNAL_ERROR)
-        return message.moved(Status.QUEUED, possible_duplicate=True, claim=None)
-
-    def _ended(self, message: Message, status: Status, **changes: Unpack[Changes]) -> Message:
-        """The message in a final state, with these changes: no process claims it any longer."""
-        changes.setdefault("reason", None)
-        changes["claim"] = None
-        changes["finished_at"] = self._clock.now()
-        return message.moved(status, **changes)
-
-    def _record(self, message: Message, outcome: str, reason_code: int | None) -> None:
-        """Keep an attempt that was not the plain first success."""
-        self._store.record(
-            Attempt(message.id, message.attempts, self._clock.now(), self._process, outcome, reason_code)
         )

@@ -17,7 +17,8 @@ class Trial(Enum):
     PLAIN = auto()  #: like every other
     ALONE = auto()  #: with nothing else in flight: where the session ends again, it is the cause
     BESIDE = auto()  #: beside the others: the broker goes on without answering it
-    LATER = auto()  #: not now
+    BACK = auto()  #: not now: it goes back into the queue, behind what is on its way there
+    LATER = auto()  #: not for a while
     NEVER = auto()  #: it is quarantined
 
 

@@ -1,0 +1,58 @@
+"""The lease of this process on what it claims: held anew in time, and given up at the end."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from chapar.runtime.clock import Clock
+from chapar.store.queue import Lease
+from chapar.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+_RENEWALS: Final = 3  # in the time that one lease lasts, so that two may fail
+
+
+class ProcessLease:
+    """Says to other processes that this one lives. What it holds is its own until the lease is over.
+
+    `hold()` must be done before anything is claimed; `run()` renews it, and settles what dead processes left.
+    """
+
+    def __init__(self, store: Store, clock: Clock, process: str, seconds: float, *, alone: bool) -> None:
+        self._store = store
+        self._clock = clock
+        self._process = process
+        self._seconds = seconds
+        self._alone = alone  # no other process can take anything over
+        self._loop = asyncio.get_running_loop()
+        self._until = 0.0  # loop time
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody takes over what this process holds."""
+        return self._alone or self._loop.time() < self._until
+
+    async def hold(self) -> None:
+        """Take the lease, or renew it."""
+        asked = self._loop.time()
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        await self._store.hold(Lease(self._process, name, self._seconds, self._alone))
+        self._until = asked + self._seconds
+
+    async def run(self, settled: Callable[[], None]) -> None:
+        """Renew it until cancelled, and settle what dead processes left; `settled` is called where there was some."""
+        while True:
+            await self.hold()
+            if messages := await self._store.settle(self._process, self._clock.now()):
+                log.warning("left_behind_by_dead_process", messages=messages)
+                settled()
+            await asyncio.sleep(self._seconds / _RENEWALS)
+
+    async def leave(self) -> None:
+        """Give it up: other processes take over at once what is left."""
+        await self._store.leave(self._process)

@@ -1,0 +1,162 @@
+"""What comes of an attempt: from a message, and what the link said of it, to where the message stands next. No I/O."""
+
+from typing import Final, NamedTuple, Unpack, assert_never
+from zlib import crc32
+
+from chapar.errors import LinkDown, LinkLost, PublicationExpired, PublicationInvalid
+from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_slug
+from chapar.model.message import Attempt, Changes, Message, Status
+from chapar.model.reason import Reason
+
+MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the last comes two minutes after the first
+
+_FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
+_LONGEST_BACKOFF = 60_000  # … up to this
+
+
+class Facts(NamedTuple):
+    """What is so when the link says what came of a publication."""
+
+    now: int  #: ms since the epoch
+    process: str  #: token of the process that made the attempt
+    reports_subscribers: bool  #: whether 0x00 from this broker means that somebody was subscribed
+
+
+Said = int | LinkDown | LinkLost | PublicationExpired | PublicationInvalid
+"""What the link says of a publication: the reason code of the broker's answer, or why there is none."""
+
+
+class Outcome(NamedTuple):
+    """What comes of an attempt."""
+
+    message: Message  #: as it stands next
+    attempts: tuple[Attempt, ...] = ()  #: what is kept of its history with that
+
+
+def outcome(message: Message, said: Said, facts: Facts, *, may_queue: bool) -> Outcome:
+    """What comes of an attempt of which the link `said` this.
+
+    `may_queue`: whether the message waits in the queue where the broker cannot take it now; else it is rejected.
+    """
+    match said:
+        case int():
+            return _answered(message, said, facts, may_queue=may_queue)
+        case LinkDown():
+            return unsent(message, facts, may_queue=may_queue)
+        case LinkLost():
+            return in_doubt(message, said, facts)
+        case PublicationExpired():
+            return Outcome(_ended(message, Status.EXPIRED, facts, reason=Reason.EXPIRED, attempts=message.attempts - 1))
+        case PublicationInvalid():
+            return _impossible(message, said.reason_code, facts)
+        case never:
+            assert_never(never)
+
+
+def given_back(message: Message, not_before: int | None = None) -> Outcome:
+    """It was not tried: it waits where it came from, and not to be tried before a time (ms since the epoch)."""
+    attempts = message.attempts - 1
+    return Outcome(message.moved(Status.QUEUED, attempts=attempts, claim=None, not_before=not_before))
+
+
+def unsent(message: Message, facts: Facts, *, may_queue: bool) -> Outcome:
+    """Nothing of it left, so the attempt does not count."""
+    if may_queue:
+        return given_back(message)
+    reason, attempts = Reason.BROKER_UNREACHABLE, message.attempts - 1
+    return Outcome(_ended(message, Status.REJECTED, facts, reason=reason, attempts=attempts))
+
+
+def in_doubt(message: Message, lost: LinkLost, facts: Facts) -> Outcome:
+    """It left, and nobody knows what came of it."""
+    kept = (attempt(message, Reason.LINK_LOST.value, getattr(lost.cause, "reason_code", None), facts),)
+    if message.at_most_once:
+        return Outcome(_ended(message, Status.UNCONFIRMED, facts, reason=Reason.LINK_LOST), kept)
+    return Outcome(message.moved(Status.QUEUED, possible_duplicate=True, claim=None), kept)
+
+
+def refused(message: Message, reason_code: int, facts: Facts) -> Outcome:
+    """The broker does not take it, now and later."""
+    slug = reason_slug(reason_code)
+    after = _ended(message, Status.REJECTED, facts, reason=slug, reason_code=reason_code)
+    return Outcome(after, (attempt(message, slug, reason_code, facts),))
+
+
+def quarantined(message: Message, reason_code: int | None, facts: Facts) -> Outcome:
+    """It is taken for the cause of what went wrong whenever it was in flight, so it is not tried any more."""
+    reason, attempts = Reason.QUARANTINED, message.attempts - 1
+    return Outcome(_ended(message, Status.REJECTED, facts, reason=reason, attempts=attempts, reason_code=reason_code))
+
+
+def faulty(message: Message, facts: Facts, *, may_have_left: bool) -> Outcome:
+    """A fault of ours, such as a text that cannot be encoded, ended the attempt.
+
+    What may have left is sent again once and not more often: the same fault may await every attempt.
+    """
+    reason = Reason.INTERNAL_ERROR
+    kept = (attempt(message, reason.value, None, facts),)
+    if not may_have_left:
+        return Outcome(_ended(message, Status.REJECTED, facts, reason=reason, attempts=message.attempts - 1), kept)
+    if message.at_most_once or message.possible_duplicate:
+        return Outcome(_ended(message, Status.UNCONFIRMED, facts, reason=reason), kept)
+    return Outcome(message.moved(Status.QUEUED, possible_duplicate=True, claim=None), kept)
+
+
+def attempt(message: Message, said: str, reason_code: int | None, facts: Facts) -> Attempt:
+    """An attempt to be kept, because it was not the plain first success."""
+    return Attempt(message.id, message.attempts, facts.now, facts.process, said, reason_code)
+
+
+def _answered(message: Message, reason_code: int, facts: Facts, *, may_queue: bool) -> Outcome:
+    if reason_code >= FIRST_FAILURE:
+        if reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS and may_queue:
+            return _put_off(message, reason_code, facts)
+        return refused(message, reason_code, facts)
+    if message.qos == 0:  # there was no PUBACK: it left, and that is all anybody knows
+        return Outcome(_ended(message, Status.UNCONFIRMED, facts, reason=Reason.QOS_0))
+    return Outcome(
+        _ended(
+            message,
+            Status.PUBLISHED,
+            facts,
+            reason_code=reason_code,
+            subscribers=False if reason_code == NO_MATCHING_SUBSCRIBERS else facts.reports_subscribers or None,
+            published_at=facts.now,
+        ),
+        _success(message, reason_code, facts) if message.attempts > 1 or message.clears else (),
+    )
+
+
+def _success(message: Message, reason_code: int, facts: Facts) -> tuple[Attempt, ...]:
+    """What is kept of a success: that it was not the first attempt, and what it made the broker forget."""
+    kept = (attempt(message, Status.PUBLISHED.value, reason_code, facts),) if message.attempts > 1 else ()
+    if not message.clears or message.origin is None:
+        return kept
+    return (*kept, Attempt(message.origin, 0, facts.now, facts.process, "retained_cleared", reason_code))
+
+
+def _put_off(message: Message, reason_code: int, facts: Facts) -> Outcome:
+    """The broker may take it later: it waits in the queue, and what is behind it on its device waits too."""
+    backoff = min(_FIRST_BACKOFF << (message.attempts - 1), _LONGEST_BACKOFF)
+    not_before = facts.now + round(backoff * (0.5 + _spread(message) / 2))
+    after = message.moved(Status.QUEUED, claim=None, not_before=not_before)
+    return Outcome(after, (attempt(message, reason_slug(reason_code), reason_code, facts),))
+
+
+def _spread(message: Message) -> float:
+    """Between 0 and 1, so that what was put off together does not come back together; another for each attempt."""
+    return crc32(f"{message.id}.{message.attempts}".encode()) / 0xFFFF_FFFF
+
+
+def _impossible(message: Message, reason_code: int, facts: Facts) -> Outcome:
+    """The broker's announced limits forbid it, so it was not tried."""
+    slug, attempts = reason_slug(reason_code), message.attempts - 1
+    return Outcome(_ended(message, Status.REJECTED, facts, reason=slug, attempts=attempts, reason_code=reason_code))
+
+
+def _ended(message: Message, status: Status, facts: Facts, **changes: Unpack[Changes]) -> Message:
+    """The message in a final state, with these changes: no process claims it any longer."""
+    changes["reason"] = (reason := changes.get("reason")) and str(reason)  # plain, as every row has it
+    changes["claim"] = None
+    changes["finished_at"] = facts.now
+    return message.moved(status, **changes)
