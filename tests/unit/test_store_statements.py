@@ -8,14 +8,19 @@ import pytest
 from sqlalchemy import Dialect
 
 from chapar.errors import SettingInvalid
-from chapar.model.message import UNFINISHED, Message, Status
+from chapar.model.message import UNFINISHED, Message, Status, clearing
 from chapar.store import reports
-from chapar.store.acceptance import LANES_SQL
+from chapar.store.acceptance import LANES_SQL, addition
 from chapar.store.database import Role, open_engine, parse, sqlite_file
 from chapar.store.operations import array, insert_sql, move_row, update_sql
+from chapar.store.queue import Lease, Take
+from chapar.store.retained import TakeBack
 from chapar.store.schema import COLUMNS, MUTABLE, messages, metadata, to_message, to_row
+from chapar.store.store import UNBOUNDED
 from chapar.store.wire import pack, split, unpack
-from support.stores import new_message, published
+from support.fakes import EPOCH
+from support.memory_database import MemoryDatabase
+from support.stores import PROCESS, new_message, published
 
 TEXT_ARRAY = psycopg.adapters.types["text"].array_oid
 
@@ -133,3 +138,24 @@ def test_a_relative_file_is_in_the_working_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert sqlite_file(parse("sqlite:///chapar.db")) == tmp_path / "chapar.db"
     assert sqlite_file(parse("sqlite:////var/lib/chapar.db")).as_posix() == "/var/lib/chapar.db"
+
+
+def test_sqlite_plans_the_statements_of_the_queue_once() -> None:
+    database = MemoryDatabase(lambda: EPOCH)
+    planned: list[object] = []
+    # SQLite asks for leave while it plans a statement.
+    database.driver.set_authorizer(lambda *what: planned.append(what) or 0)
+    for number in range(3):
+        retained = new_message(f"A{number}", Status.PUBLISHED, claim=None, retain=True, finished_at=EPOCH)
+        queued = new_message(f"B{number}", Status.QUEUED, claim=None, attempts=0)
+        database.put(retained)
+        for operation in (
+            ("hold", Lease(PROCESS, "a test", 5, alone=True)),
+            ("add", addition(queued, UNBOUNDED, None, None)),
+            ("take_back", TakeBack(to_row(clearing(retained, EPOCH * 1_000_000)), None)),
+            ("take", Take(f"{PROCESS}.{number}", 100, EPOCH)),
+            ("settle", (PROCESS, EPOCH)),
+        ):
+            planned.clear()
+            database.ask(operation)
+            assert number == 0 or len(planned) == 1, operation  # BEGIN always is
