@@ -83,7 +83,7 @@ class Line:
         """Feed the pieces, each as soon as the connection reads on; gives up where it never does."""
         for piece in pieces:
             for _ in range(_PATIENCE):
-                if self.wire.is_reading:
+                if self.wire.is_reading or self.wire.is_closing():
                     break
                 await asyncio.sleep(0)
             if self.wire.is_closing() or not self.wire.is_reading:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,20 +24,12 @@ PIPELINED = 1000
 LEAST_BUDGET = 1024 + MAX_MESSAGES * MESSAGE_SIZE  # where a body may have 1 KiB
 
 
-@pytest.fixture(params=["whole", "halves", "bytes"])
-def cuts(request: pytest.FixtureRequest) -> Any:
+def cuts(stream: bytes) -> Iterator[list[bytes]]:
     """Every way to cut a stream that is tried: not at all, once at each place, and behind each byte."""
-
-    def cut(stream: bytes) -> list[list[bytes]]:
-        match request.param:
-            case "whole":
-                return [[stream]]
-            case "halves":
-                return [[stream[:at], stream[at:]] for at in range(1, len(stream))]
-            case _:
-                return [[bytes([byte]) for byte in stream]]
-
-    return cut
+    yield [stream]
+    for at in range(1, len(stream)):
+        yield [stream[:at], stream[at:]]
+    yield [bytes([byte]) for byte in stream]
 
 
 @asynccontextmanager
@@ -47,33 +39,48 @@ async def a_line(*arguments: Any) -> AsyncIterator[Line]:
     line.close()
 
 
-@pytest.mark.parametrize("stream", FRAMED.values(), ids=FRAMED.keys())
-async def test_a_body_ends_where_its_length_says(stream: bytes, cuts: Any) -> None:
-    for pieces in cuts(stream + NEXT):
-        async with a_line() as line:
+async def hold_for_every_cut(stream: bytes, holds: Callable[[Line], None], *arguments: Any) -> None:
+    """Send the stream cut in every way, each over a line of its own, and all of them in the same turns of the loop."""
+
+    async def hold(pieces: list[bytes]) -> None:
+        async with a_line(*arguments) as line:
             await line.send(pieces)
-            first, second = line.answers
-            assert (first[0], second) == (200, (200, ["GET", "/next", ""])), pieces
-            assert first[1][2] in {"", SMUGGLED.decode()}, pieces
-            assert not line.wire.is_closing(), pieces
+            try:
+                holds(line)
+            except AssertionError as error:
+                error.add_note(f"cut into {pieces}")
+                raise
+
+    await asyncio.gather(*map(hold, cuts(stream)))
+
+
+@pytest.mark.parametrize("stream", FRAMED.values(), ids=FRAMED.keys())
+async def test_a_body_ends_where_its_length_says(stream: bytes) -> None:
+    def holds(line: Line) -> None:
+        first, second = line.answers
+        assert (first[0], second) == (200, (200, ["GET", "/next", ""]))
+        assert first[1][2] in {"", SMUGGLED.decode()}
+        assert not line.wire.is_closing()
+
+    await hold_for_every_cut(stream + NEXT, holds)
 
 
 @pytest.mark.parametrize("stream", DOUBTFUL.values(), ids=DOUBTFUL.keys())
-async def test_where_framing_is_in_doubt_nothing_further_is_parsed(stream: bytes, cuts: Any) -> None:
-    for pieces in cuts(stream + NEXT):
-        async with a_line() as line:
-            await line.send(pieces)
-            assert [status for status, _ in line.answers] == [400], pieces
-            assert line.wire.is_closing(), pieces
+async def test_where_framing_is_in_doubt_nothing_further_is_parsed(stream: bytes) -> None:
+    def holds(line: Line) -> None:
+        assert [status for status, _ in line.answers] == [400]
+        assert line.wire.is_closing()
+
+    await hold_for_every_cut(stream + NEXT, holds)
 
 
 @pytest.mark.parametrize("stream", LAST.values(), ids=LAST.keys())
-async def test_behind_the_last_request_nothing_is_parsed(stream: bytes, cuts: Any) -> None:
-    for pieces in cuts(stream + NEXT):
-        async with a_line() as line:
-            await line.send(pieces)
-            assert line.answers == [(200, ["POST", "/", SMUGGLED.decode()])], pieces
-            assert line.wire.is_closing(), pieces
+async def test_behind_the_last_request_nothing_is_parsed(stream: bytes) -> None:
+    def holds(line: Line) -> None:
+        assert line.answers == [(200, ["POST", "/", SMUGGLED.decode()])]
+        assert line.wire.is_closing()
+
+    await hold_for_every_cut(stream + NEXT, holds)
 
 
 async def answer_at_once(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -83,11 +90,11 @@ async def answer_at_once(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("name", ["a length", "chunks", "h2c", "h2c with chunks"])
-async def test_a_body_that_nobody_reads_is_no_request_either(name: str, cuts: Any) -> None:
-    for pieces in cuts(FRAMED[name] + NEXT):
-        async with a_line(answer_at_once) as line:
-            await line.send(pieces)
-            assert [status for status, _ in line.answers] == [401, 401], pieces
+async def test_a_body_that_nobody_reads_is_no_request_either(name: str) -> None:
+    def holds(line: Line) -> None:
+        assert [status for status, _ in line.answers] == [401, 401]
+
+    await hold_for_every_cut(FRAMED[name] + NEXT, holds, answer_at_once)
 
 
 @pytest.mark.parametrize(
