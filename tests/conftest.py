@@ -1,7 +1,7 @@
 """The brokers and databases that every kind of test may ask for."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,36 @@ from support.mosquitto import Mosquitto
 from support.ports import free_port as find_free_port
 from support.postgres import PostgresServer
 
+_FIGURE = "figure"  # among a test's properties, which reach the summary also from another process
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes minutes; only -m long runs it, and so scripts/test --long")
     # A cancelled run ends as with Ctrl-C, so that the fixtures stop the servers they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A run in the background begins with Ctrl-C ignored, and so would every program that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long") and "long" not in config.getoption("markexpr"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; runs with -m long"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    figures = [text for report in reports for name, text in report.user_properties if name == _FIGURE]
+    if figures:
+        terminalreporter.section("figures")
+    for text in figures:
+        terminalreporter.write_line(text)
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Take a sentence with a measurement, which no test asserts, into the summary of the run."""
+    return lambda text: request.node.user_properties.append((_FIGURE, text))
 
 
 @pytest.fixture

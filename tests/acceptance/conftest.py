@@ -11,31 +11,6 @@ from support.builtin import BuiltinBroker
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
 
-_FIGURES = pytest.StashKey[list[str]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes minutes; runs only with -m slow")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("slow") and "slow" not in config.getoption("markexpr"):
-            item.add_marker(pytest.mark.skip(reason="slow; runs only with -m slow"))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if figures := config.stash.get(_FIGURES, []):
-        terminalreporter.section("figures")
-        for line in figures:
-            terminalreporter.write_line(line)
-
-
-@pytest.fixture
-def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Take a sentence with a measurement, which no test asserts, into the summary of the run."""
-    return request.config.stash.setdefault(_FIGURES, []).append
-
 
 @pytest.fixture(params=["mosquitto", "builtin"])
 def broker(request: pytest.FixtureRequest) -> Mosquitto | BuiltinBroker:

@@ -15,7 +15,7 @@ ROWS = int(os.environ.get("CHAPAR_TEST_ROWS", "1000000"))
 LIMIT = 60 * 1024 * 1024  # bytes above those of the idle gateway
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["json", "ndjson", "csv"])
 def test_a_report_of_a_million_messages_takes_little_memory(
     start_gateway: Callable[..., GatewayProcess], tmp_path: Path, figure: Callable[[str], None], form: str

@@ -68,7 +68,7 @@ class GatewayProcess:
         """What it has printed, its log included."""
         return self.program.lines
 
-    def start(self, *, until: str | None = "ready", timeout: float = 20.0) -> Self:
+    def start(self, *, until: str | None = "ready", timeout: float = 60.0) -> Self:
         """Returns once `/health/{until}` is 200: "live" (it serves) or "ready" (database and broker too)."""
         env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._folder)}
         env |= {"CHAPAR_PORT": str(self.port)} | self.env
@@ -77,7 +77,7 @@ class GatewayProcess:
             self.wait_until(until, timeout)
         return self
 
-    def wait_until(self, state: str, timeout: float = 20.0) -> None:
+    def wait_until(self, state: str, timeout: float = 60.0) -> None:
         """Until `/health/{state}` is 200; raises AssertionError with the last answer where it ends or hangs instead."""
         deadline = time.monotonic() + timeout
         trusted = ssl.create_default_context(cafile=self.env.get("CHAPAR_CA_FILE"))

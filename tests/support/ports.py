@@ -1,6 +1,7 @@
 """Free TCP ports on the loopback address."""
 
 import contextlib
+import os
 import random
 import socket
 import time
@@ -9,8 +10,10 @@ LOOPBACK = "127.0.0.1"
 _LOOK_EVERY = 0.01  # seconds
 
 # Below what Linux gives to outgoing connections (32768 and up): one of those would take the port of a server that is
-# away for a moment.
-_SERVERS = range(10_000, 32_000)
+# away for a moment. So would a server of another pytest-xdist worker, hence a range for each.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_SIZE = 22_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_SERVERS = range(10_000 + _WORKER * _SIZE, 10_000 + (_WORKER + 1) * _SIZE)
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """What the scripts say to whoever started them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,11 +38,11 @@ def put(project: Path, tool: str, command: str) -> None:
     path.chmod(0o755)
 
 
-def run(project: Path) -> subprocess.CompletedProcess[str]:
+def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     temporary = project / "tmp"
     temporary.mkdir()
     done = subprocess.run(
-        ["bash", "scripts/test"],
+        ["bash", "scripts/test", *arguments],
         cwd=project,
         env=os.environ | {"TMPDIR": str(temporary)},
         capture_output=True,
@@ -72,6 +73,30 @@ def test_a_simulation_that_fails_is_enough(project: Path) -> None:
     done = run(project)
     assert done.returncode == 1
     assert done.stdout.endswith("simulation     FAILED\n")
+
+
+LONG_FORMS = ("faults", "fuzz", "mutate")
+
+
+def add_long_forms(project: Path) -> None:
+    for name in LONG_FORMS:
+        program(project / "scripts" / name, f"echo ran: {name} $*")
+
+
+def test_the_long_forms_come_behind_the_short_ones(project: Path) -> None:
+    add_long_forms(project)
+    done = run(project, "--long")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^ran: (.*)$", done.stdout, re.MULTILINE) == ["faults --long", "fuzz --long", "mutate"]
+
+
+@pytest.mark.parametrize("name", LONG_FORMS)
+def test_a_long_form_that_fails_is_enough(project: Path, name: str) -> None:
+    add_long_forms(project)
+    program(project / "scripts" / name, "exit 1")
+    done = run(project, "--long")
+    assert done.returncode == 1
+    assert done.stdout.count("FAILED") == 1
 
 
 MODULES = ("venv", "ensurepip", "pip", "sys", "os", "site", "sitecustomize", "usercustomize", "runpy", "chapar", "uv")
