@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, literal, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, literal, literal_column, or_, select, update
 
 from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, first_id, time_of
 from chapar.store.audit import Entry, add_entries
@@ -25,7 +25,7 @@ _MAY_BE_RETAINED = select(literal(1)).where(
         and_(messages.c.possible_duplicate.is_(True), messages.c.status.not_in(_unfinished)),
     ),
 )
-_ONE = literal_column("1")  # for SQLite plans anew at each execution where LIMIT has a parameter
+_ONE: ColumnElement[int] = literal_column("1")  # for SQLite plans anew at each execution where LIMIT has a parameter
 _seq = messages.alias("numbered")
 _ORIGINS_SEQ = select(_seq.c.seq).where(_seq.c.id == bindparam("origin")).scalar_subquery()
 _OWN_SEQ = select(_seq.c.seq).where(_seq.c.id == bindparam("clearing")).scalar_subquery()
