@@ -14,10 +14,10 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from chapar.errors import DatabaseFileGone, DatabaseInUse, NotSaved, SettingInvalid, StoreUnavailable
+from chapar.model.report import Filters
 from chapar.store import files
 from chapar.store.administration import administer, migrate
 from chapar.store.database import parse, sqlite_file
-from chapar.store.reports import Filters
 from chapar.store.store import Store
 from support.stores import new_message, open_store
 
@@ -116,7 +116,7 @@ async def test_a_lock_leaves_sqlite_s_own_alone(store: Store, file: Path) -> Non
     with administer(f"sqlite:///{file}") as connection:
         connection.execute(text("UPDATE api_keys SET name = name"))
     assert migrate(f"sqlite:///{file}")[0] is not None
-    await store.add(new_message())
+    await store.messages.add(new_message())
 
 
 @pytest.mark.parametrize("name", [hard_link], ids=["hard link"])
@@ -130,7 +130,7 @@ async def test_nobody_administers_a_served_file_under_a_name_with_another_log(
             administrate()
     with administer(symbolic_link(file)) as connection:  # SQLite follows it, so the log is the same
         connection.execute(text("SELECT 1"))
-    await store.check()
+    await store.health.check()
 
 
 def test_an_old_database_that_is_served_is_not_migrated(file: Path) -> None:
@@ -142,7 +142,7 @@ async def test_every_file_is_its_owner_s_whatever_the_umask(file: Path) -> None:
     before = os.umask(0)
     try:
         async with open_store(f"sqlite:///{file}") as store:
-            await store.add(new_message())
+            await store.messages.add(new_message())
             assert modes(file.parent) == dict.fromkeys(
                 ["chapar.db", "chapar.db-shm", "chapar.db-wal", "chapar.db.lock"], 0o600
             )
@@ -168,11 +168,11 @@ async def test_a_database_that_others_may_read_is_one_warning(file: Path, mode: 
 async def refusal(store: Store) -> str:
     """What a send is told, long before its deadline."""
     with pytest.raises(NotSaved) as told:
-        await store.add(new_message(), asyncio.get_running_loop().time() + PATIENCE)
+        await store.messages.add(new_message(), asyncio.get_running_loop().time() + PATIENCE)
     with pytest.raises(StoreUnavailable):
-        await store.check()
+        await store.health.check()
     with pytest.raises(StoreUnavailable):
-        await store.page(Filters(), after=None, limit=1)
+        await store.reports.page(Filters(), after=None, limit=1)
     assert "جابه‌جا" in told.value.sentence("fa")
     return str(told.value)
 
@@ -181,7 +181,7 @@ async def back(store: Store) -> None:
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
-                return await store.check()
+                return await store.health.check()
             except StoreUnavailable:
                 await asyncio.sleep(0.02)
 
@@ -191,21 +191,21 @@ async def test_a_file_that_is_moved_saves_nothing_until_it_is_back(store: Store,
     log, index = (file.with_name(f"chapar.db-{kind}") for kind in ("wal", "shm"))
     for moved, told in ((file, file), (log, log), (index, index), (file.parent, file)):
         saved.append(new_message())
-        await store.add(saved[-1])
+        await store.messages.add(saved[-1])
         elsewhere = moved.with_name("elsewhere")
         moved.rename(elsewhere)
         assert f"{told} was deleted, moved, replaced or overwritten" in await refusal(store)
-        settled = store.add(later := new_message())  # without a deadline it waits
+        settled = store.messages.add(later := new_message())  # without a deadline it waits
         elsewhere.rename(moved)
         await back(store)
         await settled
         saved.append(later)
-    assert [message async for page in store.pages(Filters()) for message in page] == saved
+    assert [message async for page in store.reports.pages(Filters()) for message in page] == saved
 
 
 async def test_another_file_in_its_place_is_not_written(store: Store, file: Path) -> None:
     saved = new_message()
-    await store.add(saved)
+    await store.messages.add(saved)
     elsewhere = file.with_name("elsewhere")
     file.rename(elsewhere)
     shutil.copy(elsewhere, file)
@@ -217,26 +217,26 @@ async def test_another_file_in_its_place_is_not_written(store: Store, file: Path
     await refusal(store)
     elsewhere.rename(file)
     await back(store)
-    assert await store.find(saved.id) == saved
+    assert await store.messages.find(saved.id) == saved
 
 
 async def test_a_log_that_is_deleted_takes_nothing_along(file: Path) -> None:
     saved = new_message()
     async with open_store(f"sqlite:///{file}") as store:
-        await store.add(saved)
+        await store.messages.add(saved)
         file.with_name("chapar.db-wal").unlink()
         await refusal(store)
     async with open_store(f"sqlite:///{file}") as store:
-        assert await store.find(saved.id) == saved
+        assert await store.messages.find(saved.id) == saved
 
 
 async def test_a_file_that_is_overwritten_is_noticed_also_while_nothing_is_sent(store: Store, file: Path) -> None:
     backup = file.read_bytes()
     file.touch()
-    await store.add(new_message())
+    await store.messages.add(new_message())
     for _ in range(40):  # enough for the log to be brought into the file
-        await asyncio.gather(*(store.add(new_message(params="x" * 4000)) for _ in range(40)))
-    await store.check()
+        await asyncio.gather(*(store.messages.add(new_message(params="x" * 4000)) for _ in range(40)))
+    await store.health.check()
     file.write_bytes(backup)
     async with asyncio.timeout(PATIENCE):
         while store._commits.gone is None:
@@ -262,7 +262,7 @@ async def test_a_message_that_is_sent_meanwhile_is_not_lost(store: Store, file: 
         while not stop:
             message = new_message()
             try:
-                await store.add(message, loop.time() + PATIENCE)
+                await store.messages.add(message, loop.time() + PATIENCE)
                 saved.add(message.id)
             except NotSaved:
                 refused.add(message.id)
@@ -285,7 +285,7 @@ async def test_a_message_that_is_sent_meanwhile_is_not_lost(store: Store, file: 
             elsewhere.rename(file)
         stop = True
     await back(store)
-    rows = {message.id async for page in store.pages(Filters()) for message in page}
+    rows = {message.id async for page in store.reports.pages(Filters()) for message in page}
     assert saved <= rows
     assert not refused & rows
 
@@ -304,7 +304,7 @@ async def test_no_lookup_waits_behind_reports(any_store: Store) -> None:
     reports = [asyncio.ensure_future(any_store._report(lambda _: over.wait(PATIENCE))) for _ in range(20)]
     try:
         assert await any_store.find(message.id) == message
-        assert not await any_store.any_key()
+        assert not await any_store.api_keys.any()
         assert await any_store.key_by_hash("none") is None
         await any_store.check()
         assert not any(report.done() for report in reports)

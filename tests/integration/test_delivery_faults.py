@@ -28,12 +28,12 @@ async def delivered(store: Store, database_url: str, link: FakeLink, faulty: Mes
     messages = [new_message() for _ in range(others)]
     messages.insert(others // 2, faulty)
     for message in messages:
-        await store.add(message)
+        await store.messages.add(message)
     link.answers.extend([0x00] * len(messages))
     for message in messages:
         dispatcher.deliver(message, direct=True)
     await dispatcher.drained()
-    return await store.find_all([message.id for message in messages])
+    return await store.messages.find_all([message.id for message in messages])
 
 
 async def test_a_text_that_cannot_be_encoded_is_rejected_alone(
@@ -52,7 +52,7 @@ async def test_a_text_that_cannot_be_encoded_is_rejected_alone(
     after = found.pop(faulty.id)
     assert (after.status, after.reason, after.attempts) == (Status.REJECTED, "internal_error", 0)
     assert {message.status for message in found.values()} == {Status.PUBLISHED}
-    assert [attempt.outcome for attempt in await store.attempts(faulty.id)] == ["internal_error"]
+    assert [attempt.outcome for attempt in await store.messages.attempts(faulty.id)] == ["internal_error"]
 
 
 async def test_an_end_that_no_column_takes_is_an_unknown_outcome(store: Store, database_url: str) -> None:

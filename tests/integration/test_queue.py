@@ -8,12 +8,13 @@ from itertools import count
 import pytest
 from sqlalchemy import event
 
+from chapar.model.acceptance import Added, Full, Key, Place
 from chapar.model.message import Message, Status, clearing
-from chapar.store.acceptance import Added, Full, Key, Place
+from chapar.model.queue import Backlog, Lease, Taken
 from chapar.store.database import Role, open_engine
-from chapar.store.queue import LEAVE, SETTLE, Lease
-from chapar.store.reports import Backlog
-from chapar.store.store import UNBOUNDED, Store, Taken
+from chapar.store.messages import UNBOUNDED
+from chapar.store.queue import LEAVE, SETTLE
+from chapar.store.store import Store
 from support.callers import cancelling
 from support.stores import CLAIM, PROCESS, new_message, now, open_store, published
 
@@ -24,7 +25,7 @@ CLAIMS = count(1)
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Store]:
     async with open_store(database_url) as store:
-        await store.hold(Lease(PROCESS, "this", 60, alone=False))
+        await store.queue.hold(Lease(PROCESS, "this", 60, alone=False))
         yield store
 
 
@@ -33,12 +34,12 @@ def queued(imei: str = "A", **fields: object) -> Message:
 
 
 async def take(store: Store, limit: int = 100, at: int | None = None, process: str = PROCESS) -> Taken:
-    return await store.take(f"{process}.{next(CLAIMS)}", limit, now() if at is None else at)
+    return await store.queue.take(f"{process}.{next(CLAIMS)}", limit, now() if at is None else at)
 
 
 async def add(store: Store, message: Message, max_depth: int = UNBOUNDED, key: Key | None = None) -> Added | Status:
     """What came of it: the status alone where the message was added."""
-    added = await store.add(message, max_depth=max_depth, key=key)
+    added = await store.messages.add(message, max_depth=max_depth, key=key)
     return added.status if isinstance(added, Place) else added
 
 
@@ -62,14 +63,14 @@ async def test_a_device_with_a_whole_page_on_its_way_leaves_the_next_to_the_othe
     first = await take(store, 3)
     assert [message.id for message in first.messages] == [message.id for message in crowd[:3]]
     assert [message.id for message in (await take(store, 3)).messages] == [other.id]
-    assert await store.move(first.messages[0], published(first.messages[0]))
+    assert await store.messages.move(first.messages[0], published(first.messages[0]))
     assert [message.id for message in (await take(store, 3)).messages] == [message.id for message in crowd[3:6]]
 
 
 async def test_a_repeated_take_finds_what_it_took_and_takes_no_more(store: Store) -> None:
     await add_all(store, *(queued() for _ in range(4)))
-    first = await store.take(f"{PROCESS}.again", 2, now())
-    again = await store.take(f"{PROCESS}.again", 2, now())
+    first = await store.queue.take(f"{PROCESS}.again", 2, now())
+    again = await store.queue.take(f"{PROCESS}.again", 2, now())
     assert again == first
     assert len((await take(store)).messages) == 2
 
@@ -79,7 +80,7 @@ async def test_what_comes_for_a_device_with_a_backlog_goes_behind_it(store: Stor
     behind, elsewhere = new_message("A"), new_message("B")
     assert await add(store, behind) is Status.QUEUED
     assert await add(store, elsewhere) is Status.PUBLISHING
-    found = await store.find(behind.id)
+    found = await store.messages.find(behind.id)
     assert found is not None
     assert (found.status, found.attempts, found.claim) == (Status.QUEUED, 0, None)
 
@@ -97,7 +98,7 @@ async def test_what_was_taken_from_the_queue_is_not_overtaken(store: Store) -> N
 
 
 async def test_what_another_process_has_in_flight_keeps_its_device(store: Store) -> None:
-    await store.hold(Lease(OTHER, "other", 60, alone=False))
+    await store.queue.hold(Lease(OTHER, "other", 60, alone=False))
     await add_all(store, new_message("A", claim=f"{OTHER}.1"))
     assert await add(store, new_message("A")) is Status.QUEUED
     await add_all(store, queued("B"))
@@ -129,7 +130,7 @@ async def test_what_is_too_late_expires_and_is_not_taken(store: Store) -> None:
     taken = await take(store, at=at)
     assert taken.expired == [late.id]
     assert [message.id for message in taken.messages] == [in_time.id]
-    found = await store.find(late.id)
+    found = await store.messages.find(late.id)
     assert found is not None
     assert (found.status, found.reason, found.finished_at) == (Status.EXPIRED, "expired", at)
 
@@ -145,42 +146,42 @@ async def test_taking_nothing_still_lets_time_pass(store: Store) -> None:
 async def test_a_message_that_waits_is_withdrawn_once_and_for_all(store: Store, status: Status) -> None:
     message = queued()._replace(status=status, deliver_at=now() if status is Status.SCHEDULED else None)
     await add_all(store, message)
-    assert await store.cancel(cancelling(message.id, now()), deadline_of()) == (True, Status.CANCELLED)
-    assert await store.cancel(cancelling(message.id, now()), deadline_of()) == (False, Status.CANCELLED)
+    assert await store.messages.cancel(cancelling(message.id, now()), deadline_of()) == (True, Status.CANCELLED)
+    assert await store.messages.cancel(cancelling(message.id, now()), deadline_of()) == (False, Status.CANCELLED)
     assert (await take(store, at=now() + 10)).messages == []
 
 
 async def test_a_message_on_its_way_is_not_withdrawn(store: Store) -> None:
     message = new_message()
     await add_all(store, message)
-    assert await store.cancel(cancelling(message.id, now()), deadline_of()) == (False, Status.PUBLISHING)
-    assert await store.cancel(cancelling("there-is-none", now()), deadline_of()) == (False, None)
-    assert await store.move(message, published(message)) is True
+    assert await store.messages.cancel(cancelling(message.id, now()), deadline_of()) == (False, Status.PUBLISHING)
+    assert await store.messages.cancel(cancelling("there-is-none", now()), deadline_of()) == (False, None)
+    assert await store.messages.move(message, published(message)) is True
 
 
 async def test_a_dead_process_is_settled_and_a_living_one_left_alone(store: Store) -> None:
-    await store.hold(Lease(OTHER, "other", 60, alone=False))
+    await store.queue.hold(Lease(OTHER, "other", 60, alone=False))
     own, living = new_message("A"), new_message("B", claim=f"{OTHER}.1")
     dead, once = new_message("C", claim="0000000000000000.7"), new_message("D", claim="0000000000000000.8")
     once = once._replace(at_most_once=True)
     await add_all(store, own, living, dead, once)
-    assert await store.settle(PROCESS, now()) == 2
-    after = {message.id: message for message in await store.find_all([own.id, living.id, dead.id, once.id])}
+    assert await store.queue.settle(PROCESS, now()) == 2
+    after = {message.id: message for message in await store.messages.find_all([own.id, living.id, dead.id, once.id])}
     assert after[own.id] == own
     assert after[living.id] == living
     assert (after[dead.id].status, after[dead.id].possible_duplicate) == (Status.QUEUED, True)
     assert (after[once.id].status, after[once.id].reason) == (Status.UNCONFIRMED, "process_died")
-    assert [attempt.outcome for attempt in await store.attempts(dead.id)] == ["process_died"]
-    await store.leave(OTHER)
-    assert await store.settle(PROCESS, now()) == 1
+    assert [attempt.outcome for attempt in await store.messages.attempts(dead.id)] == ["process_died"]
+    await store.queue.leave(OTHER)
+    assert await store.queue.settle(PROCESS, now()) == 1
 
 
 async def test_a_lease_that_is_over_is_no_lease(store: Store) -> None:
-    await store.hold(Lease(OTHER, "other", 0, alone=False))
+    await store.queue.hold(Lease(OTHER, "other", 0, alone=False))
     await add_all(store, new_message(claim=f"{OTHER}.1"))
-    assert await store.is_alive(OTHER) is False
-    assert await store.is_alive(PROCESS) is True
-    assert await store.settle(PROCESS, now()) == 1
+    assert await store.queue.is_alive(OTHER) is False
+    assert await store.queue.is_alive(PROCESS) is True
+    assert await store.queue.settle(PROCESS, now()) == 1
 
 
 @pytest.mark.parametrize("statements", range(5))
@@ -189,16 +190,16 @@ async def test_what_may_be_sent_once_is_not_queued_where_a_lease_ends_while_it_i
 ) -> None:
     if not database_url.startswith("postgresql"):
         pytest.skip("nobody else writes to SQLite meanwhile")
-    await store.hold(Lease(OTHER, "other", 60, alone=False))
+    await store.queue.hold(Lease(OTHER, "other", 60, alone=False))
     once = new_message(claim=f"{OTHER}.1")._replace(at_most_once=True)
     await add_all(store, once)
     await asyncio.to_thread(_settle_while_a_lease_ends, database_url, statements)
-    await store.leave(OTHER)
-    await store.settle(PROCESS, now())
-    after = await store.find(once.id)
+    await store.queue.leave(OTHER)
+    await store.queue.settle(PROCESS, now())
+    after = await store.messages.find(once.id)
     assert after is not None
     assert (after.status, after.possible_duplicate) == (Status.UNCONFIRMED, False)
-    assert [attempt.outcome for attempt in await store.attempts(once.id)] == ["process_died"]
+    assert [attempt.outcome for attempt in await store.messages.attempts(once.id)] == ["process_died"]
 
 
 def _settle_while_a_lease_ends(database_url: str, statements: int) -> None:
@@ -237,10 +238,10 @@ async def test_what_is_on_its_way_counts_as_unfinished_too(store: Store) -> None
     assert await add(store, second, max_depth=2) is Status.PUBLISHING, "it is there: this is a repetition"
     recorded = new_message("A", Status.REJECTED, claim=None)
     assert await add(store, recorded, max_depth=2) is Status.REJECTED, "it takes no room"
-    assert await store.move(first, published(first))
+    assert await store.messages.move(first, published(first))
     assert await add(store, new_message("A"), max_depth=2) is Status.PUBLISHING
     await add_all(store, *(new_message("C") for _ in range(5)))
-    together = [store.add(message, max_depth=7) for message in (new_message("C") for _ in range(5))]
+    together = [store.messages.add(message, max_depth=7) for message in (new_message("C") for _ in range(5))]
     assert [isinstance(each, Full) for each in await asyncio.gather(*together)] == [False] * 2 + [True] * 3
 
 
@@ -254,10 +255,10 @@ async def test_a_key_makes_one_message_and_keeps_its_first_answer(store: Store) 
     assert await add(store, second, key=key(second)) == key(first)._replace(
         kept_until=(await owner(store, first)).kept_until
     )
-    assert await store.find(second.id) is None
+    assert await store.messages.find(second.id) is None
     assert await add(store, first, key=key(first)) is Status.QUEUED, "repeated because its answer was lost"
-    await store.answer(key(first), 202, "{}")
-    await store.answer(key(first), 500, "too late")
+    await store.keys.answer(key(first), 202, "{}")
+    await store.keys.answer(key(first), 500, "too late")
     assert (await owner(store, first))[5:7] == (202, "{}")
 
 
@@ -287,9 +288,9 @@ async def test_what_nobody_can_vouch_for_is_withdrawn_with_its_key(store: Store,
     if place == "put off":
         (taken,) = (await take(store)).messages
         back = taken.moved(Status.QUEUED, attempts=0, claim=None, not_before=now() + 1000)
-        assert await store.move(taken, back)
-    assert await store.withdraw(never(message), message.claim, key(message)) is True
-    found = await store.find(message.id)
+        assert await store.messages.move(taken, back)
+    assert await store.messages.withdraw(never(message), message.claim, key(message)) is True
+    found = await store.messages.find(message.id)
     assert found is not None
     expected = Status.REJECTED if place in {"nowhere", "direct"} else Status.CANCELLED
     assert (found.status, found.reason, found.claim, found.not_before) == (expected, "outcome_unknown", None, None)
@@ -302,8 +303,8 @@ async def test_what_nobody_can_vouch_for_is_withdrawn_with_its_key(store: Store,
 async def test_what_another_process_has_answered_for_is_not_withdrawn(store: Store) -> None:
     message = queued()
     await add(store, message, key=key(message))
-    await store.answer(key(message), 202, "{}")
-    assert await store.withdraw(never(message), message.claim, key(message)) is False
+    await store.keys.answer(key(message), 202, "{}")
+    assert await store.messages.withdraw(never(message), message.claim, key(message)) is False
     assert [taken.id for taken in (await take(store)).messages] == [message.id]
 
 
@@ -311,7 +312,7 @@ async def test_what_is_on_its_way_is_not_withdrawn_and_keeps_its_key(store: Stor
     message = queued()
     await add(store, message, key=key(message))
     await take(store)
-    assert await store.withdraw(never(message), message.claim, key(message)) is False
+    assert await store.messages.withdraw(never(message), message.claim, key(message)) is False
     assert isinstance(await add(store, queued(), key=key(queued())), Key)
 
 
@@ -325,18 +326,18 @@ async def test_a_full_device_leaves_the_key_unused(store: Store) -> None:
 async def test_the_backlog_is_counted_by_status_and_names_its_front(store: Store) -> None:
     front = queued("A")
     await add_all(store, front, queued("B"), new_message("C", claim=CLAIM), published(new_message()))
-    backlog = await store.backlog()
+    backlog = await store.queue.backlog()
     assert backlog.depths == {Status.QUEUED: 2, Status.PUBLISHING: 1}
     assert backlog.oldest == front
 
 
 async def test_what_waits_to_clear_a_retained_message_is_no_backlog(store: Store) -> None:
     retained = new_message("A", Status.PUBLISHED, retain=True, claim=None)
-    await store.add(clearing(retained, time.time_ns(), due=now() + 1000))
-    assert await store.backlog() == Backlog({}, None)
+    await store.messages.add(clearing(retained, time.time_ns(), due=now() + 1000))
+    assert await store.queue.backlog() == Backlog({}, None)
     scheduled = new_message("A", Status.SCHEDULED, claim=None, deliver_at=now() + 1000)
-    await store.add(scheduled)
-    assert await store.backlog() == Backlog({Status.SCHEDULED: 1}, scheduled)
+    await store.messages.add(scheduled)
+    assert await store.queue.backlog() == Backlog({Status.SCHEDULED: 1}, scheduled)
 
 
 async def owner(store: Store, message: Message) -> Key:
@@ -366,22 +367,22 @@ async def test_a_clearing_gives_way_to_a_newer_one_that_is_on_its_way_behind_it(
 async def test_a_clearing_whose_origin_is_forgotten_gives_way_to_a_newer_one(store: Store) -> None:
     forgotten = new_message("A", Status.PUBLISHED, retain=True, claim=None)
     clears = clearing_of(forgotten)
-    await store.add(clears)
-    await store.add(new_message("A", Status.PUBLISHED, retain=True, claim=None))
+    await store.messages.add(clears)
+    await store.messages.add(new_message("A", Status.PUBLISHED, retain=True, claim=None))
     taken = await take(store)
     assert (taken.messages, taken.superseded) == ([], [clears.id])
 
 
 async def test_a_clearing_whose_origin_is_forgotten_is_sent_where_nothing_is_newer(store: Store) -> None:
     clears = clearing_of(new_message("A", Status.PUBLISHED, retain=True, claim=None))
-    await store.add(new_message("A", Status.PUBLISHED, retain=True, claim=None))
-    await store.add(clears)
+    await store.messages.add(new_message("A", Status.PUBLISHED, retain=True, claim=None))
+    await store.messages.add(clears)
     taken = await take(store)
     assert ([message.id for message in taken.messages], taken.superseded) == ([clears.id], [])
 
 
 async def test_what_clears_takes_nothing_of_the_bound_of_its_device(store: Store) -> None:
-    await store.add(clearing_of(new_message("A", Status.PUBLISHED, retain=True)))
+    await store.messages.add(clearing_of(new_message("A", Status.PUBLISHED, retain=True)))
     first, second = queued("A"), queued("A")
     assert await add(store, first, max_depth=1) is Status.QUEUED
     assert await add(store, second, max_depth=1) == Full(first.id)

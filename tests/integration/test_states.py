@@ -12,14 +12,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from chapar.model.message import MOVES, UNFINISHED, Attempt, Message, Status, clearing
+from chapar.model.acceptance import Added, Full, Key, Place
+from chapar.model.message import MOVES, MUTABLE, UNFINISHED, Attempt, Message, Status, clearing
+from chapar.model.queue import Lease
 from chapar.store import reports
-from chapar.store.acceptance import Added, Full, Key, Place, addition, owner_of
-from chapar.store.operations import move_row
-from chapar.store.queue import Lease, Take
+from chapar.store.acceptance import addition
+from chapar.store.idempotency import owner_of
+from chapar.store.messages import UNBOUNDED
+from chapar.store.moves import move_row
+from chapar.store.queue import Take
 from chapar.store.retained import TakeBack
-from chapar.store.schema import MUTABLE, PROCESS_LENGTH, to_row
-from chapar.store.store import UNBOUNDED, Store
+from chapar.store.schema import PROCESS_LENGTH, to_row
+from chapar.store.store import Store
 from chapar.store.writer import _KINDS
 from support.callers import cancelling
 from support.fakes import EPOCH
@@ -73,7 +77,7 @@ class Server:
 
     def clear(self, ids: Sequence[str]) -> None:
         """Leave nothing behind that the next example could find."""
-        for message in self.run(self.store.find_all(ids)):
+        for message in self.run(self.store.messages.find_all(ids)):
             if message.status in UNFINISHED:
                 ended = message._replace(status=Status.REJECTED, claim=None, not_before=None, finished_at=EPOCH)
                 self.ask(("move", move_row(message, ended)))
@@ -356,7 +360,9 @@ class Messages(RuleBasedStateMachine):
     def what_changed_is_what_is_kept(self) -> None:
         assert self.database.messages() == [*self.now.values()]
         if self.server is not None:
-            found = {message.id: message for message in self.server.run(self.server.store.find_all([*self.now]))}
+            found = {
+                message.id: message for message in self.server.run(self.server.store.messages.find_all([*self.now]))
+            }
             assert found == self.now
 
     def teardown(self) -> None:
@@ -365,8 +371,8 @@ class Messages(RuleBasedStateMachine):
         try:
             for id_ in self.now:
                 kept = self.database.read(lambda connection, id_=id_: reports.attempts_of(connection, id_))
-                assert self.server.run(self.server.store.attempts(id_)) == kept
-            assert self.server.run(self.server.store.backlog()) == self.database.read(reports.backlog)
+                assert self.server.run(self.server.store.messages.attempts(id_)) == kept
+            assert self.server.run(self.server.store.queue.backlog()) == self.database.read(reports.backlog)
         finally:
             self.server.clear([*self.additions])
 
@@ -417,12 +423,12 @@ async def test_each_move_can_be_made_and_only_once(database_url: str) -> None:
         for number, (before, after) in enumerate(moves):
             path = _path_to(before)
             message = new_message(f"D{number}", path[0], claim=None, attempts=0, deliver_at=EPOCH)
-            await store.add(message)
+            await store.messages.add(message)
             for status in (*path[1:], after):
                 older, message = message, message.moved(status)._replace(attempts=message.attempts + 1)
-                assert await store.move(older, message) is True
-                assert await store.move(older, message._replace(reason="another")) is False
-                assert await store.find(message.id) == message
+                assert await store.messages.move(older, message) is True
+                assert await store.messages.move(older, message._replace(reason="another")) is False
+                assert await store.messages.find(message.id) == message
 
 
 def _path_to(status: Status) -> tuple[Status, ...]:

@@ -11,14 +11,13 @@ import pytest
 from sqlalchemy import delete, event, select
 
 from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
+from chapar.model.acceptance import Key, Sender
 from chapar.model.message import Message, Status, new_id
+from chapar.model.report import Filters, Page, Position
 from chapar.runtime.metrics import Metrics
-from chapar.store import reports
-from chapar.store import store as store_module
-from chapar.store.acceptance import Key, Sender
+from chapar.store import reports, retention
 from chapar.store.database import Role, open_engine
 from chapar.store.paging import PAGE_BYTES
-from chapar.store.reports import Filters, Page, Position
 from chapar.store.schema import keys
 from chapar.store.store import Store
 from support.stores import CLAIM, measured, new_message, now, open_store, published, writer_processes
@@ -31,11 +30,11 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 
 async def add(store: Store, *messages: Message) -> None:
-    await asyncio.gather(*(store.add(message) for message in messages))
+    await asyncio.gather(*(store.messages.add(message) for message in messages))
 
 
 async def every(store: Store, filters: Filters, size: int = 1000) -> list[Message]:
-    return [message async for page in store.pages(filters, size) for message in page]
+    return [message async for page in store.reports.pages(filters, size) for message in page]
 
 
 async def test_what_is_added_is_found(store: Store) -> None:
@@ -55,15 +54,15 @@ async def test_what_is_added_is_found(store: Store) -> None:
         finished_at=2,
     )
     await add(store, plain, full)
-    assert await store.find(plain.id) == plain
-    assert await store.find(full.id) == full
-    assert await store.find("unknown") is None
+    assert await store.messages.find(plain.id) == plain
+    assert await store.messages.find(full.id) == full
+    assert await store.messages.find("unknown") is None
 
 
 async def test_what_is_read_has_the_types_of_a_message(store: Store) -> None:
     message = new_message(subscribers=True)
-    await store.add(message)
-    found = await store.find(message.id)
+    await store.messages.add(message)
+    found = await store.messages.find(message.id)
     assert found is not None
     assert [type(value) for value in found] == [type(value) for value in message]
 
@@ -71,67 +70,67 @@ async def test_what_is_read_has_the_types_of_a_message(store: Store) -> None:
 async def test_an_add_may_be_repeated(store: Store) -> None:
     message = new_message()
     await add(store, message, message)
-    await store.add(message)
+    await store.messages.add(message)
     assert await every(store, Filters()) == [message]
 
 
 async def test_a_move_changes_the_message(store: Store) -> None:
     before = new_message()
     after = published(before)._replace(subscribers=True, reason_code=0)
-    await store.add(before)
-    assert await store.move(before, after) is True
-    assert await store.find(before.id) == after
+    await store.messages.add(before)
+    assert await store.messages.move(before, after) is True
+    assert await store.messages.find(before.id) == after
 
 
 async def test_a_move_may_be_repeated(store: Store) -> None:
     before = new_message()
     after = published(before)
-    await store.add(before)
-    assert all(await asyncio.gather(store.move(before, after), store.move(before, after)))
-    assert await store.move(before, after) is True
+    await store.messages.add(before)
+    assert all(await asyncio.gather(store.messages.move(before, after), store.messages.move(before, after)))
+    assert await store.messages.move(before, after) is True
 
 
 async def test_of_two_moves_one_wins(store: Store) -> None:
     before = new_message()
-    await store.add(before)
+    await store.messages.add(before)
     winner = published(before)
     loser = before.moved(Status.REJECTED)
-    first, second = store.move(before, winner), store.move(before, loser)
+    first, second = store.messages.move(before, winner), store.messages.move(before, loser)
     assert (await first, await second) == (True, False)
-    assert await store.find(before.id) == winner
+    assert await store.messages.find(before.id) == winner
 
 
 @pytest.mark.parametrize("other", [{"status": Status.QUEUED}, {"attempts": 2}, {"claim": None}, {"claim": "another"}])
 async def test_a_move_is_fenced_by_status_attempt_and_claim(store: Store, other: dict[str, Any]) -> None:
     there = new_message(**other)
-    await store.add(there)
+    await store.messages.add(there)
     believed = there._replace(status=Status.PUBLISHING, attempts=1, claim=CLAIM)
-    assert await store.move(believed, published(believed)) is False
-    assert await store.find(there.id) == there
+    assert await store.messages.move(believed, published(believed)) is False
+    assert await store.messages.find(there.id) == there
 
 
 async def test_a_message_without_a_claim_can_be_moved(store: Store) -> None:
     queued = new_message(status=Status.QUEUED, claim=None)
-    await store.add(queued)
-    assert await store.move(queued, queued.moved(Status.PUBLISHING)._replace(claim=CLAIM, attempts=2)) is True
+    await store.messages.add(queued)
+    assert await store.messages.move(queued, queued.moved(Status.PUBLISHING)._replace(claim=CLAIM, attempts=2)) is True
 
 
 async def test_a_message_that_is_not_there_is_not_moved(store: Store) -> None:
     message = new_message()
-    assert await store.move(message, published(message)) is False
+    assert await store.messages.move(message, published(message)) is False
 
 
 async def test_what_is_given_back_is_in_the_queue_before_another_is_put_behind_it(store: Store) -> None:
     first, second = new_message(), new_message()
-    await store.add(first)
-    store.move(first, first.moved(Status.QUEUED)._replace(claim=None, attempts=0))
-    assert (await store.add(second)) == (Status.QUEUED, None)
+    await store.messages.add(first)
+    store.messages.move(first, first.moved(Status.QUEUED)._replace(claim=None, attempts=0))
+    assert (await store.messages.add(second)) == (Status.QUEUED, None)
 
 
 async def test_one_bad_operation_fails_alone(store: Store) -> None:
     good = [new_message() for _ in range(5)]
     bad = new_message(attempts=1 << 70)
-    futures = [store.add(message) for message in (*good[:3], bad, *good[3:])]
+    futures = [store.messages.add(message) for message in (*good[:3], bad, *good[3:])]
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert isinstance(results.pop(3), NotSaved)
     assert results == [(Status.PUBLISHING, CLAIM)] * 5
@@ -140,15 +139,15 @@ async def test_one_bad_operation_fails_alone(store: Store) -> None:
 
 async def test_a_cancelled_future_does_not_cancel_the_commit(store: Store) -> None:
     message = new_message()
-    store.add(message).cancel()
-    await store.add(new_message())
-    assert await store.find(message.id) == message
+    store.messages.add(message).cancel()
+    await store.messages.add(new_message())
+    assert await store.messages.find(message.id) == message
 
 
 async def test_operations_of_one_turn_share_a_commit(database_url: str) -> None:
     metrics = Metrics()
     async with open_store(database_url, metrics) as store:
-        await store.check()
+        await store.health.check()
         before = measured(metrics, "chapar_commit_batch_operations_count")
         await add(store, *(new_message() for _ in range(100)))
     assert measured(metrics, "chapar_commit_batch_operations_count") == before + 1
@@ -157,11 +156,11 @@ async def test_operations_of_one_turn_share_a_commit(database_url: str) -> None:
 async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url: str) -> None:
     messages = [new_message() for _ in range(2000)]
     async with open_store(database_url) as store:
-        futures = [store.add(message) for message in messages]
+        futures = [store.messages.add(message) for message in messages]
     assert [future.result() for future in futures] == [(Status.PUBLISHING, CLAIM)] * 2000
     assert writer_processes() == []
     with pytest.raises(NotSaved):
-        await store.add(new_message())
+        await store.messages.add(new_message())
     async with open_store(database_url) as store:
         assert len(await every(store, Filters())) == 2000
 
@@ -169,14 +168,14 @@ async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url
 async def test_a_page_has_the_newest_first_and_the_next_goes_on_behind_it(store: Store) -> None:
     messages = [new_message() for _ in range(10)]
     await add(store, *messages)
-    first = await store.page(Filters(), after=None, limit=4)
+    first = await store.reports.page(Filters(), after=None, limit=4)
     # What is accepted meanwhile shifts nothing.
     await add(store, *(new_message() for _ in range(3)))
-    second = await store.page(Filters(), after=first.next, limit=4)
-    third = await store.page(Filters(), after=second.next, limit=4)
+    second = await store.reports.page(Filters(), after=first.next, limit=4)
+    third = await store.reports.page(Filters(), after=second.next, limit=4)
     assert [*first.messages, *second.messages, *third.messages] == messages[::-1]
     assert third.next is None
-    assert await store.page(Filters(), after=Position(0, ""), limit=4) == Page([], None)
+    assert await store.reports.page(Filters(), after=Position(0, ""), limit=4) == Page([], None)
 
 
 @pytest.mark.parametrize("size", [1, 3, 9, 10, 11])
@@ -194,30 +193,30 @@ async def test_a_page_ends_at_its_bytes_before_it_ends_at_its_messages(store: St
     messages = [*long, vast, *short]
     await add(store, *messages)
     for filters in WAYS:
-        pages = [page async for page in store.pages(filters)]
+        pages = [page async for page in store.reports.pages(filters)]
         assert [message for page in pages for message in page] == messages, filters
         assert list(map(len, pages)) == [4, 4, 2, 1, 10], filters
-        sizes, page = [], await store.page(filters, after=None, limit=1000)
+        sizes, page = [], await store.reports.page(filters, after=None, limit=1000)
         while page.next is not None:
             sizes.append(len(page.messages))
-            page = await store.page(filters, after=page.next, limit=1000)
+            page = await store.reports.page(filters, after=page.next, limit=1000)
         assert [*sizes, len(page.messages)] == [10, 1, 4, 4, 2], filters
 
 
 async def test_the_last_page_says_that_nothing_follows_also_where_it_is_full(store: Store) -> None:
     await add(store, *(new_message() for _ in range(4)))
-    assert (await store.page(Filters(), after=None, limit=3)).next is not None
-    assert (await store.page(Filters(), after=None, limit=4)).next is None
-    assert (await store.page(Filters(), after=None, limit=5)).next is None
+    assert (await store.reports.page(Filters(), after=None, limit=3)).next is not None
+    assert (await store.reports.page(Filters(), after=None, limit=4)).next is None
+    assert (await store.reports.page(Filters(), after=None, limit=5)).next is None
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 async def test_what_waits_of_one_sender_comes_once(store: Store, size: int) -> None:
     states = (Status.QUEUED, Status.PUBLISHED, Status.SCHEDULED)
     sent = [new_message("A", status, claim=None, deliver_at=now() + 10**6) for status in states * 3]
-    await asyncio.gather(*(store.add(message, sender=Sender("key:one", "one", "")) for message in sent))
-    await store.add(new_message("B", Status.QUEUED), sender=Sender("key:other", "other", ""))
-    found = [message async for page in store.waiting_of("key:one", size) for message in page]
+    await asyncio.gather(*(store.messages.add(message, sender=Sender("key:one", "one", "")) for message in sent))
+    await store.messages.add(new_message("B", Status.QUEUED), sender=Sender("key:other", "other", ""))
+    found = [message async for page in store.reports.waiting_of("key:one", size) for message in page]
     assert sorted(found) == sorted(message for message in sent if message.status is not Status.PUBLISHED)
 
 
@@ -245,7 +244,7 @@ async def only_mixed(store: Store, database_url: str) -> list[Message]:
 
 async def removed_up_to(store: Store, message: Message) -> None:
     """Let retention remove what is finished and not younger than this message."""
-    async for _ in store.prune(message.created_at + 1, now()):
+    async for _ in store.retention.prune(message.created_at + 1, now()):
         pass
 
 
@@ -256,12 +255,12 @@ def fits(filters: Filters, message: Message) -> bool:
 async def test_outlived_keys_are_forgotten_in_batches_and_messages_stay(
     store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_FORGOTTEN", 2)
+    monkeypatch.setattr(retention, "_FORGOTTEN", 2)
     sent = [new_message("A", Status.PUBLISHED, claim=None) for _ in range(6)]
     for number, message in enumerate(sent):
         key = Key("me", f"key-{number}", "", message.id, "", None, None, kept_until=now() + (number - 4) * 10**6)
-        await store.add(message, key=key)
-    assert [removed async for removed in store.prune(0, now())] == [0, 0, 0]
+        await store.messages.add(message, key=key)
+    assert [removed async for removed in store.retention.prune(0, now())] == [0, 0, 0]
     with open_engine(database_url, Role.ADMINISTRATOR).connect() as connection:  # which keeps none open
         assert connection.scalars(select(keys.c.key).order_by(keys.c.key)).all() == ["key-5"]
     assert len(await every(store, Filters())) == 6
@@ -271,7 +270,7 @@ async def test_a_report_goes_on_behind_a_message_that_is_gone(store: Store, data
     for filters in WAYS:
         expected = [message for message in await only_mixed(store, database_url) if fits(filters, message)]
         seen: list[Message] = []
-        async for page in store.pages(filters, 4):
+        async for page in store.reports.pages(filters, 4):
             seen += page
             await removed_up_to(store, page[-1])
         assert seen == expected, filters
@@ -281,10 +280,10 @@ async def test_the_next_page_goes_on_behind_a_message_that_is_gone(store: Store,
     for filters in WAYS:
         messages = await only_mixed(store, database_url)
         expected = [message for message in messages if fits(filters, message)][::-1]
-        first = await store.page(filters, after=None, limit=4)
+        first = await store.reports.page(filters, after=None, limit=4)
         assert first.messages == expected[:4], filters
         await removed_up_to(store, messages[-1])
-        rest = await store.page(filters, after=first.next, limit=100)
+        rest = await store.reports.page(filters, after=first.next, limit=100)
         assert rest.messages == [message for message in expected[4:] if message.status is Status.QUEUED], filters
 
 
@@ -300,7 +299,7 @@ async def test_while_pages_are_read_what_stays_comes_once(store: Store, database
             if waiting:
                 await add(store, new_message("A", Status.QUEUED, claim=None))
                 moving = waiting.pop(0 if len(waiting) % 2 else -1)
-                assert await store.move(moving, moving._replace(status=Status.PUBLISHED))
+                assert await store.messages.move(moving, moving._replace(status=Status.PUBLISHED))
             if len(seen) > 20:
                 await removed_up_to(store, messages[5])
             if page.next is None:
@@ -313,7 +312,9 @@ async def test_while_pages_are_read_what_stays_comes_once(store: Store, database
 
 
 async def page_of(store: Store, filters: Filters, after: Position | None, *, oldest_first: bool) -> Page:
-    return await (store._oldest_first(filters, after, 3) if oldest_first else store.page(filters, after=after, limit=3))
+    return await (
+        store._oldest_first(filters, after, 3) if oldest_first else store.reports.page(filters, after=after, limit=3)
+    )
 
 
 async def test_a_status_that_is_asked_for_twice_makes_no_message_come_twice(store: Store) -> None:
@@ -361,8 +362,8 @@ async def test_filters_combine(store: Store) -> None:
         ]
         filters = Filters(imei=imei, micro_op=op, status=status)
         assert await every(store, filters, 2) == expected
-        assert (await store.page(filters, after=None, limit=100)).messages == expected[::-1]
-        assert (await store.summary(filters, "day")).total == len(expected)
+        assert (await store.reports.page(filters, after=None, limit=100)).messages == expected[::-1]
+        assert (await store.reports.summary(filters, "day")).total == len(expected)
 
 
 async def test_since_is_inclusive_and_until_exclusive(store: Store) -> None:
@@ -382,7 +383,7 @@ async def test_a_summary_counts_by_status_device_operation_and_time(store: Store
         new_message("B", Status.REJECTED, created_at=2 * hour, micro_op="open"),
     ]
     await add(store, *messages)
-    summary = await store.summary(Filters(), "hour")
+    summary = await store.reports.summary(Filters(), "hour")
     assert summary.total == 3
     assert summary.statuses == {Status.PUBLISHED: 2, Status.REJECTED: 1}
     assert summary.devices.counts == (("A", 2), ("B", 1))
@@ -394,14 +395,14 @@ async def test_a_summary_counts_by_status_device_operation_and_time(store: Store
 async def test_a_summary_is_bounded_and_says_how_much_it_left_out(store: Store) -> None:
     minute = 60_000
     await add(store, *(new_message(f"device-{n:04}", created_at=n * minute) for n in range(1600)))
-    summary = await store.summary(Filters(), "minute")
+    summary = await store.reports.summary(Filters(), "minute")
     assert (len(summary.devices.counts), summary.devices.others) == (100, 1500)
     assert (len(summary.times.counts), summary.times.others) == (1500, 100)
     assert summary.times.counts[-1] == (1599 * minute, 1)
 
 
 async def test_a_check_passes_while_the_database_works(store: Store) -> None:
-    await store.check()
+    await store.health.check()
 
 
 async def test_a_reader_cannot_write(store: Store) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
 from chapar.model.message import Message
+from chapar.model.report import Filters
 from chapar.runtime.metrics import Metrics
-from chapar.store.reports import Filters
 from chapar.store.store import Store
 from support.postgres import PostgresServer
 from support.processes import kill, wait_until_gone
@@ -39,7 +39,7 @@ class Ledger:
 
     async def check(self, store: Store) -> None:
         """Compare with what the database has, now that all is over."""
-        rows = {message.id: message async for page in store.pages(Filters()) for message in page}
+        rows = {message.id: message async for page in store.reports.pages(Filters()) for message in page}
         assert self.saved
         assert self.not_saved.isdisjoint(rows)
         assert {key: row for key, row in rows.items() if key not in self.unknown} == self.saved
@@ -50,7 +50,7 @@ async def accept_and_publish(store: Store, ledger: Ledger, patience: float | Non
     while not ledger.stopping:
         message = new_message()
         try:
-            await store.add(message, None if patience is None else loop.time() + patience)
+            await store.messages.add(message, None if patience is None else loop.time() + patience)
         except NotSaved:
             ledger.not_saved.add(message.id)
         except OutcomeUnknown:
@@ -58,7 +58,7 @@ async def accept_and_publish(store: Store, ledger: Ledger, patience: float | Non
         else:
             after = published(message)
             # Nobody else moves it, so False would be wrong, also where the move had to be repeated.
-            assert await store.move(message, after)
+            assert await store.messages.move(message, after)
             ledger.saved[message.id] = after
             ledger.published.put_nowait(None)
 
@@ -99,26 +99,26 @@ async def test_what_callers_are_told_before_their_patience_ends_is_true(database
 async def test_an_operation_in_the_hands_of_a_stopped_writer_is_unknown(database_url: str) -> None:
     loop = asyncio.get_running_loop()
     async with open_store(database_url) as store:
-        await store.check()
+        await store.health.check()
         [writer] = writer_processes()
         os.kill(writer, signal.SIGSTOP)
-        handed_over = store.add(new_message(), loop.time() + 0.2)
+        handed_over = store.messages.add(new_message(), loop.time() + 0.2)
         await asyncio.sleep(0)
-        queued = store.add(new_message(), loop.time() + 0.2)
+        queued = store.messages.add(new_message(), loop.time() + 0.2)
         with pytest.raises(OutcomeUnknown):
             await handed_over
         with pytest.raises(NotSaved):
             await queued
         with pytest.raises(StoreUnavailable):
-            await store.check()
+            await store.health.check()
         os.kill(writer, signal.SIGCONT)
-        await store.add(new_message())
-        assert len((await store.page(Filters(), after=None, limit=10)).messages) == 2
+        await store.messages.add(new_message())
+        assert len((await store.reports.page(Filters(), after=None, limit=10)).messages) == 2
 
 
 async def test_a_gateway_that_is_gone_takes_its_writer_along(database_url: str) -> None:
     async with open_store(database_url) as store:
-        await store.check()
+        await store.health.check()
         writers = writer_processes()
     assert len(writers) == 1
     assert wait_until_gone(writers) == []
@@ -146,31 +146,31 @@ async def test_while_postgresql_is_down_nothing_is_saved_and_everybody_knows(
     loop = asyncio.get_running_loop()
     async with open_store(postgres_url) as store:
         saved = new_message()
-        await store.add(saved)
+        await store.messages.add(saved)
         waiting = new_message()
         await asyncio.to_thread(postgres_server.stop)
         try:
             with pytest.raises(NotSaved):
-                await store.add(new_message(), loop.time() + 0.3)
+                await store.messages.add(new_message(), loop.time() + 0.3)
             with pytest.raises(StoreUnavailable):
-                await store.find(saved.id)
+                await store.messages.find(saved.id)
             with pytest.raises(StoreUnavailable):
-                await store.check()
-            patient = store.add(waiting)
+                await store.health.check()
+            patient = store.messages.add(waiting)
         finally:
             await asyncio.to_thread(postgres_server.start)
         await patient
-        assert (await store.page(Filters(), after=None, limit=10)).messages == [waiting, saved]
+        assert (await store.reports.page(Filters(), after=None, limit=10)).messages == [waiting, saved]
 
 
 async def test_a_reader_whose_connection_was_cut_reads_on(postgres_server: PostgresServer, postgres_url: str) -> None:
     async with open_store(postgres_url) as store:
         message = new_message()
-        await store.add(message)
+        await store.messages.add(message)
         for _ in range(3):
-            assert await store.find(message.id) == message
+            assert await store.messages.find(message.id) == message
             await asyncio.to_thread(postgres_server.terminate_backends, postgres_url)
-        assert await store.find(message.id) == message
+        assert await store.messages.find(message.id) == message
 
 
 @pytest.fixture
@@ -190,26 +190,26 @@ async def test_a_full_disk_saves_nothing_and_recovers(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     async with open_store(f"sqlite:///{small_disk}/chapar.db") as store:
         ledger = Ledger()
-        await store.check()
+        await store.health.check()
         fill(ballast)
         while not ledger.not_saved:  # SQLite first uses up the room that its log already has
             message = new_message(params="x" * 1000)
             try:
-                await store.add(message, loop.time() + 0.2)
+                await store.messages.add(message, loop.time() + 0.2)
                 ledger.saved[message.id] = message
             except NotSaved as error:
                 cause = error.cause
                 ledger.not_saved.add(message.id)
         assert cause == "database or disk is full."
         with pytest.raises(StoreUnavailable, match=cause):
-            await store.check()
+            await store.health.check()
         waiting = new_message()
-        patient = store.add(waiting)
+        patient = store.messages.add(waiting)
         ballast.unlink()
         await patient
         ledger.saved[waiting.id] = waiting
         await ledger.check(store)
-        await store.check()
+        await store.health.check()
 
 
 def fill(ballast: Path) -> None:

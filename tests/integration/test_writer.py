@@ -23,11 +23,12 @@ from chapar.model.message import Message, Status
 from chapar.store import reports
 from chapar.store.acceptance import LANES_SQL, Addition, addition
 from chapar.store.database import Role, open_engine
+from chapar.store.messages import UNBOUNDED
 from chapar.store.migrations import migrate
-from chapar.store.operations import array, move_row
+from chapar.store.moves import move_row
+from chapar.store.operations import array
 from chapar.store.readers import query_once_more
 from chapar.store.schema import messages
-from chapar.store.store import UNBOUNDED
 from chapar.store.writer import commit
 from support.stores import CLAIM, new_message, open_store, published, writer_processes
 
@@ -223,11 +224,11 @@ def test_no_error_of_the_database_library_leaves_the_store(error: Exception) -> 
 
 async def test_the_writer_ends_with_its_gateway_and_at_no_polite_signal(sqlite_url: str) -> None:
     async with open_store(sqlite_url) as store:
-        await store.check()
+        await store.health.check()
         [writer] = writer_processes()
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(writer, number)
-        await store.add(new_message())
+        await store.messages.add(new_message())
         assert writer_processes() == [writer]
 
 
@@ -235,7 +236,7 @@ async def test_the_writers_command_line_and_environment_name_no_secret(postgres_
     secret = "not-asked-for-but-given"
     url = postgres_url.replace("postgres@", f"postgres:{secret}@")
     async with open_store(url) as store:
-        await store.check()
+        await store.health.check()
         [writer] = writer_processes()
         shown = b"".join(Path(f"/proc/{writer}/{file}").read_bytes() for file in ("cmdline", "environ"))  # noqa: ASYNC240 - no disk
         assert secret.encode() not in shown
@@ -251,7 +252,7 @@ async def test_a_writer_is_handed_a_descriptor_of_any_number(database_url: str) 
             async with open_store(database_url) as store:
                 message = new_message()
                 async with asyncio.timeout(30):
-                    await store.add(message)
-                assert await store.find(message.id) == message
+                    await store.messages.add(message)
+                assert await store.messages.find(message.id) == message
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -15,9 +15,9 @@ from chapar.delivery.outcomes import Facts, Outcome
 from chapar.delivery.suspects import Suspects
 from chapar.errors import BrokerRefused, LinkLost
 from chapar.link.publication import Publication
+from chapar.model.audit import Entry
 from chapar.model.message import Message, Status
 from chapar.store.acceptance import LANES_SQL
-from chapar.store.audit import Entry
 from chapar.store.store import Store
 from simulation.invariants import broken
 from simulation.world import run, simulated

@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from chapar.app import wiring
 from chapar.delivery import acceptance as sending
 from chapar.delivery import dispatcher, outcomes
-from chapar.delivery.messages import Gateway, Use
+from chapar.delivery.idempotency import Use
+from chapar.delivery.messages import Gateway
 from chapar.errors import ChaparError
 from chapar.link import endpoints
 from chapar.link import keeper as link

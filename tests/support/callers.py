@@ -1,7 +1,7 @@
 """Callers, as the gateway knows them."""
 
+from chapar.model.audit import Action, Entry
 from chapar.model.principal import ANYBODY, Caller
-from chapar.store.audit import Action, Entry
 
 CALLER = Caller(ANYBODY, "127.0.0.1")
 """Anybody, while access is open."""

@@ -7,10 +7,10 @@ from typing import Any
 from chapar.access.door import Door
 from chapar.access.keyring import Grant, issue
 from chapar.errors import StoreUnavailable
+from chapar.model.api_key import ApiKey, KeyChange
+from chapar.model.audit import Entry
 from chapar.model.principal import EVERYWHERE, Scope
 from chapar.runtime.settings import Settings
-from chapar.store.api_keys import ApiKey, KeyChange
-from chapar.store.audit import Entry
 from support.callers import CALLER
 from support.fakes import FakeClock
 

@@ -12,13 +12,13 @@ from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.lease import ProcessLease
 from chapar.errors import BrokerError, LinkDown, PublicationInvalid, StoreUnavailable
 from chapar.link.publication import Publication
-from chapar.model.message import UNFINISHED, Message
+from chapar.model.message import MUTABLE, UNFINISHED, Message
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
-from chapar.store.operations import MOVE, Kind
+from chapar.store.moves import MOVE
+from chapar.store.operations import Kind
 from chapar.store.readers import Readers
-from chapar.store.schema import MUTABLE
 from chapar.store.store import Store
 from support.memory_database import MemoryDatabase
 

@@ -30,7 +30,7 @@ from chapar.errors import (
 )
 from chapar.link.publication import Publication
 from chapar.model.message import Message, Status
-from chapar.store.store import Taken
+from chapar.model.queue import Taken
 from support.fakes import EPOCH, LEASE, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, until
 from support.stores import new_message
 from support.timers import Timers
@@ -114,7 +114,7 @@ async def test_an_acknowledgement_publishes_the_message(bench: Bench) -> None:
     assert after == bench.store.now(message)
     assert (after.status, after.reason, after.reason_code, after.claim) == (Status.PUBLISHED, None, 0, None)
     assert (after.published_at, after.finished_at, after.attempts) == (EPOCH, EPOCH, 1)
-    assert await bench.store.attempts(message.id) == []
+    assert await bench.store.messages.attempts(message.id) == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_qos_0_is_never_more_than_unconfirmed(bench: Bench) -> None:
 async def test_a_success_that_was_not_the_first_attempt_is_kept(bench: Bench) -> None:
     message = bench.taken(attempts=3)
     await bench.deliver(message, 0x10)
-    (attempt,) = await bench.store.attempts(message.id)
+    (attempt,) = await bench.store.messages.attempts(message.id)
     assert attempt[1:] == (3, EPOCH, PROCESS, "published", 0x10)
 
 
@@ -145,9 +145,9 @@ async def test_what_cleared_a_retained_message_is_kept_with_that(bench: Bench) -
     assert (await bench.deliver(empty, 0x10)).status is Status.PUBLISHED
     [publication] = bench.link.published
     assert (publication.payload, publication.retain) == (b"", True)
-    (attempt,) = await bench.store.attempts(retained.id)
+    (attempt,) = await bench.store.messages.attempts(retained.id)
     assert attempt[1:] == (0, EPOCH, PROCESS, "retained_cleared", 0x10)
-    assert await bench.store.attempts(empty.id) == []
+    assert await bench.store.messages.attempts(empty.id) == []
 
 
 @pytest.mark.parametrize("fields", [{}, {"qos": 0, "at_most_once": True}])
@@ -173,7 +173,7 @@ async def test_a_refusal_ends_the_message_and_is_kept(bench: Bench) -> None:
     message = bench.taken()
     after = await bench.deliver(message, NOT_AUTHORIZED)
     assert (after.status, after.reason, after.reason_code) == (Status.REJECTED, "not_authorized", NOT_AUTHORIZED)
-    (attempt,) = await bench.store.attempts(message.id)
+    (attempt,) = await bench.store.messages.attempts(message.id)
     assert (attempt.attempt, attempt.outcome, attempt.reason_code) == (1, "not_authorized", NOT_AUTHORIZED)
 
 
@@ -230,7 +230,7 @@ async def test_a_lost_link_makes_a_possible_duplicate(bench: Bench, cause: Broke
     outcome = bench.outcome(message.id, math.inf)
     after = await bench.deliver(message, LinkLost(cause))
     assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
-    assert [attempt.outcome for attempt in await bench.store.attempts(message.id)] == ["link_lost"]
+    assert [attempt.outcome for attempt in await bench.store.messages.attempts(message.id)] == ["link_lost"]
     assert await outcome == after, "whoever waits is told that the outcome is in doubt"
 
 
@@ -271,7 +271,7 @@ async def test_what_was_alone_in_flight_when_a_second_session_ended_is_quarantin
     after = bench.store.now(message)
     assert (after.reason, after.attempts, after.possible_duplicate) == ("quarantined", 2, True)
     assert (after.reason_code, after.finished_at) == (getattr(cause, "reason_code", None), EPOCH)
-    history = await bench.store.attempts(message.id)
+    history = await bench.store.messages.attempts(message.id)
     assert [(attempt.outcome, attempt.reason_code) for attempt in history] == [
         ("link_lost", None),
         ("link_lost", after.reason_code),
@@ -704,7 +704,7 @@ async def test_a_fault_before_a_byte_left_rejects_the_message_at_once_and_no_oth
         None,
         EPOCH,
     )
-    assert [attempt.outcome for attempt in await bench.store.attempts(message.id)] == ["internal_error"]
+    assert [attempt.outcome for attempt in await bench.store.messages.attempts(message.id)] == ["internal_error"]
     assert [(entry["event"], entry["message_id"], entry["exc_info"]) for entry in logged] == [
         ("delivery_failed", message.id, fault)
     ]
@@ -923,14 +923,16 @@ async def test_a_process_that_cannot_say_who_holds_a_message_claims_nothing(benc
 async def test_an_unspecified_error_is_a_refusal_that_may_pass(bench: Bench) -> None:
     message = bench.taken()
     assert (await bench.deliver(message, 0x80)).status is Status.QUEUED
-    (attempt,) = await bench.store.attempts(message.id)
+    (attempt,) = await bench.store.messages.attempts(message.id)
     assert attempt[1:] == (1, EPOCH, PROCESS, "unspecified_error", 0x80)
 
 
 async def test_the_second_attempt_is_the_first_that_is_kept_where_it_succeeds(bench: Bench) -> None:
     message = bench.taken(attempts=2)
     await bench.deliver(message, 0x00)
-    assert [attempt[1:] for attempt in await bench.store.attempts(message.id)] == [(2, EPOCH, PROCESS, "published", 0)]
+    assert [attempt[1:] for attempt in await bench.store.messages.attempts(message.id)] == [
+        (2, EPOCH, PROCESS, "published", 0)
+    ]
 
 
 async def test_without_a_link_nothing_is_taken_direct(bench: Bench) -> None:

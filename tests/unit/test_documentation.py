@@ -11,11 +11,11 @@ from chapar import errors
 from chapar.cli.command import cli
 from chapar.cli.keys import keys
 from chapar.errors import ChaparError
+from chapar.model.audit import Action
 from chapar.model.principal import Scope
 from chapar.model.reason import Reason
 from chapar.runtime.secret_files import secrets_of
 from chapar.runtime.settings import Settings
-from chapar.store.audit import Action
 from chapar.web.http.problems import STATUSES, status_of
 
 ROOT = Path(__file__).parents[2]

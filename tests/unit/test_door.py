@@ -14,9 +14,9 @@ from chapar.access import door as door_module
 from chapar.access.api_keys import new_api_key
 from chapar.access.door import KEY_KNOWN
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreUnavailable, Unauthenticated
+from chapar.model.api_key import ApiKey
 from chapar.model.principal import Reach, Scope
 from chapar.model.times import LATEST
-from chapar.store.api_keys import ApiKey
 from support.doors import DoorBench
 from support.fakes import EPOCH, until
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, new_key, public_pem
@@ -97,7 +97,7 @@ async def test_callers_who_come_at_once_ask_the_database_once() -> None:
     key = bench.new_key()
     first, *others = [asyncio.create_task(bench.door.admit(key)) for _ in range(20)]
     await asyncio.sleep(0)
-    first.cancel()
+    first.messages.cancel()
     assert len({principal.id for principal in await asyncio.gather(*others)}) == 1
     assert bench.store.asked == 1
 

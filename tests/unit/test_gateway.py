@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from chapar.delivery import capacity as room
 from chapar.delivery import messages as gateway_module
-from chapar.delivery.idempotency import KEY_KEPT
-from chapar.delivery.messages import Gateway, Replay, Use
+from chapar.delivery.idempotency import KEY_KEPT, Replay, Use
+from chapar.delivery.messages import Gateway
 from chapar.errors import (
     BrokerClosed,
     BrokerRefused,
@@ -36,13 +36,14 @@ from chapar.errors import (
     Quarantined,
     QueueFull,
 )
+from chapar.model.acceptance import Key
+from chapar.model.audit import AuditFilters
 from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
-from chapar.store.acceptance import Key, addition
-from chapar.store.audit import AuditFilters
-from chapar.store.queue import Lease
-from chapar.store.reports import Filters, Position
-from chapar.store.store import UNBOUNDED
+from chapar.model.queue import Lease
+from chapar.model.report import Filters, Position
+from chapar.store.acceptance import addition
+from chapar.store.messages import UNBOUNDED
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, fake_settings, until
 from support.stores import new_message
@@ -373,7 +374,7 @@ async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) 
     await until(bench.stored)
     (row,) = bench.stored()
     assert (row.status, row.reason, row.attempts) == (Status.REJECTED, "outcome_unknown", 0)
-    assert await bench.store.owner(("me", "key"), EPOCH) is None
+    assert await bench.store.keys.owner(("me", "key"), EPOCH) is None
     bench.store.commits.failing.clear()
     await bench.gateway.quiet()
     bench.link.answers.append(0x00)
@@ -426,11 +427,11 @@ async def test_a_key_whose_first_request_is_under_way_is_in_flight(bench: Bench)
 
 
 async def test_a_key_that_a_living_process_is_to_answer_is_in_flight(bench: Bench) -> None:
-    await bench.store.hold(Lease(OTHER, "other", 60, alone=False))
+    await bench.store.queue.hold(Lease(OTHER, "other", 60, alone=False))
     message = key_of_another(bench)
     with pytest.raises(KeyInFlight):
         await bench.gateway.send(CALLER, ASKED, use=USE)
-    await bench.store.leave(OTHER)
+    await bench.store.queue.leave(OTHER)
     assert await bench.gateway.send(CALLER, ASKED, use=USE) == message
 
 
@@ -465,7 +466,7 @@ async def test_a_key_that_was_left_unanswered_with_a_message_that_was_forgotten_
 async def test_a_key_is_kept_for_a_day_and_past_the_expiry_of_its_message(bench: Bench) -> None:
     await bench.send(LATER, use=USE)
     await bench.send(LATER._replace(expires_in=2 * 86_400), use=USE._replace(key="long"))
-    short, long = [await bench.store.owner(("me", key), EPOCH) for key in ("key", "long")]
+    short, long = [await bench.store.keys.owner(("me", key), EPOCH) for key in ("key", "long")]
     assert short is not None
     assert short.kept_until == EPOCH + KEY_KEPT
     assert long is not None

@@ -8,9 +8,9 @@ import pytest
 from chapar.access import keyring as keyring_module
 from chapar.access.keyring import Grant, Keyring
 from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide
+from chapar.model.api_key import ApiKey
 from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach, Scope
 from chapar.model.times import rfc3339
-from chapar.store.api_keys import ApiKey
 from support.callers import CALLER
 from support.doors import DoorBench
 from support.fakes import EPOCH, until

@@ -11,7 +11,7 @@ import pytest
 from chapar.delivery import lease as lease_module
 from chapar.delivery.lease import ProcessLease
 from chapar.model.message import Status
-from chapar.store.queue import Lease
+from chapar.model.queue import Lease
 from support.fakes import EPOCH, PROCESS, FakeClock, MemoryStore, until
 from support.stores import new_message
 from support.timers import Timers
@@ -47,9 +47,9 @@ async def test_a_lease_says_who_holds_it_and_until_when(monkeypatch: pytest.Monk
     (asked,) = bench.store.asked("hold")
     assert (asked.process, asked.seconds, asked.alone) == (PROCESS, SECONDS, False)
     assert asked.name == f"{socket.gethostname()}:{os.getpid()}"
-    assert await bench.store.is_alive(PROCESS)
+    assert await bench.store.queue.is_alive(PROCESS)
     await bench.lease.leave()
-    assert not await bench.store.is_alive(PROCESS)
+    assert not await bench.store.queue.is_alive(PROCESS)
 
 
 @pytest.mark.parametrize(("now", "is_held"), [(36.9, True), (37.0, False), (37.1, False)])

@@ -8,15 +8,17 @@ import pytest
 from sqlalchemy import Dialect
 
 from chapar.errors import SettingInvalid
-from chapar.model.message import UNFINISHED, Message, Status, clearing
+from chapar.model.message import MUTABLE, UNFINISHED, Message, Status, clearing
+from chapar.model.queue import Lease
 from chapar.store import reports
-from chapar.store.acceptance import LANES_SQL, addition
+from chapar.store.acceptance import LANES_SQL, addition, insert_sql
 from chapar.store.database import Role, open_engine, parse, sqlite_file
-from chapar.store.operations import array, insert_sql, move_row, update_sql
-from chapar.store.queue import Lease, Take
+from chapar.store.messages import UNBOUNDED
+from chapar.store.moves import move_row, update_sql
+from chapar.store.operations import array
+from chapar.store.queue import Take
 from chapar.store.retained import TakeBack
-from chapar.store.schema import COLUMNS, MUTABLE, messages, metadata, to_message, to_row
-from chapar.store.store import UNBOUNDED
+from chapar.store.schema import COLUMNS, messages, metadata, to_message, to_row
 from chapar.store.wire import pack, split, unpack
 from support.fakes import EPOCH
 from support.memory_database import MemoryDatabase

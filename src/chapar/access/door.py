@@ -26,7 +26,7 @@ from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import supervised
-from chapar.store.store import Store
+from chapar.store.api_keys import ApiKeys
 
 log = structlog.get_logger(__name__)
 
@@ -53,10 +53,10 @@ class Door:
     It never opens by itself: where every key has been revoked, nobody comes in.
     """
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock, metrics: Metrics | None = None) -> None:
+    def __init__(self, settings: Settings, keys: ApiKeys, clock: Clock, metrics: Metrics | None = None) -> None:
         """Raises SettingInvalid where tokens are set up in a way that cannot be trusted."""
         self._metrics = metrics or Metrics()
-        self._store = store
+        self._keys = keys
         self._clock = clock
         self._key_set: KeySet | None = None
         self._tokens = self._verifier(settings)
@@ -68,7 +68,7 @@ class Door:
 
     async def look(self) -> None:
         """Close the door where a key was made; raises StoreUnavailable."""
-        if self.is_open and await self._store.any_key():
+        if self.is_open and await self._keys.any():
             self.is_open = False
             log.info("access_closed", note="An API key was made: from now on everybody needs one.")
 
@@ -119,7 +119,7 @@ class Door:
         """Write down when keys were used since the last time."""
         uses, self._uses = self._uses, {}
         with suppress(StoreError):
-            await asyncio.gather(*(self._store.key_used(key_id, at) for key_id, at in uses.items()))
+            await asyncio.gather(*(self._keys.used(key_id, at) for key_id, at in uses.items()))
 
     async def _watch(self) -> None:
         while self.is_open:
@@ -156,7 +156,7 @@ class Door:
     async def _check_key(self, credential: str) -> Admission:
         hash_ = hash_of(credential)
         try:
-            key = await self._store.key_by_hash(hash_)
+            key = await self._keys.find_by_hash(hash_)
         except StoreUnavailable as error:
             last = self._admitted.get(credential)
             if last is not None and time.time() < last.until + _KEY_TRUSTED:

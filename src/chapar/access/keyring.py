@@ -9,15 +9,13 @@ from typing import Final, NamedTuple
 from chapar.access.api_keys import hash_of, new_api_key
 from chapar.access.door import KEY_KNOWN, Door
 from chapar.errors import ApiKeyNotFound, FieldInvalid, GrantTooWide, Phrase
+from chapar.model.api_key import ApiKey, KeyChange
+from chapar.model.audit import Action, Entry
 from chapar.model.lines import plain
 from chapar.model.principal import Caller, Reach, Scope
 from chapar.model.times import rfc3339
 from chapar.runtime.clock import Clock
-from chapar.store.api_keys import ApiKey, KeyChange
-from chapar.store.audit import Action, Entry
-from chapar.store.store import Store
-
-__all__ = ["ApiKey", "Grant", "Issued", "Keyring"]
+from chapar.store.api_keys import ApiKeys
 
 MAX_NAME: Final = 100  # characters
 _ID_LENGTH: Final = 10
@@ -124,9 +122,9 @@ def _entry(caller: Caller, action: Action, key: ApiKey, now: int, detail: str | 
 class Keyring:
     """The API keys of a running gateway, as callers with the scope `keys:write` manage them."""
 
-    def __init__(self, store: Store, door: Door, clock: Clock, patience: float, *, alone: bool) -> None:
+    def __init__(self, keys: ApiKeys, door: Door, clock: Clock, patience: float, *, alone: bool) -> None:
         """`patience`: seconds that a commit may take; `alone`: no other process checks credentials."""
-        self._store = store
+        self._keys = keys
         self._door = door
         self._clock = clock
         self._patience = patience
@@ -135,13 +133,13 @@ class Keyring:
     async def create(self, caller: Caller, grant: Grant) -> Issued:
         """Make a key; raises FieldInvalid, GrantTooWide, NotSaved, OutcomeUnknown."""
         issued = issue(caller, grant, self._clock.now())
-        await self._store.create_key(issued.key, issued.entry, self._deadline())
+        await self._keys.create(issued.key, issued.entry, self._deadline())
         await self._door.look()
         return issued
 
     async def all(self, caller: Caller) -> AsyncIterator[list[ApiKey]]:
         """Every key that the caller may see, oldest first, in short lists; raises StoreUnavailable."""
-        async for keys in self._store.all_keys():
+        async for keys in self._keys.all():
             yield [key for key in keys if may_see(caller, key)]
 
     async def revoke(self, caller: Caller, key_id: str) -> ApiKey:
@@ -153,17 +151,17 @@ class Keyring:
         return await self._change(new_end(caller, await self._find(caller, key_id), expires_at, self._clock.now()))
 
     async def _change(self, change: KeyChange) -> ApiKey:
-        await self._store.change_key(change, self._deadline())
+        await self._keys.change(change, self._deadline())
         self._door.forget()
         if not self._alone:  # what other processes have just found out counts for a moment longer
             await asyncio.sleep(KEY_KNOWN)
-        key = await self._store.key(change.key_id)
+        key = await self._keys.find(change.key_id)
         if key is None:
             raise ApiKeyNotFound(change.key_id)
         return key
 
     async def _find(self, caller: Caller, key_id: str) -> ApiKey:
-        key = await self._store.key(key_id) if key_id.isalnum() else None
+        key = await self._keys.find(key_id) if key_id.isalnum() else None
         if key is None or not may_see(caller, key):
             raise ApiKeyNotFound(key_id)
         return key

@@ -33,7 +33,6 @@ from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import guarded, supervised
-from chapar.store.store import Store
 from chapar.web.api import documentation
 from chapar.web.api.audit import audit_router
 from chapar.web.api.health import health_router
@@ -109,8 +108,16 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
     async with contextlib.AsyncExitStack() as stack:
         if with_broker and settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
-        store = await stack.enter_async_context(Store.open(settings, metrics))
-        lease = ProcessLease(store, clock, process, settings.lease, alone=settings.serves_alone)
+        store = await stack.enter_async_context(
+            open_store(
+                settings.database_url.get_secret_value(),
+                metrics,
+                readers=settings.readers,
+                report_readers=settings.report_readers,
+                auto_migrate=settings.auto_migrate,
+            )
+        )
+        lease = ProcessLease(store.queue, clock, process, settings.lease, alone=settings.serves_alone)
         dispatcher = Dispatcher(
             store,
             link,
@@ -122,9 +129,9 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
         )
         gateway = Gateway(settings, store, link, dispatcher, clock, process, metrics)
-        door = Door(settings, store, clock, metrics)
-        keyring = Keyring(store, door, clock, settings.publish_timeout, alone=settings.serves_alone)
-        await store.check(_WRITER_START)
+        door = Door(settings, store.api_keys, clock, metrics)
+        keyring = Keyring(store.api_keys, door, clock, settings.publish_timeout, alone=settings.serves_alone)
+        await store.health.check(_WRITER_START)
         await door.look()
         await lease.hold()
         async with asyncio.TaskGroup() as tasks:

@@ -39,8 +39,9 @@ def audit(
 
     Example: `chapar audit --action key_revoked --json`
     """
+    from chapar.model.audit import Action, AuditFilters  # noqa: PLC0415 - see above
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
-    from chapar.store.audit import Action, AuditFilters, newest_first  # noqa: PLC0415 - see above
+    from chapar.store.audit import newest_first  # noqa: PLC0415 - see above
     from chapar.web.api.audit import entry_view  # noqa: PLC0415 - only this command needs it, and it takes long to load
 
     filters = AuditFilters(

@@ -16,7 +16,7 @@ from chapar.model.times import milliseconds
 from chapar.runtime.settings import Settings, preferred_language
 
 if TYPE_CHECKING:
-    from chapar.store.api_keys import ApiKey, KeyChange
+    from chapar.model.api_key import ApiKey, KeyChange
 
 # What works on the database is imported where it runs: it takes longer to load than `--help` takes to print.
 
@@ -192,10 +192,12 @@ def _change(key_id: str, change: "Callable[[ApiKey], KeyChange]") -> "ApiKey":
 
 def _cancel_waiting(sender: str) -> int:
     """Withdraw whatever waits of what a principal sent, in short transactions; gives how many messages."""
+    from chapar.model.audit import cancellation  # noqa: PLC0415 - see above
+    from chapar.model.message import WAITING  # noqa: PLC0415 - see above
+    from chapar.model.report import Filters, Page  # noqa: PLC0415 - see above
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
-    from chapar.store.audit import cancellation  # noqa: PLC0415 - see above
-    from chapar.store.queue import CANCEL  # noqa: PLC0415 - see above
-    from chapar.store.reports import WAITING, Filters, Page, oldest_first  # noqa: PLC0415 - see above
+    from chapar.store.moves import CANCEL  # noqa: PLC0415 - see above
+    from chapar.store.reports import oldest_first  # noqa: PLC0415 - see above
 
     cancelled = 0
     for status in WAITING:

@@ -9,11 +9,10 @@ from chapar.cli.client import GatewayClient, Sent
 from chapar.cli.options import DEFAULT_URL, Json, Url
 from chapar.cli.terminal import json_line, plain, progress
 from chapar.errors import GatewayRefused, Language, Phrase, UsageInvalid
-from chapar.model.message import Status
+from chapar.model.message import LONGEST_WAIT, Status
 from chapar.runtime.settings import preferred_language
 
 ACCEPTED: Final = 3  # exit code: saved, and the broker has not acknowledged it yet
-LONGEST_WAIT: Final = 300.0  # seconds that a gateway may be told to wait for its broker
 MARGIN: Final = 10.0  # seconds that a gateway may take for everything else
 
 

@@ -94,9 +94,11 @@ def prune(
 
 
 async def _prune(settings: Settings, days: float) -> int:
+    from chapar.model.audit import Action  # noqa: PLC0415 - see above
     from chapar.runtime.clock import Clock  # noqa: PLC0415 - see above
-    from chapar.store.audit import Action, entry_of_local_user  # noqa: PLC0415 - see above
-    from chapar.store.store import Store  # noqa: PLC0415 - see above
+    from chapar.runtime.metrics import Metrics  # noqa: PLC0415 - see above
+    from chapar.store.audit import entry_of_local_user  # noqa: PLC0415 - see above
+    from chapar.store.store import open_store  # noqa: PLC0415 - see above
 
     clock = Clock()
     now = clock.now()
@@ -104,12 +106,19 @@ async def _prune(settings: Settings, days: float) -> int:
 
     async def keep(what: str) -> None:
         note = f"accepted longer ago than {days:g} days: {what}"
-        await store.add_entry(entry_of_local_user(clock.now(), Action.PRUNED, note))
+        await store.trail.add(entry_of_local_user(clock.now(), Action.PRUNED, note))
 
-    async with Store.open(settings) as store:
+    opened = open_store(
+        settings.database_url.get_secret_value(),
+        Metrics(),
+        readers=settings.readers,
+        report_readers=settings.report_readers,
+        auto_migrate=settings.auto_migrate,
+    )
+    async with opened as store:
         await keep("begun")  # whatever ends this program, the trail says that it ran
         try:
-            async for batch in store.prune(now - round(days * 86_400_000), now):
+            async for batch in store.retention.prune(now - round(days * 86_400_000), now):
                 removed += batch
                 show_progress(f"{removed:,} messages removed …")
         finally:

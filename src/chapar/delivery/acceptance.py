@@ -26,6 +26,7 @@ from chapar.errors import (
 )
 from chapar.link.keeper import Link
 from chapar.link.reason_codes import reason_name
+from chapar.model.acceptance import Added, Key, Place, Sender
 from chapar.model.message import Command, Message, Status, Wait, new_id
 from chapar.model.principal import EVERYTHING, Caller, Reach
 from chapar.model.reason import Reason
@@ -33,7 +34,6 @@ from chapar.model.times import rfc3339
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
-from chapar.store.acceptance import Added, Key, Place, Sender
 from chapar.store.store import Store
 
 _LATE = 60_000  # ms by which `deliver_at` may have passed: clocks differ, and a call takes its time
@@ -193,7 +193,7 @@ class Sending:
             if call.message.status in {Status.SCHEDULED, Status.QUEUED}:
                 await self._room.check(call.reach)
         except (FieldInvalid, QueueFull):
-            owner = None if call.key is None else await self._store.owner(call.key[:2], call.message.created_at)
+            owner = None if call.key is None else await self._store.keys.owner(call.key[:2], call.message.created_at)
             if call.key is None or owner is None:
                 raise
             return await self._repeated(owner, use=call.key)  # it was accepted before: in time, and it takes no room
@@ -209,7 +209,8 @@ class Sending:
         # However little the caller waits for the broker, the database has its time to commit.
         patience = self._loop.time() + self._settings.publish_timeout
         bound = self._settings.max_device_queue
-        added = self._store.add(message, max(call.deadline, patience), max_depth=bound, key=call.key, sender=sender)
+        deadline = max(call.deadline, patience)
+        added = self._store.messages.add(message, deadline, max_depth=bound, key=call.key, sender=sender)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             self._room.joins(message.id)
         self._landing[message.id] = added
@@ -267,7 +268,7 @@ class Sending:
             claim=None,
             finished_at=self._clock.now(),
         )
-        withdrawal = self._store.withdraw(never, message.claim, call.key)
+        withdrawal = self._store.messages.withdraw(never, message.claim, call.key)
         self._landing[message.id] = withdrawal
         withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
 

@@ -7,10 +7,10 @@ from typing import Final
 from chapar.errors import QueueFull, StoreUnavailable
 from chapar.model.message import UNFINISHED
 from chapar.model.principal import EVERYWHERE, Reach
+from chapar.model.queue import Backlog
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
-from chapar.store.reports import Backlog
-from chapar.store.store import Store
+from chapar.store.queue import Queue
 
 FRESH: Final = 0.1  # seconds for which a count of what is unfinished may refuse a message
 
@@ -21,9 +21,9 @@ _COUNT_EVERY = 1.0  # seconds between counts of what is unfinished
 class Room:
     """Room in the whole queue: a count of the database now and then, and what was queued here since."""
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, queue: Queue, metrics: Metrics) -> None:
         self._limit = settings.max_queue
-        self._store = store
+        self._queue = queue
         self._metrics = metrics
         self._backlog = Backlog({}, None)
         self._counting = asyncio.Lock()
@@ -87,7 +87,7 @@ class Room:
 
     async def _count(self) -> None:
         before = self._queued_since
-        self._backlog = await self._store.backlog()
+        self._backlog = await self._queue.backlog()
         self._counted_at = asyncio.get_running_loop().time()
         # What was queued while it was counted may be in it or not. Counted twice, it is at worst refused too early.
         self._queued_since -= before

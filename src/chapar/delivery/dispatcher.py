@@ -29,10 +29,11 @@ from chapar.errors import (
 from chapar.link.keeper import Link
 from chapar.link.publication import Publication
 from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, clearing
+from chapar.model.queue import Taken
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
-from chapar.store.store import Store, Taken
+from chapar.store.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -191,7 +192,7 @@ class Dispatcher:
                 await self._pause(taken)
 
     async def _take(self, room: int) -> Taken:
-        return await self._store.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
+        return await self._store.queue.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
 
     @property
     def _has_room(self) -> bool:
@@ -243,7 +244,7 @@ class Dispatcher:
         ids = self._waiters.among(ended) if self._alone else self._waiters.all()
         if ids:
             with suppress(StoreUnavailable):
-                for message in await self._store.find_all(ids):
+                for message in await self._store.messages.find_all(ids):
                     if message.status not in {Status.QUEUED, Status.PUBLISHING}:
                         self.tell(message)
 
@@ -355,10 +356,10 @@ class Dispatcher:
         else:
             self._metrics.finished[after.status.value, after.reason or ""].inc()
         for attempt in outcome.attempts:
-            self._store.record(attempt)
-        self._store.move(delivery.message, after).add_done_callback(partial(self._moved, delivery, after))
+            self._store.messages.record(attempt)
+        self._store.messages.move(delivery.message, after).add_done_callback(partial(self._moved, delivery, after))
         if after.retain and self._clears_expired and after.status in AT_BROKER and not after.clears:
-            self._store.add(clearing(after, self._clock.now_ns(), after.expires_at))
+            self._store.messages.add(clearing(after, self._clock.now_ns(), after.expires_at))
 
     def _moved(self, delivery: _Delivery, after: Message, moved: asyncio.Future[bool]) -> None:
         if after.status is Status.QUEUED:
@@ -377,7 +378,7 @@ class Dispatcher:
         found: Message | None = None
         try:
             with suppress(StoreUnavailable):
-                found = await self._store.find(delivery.message.id)
+                found = await self._store.messages.find(delivery.message.id)
         finally:
             if found is None:  # nobody can say what it is now, so nobody is told
                 self._end(delivery, delivery.message)

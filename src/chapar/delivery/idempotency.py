@@ -4,14 +4,14 @@ import asyncio
 from typing import Final, NamedTuple
 
 from chapar.errors import KeyInFlight, KeyMismatch, MessageNotFound
-from chapar.model.message import Message
+from chapar.model.acceptance import Key
+from chapar.model.message import LONGEST_WAIT, Message
 from chapar.runtime.clock import Clock
-from chapar.store.acceptance import Key
 from chapar.store.store import Store
 
 KEY_KEPT: Final = 24 * 3600 * 1000  # ms an idempotency key is kept at least, and in any case past its message's expiry
 
-_LONGEST_WAIT = 310_000  # ms after which a request has been answered, or its caller is gone
+_ANSWERED: Final = LONGEST_WAIT * 1000 + 10_000  # ms after which a request was answered, or its caller is gone
 
 
 class Use(NamedTuple):
@@ -70,11 +70,11 @@ class IdempotencyKeys:
             raise KeyMismatch
         if owner.answer_status is not None:
             return Replay(owner.message_id, owner.answer_status, owner.answer_body or "")
-        message = await self._store.find(owner.message_id)
+        message = await self._store.messages.find(owner.message_id)
         if message is None:
             raise MessageNotFound(owner.message_id)
-        is_recent = self._clock.now() - message.created_at < _LONGEST_WAIT
-        if owner.process != self._process and is_recent and await self._store.is_alive(owner.process):
+        is_recent = self._clock.now() - message.created_at < _ANSWERED
+        if owner.process != self._process and is_recent and await self._store.queue.is_alive(owner.process):
             raise KeyInFlight
         # The first request's process died, or its caller went away, before it was answered: this is the first answer.
         self._answering[owner[:2]] = owner
@@ -89,7 +89,7 @@ class IdempotencyKeys:
         key = self._answering.get(use[:2])
         if key is None:
             return None
-        keeping = self._store.answer(key, status, body)
+        keeping = self._store.keys.answer(key, status, body)
         # Not before: whoever repeats the call until then is told that the first one is in flight.
         keeping.add_done_callback(lambda _: self._answering.pop(use[:2], None))
         kept = await asyncio.shield(keeping)

@@ -8,9 +8,9 @@ from typing import Final
 
 import structlog
 
+from chapar.model.queue import Lease
 from chapar.runtime.clock import Clock
-from chapar.store.queue import Lease
-from chapar.store.store import Store
+from chapar.store.queue import Queue
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +23,8 @@ class ProcessLease:
     `hold()` must be done before anything is claimed; `run()` renews it, and settles what dead processes left.
     """
 
-    def __init__(self, store: Store, clock: Clock, process: str, seconds: float, *, alone: bool) -> None:
-        self._store = store
+    def __init__(self, queue: Queue, clock: Clock, process: str, seconds: float, *, alone: bool) -> None:
+        self._queue = queue
         self._clock = clock
         self._process = process
         self._seconds = seconds
@@ -41,18 +41,18 @@ class ProcessLease:
         """Take the lease, or renew it."""
         asked = self._loop.time()
         name = f"{socket.gethostname()}:{os.getpid()}"
-        await self._store.hold(Lease(self._process, name, self._seconds, self._alone))
+        await self._queue.hold(Lease(self._process, name, self._seconds, self._alone))
         self._until = asked + self._seconds
 
     async def run(self, settled: Callable[[], None]) -> None:
         """Renew it until cancelled, and settle what dead processes left; `settled` is called where there was some."""
         while True:
             await self.hold()
-            if messages := await self._store.settle(self._process, self._clock.now()):
+            if messages := await self._queue.settle(self._process, self._clock.now()):
                 log.warning("left_behind_by_dead_process", messages=messages)
                 settled()
             await asyncio.sleep(self._seconds / _RENEWALS)
 
     async def leave(self) -> None:
         """Give it up: other processes take over at once what is left."""
-        await self._store.leave(self._process)
+        await self._queue.leave(self._process)

@@ -14,34 +14,16 @@ from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.idempotency import Replay, Use
 from chapar.errors import MessageNotFound, NotCancellable, NotRepeatable, StoreUnavailable
 from chapar.link.keeper import Link
+from chapar.model.audit import AuditFilters, AuditPage, Entry, cancellation
 from chapar.model.message import UNFINISHED, Attempt, Command, Message, Status, Wait, clearing
 from chapar.model.principal import Caller
+from chapar.model.report import Bucket, Filters, Page, Position, Summary
 from chapar.runtime import logs
 from chapar.runtime.clock import Clock
-from chapar.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import supervised
-from chapar.store.audit import Action, AuditFilters, AuditPage, Entry, cancellation
-from chapar.store.reports import Bucket, Filters, Page, Position, Ranking, Summary
 from chapar.store.store import Store
-
-__all__ = [
-    "METRICS_TYPE",
-    "Action",
-    "AuditFilters",
-    "Bucket",
-    "Entry",
-    "Filters",
-    "Gateway",
-    "Page",
-    "Position",
-    "Ranking",
-    "Readiness",
-    "Replay",
-    "Summary",
-    "Use",
-]
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +61,7 @@ class Gateway:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics or Metrics()
-        self._room = Room(settings, store, self._metrics)
+        self._room = Room(settings, store.queue, self._metrics)
         self._sending = Sending(settings, store, link, dispatcher, self._room, clock, process, self._metrics)
         self._reconnects = 0  # of the link, as counted so far
         self._strays = Counter[str]()  # likewise
@@ -117,7 +99,7 @@ class Gateway:
         while True:
             now = self._clock.now()
             before = 0 if days is None else now - round(days * 86_400_000)
-            async for removed in self._store.prune(before, now):
+            async for removed in self._store.retention.prune(before, now):
                 log.debug("messages_forgotten", messages=removed)
             await asyncio.sleep(_FORGET_EVERY)
 
@@ -171,9 +153,9 @@ class Gateway:
         deadline = self._loop.time() + self._settings.publish_timeout
         message = await self.find(caller, message_id)
         entry = cancellation(caller, message, self._clock.now())
-        won, status = await self._store.cancel(entry, deadline)
+        won, status = await self._store.messages.cancel(entry, deadline)
         if status is Status.PUBLISHING and await self._dispatcher.take_back(message_id):
-            won, status = await self._store.cancel(entry, deadline)
+            won, status = await self._store.messages.cancel(entry, deadline)
         if status is None:
             raise MessageNotFound(message_id)
         if won:
@@ -198,7 +180,7 @@ class Gateway:
         the broker refuses it.
         """
         empty = clearing(retained, self._clock.now_ns())
-        clearing_id = await self._store.take_back(empty, entry, deadline)
+        clearing_id = await self._store.messages.take_back(empty, entry, deadline)
         if clearing_id is None:
             return None
         if clearing_id != empty.id:
@@ -218,10 +200,10 @@ class Gateway:
         Raises NotSaved, OutcomeUnknown, StoreUnavailable.
         """
         cancelled = 0
-        async for waiting in self._store.waiting_of(sender, _CANCELLED_AT_ONCE):
+        async for waiting in self._store.reports.waiting_of(sender, _CANCELLED_AT_ONCE):
             entries = [cancellation(caller, message, self._clock.now(), _KEY_REVOKED) for message in waiting]
             deadline = self._loop.time() + self._settings.publish_timeout
-            answers = await asyncio.gather(*(self._store.cancel(entry, deadline) for entry in entries))
+            answers = await asyncio.gather(*(self._store.messages.cancel(entry, deadline) for entry in entries))
             withdrawn = [message for message, (won, _) in zip(waiting, answers, strict=True) if won]
             for message in withdrawn:
                 now = self._clock.now()
@@ -264,36 +246,36 @@ class Gateway:
     async def _found(self, message_id: str) -> Message:
         if "\0" in message_id:  # PostgreSQL has no text for it
             raise MessageNotFound(message_id)
-        message = await self._store.find(message_id)
+        message = await self._store.messages.find(message_id)
         if message is None:
             raise MessageNotFound(message_id)
         return message
 
     async def attempts(self, message_id: str) -> list[Attempt]:
         """The attempts of a message that were not the plain first success; raises StoreUnavailable."""
-        return await self._store.attempts(message_id)
+        return await self._store.messages.attempts(message_id)
 
     async def page(self, caller: Caller, filters: Filters, *, after: Position | None, limit: int) -> Page:
         """A page of at most `limit` messages, newest first, older than the one at `after`; raises StoreUnavailable."""
-        return await self._store.page(_within(caller, filters), after=after, limit=limit)
+        return await self._store.reports.page(_within(caller, filters), after=after, limit=limit)
 
     def report(self, caller: Caller, filters: Filters) -> AsyncIterator[list[Message]]:
         """All messages, oldest first, in lists of bounded size; raises StoreUnavailable while it is read."""
-        return self._store.pages(_within(caller, filters))
+        return self._store.reports.pages(_within(caller, filters))
 
     async def summary(self, caller: Caller, filters: Filters, bucket: Bucket) -> Summary:
         """Counts by status, device, operation and time; raises StoreUnavailable."""
-        return await self._store.summary(_within(caller, filters), bucket)
+        return await self._store.reports.summary(_within(caller, filters), bucket)
 
     async def audit(self, caller: Caller, filters: AuditFilters, *, before: int | None, limit: int) -> AuditPage:
         """A page of at most `limit` entries of the audit trail below the number `before`; raises StoreUnavailable."""
         within = filters._replace(reach=caller.principal.reach)
-        return await self._store.audit(within, before=before, limit=limit)
+        return await self._store.trail.page(within, before=before, limit=limit)
 
     async def readiness(self) -> Readiness:
         """Whether database and broker are both there."""
         try:
-            await self._store.check()
+            await self._store.health.check()
         except StoreUnavailable as error:
             database: str | None = str(error)
         else:

@@ -5,7 +5,7 @@ from zlib import crc32
 
 from chapar.errors import LinkDown, LinkLost, PublicationExpired, PublicationInvalid
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_slug
-from chapar.model.message import Attempt, Changes, Message, Status
+from chapar.model.message import Attempt, Message, MutableFields, Status
 from chapar.model.reason import Reason
 
 MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the last comes two minutes after the first
@@ -154,7 +154,7 @@ def _impossible(message: Message, reason_code: int, facts: Facts) -> Outcome:
     return Outcome(_ended(message, Status.REJECTED, facts, reason=slug, attempts=attempts, reason_code=reason_code))
 
 
-def _ended(message: Message, status: Status, facts: Facts, **changes: Unpack[Changes]) -> Message:
+def _ended(message: Message, status: Status, facts: Facts, **changes: Unpack[MutableFields]) -> Message:
     """The message in a final state, with these changes: no process claims it any longer."""
     changes["reason"] = (reason := changes.get("reason")) and str(reason)  # plain, as every row has it
     changes["claim"] = None

@@ -13,6 +13,7 @@ from chapar.errors import FieldInvalid, Phrase
 MAX_OPERATION_BYTES = 1024  # an operation's name; larger data belongs in `params`
 MAX_TOPIC_BYTES = 65_535  # MQTT 5.0 §1.5.4
 _LAST_TIME = (1 << 48) - 1  # a UUIDv7 has 48 bits of milliseconds
+LONGEST_WAIT = 300  # seconds that a caller may wait for the broker; after that, the message is to be looked up
 MAX_TOPIC_LEVELS = 128  # Mosquitto drops the connection at 200
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -77,6 +78,9 @@ AT_BROKER = frozenset(
 UNFINISHED = frozenset({Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING})
 """The states in which the gateway still owes the message something."""
 
+WAITING = (Status.SCHEDULED, Status.QUEUED)
+"""The states of what waits. A message leaves the first for the second, so who looks for all of them begins there."""
+
 
 class Wait(StrEnum):
     """What a caller waits for."""
@@ -100,7 +104,7 @@ class Command(NamedTuple):
     patience: float | None = None  #: seconds to wait; None: the setting `publish_timeout`
 
 
-class Changes(TypedDict, total=False):
+class MutableFields(TypedDict, total=False):
     """The fields that a move may change besides the status."""
 
     reason: str | None
@@ -112,6 +116,10 @@ class Changes(TypedDict, total=False):
     not_before: int | None
     published_at: int | None
     finished_at: int | None
+
+
+MUTABLE = ("status", *MutableFields.__annotations__)
+"""The fields that a move may change."""
 
 
 class Message(NamedTuple):
@@ -144,7 +152,7 @@ class Message(NamedTuple):
     published_at: int | None  #: when the broker's acknowledgement came
     finished_at: int | None  #: when it reached a final state
 
-    def moved(self, to: Status, **changes: Unpack[Changes]) -> "Message":
+    def moved(self, to: Status, **changes: Unpack[MutableFields]) -> "Message":
         """The message in the state `to`, with these changes; raises ValueError where `MOVES` does not list the move."""
         if to not in MOVES[self.status]:
             raise ValueError(f"a message does not move from {self.status} to {to}")

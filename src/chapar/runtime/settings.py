@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, Validati
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chapar.errors import Language, Phrase, Problem, SettingInvalid
-from chapar.model.message import check_topic_template
+from chapar.model.message import LONGEST_WAIT, check_topic_template
 from chapar.runtime.broker_address import EMBEDDED_LARGEST, BrokerAddress
 from chapar.runtime.secret_files import Secret, SecretFiles
 
@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     publish_timeout: float = Field(
         5.0,
         gt=0,
-        le=300,
+        le=LONGEST_WAIT,
         description="Seconds a call waits for the database and the broker before it is answered without them. "
         "Below common HTTP client time-outs of 10 s.",
     )

@@ -3,14 +3,19 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from typing import Final
 
-from sqlalchemy import Connection, and_, bindparam, case, or_, select, tuple_, update
+from sqlalchemy import Connection, Dialect, and_, bindparam, case, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
+from chapar.model.acceptance import Added, Full, Key, Place, Sender
+from chapar.model.audit import Action
 from chapar.model.message import Message, Status
-from chapar.store.audit import Action, add_entries
-from chapar.store.operations import Ambiguous, Kind, insert_messages, run_on_list
-from chapar.store.schema import Row, keys, messages, to_message, to_row
+from chapar.store.audit import add_entries
+from chapar.store.idempotency import free_key, keep_keys, owners_of
+from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch, run_on_list
+from chapar.store.schema import IS_UNFINISHED, Row, messages, to_message, to_row
 
 # What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
 # `seq > 0`, which is always true, makes that index a better match than the one of all that the device ever had.
@@ -20,35 +25,25 @@ from chapar.store.schema import Row, keys, messages, to_message, to_row
 _LANES = """
     SELECT imei, count(CASE WHEN micro_op <> '' THEN 1 END), min(CASE WHEN micro_op <> '' THEN seq END),
         max(CASE WHEN status = 'queued' OR (status = 'publishing' AND claim <> {direct}) THEN 1 ELSE 0 END)
-    FROM {messages_of_devices} AND seq > 0 AND status IN ('scheduled', 'queued', 'publishing')
+    FROM {messages_of_devices} AND seq > 0 AND {is_unfinished}
     GROUP BY imei
 """
 # All devices are one parameter: with one for each, every number of them would be a statement of its own. SQLite must
 # be told to begin with them, and PostgreSQL must not: else they would go through everything that is unfinished.
 LANES_SQL = {
     "sqlite": _LANES.format(
-        direct="?", messages_of_devices="json_each(?) AS device CROSS JOIN messages WHERE imei = device.value"
+        is_unfinished=IS_UNFINISHED,
+        direct="?",
+        messages_of_devices="json_each(?) AS device CROSS JOIN messages WHERE imei = device.value",
     ),
-    "postgresql": _LANES.format(direct="%s", messages_of_devices="messages WHERE imei = ANY (%s::text[])"),
+    "postgresql": _LANES.format(
+        is_unfinished=IS_UNFINISHED, direct="%s", messages_of_devices="messages WHERE imei = ANY (%s::text[])"
+    ),
 }
 
 _PLACE = select(messages.c.status, messages.c.claim).where(messages.c.id == bindparam("of_message"))
 _ID_AT = select(messages.c.id).where(messages.c.seq == bindparam("seq"))
 
-_OWNERS = select(keys).where(tuple_(keys.c.principal, keys.c.key).in_(bindparam("pairs", expanding=True)))
-_OWN_KEY = and_(
-    keys.c.principal == bindparam("of_principal"),
-    keys.c.key == bindparam("of_key"),
-    keys.c.message_id == bindparam("of_message"),
-)
-_ANSWER = (
-    update(keys)
-    .where(_OWN_KEY, keys.c.answer_status.is_(None))
-    .values(answer_status=bindparam("status"), answer_body=bindparam("body"))
-)
-_KEY = select(keys).where(_OWN_KEY)
-_FORGET = keys.delete().where(_OWN_KEY)
-_FREE = keys.delete().where(_OWN_KEY, keys.c.answer_status.is_(None))
 _WITHDRAW = (
     update(messages)
     .where(
@@ -72,50 +67,10 @@ _WITHDRAW = (
 )
 
 
-class Key(NamedTuple):
-    """An idempotency key, and what it was used for. The fields are the columns of the table, in their order."""
-
-    principal: str  #: whose key it is
-    key: str
-    fingerprint: str  #: SHA-256 of the request, in hexadecimal
-    message_id: str  #: the message it made
-    process: str  #: token of the process that answers the first request
-    answer_status: int | None  #: what was answered, None while nothing was
-    answer_body: str | None
-    kept_until: int  #: ms since the epoch; then the key may be used anew
-
-
-class Full(NamedTuple):
-    """Not added: the device has as many unfinished messages as it may have."""
-
-    oldest: str  #: id of the one in front
-
-
-class Sender(NamedTuple):
-    """Who sends a message, as the audit trail says."""
-
-    principal: str
-    name: str
-    address: str
-
-
 Addition = tuple[Row, int, Row | None, Row | None]
 """The arguments of an ADD: the message, how many unfinished ones its device may have, the fields of the key to commit
 with it, and those of the sender whom the audit trail names."""
 
-
-class Place(NamedTuple):
-    """Where a message that was added stands."""
-
-    status: Status
-    claim: str | None
-
-
-Added = Place | Key | Full
-"""What came of an ADD: where the message stands; the key's owner, where that is another message; or Full."""
-
-Answer = tuple[Row, int, str]
-"""The arguments of an ANSWER: the fields of a key, and the status and body that its first request is answered."""
 
 Withdrawal = tuple[Row, str | None, Key | None]
 """The arguments of a WITHDRAW: the message as it is recorded where it is not there, the claim under which it was to
@@ -156,8 +111,26 @@ _REJECTED, _PUBLISHING, _QUEUED = Status.REJECTED.value, Status.PUBLISHING.value
 _SENT = Action.SENT.value
 
 
+@cache
+def insert_sql(dialect: Dialect) -> str:
+    """The statement that adds messages. Repeated because its answer was lost, it finds its row, and that is fine."""
+    names = list(Message._fields)
+    if dialect.name == "postgresql":
+        rows = batch_table({name: messages.c[name].type for name in names})
+        from_rows = postgresql.insert(messages).from_select(names, select(*rows.c))
+        return str(from_rows.on_conflict_do_nothing(index_elements=["id"]).compile(dialect=dialect))
+    statement = sqlite.insert(messages).on_conflict_do_nothing(index_elements=["id"])
+    return str(statement.compile(dialect=dialect, column_keys=names))
+
+
+def insert_messages(connection: Connection, rows: Sequence[Row]) -> int:
+    """Insert the messages that are not there yet; gives how many those were."""
+    return run_batch(connection, insert_sql(connection.dialect), rows)
+
+
 def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Row | None]:
-    owners = _owners(connection, additions)
+    asked = {key[:2]: Message._make(row).created_at for row, _, key, _ in additions if key is not None}
+    owners = owners_of(connection, asked)
     lanes = _lanes(connection, additions)
     results: list[Row | None] = []
     new_keys: list[Key] = []
@@ -187,8 +160,7 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Row 
         if key is not None and owners[key[:2]] is key:
             new_keys.append(key)
         results.append((_QUEUED, None) if goes_behind else None)
-    if new_keys:
-        connection.execute(keys.insert(), [key._asdict() for key in new_keys])
+    keep_keys(connection, new_keys)
     if new_rows and insert_messages(connection, new_rows) < len(new_rows):
         if len(additions) > 1:
             raise Ambiguous
@@ -196,27 +168,6 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Row 
         return [_place(connection, message.id)]
     add_entries(connection, entries)
     return results
-
-
-def _owners(connection: Connection, additions: Sequence[Addition]) -> dict[Row, Key]:
-    """Keys in use among those asked for; the outlived ones are dropped."""
-    asked = {key[:2]: row for row, _, key, _ in additions if key is not None}
-    if not asked:
-        return {}
-    owners: dict[Row, Key] = {}
-    for owner in map(Key._make, connection.execute(_OWNERS, {"pairs": list(asked)}).all()):
-        if owner.kept_until > Message._make(asked[owner[:2]]).created_at:
-            owners[owner[:2]] = owner
-        else:
-            connection.execute(_FORGET, _own(owner))
-    return owners
-
-
-def owner_of(connection: Connection, key: tuple[str, str], at: int) -> Key | None:
-    """What a principal's key was used for, unless that is so long before the time `at` that it may be used anew."""
-    found = connection.execute(_OWNERS, {"pairs": [key]}).one_or_none()
-    owner = None if found is None else Key._make(found)
-    return owner if owner is not None and owner.kept_until > at else None
 
 
 def _lanes(connection: Connection, additions: Sequence[Addition]) -> defaultdict[str, _Lane]:
@@ -250,30 +201,12 @@ def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Key 
     as_added = {"of_message": never.id, "of_claim": claim, "reason": never.reason, "at": never.finished_at}
     with connection.begin_nested() as attempt:
         withdrawn = connection.execute(_WITHDRAW, as_added).rowcount == 1
-        if withdrawn and key is not None and connection.execute(_FREE, _own(key)).rowcount == 0:
+        if withdrawn and key is not None and not free_key(connection, key):
             # Another process has answered a repetition of the request meanwhile, and that answer is a promise.
             withdrawn = False
             attempt.rollback()
     return withdrawn
 
 
-def _answer(connection: Connection, answers: Sequence[Answer]) -> Sequence[Row | None]:
-    """Each key as it is now: with this answer, or with one that came before; None where its message was withdrawn."""
-    owned = [_own(Key._make(key)) for key, _, _ in answers]
-    given = [{"status": status, "body": body} for _, status, body in answers]
-    connection.execute(_ANSWER, [own | answer for own, answer in zip(owned, given, strict=True)])
-    found = (connection.execute(_KEY, own).one_or_none() for own in owned)
-    return [None if row is None else tuple(row) for row in found]
-
-
-def _key_named(_: Answer, row: Row | None) -> Key | None:
-    return None if row is None else Key._make(row)
-
-
-def _own(key: Key) -> dict[str, str]:
-    return {"of_principal": key.principal, "of_key": key.key, "of_message": key.message_id}
-
-
-ADD: Kind[Addition, Added] = Kind("add", 5, _add, _named)
-WITHDRAW: Kind[Withdrawal, bool] = Kind("withdraw", 4, _withdraw)
-ANSWER: Kind[Answer, Key | None] = Kind("answer", 6, _answer, _key_named)
+ADD: Final[Kind[Addition, Added]] = Kind("add", _add, _named)
+WITHDRAW: Final[Kind[Withdrawal, bool]] = Kind("withdraw", _withdraw)

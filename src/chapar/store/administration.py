@@ -11,7 +11,7 @@ from chapar.errors import DatabaseUnusable, SchemaOutdated, StoreUnavailable
 from chapar.store import database, files, migrations
 from chapar.store.database import Role, open_engine
 from chapar.store.failures import cause
-from chapar.store.operations import CHECK
+from chapar.store.health import CHECK
 
 
 def check_commit(database_url: str) -> None:

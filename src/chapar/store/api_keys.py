@@ -1,44 +1,21 @@
 """API keys in the database: who may call with which, until when."""
 
 import json
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Row, bindparam, exists, func, select, tuple_, update
 
+from chapar.model.api_key import ApiKey, KeyChange
+from chapar.model.audit import Entry
 from chapar.model.principal import Reach, Scope
-from chapar.store.audit import Entry, add_entries
+from chapar.store.audit import add_entries
+from chapar.store.commits import Commits
 from chapar.store.operations import Kind
+from chapar.store.readers import Readers
 from chapar.store.schema import api_keys
 
-
-class ApiKey(NamedTuple):
-    """An API key, but for the key itself. Times are ms since the epoch. The fields are the columns, in their order."""
-
-    id: str  #: public: what lists and the audit trail call it
-    hash: str  #: SHA-256 of the key, in hexadecimal
-    name: str  #: whom it is for
-    scopes: frozenset[Scope]
-    reach: Reach  #: two columns, each a JSON list
-    created_at: int
-    created_by: str  #: the principal that made it
-    expires_at: int | None = None  #: not accepted from then on; None: never too late
-    revoked_at: int | None = None
-    last_used_at: int | None = None  #: to the minute
-
-    def ended(self, at: int) -> bool:
-        """Whether it is not accepted any more at the time `at`."""
-        return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= at)
-
-
-class KeyChange(NamedTuple):
-    """The arguments of a CHANGE_KEY: from a time on, a key is not accepted any more."""
-
-    key_id: str
-    at: int | None  #: the time, ms since the epoch; None: it has no end
-    for_good: bool  #: it is revoked: nothing brings it back
-    entry: Entry  #: what the audit trail says of it
-
+_PAGE = 10  # keys read at once: one may name two hundred patterns
 
 _AT: ColumnElement[int] = bindparam("until", type_=BigInteger)
 _LIVING = (api_keys.c.id == bindparam("of_key"), api_keys.c.revoked_at.is_(None))
@@ -49,6 +26,49 @@ _USED = (
     .where(api_keys.c.id == bindparam("of_key"), func.coalesce(api_keys.c.last_used_at, 0) < _AT)
     .values(last_used_at=_AT)
 )
+
+
+class ApiKeys:
+    """The API keys that were ever made."""
+
+    def __init__(self, commits: Commits, lookups: Readers) -> None:
+        self._commits = commits
+        self._lookups = lookups
+
+    async def create(self, key: ApiKey, entry: Entry, deadline: float) -> None:
+        """Save a new key; raises NotSaved, OutcomeUnknown."""
+        await self._commits.submit(CREATE_KEY, (key, entry), deadline)
+
+    async def change(self, change: KeyChange, deadline: float) -> bool:
+        """Let a key end; whether there is such a key. Raises NotSaved, OutcomeUnknown."""
+        return await self._commits.submit(CHANGE_KEY, change, deadline)
+
+    async def used(self, key_id: str, at: int) -> None:
+        """Keep when a key was used last."""
+        await self._commits.submit(KEY_USED, (key_id, at))
+
+    async def find(self, key_id: str) -> ApiKey | None:
+        """The key with this id; raises StoreUnavailable."""
+        return await self._lookups.read(lambda connection: find(connection, key_id))
+
+    async def find_by_hash(self, hash_: str) -> ApiKey | None:
+        """The key with this hash; raises StoreUnavailable."""
+        return await self._lookups.read(lambda connection: _find_by_hash(connection, hash_))
+
+    async def all(self) -> AsyncIterator[list[ApiKey]]:
+        """Every key, oldest first, in short lists; raises StoreUnavailable."""
+        keys = await self._after(None)
+        while len(keys) == _PAGE:
+            yield keys
+            keys = await self._after(keys[-1])
+        yield keys
+
+    async def any(self) -> bool:
+        """Whether there is one; raises StoreUnavailable."""
+        return await self._lookups.read(any_key)
+
+    async def _after(self, key: ApiKey | None) -> list[ApiKey]:
+        return await self._lookups.read(lambda connection: oldest_first(connection, key, _PAGE))
 
 
 def _create(connection: Connection, created: Sequence[tuple[ApiKey, Entry]]) -> Sequence[None]:
@@ -88,7 +108,7 @@ def find(connection: Connection, key_id: str) -> ApiKey | None:
     return _found(connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none())
 
 
-def find_by_hash(connection: Connection, hash_: str) -> ApiKey | None:
+def _find_by_hash(connection: Connection, hash_: str) -> ApiKey | None:
     """The key with this hash."""
     return _found(connection.execute(select(api_keys).where(api_keys.c.hash == hash_)).one_or_none())
 
@@ -119,6 +139,6 @@ def _api_key(row: Row[Any]) -> ApiKey:
     return ApiKey(id_, hash_, name, frozenset(scope for scope in Scope if scope in granted), reach, *times)
 
 
-CREATE_KEY: Kind[tuple[ApiKey, Entry], None] = Kind("create_key", 5, _create)
-CHANGE_KEY: Kind[KeyChange, bool] = Kind("change_key", 6, _change)
-KEY_USED: Kind[tuple[str, int], None] = Kind("key_used", 6, _used)
+CREATE_KEY: Final[Kind[tuple[ApiKey, Entry], None]] = Kind("create_key", _create)
+CHANGE_KEY: Final[Kind[KeyChange, bool]] = Kind("change_key", _change)
+KEY_USED: Final[Kind[tuple[str, int], None]] = Kind("key_used", _used)

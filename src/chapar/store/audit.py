@@ -3,88 +3,37 @@
 import os
 import pwd
 from collections.abc import Sequence
-from enum import StrEnum
 from functools import cache
-from typing import Final, NamedTuple, Self
+from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
 
-from chapar.errors import FieldInvalid, Phrase
-from chapar.model.message import Message
-from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Caller, Principal, Reach
+from chapar.model.audit import Action, AuditFilters, AuditPage, Entry
+from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Principal
+from chapar.store.commits import Commits
 from chapar.store.operations import Kind, batch_table, run_batch
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
+from chapar.store.readers import Readers
 from chapar.store.schema import Row, Value, audit
 
-
-class Action(StrEnum):
-    """What was done."""
-
-    SENT = "message_sent"  #: A message was accepted, whatever became of it.
-    CANCELLED = "message_cancelled"
-    KEY_CREATED = "key_created"
-    KEY_EXPIRES = "key_expires"  #: A key was given another end.
-    KEY_REVOKED = "key_revoked"
-    PRUNED = "messages_pruned"  #: Finished messages were removed by `chapar prune`.
-    MIGRATED = "schema_migrated"  #: The tables were brought to another revision.
-
-    @classmethod
-    def named(cls, name: str, field: str) -> Self:
-        """The action with this name; raises FieldInvalid naming those there are."""
-        try:
-            return cls(name)
-        except ValueError:
-            every = ", ".join(cls)
-            raise FieldInvalid(field, Phrase("rule.one_of", names=every)) from None
-
-
-class Entry(NamedTuple):
-    """One thing that was done. The fields are the columns of the table, in their order, but for `seq`."""
-
-    at: int  #: ms since the epoch
-    principal: str  #: who did it; empty for anybody where access is open
-    name: str  #: of the principal then, for people
-    address: str  #: where it was asked from
-    action: str
-    subject: str  #: id of the message or the key; empty where it is about the whole database
-    imei: str | None = None
-    micro_op: str | None = None
-    detail: str | None = None  #: what else there is to say
-
-    @property
-    def size(self) -> int:
-        """Characters of all its texts."""
-        return sum(len(field) for field in self if isinstance(field, str))
-
-
-def cancellation(caller: Caller, message: Message, at: int, why: str | None = None) -> Entry:
-    """What the trail says of a message that a caller withdraws."""
-    principal = caller.principal
-    subject = (message.id, message.imei, message.micro_op)
-    return Entry(at, principal.id, principal.name, caller.address, Action.CANCELLED.value, *subject, why)
-
-
-class AuditFilters(NamedTuple):
-    """Which entries are meant: those that fit everything that is given."""
-
-    principal: str | None = None
-    action: Action | None = None
-    imei: str | None = None
-    subject: str | None = None
-    since: int | None = None  #: at this time or later, ms since the epoch
-    until: int | None = None  #: before this time, ms since the epoch
-    reach: Reach = EVERYWHERE
-
-
-class AuditPage(NamedTuple):
-    """Some of the entries that fit, newest first."""
-
-    entries: list[tuple[int, Entry]]  #: with their numbers
-    next: int | None  #: `before` of the next page; None: nothing follows
-
-
 _COLUMNS: Final = tuple(audit.c[name] for name in Entry._fields)
+
+
+class Trail:
+    """The audit trail."""
+
+    def __init__(self, commits: Commits, reporters: Readers) -> None:
+        self._commits = commits
+        self._reporters = reporters
+
+    async def add(self, entry: Entry) -> None:
+        """Keep an entry that nothing else is committed with."""
+        await self._commits.submit(ADD_ENTRY, entry)
+
+    async def page(self, filters: AuditFilters, *, before: int | None, limit: int) -> AuditPage:
+        """Up to `limit` entries, and `PAGE_BYTES`, newest first, numbered below `before`; raises StoreUnavailable."""
+        return await self._reporters.read(lambda connection: newest_first(connection, filters, before, limit))
 
 
 @cache
@@ -155,4 +104,4 @@ def entry_of_local_user(at: int, action: Action, detail: str) -> Entry:
     return Entry(at, user.id, user.name, "", action.value, "", detail=detail)
 
 
-ADD_ENTRY: Kind[Entry, None] = Kind("add_entry", 6, _add_once)
+ADD_ENTRY: Final[Kind[Entry, None]] = Kind("add_entry", _add_once)

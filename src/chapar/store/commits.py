@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from typing import Any, Self, TypeVar, cast
 
 import structlog
@@ -68,7 +67,9 @@ class Commits:
     runs goes into the next. One that failed goes back to the head, and the later ones wait behind it.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, order: Sequence[Kind[Any, Any]], metrics: Metrics) -> None:
+        """`order`: every kind, in the order in which the writer applies the kinds of a batch."""
+        self._places = {kind.name: place for place, kind in enumerate(order)}
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Operation] = deque()
@@ -89,13 +90,13 @@ class Commits:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database_url: str, lock: Lock | None = None, metrics: Metrics | None = None
+        cls, database_url: str, lock: Lock | None, order: Sequence[Kind[Any, Any]], metrics: Metrics
     ) -> AsyncIterator[Self]:
         """Keep a writer running, which holds the lock of a SQLite file too.
 
         Leaving commits what is queued, within 5 s, and ends the writer.
         """
-        commits = cls(metrics or Metrics())
+        commits = cls(order, metrics)
         # No task group: it would wrap whatever its body raises, and this body is the whole gateway.
         keep = partial(commits._keep_writer, database_url, lock)
         keeper = asyncio.create_task(supervised("writer", keep, commits._metrics), name="writer")
@@ -151,12 +152,15 @@ class Commits:
         size = min(len(self._queue), self._repeated or _LARGEST_BATCH)
         self._repeated = 0
         # In the order in which the writer applies it. It is answered so: what wakes up first is delivered first.
-        batch = sorted([self._queue.popleft() for _ in range(size)], key=_rank)
+        batch = sorted([self._queue.popleft() for _ in range(size)], key=self._place)
         if not batch:
             return
         self._writer.write(pack([(operation.kind.name, operation.arguments) for operation in batch]))
         self._in_flight = batch
         self._metrics.batches.observe(len(batch))
+
+    def _place(self, operation: _Operation) -> int:
+        return self._places[operation.kind.name]
 
     def _committed(self, results: Sequence[Any]) -> None:
         batch, self._in_flight = self._in_flight, []
@@ -310,9 +314,6 @@ class Commits:
         again = [operation for operation in operations if not operation.over]
         self._queue.extendleft(reversed(again))
         self._repeated = len(again)
-
-
-_rank = attrgetter("kind.rank")
 
 
 class _Channel(asyncio.Protocol):

@@ -1,7 +1,7 @@
-"""The dispatcher's operations: take what is due, withdraw, hold a lease, and settle what a dead process left."""
+"""The queue: take what is due, under a lease, settle what a dead process left, and count what waits."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -22,10 +22,21 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.model.message import Attempt, Status
-from chapar.store.audit import Entry, add_entries
-from chapar.store.operations import Kind, keep_attempts
+from chapar.model.queue import Backlog, Lease, Taken
+from chapar.store.commits import Commits
+from chapar.store.moves import keep_attempts
+from chapar.store.operations import Kind
+from chapar.store.readers import Readers
 from chapar.store.retained import supersede
-from chapar.store.schema import COLUMNS, DATABASE_TIME, PROCESS_LENGTH, Row, messages, processes
+from chapar.store.schema import (
+    COLUMNS,
+    DATABASE_TIME,
+    PROCESS_LENGTH,
+    Row,
+    messages,
+    processes,
+    to_message,
+)
 
 _AT: ColumnElement[int] = bindparam("at", type_=BigInteger)
 _PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
@@ -85,16 +96,6 @@ _TAKEN = (
     .order_by(messages.c.seq)
 )
 
-_CANCEL = (
-    update(messages)
-    .where(
-        messages.c.id == bindparam("of_message"),
-        messages.c.status.in_([Status.SCHEDULED.value, Status.QUEUED.value]),
-    )
-    .values(status=Status.CANCELLED.value, reason="cancelled", not_before=None, finished_at=_AT)
-)
-_STATUS = select(messages.c.status).where(messages.c.id == bindparam("of_message"))
-
 _until = DATABASE_TIME + bindparam("lasts", type_=BigInteger)
 _HOLD = {
     "postgresql": postgresql.insert(processes)
@@ -129,6 +130,75 @@ _TAKE_OVER = (
     )
     .returning(messages.c.id, messages.c.attempts)
 )
+
+
+_LEASE = select(processes.c.token).where(
+    processes.c.token == bindparam("process"), processes.c.lease_until > DATABASE_TIME
+)
+_depth = select(messages.c.status, func.count(), func.min(messages.c.seq)).group_by(messages.c.status)
+# Two statements, because the index alone answers the first.
+LEAVING: Final = _depth.where(messages.c.status.in_([Status.QUEUED.value, Status.PUBLISHING.value]))
+SCHEDULED: Final = _depth.where(messages.c.status == Status.SCHEDULED.value, messages.c.micro_op != "")
+_FRONT = select(*COLUMNS).where(messages.c.seq == bindparam("front"))
+
+
+class Queue:
+    """What waits to be delivered, and the leases of the processes that deliver it."""
+
+    def __init__(self, commits: Commits, lookups: Readers) -> None:
+        self._commits = commits
+        self._lookups = lookups
+
+    async def take(self, claim: str, limit: int, at: int) -> Taken:
+        """At the time `at` (ms since the epoch): make due what is due, expire what is too late, take what is next.
+
+        Up to `limit` messages become PUBLISHING, their attempt counted. `claim` begins with the token of this
+        process and must not have been used before.
+        """
+        rows, expired, next_at, superseded = await self._commits.submit(TAKE, Take(claim, limit, at))
+        return Taken([to_message(row) for row in rows], expired, next_at, superseded)
+
+    async def hold(self, lease: Lease) -> None:
+        """Say that this process lives; what it holds is its own until the lease is over."""
+        await self._commits.submit(HOLD, lease)
+
+    async def leave(self, process: str) -> None:
+        """Give the lease up, so that others take over at once what this process still holds."""
+        await self._commits.submit(LEAVE, process)
+
+    async def settle(self, process: str, at: int) -> int:
+        """Settle what dead processes have PUBLISHING, seen from `process`; gives how many messages those were.
+
+        Nobody knows whether they left: they are queued again as possible duplicates, or UNCONFIRMED where they may
+        be sent at most once.
+        """
+        return await self._commits.submit(SETTLE, (process, at))
+
+    async def is_alive(self, process: str) -> bool:
+        """Whether a process holds a lease that is not over; raises StoreUnavailable."""
+        found = await self._lookups.read(
+            lambda connection: connection.execute(_LEASE, {"process": process}).one_or_none()
+        )
+        return found is not None
+
+    async def backlog(self) -> Backlog:
+        """How many messages are unfinished on all devices, and the one accepted first; raises StoreUnavailable.
+
+        What waits to clear a retained message at its expiry is not counted: nobody sent it.
+        """
+        return await self._lookups.read(_backlog)
+
+
+def _backlog(connection: Connection) -> Backlog:
+    depths: dict[Status, int] = {}
+    front: int | None = None
+    for counted in (LEAVING, SCHEDULED):
+        for status, count, first in connection.execute(counted):
+            depths[Status(status)] = count
+            front = first if front is None else min(front, first)
+    if front is None:
+        return Backlog(depths, None)
+    return Backlog(depths, to_message(tuple(connection.execute(_FRONT, {"front": front}).one())))
 
 
 Found = tuple[list[Row], list[str], int | None, list[str]]
@@ -170,26 +240,6 @@ def _of_claim(connection: Connection, claim: str) -> list[Row]:
     return [tuple(row) for row in connection.execute(_TAKEN, {"taker": claim})]
 
 
-def _cancel(connection: Connection, cancels: Sequence[Entry]) -> Sequence[tuple[bool, str | None]]:
-    """Whether each was withdrawn by this, and its status now; None where there is no such message."""
-    results = []
-    for entry in cancels:
-        message_id = entry.subject
-        won = connection.execute(_CANCEL, {"of_message": message_id, "at": entry.at}).rowcount == 1
-        add_entries(connection, [entry] if won else [])
-        results.append((won, connection.execute(_STATUS, {"of_message": message_id}).scalar_one_or_none()))
-    return results
-
-
-class Lease(NamedTuple):
-    """The arguments of a HOLD."""
-
-    process: str  #: token
-    name: str  #: of the process, for people
-    seconds: float  #: how long the lease is from now on
-    alone: bool  #: no other process can be alive: this one holds the database's lock
-
-
 def _hold(connection: Connection, leases: Sequence[Lease]) -> Sequence[None]:
     for lease in leases:
         if lease.alone:
@@ -225,8 +275,7 @@ def _take_over(connection: Connection, process: str, owner: str | None, at: int)
     return len(settled)
 
 
-TAKE: Kind[Take, Found] = Kind("take", 7, _take)
-CANCEL: Kind[Entry, tuple[bool, str | None]] = Kind("cancel", 1, _cancel)
-HOLD: Kind[Lease, None] = Kind("hold", 2, _hold)
-LEAVE: Kind[str, None] = Kind("leave", 3, _leave)
-SETTLE: Kind[tuple[str, int], int] = Kind("settle", 2, _settle)
+TAKE: Final[Kind[Take, Found]] = Kind("take", _take)
+HOLD: Final[Kind[Lease, None]] = Kind("hold", _hold)
+LEAVE: Final[Kind[str, None]] = Kind("leave", _leave)
+SETTLE: Final[Kind[tuple[str, int], int]] = Kind("settle", _settle)

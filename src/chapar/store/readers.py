@@ -20,24 +20,34 @@ Result = TypeVar("Result")
 class Readers:
     """A few threads, each with a connection of its own. Open it with `async with Readers.open(…)`."""
 
-    def __init__(self, engine: Engine, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, engine: Engine, threads: ThreadPoolExecutor, gone: Callable[[], DatabaseFileGone | None]
+    ) -> None:
         self._engine = engine
         self._threads = threads
+        self._gone = gone
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database_url: str, count: int, identity: Identity | None = None) -> AsyncIterator[Self]:
-        """Make `count` readers, of this SQLite file only; leaving waits for the reads that have begun."""
+    async def open(
+        cls, database_url: str, count: int, identity: Identity | None, gone: Callable[[], DatabaseFileGone | None]
+    ) -> AsyncIterator[Self]:
+        """Make `count` readers, of this SQLite file only; leaving waits for the reads that have begun.
+
+        While `gone` says that a file of the database is not there, nothing is read.
+        """
         engine = open_engine(database_url, Role.READER, count, identity=identity)
         threads = ThreadPoolExecutor(count, "store-reader")
         try:
-            yield cls(engine, threads)
+            yield cls(engine, threads, gone)
         finally:
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)
             engine.dispose()
 
     async def read(self, query: Callable[[Connection], Result]) -> Result:
         """Run `query` on a free reader; raises StoreUnavailable."""
+        if (gone := self._gone()) is not None:
+            raise StoreUnavailable(gone)
         return await asyncio.get_running_loop().run_in_executor(self._threads, query_once_more, self._engine, query)
 
 

@@ -1,30 +1,17 @@
-"""What is asked of the table of messages: the statements that read it, and what their answers look like."""
+"""Pages of messages and counts of them: the statements that read the table, and their answers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Select,
-    bindparam,
-    exists,
-    func,
-    literal_column,
-    select,
-    union_all,
-)
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, exists, func, literal_column, select, union_all
 
-from chapar.model.message import Attempt, Message, Status, first_id
-from chapar.model.principal import EVERYWHERE, Reach
-from chapar.store.audit import Action
+from chapar.model.audit import Action
+from chapar.model.message import WAITING, Message, Status, first_id
+from chapar.model.report import Bucket, Filters, Page, Position, Ranking, Summary, Timeline
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
-from chapar.store.schema import COLUMNS, DATABASE_TIME, attempts, audit, messages, processes, to_message
-
-Bucket = Literal["minute", "hour", "day"]
+from chapar.store.readers import Readers
+from chapar.store.schema import COLUMNS, audit, messages, to_message
 
 _BUCKET_MS: Mapping[Bucket, int] = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
@@ -33,104 +20,47 @@ TOP = 100
 BUCKETS = 1500
 """How many buckets of time a summary has, the newest ones: more than the minutes of a day."""
 
-WAITING: Final = (Status.SCHEDULED, Status.QUEUED)
-"""The states of what waits. A message leaves the first for the second, so who looks for all of them begins there."""
+_PAGE = 200  # messages read at once by `pages`: more would keep everybody else waiting while they are written down
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Which messages are meant: those that fit everything that is given."""
+class Reports:
+    """Pages of messages, and counts of them. Each may take seconds."""
 
-    imei: str | None = None
-    micro_op: str | None = None
-    status: tuple[Status, ...] = ()  #: any of these; empty: all
-    since: int | None = None  #: accepted at this time or later, ms since the epoch
-    until: int | None = None  #: accepted before this time, ms since the epoch
-    sender: str | None = None  #: the principal that sent it, as the audit trail says
-    reach: Reach = EVERYWHERE  #: devices and operations that whoever asks may see
+    def __init__(self, reporters: Readers) -> None:
+        self._reporters = reporters
 
+    async def page(self, filters: Filters, *, after: Position | None, limit: int) -> Page:
+        """Up to `limit` messages, and `PAGE_BYTES`, newest first, older than the one at `after`.
 
-class Position(NamedTuple):
-    """Where a message stands in each order that pages may have. What follows can be read once that message is gone."""
+        Raises StoreUnavailable.
+        """
+        return await self._reporters.read(lambda connection: newest_first(connection, filters, after, limit))
 
-    seq: int  #: in the order of acceptance
-    id: str
+    async def pages(self, filters: Filters, size: int = _PAGE) -> AsyncIterator[list[Message]]:
+        """All messages, oldest first, in lists of up to `size` and `PAGE_BYTES`; raises StoreUnavailable.
 
+        Each list is a read of its own: memory stays small, and no transaction stays open for a slow client. Whatever
+        is added, moved or removed meanwhile, no message comes twice, and none is left out that stays.
+        """
+        page = await self._oldest_first(filters, None, size)
+        while page.next is not None:
+            yield page.messages
+            page = await self._oldest_first(filters, page.next, size)
+        if page.messages:
+            yield page.messages
 
-class Page(NamedTuple):
-    """Some of the messages that fit."""
+    async def waiting_of(self, sender: str, size: int) -> AsyncIterator[list[Message]]:
+        """What waits of what a principal sent, in lists of up to `size`; raises StoreUnavailable."""
+        for status in WAITING:
+            async for waiting in self.pages(Filters(status=(status,), sender=sender), size):
+                yield waiting
 
-    messages: list[Message]
-    next: Position | None  #: behind which the next page begins; None: nothing follows
+    async def summary(self, filters: Filters, bucket: Bucket) -> Summary:
+        """Count the messages that fit; raises StoreUnavailable."""
+        return await self._reporters.read(lambda connection: summary(connection, filters, bucket))
 
-
-_FIND: Final = select(*COLUMNS).where(messages.c.id == bindparam("of_message"))
-_FIND_ALL: Final = select(*COLUMNS).where(messages.c.id.in_(bindparam("ids", expanding=True)))
-_LEASE: Final = select(processes.c.token).where(
-    processes.c.token == bindparam("process"), processes.c.lease_until > DATABASE_TIME
-)
-_ATTEMPTS: Final = (
-    select(attempts)
-    .where(attempts.c.message_id == bindparam("of_message"))
-    .order_by(attempts.c.attempt == 0, attempts.c.attempt)
-)
-_depth: Final = select(messages.c.status, func.count(), func.min(messages.c.seq)).group_by(messages.c.status)
-# Two statements, because the index alone answers the first.
-_LEAVING: Final = _depth.where(messages.c.status.in_([Status.QUEUED.value, Status.PUBLISHING.value]))
-_SCHEDULED: Final = _depth.where(messages.c.status == Status.SCHEDULED.value, messages.c.micro_op != "")
-_FRONT: Final = select(*COLUMNS).where(messages.c.seq == bindparam("front"))
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The largest groups, and how many messages are in none of them."""
-
-    counts: tuple[tuple[str, int], ...]  #: name and messages, largest first
-    others: int  #: messages of the groups that are not named
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """Messages accepted in each bucket of time; a bucket without any is left out."""
-
-    counts: tuple[tuple[int, int], ...]  #: start (ms since the epoch, UTC) and messages, oldest first
-    others: int  #: messages before the first bucket
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Counts of the messages that fit the filters."""
-
-    total: int
-    statuses: Mapping[Status, int]
-    devices: Ranking  #: of the `TOP` devices
-    operations: Ranking  #: of the `TOP` operations
-    times: Timeline  #: of the newest `BUCKETS` buckets
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What is unfinished, on all devices."""
-
-    depths: Mapping[Status, int]  #: messages, by status
-    oldest: Message | None  #: the one that was accepted first
-
-
-def find(connection: Connection, message_id: str) -> Message | None:
-    """The message with this id."""
-    row = connection.execute(_FIND, {"of_message": message_id}).one_or_none()
-    return None if row is None else to_message(tuple(row))
-
-
-def find_all(connection: Connection, ids: Sequence[str]) -> list[Message]:
-    """Those of the messages with these ids that there are."""
-    found = connection.execute(_FIND_ALL, {"ids": ids})
-    return [to_message(tuple(row)) for row in found]
-
-
-def is_alive(connection: Connection, process: str) -> bool:
-    """Whether a process holds a lease that is not over."""
-    return connection.execute(_LEASE, {"process": process}).one_or_none() is not None
+    async def _oldest_first(self, filters: Filters, after: Position | None, limit: int) -> Page:
+        return await self._reporters.read(lambda connection: oldest_first(connection, filters, after, limit))
 
 
 def newest_first(connection: Connection, filters: Filters, after: Position | None, limit: int) -> Page:
@@ -141,27 +71,6 @@ def newest_first(connection: Connection, filters: Filters, after: Position | Non
 def oldest_first(connection: Connection, filters: Filters, after: Position | None, limit: int) -> Page:
     """Up to `limit` messages, and `PAGE_BYTES`, oldest first, of those accepted after the one at `after`."""
     return _page(connection, filters, after, limit, newest_first=False)
-
-
-def attempts_of(connection: Connection, message_id: str) -> list[Attempt]:
-    """The attempts kept of a message, in their order; last, what took it back from the broker."""
-    return [Attempt._make(row) for row in connection.execute(_ATTEMPTS, {"of_message": message_id})]
-
-
-def backlog(connection: Connection) -> Backlog:
-    """How many messages are unfinished, by status, and the one accepted first.
-
-    What waits to clear a retained message at its expiry is not counted: nobody sent it.
-    """
-    depths: dict[Status, int] = {}
-    front: int | None = None
-    for counted in (_LEAVING, _SCHEDULED):
-        for status, count, first in connection.execute(counted):
-            depths[Status(status)] = count
-            front = first if front is None else min(front, first)
-    if front is None:
-        return Backlog(depths, None)
-    return Backlog(depths, to_message(tuple(connection.execute(_FRONT, {"front": front}).one())))
 
 
 def summary(connection: Connection, filters: Filters, bucket: Bucket) -> Summary:

@@ -1,13 +1,15 @@
 """Taking a retained message back: whether the broker may still have it, and the message that clears it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, literal, literal_column, or_, select, update
 
+from chapar.model.audit import Entry
 from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, first_id, time_of
-from chapar.store.audit import Entry, add_entries
-from chapar.store.operations import Kind, insert_messages
+from chapar.store.acceptance import insert_messages
+from chapar.store.audit import add_entries
+from chapar.store.operations import Kind
 from chapar.store.schema import Row, messages, to_message, to_row
 
 _SKEW = 3_600_000  # ms by which the clocks of two gateways may differ
@@ -127,4 +129,4 @@ def _names(clearing: Message, *, taker: str | None) -> dict[str, str | None]:
     }
 
 
-TAKE_BACK: Kind[TakeBack, str | None] = Kind("take_back", 2, _take_back)
+TAKE_BACK: Final[Kind[TakeBack, str | None]] = Kind("take_back", _take_back)

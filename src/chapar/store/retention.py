@@ -1,13 +1,17 @@
 """Forgetting: what is finished and old enough goes, in small batches that stall nobody."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, NamedTuple
 
 from sqlalchemy import BigInteger, BindParameter, Connection, bindparam, delete, select, tuple_
 
-from chapar.model.message import UNFINISHED
+from chapar.model.message import UNFINISHED, first_id
+from chapar.store.commits import Commits
 from chapar.store.operations import Kind
 from chapar.store.schema import attempts, keys, messages
+
+_FORGOTTEN = 500  # messages, and keys, removed in one commit: a few milliseconds
 
 _OLD = (
     select(messages.c.id)
@@ -29,6 +33,29 @@ _OUTLIVED = (
     .limit(bindparam("limit"))
 )
 _FORGET_KEYS = delete(keys).where(tuple_(keys.c.principal, keys.c.key).in_(_OUTLIVED))
+
+
+class Retention:
+    """Forgetting what is old."""
+
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+
+    async def prune(self, before: int, at: int) -> AsyncIterator[int]:
+        """Remove finished messages accepted before the time `before`, and keys outlived at `at`, the oldest first.
+
+        What is unfinished stays. Gives how many messages each small batch removed, and then rests four times as long
+        as it took, so that what is sent meanwhile hardly waits.
+        """
+        loop = asyncio.get_running_loop()
+        removed, outlived = _FORGOTTEN, 0
+        while _FORGOTTEN in {removed, outlived}:
+            began = loop.time()
+            removed, outlived = await self._commits.submit(PRUNE, Prune(first_id(before), before, at, _FORGOTTEN))
+            took = loop.time() - began
+            yield removed
+            if _FORGOTTEN in {removed, outlived}:
+                await asyncio.sleep(4 * took)
 
 
 class Prune(NamedTuple):
@@ -55,4 +82,4 @@ def _prune_one(connection: Connection, prune: Prune) -> tuple[int, int]:
     return len(ids), outlived
 
 
-PRUNE: Kind[Prune, tuple[int, int]] = Kind("prune", 8, _prune)
+PRUNE: Final[Kind[Prune, tuple[int, int]]] = Kind("prune", _prune)

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from chapar.model.message import Message, Status
+from chapar.model.message import UNFINISHED, Message, Status
 
 metadata = MetaData()
 
@@ -38,6 +38,9 @@ WAKE_AT = """CASE
     WHEN status = 'queued' THEN not_before
 END"""
 """When time does something to a message: it becomes due, may be tried again, or expires."""
+
+IS_UNFINISHED = f"status IN ({', '.join(repr(status.value) for status in Status if status in UNFINISHED)})"
+"""The condition of the partial index. A query that is to use it says it word by word."""
 
 messages = Table(
     "messages",
@@ -89,7 +92,7 @@ def _partial_index(name: str, where: str, *columns: str) -> None:
 
 # The rest are nearly empty, so nearly free: a message is in them only while it is unfinished, waits for a time, or
 # was put off.
-_partial_index("ix_messages_unfinished", "status IN ('scheduled', 'queued', 'publishing')", "imei", "seq")
+_partial_index("ix_messages_unfinished", IS_UNFINISHED, "imei", "seq")
 _partial_index("ix_messages_wake_at", "wake_at IS NOT NULL", "wake_at")
 _partial_index("ix_messages_put_off", "not_before IS NOT NULL", "imei", "seq")
 # None by operation: pages of one are found among the newest, and an index would cost 17 %.
@@ -167,20 +170,6 @@ audit = Table(
 
 COLUMNS = tuple(messages.c[name] for name in Message._fields)
 """The columns of a message in the order of its fields: all but `seq`."""
-
-MUTABLE = (
-    "status",
-    "reason",
-    "reason_code",
-    "attempts",
-    "possible_duplicate",
-    "subscribers",
-    "claim",
-    "not_before",
-    "published_at",
-    "finished_at",
-)
-"""The fields that a move may change."""
 
 Value = str | int | bool | None
 Row = tuple[Value, ...]

@@ -24,7 +24,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -32,25 +31,14 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe
-from chapar.store.acceptance import ADD, ANSWER, WITHDRAW
-from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED
-from chapar.store.audit import ADD_ENTRY
 from chapar.store.database import Role, check_durable, empty_wal, open_engine, parse, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.files import Identity, Watch
-from chapar.store.operations import CHECK, MOVE, RECORD, Kind
-from chapar.store.queue import CANCEL, HOLD, LEAVE, SETTLE, TAKE
-from chapar.store.retained import TAKE_BACK
-from chapar.store.retention import PRUNE
+from chapar.store.kinds import KINDS
+from chapar.store.operations import Kind
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
-_ALL: Sequence[Kind[Any, Any]] = (
-    *(ADD, ANSWER, WITHDRAW, CANCEL, TAKE_BACK, TAKE, MOVE, RECORD),
-    *(HOLD, LEAVE, SETTLE, PRUNE, CHECK),
-    *(CREATE_KEY, CHANGE_KEY, KEY_USED, ADD_ENTRY),
-)
-# What is given back is in the queue before anything is put behind it, and what is added can be taken at once.
-_KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in sorted(_ALL, key=attrgetter("rank"))}
+_KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in KINDS}
 
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
 _LOOK_EVERY = 1.0  # seconds between looks for the files while nothing is to be committed

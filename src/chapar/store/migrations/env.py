@@ -5,7 +5,8 @@ import time
 from alembic import context
 from sqlalchemy import Connection, text
 
-from chapar.store.audit import Action, add_entries, entry_of_local_user
+from chapar.model.audit import Action
+from chapar.store.audit import add_entries, entry_of_local_user
 from chapar.store.schema import metadata
 
 # Any number will do, as long as every Chapar takes the same: here, "chapar" in ASCII.

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
-from chapar.delivery.messages import Action, AuditFilters, Entry, Gateway
+from chapar.delivery.messages import Gateway
 from chapar.errors import FieldInvalid, Phrase
+from chapar.model.audit import Action, AuditFilters, Entry
 from chapar.model.message import check_device_id, has_forbidden_character
 from chapar.model.principal import Scope
 from chapar.model.times import milliseconds, rfc3339

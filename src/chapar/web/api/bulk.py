@@ -10,7 +10,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
-from chapar.delivery.messages import Gateway, Use
+from chapar.delivery.idempotency import Use
+from chapar.delivery.messages import Gateway
 from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, Phrase
 from chapar.model.message import Command
 from chapar.model.principal import Scope

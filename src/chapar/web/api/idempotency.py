@@ -5,7 +5,7 @@ from typing import Final
 
 from fastapi import Request
 
-from chapar.delivery.messages import Use
+from chapar.delivery.idempotency import Use
 from chapar.errors import FieldInvalid, Phrase
 from chapar.web.http.entrance import caller_of
 from chapar.web.http.headers import header

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic.config import JsonDict
 
-from chapar.access.keyring import MAX_NAME, ApiKey, Grant, Keyring
+from chapar.access.keyring import MAX_NAME, Grant, Keyring
 from chapar.delivery.messages import Gateway
 from chapar.errors import FieldInvalid, Phrase
+from chapar.model.api_key import ApiKey
 from chapar.model.principal import (
     DEVICE_PATTERN,
     EVERYTHING,

@@ -6,14 +6,13 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import WithJsonSchema
 
 from chapar.delivery.messages import Gateway
-from chapar.model.message import Wait
+from chapar.model.message import LONGEST_WAIT, Wait
 from chapar.model.principal import Scope
 from chapar.runtime.settings import Settings
 from chapar.web.api import sending
 from chapar.web.api.bulk import bulk_router
 from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.web.api.schemas import (
-    MAX_TIMEOUT,
     AcceptedAnswer,
     MessageDetail,
     MessagePage,
@@ -37,8 +36,8 @@ _JSON: Final = "application/json"
 MessageId = Annotated[str, Path(description="The `id` of the answer that accepted the message.", max_length=64)]
 Patience = Annotated[
     float | None,
-    Query(gt=0, le=MAX_TIMEOUT, description="Seconds to wait for the broker."),
-    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
+    Query(gt=0, le=LONGEST_WAIT, description="Seconds to wait for the broker."),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_WAIT}),
 ]
 
 _WHERE_TO_LOOK: Final[dict[str, object]] = {

@@ -2,8 +2,9 @@
 
 from fastapi import APIRouter, Response
 
-from chapar.delivery.messages import METRICS_TYPE, Gateway
+from chapar.delivery.messages import Gateway
 from chapar.model.principal import Scope
+from chapar.runtime.metrics import CONTENT_TYPE
 from chapar.web.http.entrance import GuardedRoute, allow
 
 
@@ -20,6 +21,6 @@ def metrics_router(gateway: Gateway) -> APIRouter:
     @allow(Scope.METRICS)
     async def metrics() -> Response:
         """Messages accepted and ended, the latency of each stage, commit batches, queue and link; of all workers."""
-        return Response(gateway.exposition(), headers={"Content-Type": METRICS_TYPE})
+        return Response(gateway.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     return router

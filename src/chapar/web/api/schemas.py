@@ -11,9 +11,9 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError, to_json
 
-from chapar.delivery.messages import Bucket, Filters, Position, Ranking, Summary
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.message import (
+    LONGEST_WAIT,
     MAX_OPERATION_BYTES,
     Attempt,
     Command,
@@ -23,9 +23,9 @@ from chapar.model.message import (
     check_device_id,
     check_operation,
 )
+from chapar.model.report import Bucket, Filters, Position, Ranking, Summary
 from chapar.model.times import check_time, milliseconds, rfc3339
 
-MAX_TIMEOUT: Final = 300  # seconds; longer waits belong to `GET /messaging/messages/{id}`
 MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
 MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's parser
 
@@ -110,7 +110,7 @@ class SendRequest(BaseModel):
         "soon as the broker is there. `Prefer: respond-async` says the same.",
     )
     timeout: float | None = Field(
-        default=None, gt=0, le=MAX_TIMEOUT, description="Seconds to wait for the broker before the answer is 202."
+        default=None, gt=0, le=LONGEST_WAIT, description="Seconds to wait for the broker before the answer is 202."
     )
 
     def command(self) -> Command:

@@ -6,7 +6,8 @@ from fastapi import Response
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from chapar.delivery.messages import Gateway, Replay, Use
+from chapar.delivery.idempotency import Replay, Use
+from chapar.delivery.messages import Gateway
 from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent, Phrase
 from chapar.model.message import Command, Message, Status
 from chapar.model.principal import Caller

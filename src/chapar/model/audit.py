@@ -1,0 +1,74 @@
+"""The audit trail's values: what was done, by whom, to what."""
+
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+from chapar.errors import FieldInvalid, Phrase
+from chapar.model.message import Message
+from chapar.model.principal import EVERYWHERE, Caller, Reach
+
+
+class Action(StrEnum):
+    """What was done."""
+
+    SENT = "message_sent"  #: A message was accepted, whatever became of it.
+    CANCELLED = "message_cancelled"
+    KEY_CREATED = "key_created"
+    KEY_EXPIRES = "key_expires"  #: A key was given another end.
+    KEY_REVOKED = "key_revoked"
+    PRUNED = "messages_pruned"  #: Finished messages were removed by `chapar prune`.
+    MIGRATED = "schema_migrated"  #: The tables were brought to another revision.
+
+    @classmethod
+    def named(cls, name: str, field: str) -> Self:
+        """The action with this name; raises FieldInvalid naming those there are."""
+        try:
+            return cls(name)
+        except ValueError:
+            every = ", ".join(cls)
+            raise FieldInvalid(field, Phrase("rule.one_of", names=every)) from None
+
+
+class Entry(NamedTuple):
+    """One thing that was done. The fields are the columns of the table, in their order, but for `seq`."""
+
+    at: int  #: ms since the epoch
+    principal: str  #: who did it; empty for anybody where access is open
+    name: str  #: of the principal then, for people
+    address: str  #: where it was asked from
+    action: str
+    subject: str  #: id of the message or the key; empty where it is about the whole database
+    imei: str | None = None
+    micro_op: str | None = None
+    detail: str | None = None  #: what else there is to say
+
+    @property
+    def size(self) -> int:
+        """Characters of all its texts."""
+        return sum(len(field) for field in self if isinstance(field, str))
+
+
+def cancellation(caller: Caller, message: Message, at: int, why: str | None = None) -> Entry:
+    """What the trail says of a message that a caller withdraws."""
+    principal = caller.principal
+    subject = (message.id, message.imei, message.micro_op)
+    return Entry(at, principal.id, principal.name, caller.address, Action.CANCELLED.value, *subject, why)
+
+
+class AuditFilters(NamedTuple):
+    """Which entries are meant: those that fit everything that is given."""
+
+    principal: str | None = None
+    action: Action | None = None
+    imei: str | None = None
+    subject: str | None = None
+    since: int | None = None  #: at this time or later, ms since the epoch
+    until: int | None = None  #: before this time, ms since the epoch
+    reach: Reach = EVERYWHERE
+
+
+class AuditPage(NamedTuple):
+    """Some of the entries that fit, newest first."""
+
+    entries: list[tuple[int, Entry]]  #: with their numbers
+    next: int | None  #: `before` of the next page; None: nothing follows

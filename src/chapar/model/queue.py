@@ -1,0 +1,33 @@
+"""The queue's values: what a process takes from it, the lease under which it does, and what waits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from chapar.model.message import Message, Status
+
+
+class Lease(NamedTuple):
+    """The right of a process to what it has taken, for a while."""
+
+    process: str  #: token
+    name: str  #: of the process, for people
+    seconds: float  #: how long the lease is from now on
+    alone: bool  #: no other process can be alive: this one holds the database's lock
+
+
+class Taken(NamedTuple):
+    """What a process found to do in the queue."""
+
+    messages: list[Message]  #: now PUBLISHING, in the order of acceptance
+    expired: list[str]  #: ids of those that have just expired
+    next_at: int | None  #: when something becomes due or expires next, ms since the epoch
+    superseded: Sequence[str] = ()  #: ids of the clearings that something newer has just made needless
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is unfinished, on all devices."""
+
+    depths: Mapping[Status, int]  #: messages, by status
+    oldest: Message | None  #: the one that was accepted first

@@ -1,0 +1,64 @@
+"""What is asked of the messages, and the answers: pages of them, and counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from chapar.model.message import Message, Status
+from chapar.model.principal import EVERYWHERE, Reach
+
+Bucket = Literal["minute", "hour", "day"]
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which messages are meant: those that fit everything that is given."""
+
+    imei: str | None = None
+    micro_op: str | None = None
+    status: tuple[Status, ...] = ()  #: any of these; empty: all
+    since: int | None = None  #: accepted at this time or later, ms since the epoch
+    until: int | None = None  #: accepted before this time, ms since the epoch
+    sender: str | None = None  #: the principal that sent it, as the audit trail says
+    reach: Reach = EVERYWHERE  #: devices and operations that whoever asks may see
+
+
+class Position(NamedTuple):
+    """Where a message stands in each order that pages may have. What follows can be read once that message is gone."""
+
+    seq: int  #: in the order of acceptance
+    id: str
+
+
+class Page(NamedTuple):
+    """Some of the messages that fit."""
+
+    messages: list[Message]
+    next: Position | None  #: behind which the next page begins; None: nothing follows
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The largest groups, and how many messages are in none of them."""
+
+    counts: tuple[tuple[str, int], ...]  #: name and messages, largest first
+    others: int  #: messages of the groups that are not named
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Messages accepted in each bucket of time; a bucket without any is left out."""
+
+    counts: tuple[tuple[int, int], ...]  #: start (ms since the epoch, UTC) and messages, oldest first
+    others: int  #: messages before the first bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts of the messages that fit the filters."""
+
+    total: int
+    statuses: Mapping[Status, int]
+    devices: Ranking  #: the devices with the most
+    operations: Ranking  #: the operations with the most
+    times: Timeline  #: the newest buckets

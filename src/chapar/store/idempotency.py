@@ -1,0 +1,105 @@
+"""Idempotency keys in the database: which message a key made, and what its first request was answered."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from sqlalchemy import Connection, and_, bindparam, select, tuple_, update
+
+from chapar.model.acceptance import Key
+from chapar.store.commits import Commits
+from chapar.store.operations import Kind
+from chapar.store.readers import Readers
+from chapar.store.schema import Row, keys
+
+_OWNERS = select(keys).where(tuple_(keys.c.principal, keys.c.key).in_(bindparam("pairs", expanding=True)))
+_OWN_KEY = and_(
+    keys.c.principal == bindparam("of_principal"),
+    keys.c.key == bindparam("of_key"),
+    keys.c.message_id == bindparam("of_message"),
+)
+_ANSWER = (
+    update(keys)
+    .where(_OWN_KEY, keys.c.answer_status.is_(None))
+    .values(answer_status=bindparam("status"), answer_body=bindparam("body"))
+)
+_KEY = select(keys).where(_OWN_KEY)
+_FORGET = keys.delete().where(_OWN_KEY)
+_FREE = keys.delete().where(_OWN_KEY, keys.c.answer_status.is_(None))
+
+Answer = tuple[Row, int, str]
+"""The arguments of an ANSWER: the fields of a key, and the status and body that its first request is answered."""
+
+
+class Keys:
+    """The idempotency keys. They are added with their messages, by `Messages.add`."""
+
+    def __init__(self, commits: Commits, lookups: Readers) -> None:
+        self._commits = commits
+        self._lookups = lookups
+
+    def answer(self, key: Key, status: int, body: str) -> asyncio.Future[Key | None]:
+        """Keep what the first request of a key was answered; later ones get the same.
+
+        The future has the key as it is now: with this answer, or with one that was kept before; None where the
+        message was withdrawn, and the key with it.
+        """
+        return self._commits.submit(ANSWER, (tuple(key), status, body))
+
+    async def owner(self, key: tuple[str, str], at: int) -> Key | None:
+        """What a principal's idempotency key was used for, None where it is free at the time `at`.
+
+        Raises StoreUnavailable.
+        """
+        return await self._lookups.read(lambda connection: owner_of(connection, key, at))
+
+
+def owner_of(connection: Connection, key: tuple[str, str], at: int) -> Key | None:
+    """What a principal's key was used for, unless that is so long before the time `at` that it may be used anew."""
+    found = connection.execute(_OWNERS, {"pairs": [key]}).one_or_none()
+    owner = None if found is None else Key._make(found)
+    return owner if owner is not None and owner.kept_until > at else None
+
+
+def owners_of(connection: Connection, asked: Mapping[Row, int]) -> dict[Row, Key]:
+    """Keys in use among those asked for, each at a time (ms since the epoch); the outlived ones are dropped."""
+    if not asked:
+        return {}
+    owners: dict[Row, Key] = {}
+    for owner in map(Key._make, connection.execute(_OWNERS, {"pairs": list(asked)}).all()):
+        if owner.kept_until > asked[owner[:2]]:
+            owners[owner[:2]] = owner
+        else:
+            connection.execute(_FORGET, _own(owner))
+    return owners
+
+
+def keep_keys(connection: Connection, new: Sequence[Key]) -> None:
+    """Keep keys that are free."""
+    if new:
+        connection.execute(keys.insert(), [key._asdict() for key in new])
+
+
+def free_key(connection: Connection, key: Key) -> bool:
+    """Forget a key, so that it may be used anew; whether it was there, its first request unanswered."""
+    return connection.execute(_FREE, _own(key)).rowcount == 1
+
+
+def _answer(connection: Connection, answers: Sequence[Answer]) -> Sequence[Row | None]:
+    """Each key as it is now: with this answer, or with one that came before; None where its message was withdrawn."""
+    owned = [_own(Key._make(key)) for key, _, _ in answers]
+    given = [{"status": status, "body": body} for _, status, body in answers]
+    connection.execute(_ANSWER, [own | answer for own, answer in zip(owned, given, strict=True)])
+    found = (connection.execute(_KEY, own).one_or_none() for own in owned)
+    return [None if row is None else tuple(row) for row in found]
+
+
+def _named(_: Answer, row: Row | None) -> Key | None:
+    return None if row is None else Key._make(row)
+
+
+def _own(key: Key) -> dict[str, str]:
+    return {"of_principal": key.principal, "of_key": key.key, "of_message": key.message_id}
+
+
+ANSWER: Final[Kind[Answer, Key | None]] = Kind("answer", _answer, _named)

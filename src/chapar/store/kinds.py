@@ -1,0 +1,35 @@
+"""Every kind of operation there is, in the order in which the kinds of one batch are applied and answered."""
+
+from typing import Any, Final
+
+from chapar.store.acceptance import ADD, WITHDRAW
+from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED
+from chapar.store.audit import ADD_ENTRY
+from chapar.store.health import CHECK
+from chapar.store.idempotency import ANSWER
+from chapar.store.moves import CANCEL, MOVE, RECORD
+from chapar.store.operations import Kind
+from chapar.store.queue import HOLD, LEAVE, SETTLE, TAKE
+from chapar.store.retained import TAKE_BACK
+from chapar.store.retention import PRUNE
+
+# What is given back is in the queue before anything is put behind it, and what is added can be taken at once.
+KINDS: Final[tuple[Kind[Any, Any], ...]] = (
+    RECORD,
+    MOVE,
+    CANCEL,
+    TAKE_BACK,
+    HOLD,
+    SETTLE,
+    LEAVE,
+    WITHDRAW,
+    ADD,
+    CREATE_KEY,
+    ANSWER,
+    CHANGE_KEY,
+    KEY_USED,
+    ADD_ENTRY,
+    TAKE,
+    PRUNE,
+    CHECK,
+)
