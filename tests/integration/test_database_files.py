@@ -239,7 +239,7 @@ async def test_a_file_that_is_overwritten_is_noticed_also_while_nothing_is_sent(
     await store.health.check()
     file.write_bytes(backup)
     async with asyncio.timeout(PATIENCE):
-        while store._commits.gone is None:
+        while store.messages._commits.gone is None:
             await asyncio.sleep(0.02)
     assert str(file) in await refusal(store)
 
@@ -250,7 +250,7 @@ async def test_a_reader_opens_no_other_file(store: Store, file: Path) -> None:
     shutil.copy(file, other)
     other.replace(file)
     with pytest.raises(StoreUnavailable, match="was deleted, moved, replaced"):
-        await store._reporters.read(lambda connection: connection.execute(text("SELECT 1")).all())
+        await store.reports._reporters.read(lambda connection: connection.execute(text("SELECT 1")).all())
 
 
 async def test_a_message_that_is_sent_meanwhile_is_not_lost(store: Store, file: Path) -> None:
@@ -299,19 +299,21 @@ async def any_store(database_url: str) -> AsyncIterator[Store]:
 async def test_no_lookup_waits_behind_reports(any_store: Store) -> None:
     """However many reports are read, and however long they take."""
     message = new_message()
-    await any_store.add(message)
+    await any_store.messages.add(message)
     over = threading.Event()
-    reports = [asyncio.ensure_future(any_store._report(lambda _: over.wait(PATIENCE))) for _ in range(20)]
+    reports = [
+        asyncio.ensure_future(any_store.reports._reporters.read(lambda _: over.wait(PATIENCE))) for _ in range(20)
+    ]
     try:
-        assert await any_store.find(message.id) == message
+        assert await any_store.messages.find(message.id) == message
         assert not await any_store.api_keys.any()
-        assert await any_store.key_by_hash("none") is None
-        await any_store.check()
+        assert await any_store.api_keys.find_by_hash("none") is None
+        await any_store.health.check()
         assert not any(report.done() for report in reports)
     finally:
         over.set()
         await asyncio.gather(*reports)
-    assert (await any_store.page(Filters(), after=None, limit=1)).messages == [message]
+    assert (await any_store.reports.page(Filters(), after=None, limit=1)).messages == [message]
 
 
 def test_the_lock_is_not_on_a_file_that_was_exchanged_meanwhile(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,13 @@ from chapar.model.queue import Lease
 from chapar.store import reports
 from chapar.store.acceptance import addition
 from chapar.store.idempotency import owner_of
+from chapar.store.kinds import KINDS
 from chapar.store.messages import UNBOUNDED
 from chapar.store.moves import move_row
 from chapar.store.queue import Take
 from chapar.store.retained import TakeBack
 from chapar.store.schema import PROCESS_LENGTH, to_row
 from chapar.store.store import Store
-from chapar.store.writer import _KINDS
 from support.callers import cancelling
 from support.fakes import EPOCH
 from support.memory_database import WatchedDatabase
@@ -38,6 +38,7 @@ DEVICES = ("A", "B")
 PROCESSES = ("000000000000000a", "000000000000000b")
 TIMES = st.integers(0, 5)  # ms since EPOCH: few, so that they meet
 
+BY_NAME = {kind.name: kind for kind in KINDS}
 BEGINNINGS = {Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING, Status.REJECTED}
 WAITING = {Status.SCHEDULED, Status.QUEUED}
 
@@ -70,8 +71,8 @@ class Server:
         """Ask for everything in one turn of the loop, so that it shares a batch."""
 
         async def commit() -> list[Any]:
-            submit = self.store._commits.submit
-            return list(await asyncio.gather(*(submit(_KINDS[kind], arguments) for kind, arguments in operations)))
+            submit = self.store.messages._commits.submit
+            return list(await asyncio.gather(*(submit(BY_NAME[kind], arguments) for kind, arguments in operations)))
 
         return list(self.run(commit()))
 

@@ -313,7 +313,9 @@ async def test_while_pages_are_read_what_stays_comes_once(store: Store, database
 
 async def page_of(store: Store, filters: Filters, after: Position | None, *, oldest_first: bool) -> Page:
     return await (
-        store._oldest_first(filters, after, 3) if oldest_first else store.reports.page(filters, after=after, limit=3)
+        store.reports._oldest_first(filters, after, 3)
+        if oldest_first
+        else store.reports.page(filters, after=after, limit=3)
     )
 
 
@@ -331,7 +333,7 @@ async def test_a_page_is_read_from_an_index_in_its_order(store: Store, database_
         cursor.execute(f"EXPLAIN {'QUERY PLAN ' if on_sqlite else ''}{sql}", values)
         plans.append(str(cursor.fetchall()))
 
-    with store._reporters._engine.connect() as connection:
+    with store.reports._reporters._engine.connect() as connection:
         on_sqlite = connection.dialect.name == "sqlite"
         if not on_sqlite:  # which would read so small a table whole
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
@@ -406,7 +408,10 @@ async def test_a_check_passes_while_the_database_works(store: Store) -> None:
 
 
 async def test_a_reader_cannot_write(store: Store) -> None:
-    with pytest.raises(Exception, match=r"readonly|read-only"), store._reporters._engine.connect() as connection:
+    with (
+        pytest.raises(Exception, match=r"readonly|read-only"),
+        store.reports._reporters._engine.connect() as connection,
+    ):
         connection.exec_driver_sql("DELETE FROM messages")
 
 

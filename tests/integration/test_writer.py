@@ -20,10 +20,9 @@ from sqlalchemy import Connection, Engine, func, select
 
 from chapar.errors import StoreUnavailable
 from chapar.model.message import Message, Status
-from chapar.store import reports
 from chapar.store.acceptance import LANES_SQL, Addition, addition
 from chapar.store.database import Role, open_engine
-from chapar.store.messages import UNBOUNDED
+from chapar.store.messages import UNBOUNDED, find
 from chapar.store.migrations import migrate
 from chapar.store.moves import move_row
 from chapar.store.operations import array
@@ -127,7 +126,7 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
         answers, _ = commit(connection, [as_row(*operation) for operation in batch])
         assert answers == [("committed", results[position]) for position in range(len(batch))]
     with connection.begin():
-        found = {key: reports.find(connection, message.id) for key, message in enumerate(new)}
+        found = {key: find(connection, message.id) for key, message in enumerate(new)}
     assert found == {key: table.get(key) for key in range(3)}
 
 

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
 from chapar.errors import StoreUnavailable
 from chapar.model.message import MOVES, Message
 from chapar.runtime.metrics import Metrics
-from chapar.runtime.settings import Settings
+from chapar.store.api_keys import ApiKeys
 from chapar.store.commits import Commits
+from chapar.store.health import Health
+from chapar.store.kinds import KINDS
 from chapar.store.readers import Readers
 from chapar.store.store import Store
 from chapar.store.wire import LENGTH, unpack
@@ -123,40 +125,47 @@ class SimulatedReaders(Readers):
         return self._world.database.read(query)
 
 
-class SimulatedStore(Store):
-    """The real store over such a writer and such readers."""
+class SimulatedCommits(Commits):
+    """The real commits of a process, before such a writer."""
 
-    def __init__(self, process: "Process", commits: Commits) -> None:
-        readers = SimulatedReaders(process.world)
-        super().__init__(commits, readers, readers)
+    def __init__(self, process: "Process", metrics: Metrics) -> None:
+        super().__init__(KINDS, metrics)
         self._process = process
-        self.writer = WriterProcess(process, commits)
-
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, _: Settings, metrics: Metrics | None = None) -> "AsyncIterator[Self]":
-        process = here()
-        commits = Commits(metrics or Metrics())
-        store = cls(process, commits)
-        process.store = store
-        commits._hear(("ready",), store.writer)
-        try:
-            yield store
-        finally:
-            commits._closed = True
-            if not process.dead:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(commits._idle.wait(), 5)
-                store.writer.die()
-            commits._end()
+        self.writer = WriterProcess(process, self)
 
     @property
-    def commits_under_way(self) -> bool:
+    def under_way(self) -> bool:
         """Whether something is still to be committed, by a living process."""
-        return not self._process.dead and not self._commits._idle.is_set()
+        return not self._process.dead and not self._idle.is_set()
 
-    async def check(self, patience: float = 0.0) -> None:
-        """A process that comes up finds its database."""
 
-    async def any_key(self) -> bool:
-        return True  # so that the door need not look for the first one
+class _Healthy(Health):
+    """A process that comes up finds its database."""
+
+    async def check(self, patience: float = 0.0) -> None: ...
+
+
+class _SomeKeys(ApiKeys):
+    """There are keys, so that the door need not look for the first one."""
+
+    async def any(self) -> bool:
+        return True
+
+
+@asynccontextmanager
+async def open_store(_: str, metrics: Metrics, **__: object) -> "AsyncIterator[Store]":
+    """The real store over such a writer and such readers, of the process that asks."""
+    process = here()
+    commits, readers = SimulatedCommits(process, metrics), SimulatedReaders(process.world)
+    process.commits = commits
+    store = Store.over(commits, readers, readers)
+    commits._hear(("ready",), commits.writer)
+    try:
+        yield store._replace(health=_Healthy(commits, readers), api_keys=_SomeKeys(commits, readers))
+    finally:
+        commits._closed = True
+        if not process.dead:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(commits._idle.wait(), 5)
+            commits.writer.die()
+        commits._end()

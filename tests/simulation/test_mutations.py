@@ -18,7 +18,7 @@ from chapar.link.publication import Publication
 from chapar.model.audit import Entry
 from chapar.model.message import Message, Status
 from chapar.store.acceptance import LANES_SQL
-from chapar.store.store import Store
+from chapar.store.messages import Messages
 from simulation.invariants import broken
 from simulation.world import run, simulated
 
@@ -26,7 +26,7 @@ WORLDS = 500
 
 _in_doubt = outcomes.in_doubt
 _publication = Dispatcher._publication
-_cancel = Store.cancel
+_cancel = Messages.cancel
 
 
 def in_doubt_is_unsent(message: Message, _: object, facts: Facts) -> Outcome:
@@ -54,7 +54,7 @@ def refusal_is_success(message: Message, _: int, facts: Facts) -> Outcome:
     return Outcome(message.moved(Status.PUBLISHED, claim=None, finished_at=facts.now))
 
 
-async def cancel_always_succeeds(self: Store, entry: Entry, deadline: float) -> tuple[bool, Status | None]:
+async def cancel_always_succeeds(self: Messages, entry: Entry, deadline: float) -> tuple[bool, Status | None]:
     await _cancel(self, entry, deadline)
     return True, Status.CANCELLED
 
@@ -81,7 +81,10 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
         patch.dict(LANES_SQL, sqlite=LANES_SQL["sqlite"].replace("max(CASE", "0 * max(CASE")),
         "left before",
     ),
-    "cancelling always seems to succeed": (patch.object(Store, "cancel", cancel_always_succeeds), "was cancelled, and"),
+    "cancelling always seems to succeed": (
+        patch.object(Messages, "cancel", cancel_always_succeeds),
+        "was cancelled, and",
+    ),
     "a repeated request counts as not saved": (
         patch.object(sending, "NotSaved", StopAsyncIteration),
         "nothing was saved",

@@ -32,7 +32,7 @@ from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.web.api.sending import Answer, send, sent_answer
 from chapar.web.http.problems import status_of
-from simulation.database import Database, SimulatedStore
+from simulation.database import Database, SimulatedCommits, open_store
 from simulation.network import Broker, SimulatedSession, reset, silence
 from simulation.place import enter, here
 from simulation.virtual_time import Deadlock, VirtualLoop
@@ -98,7 +98,7 @@ class Process:
         self.clock = VirtualClock(world)
         self.dead = False
         self.stopping = asyncio.Event()
-        self.store: SimulatedStore | None = None
+        self.commits: SimulatedCommits | None = None
         self.gateway: Gateway | None = None
         self.calls: dict[asyncio.Task[Any], None] = {}  # in their order
         self.task = world.loop.create_task(self._main(), name=self.name)
@@ -132,8 +132,8 @@ class Process:
             return
         self.world.trace(self.name, "is killed")
         self.dead = True
-        if self.store is not None:
-            self.store.writer.die()
+        if self.commits is not None:
+            self.commits.writer.die()
         for session in [session for session in self.world.broker.sessions if session.process is self]:
             session.end(None)
         for task in (self.task, *self.calls):
@@ -263,7 +263,7 @@ class World:
         await asyncio.wait([process.task for process in self.processes], timeout=30)
 
     def _busy(self) -> bool:
-        committing = any(process.store.commits_under_way for process in self.processes if process.store)
+        committing = any(process.commits.under_way for process in self.processes if process.commits)
         return committing or bool(self.database.unfinished)
 
     def _start(self) -> None:
@@ -466,7 +466,7 @@ def simulated() -> Iterator[None]:
                 wiring,
                 Clock=lambda: here().clock,
                 Metrics=lambda: metrics,
-                Store=SimulatedStore,
+                open_store=open_store,
                 secrets=SimpleNamespace(token_hex=lambda _: here().token),
             ),
             patch.multiple(sending, new_id=_new_id),

@@ -26,39 +26,39 @@ class Keys:
         self.told: list[Entry] = []  # the audit trail
         self.deadlines: list[float] = []
 
-    async def any_key(self) -> bool:
+    async def any(self) -> bool:
         return bool(self.by_hash)
 
-    async def key_by_hash(self, hash_: str) -> ApiKey | None:
+    async def find_by_hash(self, hash_: str) -> ApiKey | None:
         self.asked += 1
         await asyncio.sleep(0)
         self._read()
         return self.by_hash.get(hash_)
 
-    async def key(self, key_id: str) -> ApiKey | None:
+    async def find(self, key_id: str) -> ApiKey | None:
         self._read()
         return next((key for key in self.by_hash.values() if key.id == key_id), None)
 
-    async def all_keys(self) -> AsyncIterator[list[ApiKey]]:
+    async def all(self) -> AsyncIterator[list[ApiKey]]:
         for key in self.by_hash.values():
             yield [key]
 
-    async def create_key(self, key: ApiKey, entry: Entry, deadline: float) -> None:
+    async def create(self, key: ApiKey, entry: Entry, deadline: float) -> None:
         self.by_hash[key.hash] = key
         self.told.append(entry)
         self.deadlines.append(deadline)
 
-    async def change_key(self, change: KeyChange, deadline: float) -> bool:
+    async def change(self, change: KeyChange, deadline: float) -> bool:
         self.told.append(change.entry)
         self.deadlines.append(deadline)
-        key = await self.key(change.key_id)
+        key = await self.find(change.key_id)
         if key is None:
             return False
         changed = {"revoked_at" if change.for_good else "expires_at": change.at}
         self.by_hash[key.hash] = key._replace(**changed)  # type: ignore[arg-type]
         return True
 
-    async def key_used(self, key_id: str, at: int) -> None:
+    async def used(self, key_id: str, at: int) -> None:
         self._read()
         self.uses.append((key_id, at))
 

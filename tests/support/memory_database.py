@@ -11,11 +11,13 @@ from sqlalchemy.pool import NullPool
 
 from chapar.model.message import UNFINISHED, Attempt, Message
 from chapar.store import schema, writer
+from chapar.store.kinds import KINDS
 from chapar.store.schema import COLUMNS, to_message
 
 Result = TypeVar("Result")
 
 _ALL = select(*COLUMNS).order_by(schema.messages.c.seq)
+_NAMED = {kind.name: kind.named for kind in KINDS}
 _ATTEMPTS = select(schema.attempts)
 _insert = insert(schema.messages)
 _PUT = _insert.on_conflict_do_update(
@@ -58,7 +60,7 @@ class MemoryDatabase:
         results = []
         for (name, arguments), (outcome, result) in zip(operations, self.commit(operations), strict=True):
             assert outcome == "committed", result
-            named = writer._KINDS[name].named
+            named = _NAMED[name]
             results.append(result if named is None else named(arguments, result))
         return results
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from chapar.model.message import Message, Status, new_id
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
+from chapar.store import store
 from chapar.store.store import Store
 from support.processes import children, describe
 
@@ -29,8 +30,9 @@ def settings_for(database_url: str) -> Settings:
 
 @contextlib.asynccontextmanager
 async def open_store(database_url: str, metrics: Metrics | None = None) -> AsyncIterator[Store]:
-    async with Store.open(settings_for(database_url), metrics) as store:
-        yield store
+    opened = store.open_store(database_url, metrics or Metrics(), readers=4, report_readers=4, auto_migrate=True)
+    async with opened as found:
+        yield found
 
 
 def new_message(imei: str = "861230000000001", status: Status = Status.PUBLISHING, **fields: Any) -> Message:

@@ -149,7 +149,7 @@ async def writer(tried: list[float], lives: float) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commits, "_writer_process", process)
-        await commits.Commits(commits.Metrics())._keep_writer("sqlite://", None)
+        await commits.Commits([], commits.Metrics())._keep_writer("sqlite://", None)
 
 
 LOOPS = [link, fleet, embedded_broker, worker, writer]

@@ -633,13 +633,13 @@ async def test_who_was_told_already_is_not_told_that_time_is_up(bench: Bench) ->
 async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_anything(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = bench.store.take
+    take = bench.store.queue.take
 
     async def stopping(claim: str, limit: int, at: int) -> Taken:
         bench.dispatcher.stop()
         return await take(claim, limit, at)
 
-    monkeypatch.setattr(bench.store, "take", stopping)
+    monkeypatch.setattr(bench.store.queue, "take", stopping)
     bench.link.up = False
     run = asyncio.create_task(bench.dispatcher.run())
     await until(run.done)
@@ -842,7 +842,7 @@ async def test_what_was_due_before_the_queue_was_left_is_not_waited_for(
     async def take(*_: object) -> Taken:
         return Taken([], [], EPOCH - 5)
 
-    monkeypatch.setattr(bench.store, "take", take)
+    monkeypatch.setattr(bench.store.queue, "take", take)
     async with bench.running():
         await turns()
         assert timers.timeouts == [0]
@@ -867,7 +867,7 @@ async def test_a_process_alone_asks_only_for_what_has_just_expired(
         asked.append(ids)
         return []
 
-    monkeypatch.setattr(bench.store, "find_all", find_all)
+    monkeypatch.setattr(bench.store.messages, "find_all", find_all)
     bench.queued("A", expires_at=EPOCH)
     waited_for, kept = bench.queued("B", expires_at=EPOCH), bench.queued("C", not_before=EPOCH + 1)
     outcomes = [bench.outcome(message.id, math.inf) for message in (waited_for, kept)]

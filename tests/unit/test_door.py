@@ -97,7 +97,7 @@ async def test_callers_who_come_at_once_ask_the_database_once() -> None:
     key = bench.new_key()
     first, *others = [asyncio.create_task(bench.door.admit(key)) for _ in range(20)]
     await asyncio.sleep(0)
-    first.messages.cancel()
+    first.cancel()
     assert len({principal.id for principal in await asyncio.gather(*others)}) == 1
     assert bench.store.asked == 1
 
@@ -106,7 +106,7 @@ async def test_what_was_read_before_a_revocation_is_not_remembered_after_it(monk
     bench = DoorBench()
     key = bench.new_key()
     has_read, may_answer = asyncio.Event(), asyncio.Event()
-    read = bench.store.key_by_hash
+    read = bench.store.find_by_hash
 
     async def slow(hash_: str) -> ApiKey | None:
         found = await read(hash_)
@@ -114,7 +114,7 @@ async def test_what_was_read_before_a_revocation_is_not_remembered_after_it(monk
         await may_answer.wait()
         return found
 
-    monkeypatch.setattr(bench.store, "key_by_hash", slow)
+    monkeypatch.setattr(bench.store, "find_by_hash", slow)
     early = asyncio.create_task(bench.door.admit(key))
     await has_read.wait()
     bench.store.by_hash = {hash_: row._replace(revoked_at=1) for hash_, row in bench.store.by_hash.items()}
@@ -369,7 +369,7 @@ async def test_a_running_door_keeps_looking_where_the_database_is_away(monkeypat
         looked += 1
         raise StoreUnavailable("it is away.")
 
-    monkeypatch.setattr(bench.store, "any_key", away)
+    monkeypatch.setattr(bench.store, "any", away)
     running = asyncio.create_task(bench.door.run())
     await until(lambda: looked == 3)
     assert bench.door.is_open

@@ -749,9 +749,10 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
 
         return record
 
-    for name in ("page", "summary", "audit"):
-        monkeypatch.setattr(bench.store, name, recorder(name))
-    monkeypatch.setattr(bench.store, "pages", lambda filters: asked.update(pages=(filters.reach, (), {})))
+    for name in ("page", "summary"):
+        monkeypatch.setattr(bench.store.reports, name, recorder(name))
+    monkeypatch.setattr(bench.store.trail, "page", recorder("audit"))
+    monkeypatch.setattr(bench.store.reports, "pages", lambda filters: asked.update(pages=(filters.reach, (), {})))
     caller = reaching(devices="B")
     bench.gateway.report(caller, Filters())
     for answer in (
@@ -791,7 +792,7 @@ async def test_a_message_that_is_forgotten_while_it_is_withdrawn_is_not_found(
     async def forgotten(*_: object) -> tuple[bool, None]:
         return False, None
 
-    monkeypatch.setattr(bench.store, "cancel", forgotten)
+    monkeypatch.setattr(bench.store.messages, "cancel", forgotten)
     with pytest.raises(MessageNotFound):
         await bench.gateway.cancel(CALLER, sent.id)
 
@@ -827,7 +828,7 @@ async def test_what_is_old_enough_is_forgotten(
         asked.append((before, at))
         yield 3
 
-    monkeypatch.setattr(bench.store, "prune", prune)
+    monkeypatch.setattr(bench.store.retention, "prune", prune)
     await bench.counted()
     assert asked == [(before, EPOCH)]
 

@@ -165,7 +165,7 @@ async def test_a_key_that_goes_away_while_it_is_changed_is_not_there(bench: Benc
         bench.store.by_hash.clear()
         return False
 
-    bench.store.change_key = gone  # type: ignore[method-assign]
+    bench.store.change = gone  # type: ignore[method-assign]
     with pytest.raises(ApiKeyNotFound) as caught:
         await bench.keyring.revoke(CALLER, key.id)
     assert caught.value.id == key.id

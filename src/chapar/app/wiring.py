@@ -33,6 +33,7 @@ from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import guarded, supervised
+from chapar.store.store import open_store
 from chapar.web.api import documentation
 from chapar.web.api.audit import audit_router
 from chapar.web.api.health import health_router

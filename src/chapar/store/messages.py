@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
 from chapar.model.acceptance import Added, Key, Sender
 from chapar.model.audit import Entry
@@ -18,8 +18,8 @@ from chapar.store.schema import COLUMNS, attempts, messages, to_message, to_row
 
 UNBOUNDED: Final = 2**31
 
-FIND: Final = select(*COLUMNS).where(messages.c.id == bindparam("of_message"))
-FIND_ALL: Final = select(*COLUMNS).where(messages.c.id.in_(bindparam("ids", expanding=True)))
+_FIND = select(*COLUMNS).where(messages.c.id == bindparam("of_message"))
+_FIND_ALL = select(*COLUMNS).where(messages.c.id.in_(bindparam("ids", expanding=True)))
 _ATTEMPTS = (
     select(attempts)
     .where(attempts.c.message_id == bindparam("of_message"))
@@ -95,14 +95,11 @@ class Messages:
 
     async def find(self, message_id: str) -> Message | None:
         """The message with this id; raises StoreUnavailable."""
-        found = await self._lookups.read(
-            lambda connection: connection.execute(FIND, {"of_message": message_id}).one_or_none()
-        )
-        return None if found is None else to_message(tuple(found))
+        return await self._lookups.read(lambda connection: find(connection, message_id))
 
     async def find_all(self, ids: Sequence[str]) -> list[Message]:
         """Those of the messages with these ids that there are; raises StoreUnavailable."""
-        found = await self._lookups.read(lambda connection: connection.execute(FIND_ALL, {"ids": ids}).all())
+        found = await self._lookups.read(lambda connection: connection.execute(_FIND_ALL, {"ids": ids}).all())
         return [to_message(tuple(row)) for row in found]
 
     async def attempts(self, message_id: str) -> list[Attempt]:
@@ -114,3 +111,9 @@ class Messages:
             lambda connection: connection.execute(_ATTEMPTS, {"of_message": message_id}).all()
         )
         return [Attempt._make(row) for row in found]
+
+
+def find(connection: Connection, message_id: str) -> Message | None:
+    """The message with this id."""
+    row = connection.execute(_FIND, {"of_message": message_id}).one_or_none()
+    return None if row is None else to_message(tuple(row))
