@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -229,6 +231,13 @@ async def test_the_writer_ends_with_its_gateway_and_at_no_polite_signal(sqlite_u
             os.kill(writer, number)
         await store.messages.add(new_message())
         assert writer_processes() == [writer]
+
+
+def test_the_writer_loads_nothing_that_only_a_gateway_needs() -> None:
+    """Callers wait while it starts."""
+    code = "import sys, chapar.store.writer; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"structlog", "prometheus_client", "chapar.store.commits", "chapar.store.reports"}.intersection(loaded)
 
 
 async def test_the_writers_command_line_and_environment_name_no_secret(postgres_url: str) -> None:

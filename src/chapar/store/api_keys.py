@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Row, bindparam, exists, func, select, tuple_, update
 
@@ -10,10 +10,12 @@ from chapar.model.api_key import ApiKey, KeyChange
 from chapar.model.audit import Entry
 from chapar.model.principal import Reach, Scope
 from chapar.store.audit import add_entries
-from chapar.store.commits import Commits
 from chapar.store.operations import Kind
-from chapar.store.readers import Readers
 from chapar.store.schema import api_keys
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.commits import Commits
+    from chapar.store.readers import Readers
 
 _PAGE = 10  # keys read at once: one may name two hundred patterns
 
@@ -31,7 +33,7 @@ _USED = (
 class ApiKeys:
     """The API keys that were ever made."""
 
-    def __init__(self, commits: Commits, lookups: Readers) -> None:
+    def __init__(self, commits: "Commits", lookups: "Readers") -> None:
         self._commits = commits
         self._lookups = lookups
 

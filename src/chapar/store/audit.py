@@ -4,18 +4,20 @@ import os
 import pwd
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
 
 from chapar.model.audit import Action, AuditFilters, AuditPage, Entry
 from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Principal
-from chapar.store.commits import Commits
 from chapar.store.operations import Kind, batch_table, run_batch
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
-from chapar.store.readers import Readers
 from chapar.store.schema import Row, Value, audit
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.commits import Commits
+    from chapar.store.readers import Readers
 
 _COLUMNS: Final = tuple(audit.c[name] for name in Entry._fields)
 
@@ -23,7 +25,7 @@ _COLUMNS: Final = tuple(audit.c[name] for name in Entry._fields)
 class Trail:
     """The audit trail."""
 
-    def __init__(self, commits: Commits, reporters: Readers) -> None:
+    def __init__(self, commits: "Commits", reporters: "Readers") -> None:
         self._commits = commits
         self._reporters = reporters
 

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
-from chapar.store.commits import Commits
 from chapar.store.operations import Kind
-from chapar.store.readers import Readers
 from chapar.store.schema import messages, processes
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.commits import Commits
+    from chapar.store.readers import Readers
 
 _PATIENCE = 2.0  # seconds; a probe of readiness usually gives up after a few
 _PROBE = "probe"  # token of the row that a CHECK writes
@@ -21,7 +23,7 @@ _NONE = select(messages.c.id).where(messages.c.id == "")
 class Health:
     """The state of the database, for whoever asks whether the gateway is ready."""
 
-    def __init__(self, commits: Commits, lookups: Readers) -> None:
+    def __init__(self, commits: "Commits", lookups: "Readers") -> None:
         self._commits = commits
         self._lookups = lookups
 

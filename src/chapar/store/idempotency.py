@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, and_, bindparam, select, tuple_, update
 
 from chapar.model.acceptance import Key
-from chapar.store.commits import Commits
 from chapar.store.operations import Kind
-from chapar.store.readers import Readers
 from chapar.store.schema import Row, keys
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.commits import Commits
+    from chapar.store.readers import Readers
 
 _OWNERS = select(keys).where(tuple_(keys.c.principal, keys.c.key).in_(bindparam("pairs", expanding=True)))
 _OWN_KEY = and_(
@@ -34,7 +36,7 @@ Answer = tuple[Row, int, str]
 class Keys:
     """The idempotency keys. They are added with their messages, by `Messages.add`."""
 
-    def __init__(self, commits: Commits, lookups: Readers) -> None:
+    def __init__(self, commits: "Commits", lookups: "Readers") -> None:
         self._commits = commits
         self._lookups = lookups
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, bindparam, select
 
@@ -10,11 +10,13 @@ from chapar.model.acceptance import Added, Key, Sender
 from chapar.model.audit import Entry
 from chapar.model.message import Attempt, Message, Status
 from chapar.store.acceptance import ADD, WITHDRAW, addition
-from chapar.store.commits import Commits
 from chapar.store.moves import CANCEL, MOVE, RECORD, move_row
-from chapar.store.readers import Readers
 from chapar.store.retained import TAKE_BACK, TakeBack
 from chapar.store.schema import COLUMNS, attempts, messages, to_message, to_row
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.commits import Commits
+    from chapar.store.readers import Readers
 
 UNBOUNDED: Final = 2**31
 
@@ -30,7 +32,7 @@ _ATTEMPTS = (
 class Messages:
     """The messages one by one. What is written is answered once it is committed."""
 
-    def __init__(self, commits: Commits, lookups: Readers) -> None:
+    def __init__(self, commits: "Commits", lookups: "Readers") -> None:
         self._commits = commits
         self._lookups = lookups
 

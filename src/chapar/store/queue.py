@@ -1,7 +1,7 @@
 """The queue: take what is due, under a lease, settle what a dead process left, and count what waits."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -23,10 +23,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.model.message import Attempt, Status
 from chapar.model.queue import Backlog, Lease, Taken
-from chapar.store.commits import Commits
 from chapar.store.moves import keep_attempts
 from chapar.store.operations import Kind
-from chapar.store.readers import Readers
 from chapar.store.retained import supersede
 from chapar.store.schema import (
     COLUMNS,
@@ -37,6 +35,10 @@ from chapar.store.schema import (
     processes,
     to_message,
 )
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.commits import Commits
+    from chapar.store.readers import Readers
 
 _AT: ColumnElement[int] = bindparam("at", type_=BigInteger)
 _PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
@@ -145,7 +147,7 @@ _FRONT = select(*COLUMNS).where(messages.c.seq == bindparam("front"))
 class Queue:
     """What waits to be delivered, and the leases of the processes that deliver it."""
 
-    def __init__(self, commits: Commits, lookups: Readers) -> None:
+    def __init__(self, commits: "Commits", lookups: "Readers") -> None:
         self._commits = commits
         self._lookups = lookups
 

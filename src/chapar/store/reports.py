@@ -1,7 +1,7 @@
 """Pages of messages and counts of them: the statements that read the table, and their answers."""
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, exists, func, literal_column, select, union_all
 
@@ -10,8 +10,10 @@ from chapar.model.message import WAITING, Message, Status, first_id
 from chapar.model.report import Bucket, Filters, Page, Position, Ranking, Summary, Timeline
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
-from chapar.store.readers import Readers
 from chapar.store.schema import COLUMNS, audit, messages, to_message
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.readers import Readers
 
 _BUCKET_MS: Mapping[Bucket, int] = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
@@ -26,7 +28,7 @@ _PAGE = 200  # messages read at once by `pages`: more would keep everybody else 
 class Reports:
     """Pages of messages, and counts of them. Each may take seconds."""
 
-    def __init__(self, reporters: Readers) -> None:
+    def __init__(self, reporters: "Readers") -> None:
         self._reporters = reporters
 
     async def page(self, filters: Filters, *, after: Position | None, limit: int) -> Page:

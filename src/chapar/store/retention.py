@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import BigInteger, BindParameter, Connection, bindparam, delete, select, tuple_
 
 from chapar.model.message import UNFINISHED, first_id
-from chapar.store.commits import Commits
 from chapar.store.operations import Kind
 from chapar.store.schema import attempts, keys, messages
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.commits import Commits
 
 _FORGOTTEN = 500  # messages, and keys, removed in one commit: a few milliseconds
 
@@ -38,7 +40,7 @@ _FORGET_KEYS = delete(keys).where(tuple_(keys.c.principal, keys.c.key).in_(_OUTL
 class Retention:
     """Forgetting what is old."""
 
-    def __init__(self, commits: Commits) -> None:
+    def __init__(self, commits: "Commits") -> None:
         self._commits = commits
 
     async def prune(self, before: int, at: int) -> AsyncIterator[int]:
