@@ -191,5 +191,5 @@ def dispatcher_of(
 ) -> Dispatcher:
     """A dispatcher between these edges."""
     edges: Any = (store, link)
-    lease = ProcessLease(store, clock, PROCESS, LEASE, alone=alone)
+    lease = ProcessLease(store.queue, clock, PROCESS, LEASE, alone=alone)
     return Dispatcher(*edges, lease, clock, PROCESS, Metrics(), alone=alone, clears_expired=clears_expired)

@@ -22,7 +22,7 @@ SECONDS = 30.0
 class Bench:
     def __init__(self, *, alone: bool = False) -> None:
         self.store = MemoryStore()
-        self.lease = ProcessLease(self.store, FakeClock(), PROCESS, SECONDS, alone=alone)
+        self.lease = ProcessLease(self.store.queue, FakeClock(), PROCESS, SECONDS, alone=alone)
         self.settled = 0
 
     @asynccontextmanager
@@ -64,14 +64,14 @@ async def test_a_lease_is_over_at_its_end(monkeypatch: pytest.MonkeyPatch, now: 
 
 async def test_it_counts_from_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     bench, at = Bench(), 7.0
-    hold = bench.store.hold
+    hold = bench.store.queue.hold
 
     async def slow(lease: Lease) -> None:
         nonlocal at
         at = 37.0
         await hold(lease)
 
-    monkeypatch.setattr(bench.store, "hold", slow)
+    monkeypatch.setattr(bench.store.queue, "hold", slow)
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: at)
     await bench.lease.hold()
     assert not bench.lease.is_held
