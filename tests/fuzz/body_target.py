@@ -26,7 +26,6 @@ with atheris.instrument_imports(
 from chapar.errors import ChaparError
 from chapar.model.message import Command, has_forbidden_character
 from chapar.model.principal import ANYBODY, Caller
-from chapar.runtime.settings import Settings
 from chapar.web.http.rates import BodyBudget
 from fuzz.bodies import HEAD, MEDIA_TYPES, mutated
 from fuzz.streams import chunks
@@ -45,7 +44,8 @@ async def _take(data: bytes) -> None:
         piece = pieces.pop(0) if pieces else b""
         return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
 
-    share = BodyBudget(Settings()).share(Caller(ANYBODY, ""))
+    budget = BodyBudget(largest=_LIMIT, largest_bulk=_LIMIT, each=_LIMIT, together=_LIMIT)
+    share = budget.share(Caller(ANYBODY, ""))
     scope = {"type": "http", "headers": [(b"content-type", named.encode())], "body_share": share}
     request = Request(scope, receive)
     try:

@@ -9,11 +9,11 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from chapar.app.wiring import bounds_of, limits_of
 from chapar.errors import ChaparError
 from chapar.runtime.settings import Settings
 from chapar.web.http import connection
-from chapar.web.http.connection import Bounds, Connection
-from chapar.web.http.rates import BodyBudget
+from chapar.web.http.connection import Connection
 
 _TURNS = 12  # of the loop, until a request that waits for nothing is answered
 _PATIENCE = 1000  # turns
@@ -72,8 +72,8 @@ class Line:
     """A connection to `app`, from the client's side."""
 
     def __init__(self, app: Any = tell, settings: Settings = _DEFAULTS) -> None:
-        self.budget = BodyBudget(settings)
-        made = connection.within(Bounds.of(settings), self.budget)
+        self.budget = limits_of(settings).bodies
+        made = connection.within(bounds_of(settings), self.budget)
         config = uvicorn.Config(app, interface="asgi3", lifespan="off", log_config=None, http=made, ws="none")
         self.connection: Connection = made(config, ServerState(), {}, asyncio.get_running_loop())
         self.wire = Wire()

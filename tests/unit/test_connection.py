@@ -271,7 +271,7 @@ async def test_headers_are_counted_as_they_come(end: bytes) -> None:
     ],
 )
 def test_uvicorn_is_the_one_that_is_extended(extended: type, digest: str) -> None:
-    """Connection, Exchange and app/wiring.py override parts that uvicorn promises nobody to keep.
+    """Connection, Exchange and app/server.py override parts that uvicorn promises nobody to keep.
 
     Where this fails after an upgrade: read what has changed in these classes, mend ours, and write the new digest.
     """

@@ -13,8 +13,10 @@ import pytest
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 
+from chapar.app.wiring import limits_of
 from chapar.errors import CredentialInvalid, ScopeMissing, StoreUnavailable, Unauthenticated
 from chapar.model.principal import ANYBODY, EVERY_SCOPE, NOBODY, Caller, Principal, Scope
+from chapar.runtime.metrics import Metrics
 from chapar.web.http import entrance as access
 from chapar.web.http import problems
 from chapar.web.http.entrance import (
@@ -30,7 +32,6 @@ from chapar.web.http.entrance import (
     check,
 )
 from chapar.web.http.exchange import CUT
-from chapar.web.http.rates import Limits
 from support.doors import DoorBench
 
 ADDRESS = "192.0.2.7"
@@ -62,7 +63,7 @@ class Place(DoorBench):
         app = FastAPI()
         problems.install(app)
         app.include_router(router)
-        self.entrance = Entrance(app, self.door, Limits(self.settings), lambda _: None)
+        self.entrance = Entrance(app, self.door, limits_of(self.settings), Metrics())
 
     async def closed(self) -> None:
         """Make a key, and close the door."""
@@ -281,7 +282,7 @@ async def test_what_is_no_request_goes_through_untouched() -> None:
     place = Place()
     await place.closed()
     scope = {"type": "lifespan"}
-    await Entrance(app, place.door, Limits(place.settings), lambda _: None)(scope, receive, send)
+    await Entrance(app, place.door, limits_of(place.settings), Metrics())(scope, receive, send)
     assert passed == [scope, receive, send]
     assert scope == {"type": "lifespan"}
 
@@ -296,7 +297,7 @@ async def test_a_client_without_an_address_is_let_in_as_one() -> None:
         raise AssertionError("nobody asked")
 
     place = Place()
-    entrance = Entrance(app, place.door, Limits(place.settings), lambda _: None)
+    entrance = Entrance(app, place.door, limits_of(place.settings), Metrics())
     await entrance({"type": "http", "client": None, "headers": [], "method": "GET"}, unused, unused)
     assert seen == [Caller(ANYBODY, "")]
 
@@ -350,7 +351,7 @@ async def streamed_to(
     headers = [] if credential is None else [(b"authorization", f"Bearer {credential}".encode())]
     scope = {"type": "http", "method": "GET", "path": "/", "headers": headers, "client": (ADDRESS, 7)}
     scope |= {"asgi": {"version": "3.0", "spec_version": "2.4"}}
-    await Entrance(app, place.door, Limits(place.settings), lambda _: None)(scope, receive, send)
+    await Entrance(app, place.door, limits_of(place.settings), Metrics())(scope, receive, send)
     return sent
 
 

@@ -867,11 +867,6 @@ async def test_the_measurements_say_how_it_stands(bench: Bench) -> None:
         assert line in told, told
 
 
-def test_what_is_turned_away_is_counted(bench: Bench) -> None:
-    bench.gateway.turned_away("unauthenticated")
-    assert 'chapar_requests_turned_away_total{code="unauthenticated"} 1.0' in bench.gateway.exposition().decode()
-
-
 @pytest.mark.parametrize("fresh", [True, False])
 async def test_a_full_queue_is_counted_again_unless_it_just_was(
     monkeypatch: pytest.MonkeyPatch, *, fresh: bool

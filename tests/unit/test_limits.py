@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from limits import RateLimitItem
 
+from chapar.app.wiring import limits_of
 from chapar.errors import BodiesExhausted, RateLimited
 from chapar.model.principal import ANYBODY, EVERY_SCOPE, Caller, Principal
 from chapar.runtime.settings import Settings
@@ -19,7 +20,7 @@ OTHER = Caller(Principal("key:other", "other", EVERY_SCOPE), "192.0.2.7")
 
 
 def limits(**settings: float) -> Limits:
-    return Limits(Settings.model_validate({"burst": 100, **settings}))
+    return limits_of(Settings.model_validate({"burst": 100, **settings}))
 
 
 def test_nothing_is_limited_unless_asked_for() -> None:
@@ -102,7 +103,7 @@ def budget() -> BodyBudget:
     largest = 1024 + MAX_MESSAGES * MESSAGE_SIZE
     each, of_all = 2 * largest, 3 * largest
     sizes = {"max_bulk_bytes": 1024, "max_caller_bodies_bytes": each, "max_bodies_bytes": of_all}
-    return BodyBudget(Settings.model_validate(sizes))
+    return limits_of(Settings.model_validate(sizes)).bodies
 
 
 def test_bodies_are_bounded_for_each_caller_and_in_all(budget: BodyBudget) -> None:
@@ -131,7 +132,7 @@ def test_a_body_gives_back_what_it_took_and_leaves_the_rest_of_its_caller(budget
 
 def test_the_largest_bulk_call_fits_however_little_is_allowed() -> None:
     small = {"max_bulk_bytes": 4096, "max_caller_bodies_bytes": 1024, "max_bodies_bytes": 1024}
-    with closing(BodyBudget(Settings.model_validate(small)).share(BACKEND)) as share:
+    with closing(limits_of(Settings.model_validate(small)).bodies.share(BACKEND)) as share:
         share.take(4096 + MAX_MESSAGES * MESSAGE_SIZE)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 
-from chapar.app.wiring import listen
+from chapar.app.server import listen
 from chapar.runtime.settings import Settings
 from support.ports import LOOPBACK, free_port
 

@@ -128,12 +128,12 @@ def test_a_writer_that_crashes_says_so_in_one_line(log_format: str) -> None:
 def test_a_process_that_ends_at_once_has_written_its_lines() -> None:
     code = (
         "import structlog\n"
-        "from chapar.app import wiring\n"
+        "from chapar.app import server\n"
         "from chapar.runtime import logs\n"
         "logs.configure('info', 'json')\n"
         "for number in range(3000):\n"
         "    structlog.get_logger().info('line', number=number)\n"
-        "wiring._exit_at_once()\n"
+        "server._exit_at_once()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert [json.loads(line)["number"] for line in done.stderr.splitlines()] == list(range(3000))

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from httpx import ASGITransport, AsyncClient
 from starlette.routing import BaseRoute, Mount
 
-from chapar.app.wiring import Running, api
+from chapar.app import wiring
+from chapar.app.wiring import Running, application, limits_of
 from chapar.errors import BodyTooLarge, CredentialInvalid, Phrase, ScopeMissing, Unauthenticated
 from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
+from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.web.http.entrance import Entrance, GuardedRoute, Identity, Policy, allow, check
-from chapar.web.http.rates import Limits
 
 
 def routes_of(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
@@ -35,8 +36,11 @@ def policy_of(route: BaseRoute) -> Policy | None:
 
 def test_every_route_declares_who_may_call_it() -> None:
     part: Any = Mock()
-    entrance: Any = api(Running(part, part, part, part), Settings(), Limits(Settings()))
-    routes = list(routes_of(entrance._app._app.routes))
+    made = Mock()
+    with patch.object(wiring, "DirectRoutes", made):
+        application(Running(part, part, part, part), Settings(), limits_of(Settings()))
+    app, _ = made.call_args.args
+    routes = list(routes_of(app.routes))
     assert len(routes) >= 18
     for route in routes:
         assert isinstance(policy_of(route), Scope | Identity), route
@@ -62,7 +66,7 @@ async def test_what_takes_a_body_reads_it_within_bounds() -> None:
     router.post("/somewhere")(take)
     app = FastAPI()
     app.include_router(router)
-    share = Limits(Settings()).bodies.share(Caller(ANYBODY, "192.0.2.7"))
+    share = limits_of(Settings()).bodies.share(Caller(ANYBODY, "192.0.2.7"))
 
     async def entered(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "caller": Caller(ANYBODY, "192.0.2.7"), "body_share": share}, receive, send)
@@ -136,10 +140,10 @@ async def test_a_refusal_closes_only_where_much_would_follow(
     door: Any = ClosedDoor()
     scope = {"type": "http", "method": "POST", "path": "/", "client": None, "query_string": b""}
     scope["headers"] = [*headers, (b"authorization", b"Bearer x")]
-    counted: list[str] = []
-    await Entrance(never, door, Limits(Settings()), counted.append)(scope, never, send)
+    metrics = Metrics()
+    await Entrance(never, door, limits_of(Settings()), metrics)(scope, never, send)
     assert sent[0]["status"] == 401
-    assert counted == ["credential_invalid"]
+    assert b'chapar_requests_turned_away_total{code="credential_invalid"} 1.0' in metrics.exposition()
     assert ((b"connection", b"close") in sent[0]["headers"]) is closes
 
 
@@ -154,5 +158,5 @@ async def test_where_nothing_is_limited_an_answer_goes_straight_to_the_server() 
     scope = {"type": "http", "method": "GET", "path": "/", "client": ("127.0.0.1", 1), "headers": []}
     for settings, straight in ((Settings(), True), (Settings(requests_per_second=1), False)):
         send: Any = object()
-        await Entrance(app, part, Limits(settings), part)(dict(scope), part, send)
+        await Entrance(app, part, limits_of(settings), part)(dict(scope), part, send)
         assert (handed.pop() is send) is straight

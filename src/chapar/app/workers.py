@@ -18,7 +18,7 @@ import structlog
 import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
-from chapar.app import wiring
+from chapar.app import server
 from chapar.errors import ChaparError, Phrase, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
 from chapar.runtime import logs, streams
@@ -35,17 +35,17 @@ _READY: Final = {b"ready, open\n": True, b"ready, closed\n": False}  # what a wo
 _PATIENCE: Final = 5.0  # seconds in which a worker ends by itself; it needs about one
 
 
-async def serve(settings: Settings, announce: wiring.Announce) -> None:
+async def serve(settings: Settings, announce: server.Announce) -> None:
     """Run `settings.workers` gateway processes until SIGINT or SIGTERM, starting another where one ends.
 
     Raises SettingInvalid with SQLite, WorkerFailed where the first ones do not start, and what the built-in broker and
     the migration raise.
     """
-    wiring.end_on_signals()
+    server.end_on_signals()
     if settings.serves_alone:
         raise SettingInvalid("CHAPAR_WORKERS", Phrase("setting.workers_with_sqlite"))
     server_certificate(settings.tls_cert_file, settings.tls_key_file)  # else each worker would say what is wrong
-    listener = wiring.listen(settings)
+    listener = server.listen(settings)
     async with contextlib.AsyncExitStack() as stack:
         if settings.auto_migrate:
             await asyncio.to_thread(migrations.migrate, settings.database_url.get_secret_value())
@@ -64,13 +64,13 @@ async def serve(settings: Settings, announce: wiring.Announce) -> None:
         async with asyncio.TaskGroup() as tasks:
             keeping = [supervised("worker", worker.keep, metrics, WorkerFailed) for worker in workers]
             children = [tasks.create_task(loop, name="worker") for loop in keeping]
-            children.append(tasks.create_task(_announce(workers, announce, wiring.address_of(listener, settings))))
+            children.append(tasks.create_task(_announce(workers, announce, server.address_of(listener, settings))))
             await stop.wait()
             for child in children:
                 child.cancel()
 
 
-async def _announce(workers: Sequence["_Worker"], announce: wiring.Announce, address: str) -> None:
+async def _announce(workers: Sequence["_Worker"], announce: server.Announce, address: str) -> None:
     for worker in workers:
         await worker.ready.wait()
     announce(address, workers[0].is_open)
@@ -142,7 +142,7 @@ def main() -> None:
     try:
         with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
-                wiring.serve_on(listener, settings, lambda _, is_open: _say_ready(is_open=is_open), with_broker=False)
+                server.serve_on(listener, settings, lambda _, is_open: _say_ready(is_open=is_open), with_broker=False)
             )
     except ChaparError as error:
         sys.exit(f"chapar: {error.sentence(preferred_language())}")

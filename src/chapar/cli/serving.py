@@ -32,7 +32,7 @@ def serve(
     import structlog  # noqa: PLC0415 - see above
     import uvloop  # noqa: PLC0415 - see above
 
-    from chapar.app import wiring  # noqa: PLC0415 - see above
+    from chapar.app import server  # noqa: PLC0415 - see above
     from chapar.app import workers as several  # noqa: PLC0415 - see above
     from chapar.runtime import logs  # noqa: PLC0415 - see above
 
@@ -40,7 +40,7 @@ def serve(
     logs.configure(settings.log_level, settings.log_format)
     for setting, reason in settings.without_effect().items():
         structlog.get_logger().warning("setting_without_effect", setting=setting, reason=reason)
-    run = wiring.serve if settings.workers == 1 else several.serve
+    run = server.serve if settings.workers == 1 else several.serve
     # A signal cancels a start; later it is what ends the server.
     with suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings, lambda address, is_open: _announce(settings, address, is_open=is_open)))

@@ -108,10 +108,6 @@ class Gateway:
         self._measure()
         return self._metrics.exposition()
 
-    def turned_away(self, code: str) -> None:
-        """Count a request that was answered before it came here."""
-        self._metrics.turned_away[code,].inc()
-
     def hurry(self) -> None:
         """The gateway stops: callers who wait are answered with what is known now."""
         self._dispatcher.hurry()

@@ -327,7 +327,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _cors_origins_are_origins(cls, value: str) -> str:
-        for origin in filter(None, map(str.strip, value.split(","))):
+        for origin in listed(value):
             parts = urlsplit(origin)
             if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
                 raise Problem(Phrase("setting.cors_origin", origin=origin))
@@ -336,7 +336,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts")
     @classmethod
     def _allowed_hosts_are_names(cls, value: str) -> str:
-        for host in filter(None, map(str.strip, value.split(","))):
+        for host in listed(value):
             if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", host):
                 raise Problem(Phrase("setting.allowed_host", host=host))
         return value
@@ -389,6 +389,11 @@ class Settings(BaseSettings):
         """The database's URL without its secret, to show."""
         match = _DATABASE_URL.match(self.database_url.get_secret_value())
         return f"{match['scheme']}://{match['place']}" if match else ""
+
+
+def listed(setting: str) -> list[str]:
+    """The items of a setting that separates them by commas."""
+    return [item.strip() for item in setting.split(",") if item.strip()]
 
 
 def preferred_language() -> Language:

@@ -15,7 +15,6 @@ from chapar.delivery.messages import Gateway
 from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, Phrase
 from chapar.model.message import Command
 from chapar.model.principal import Scope
-from chapar.runtime.settings import Settings
 from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.web.api.items import Steps, in_lines, in_list
 from chapar.web.api.sending import Answer, read_command, refusal, send
@@ -46,7 +45,7 @@ class BulkAnswer(BaseModel):
     answers: list[BulkItem]
 
 
-def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
+def bulk_router(gateway: Gateway, limits: Limits) -> APIRouter:
     """The route of `/messaging/bulk`."""
     router = APIRouter()
     turns = Turns()
@@ -60,11 +59,11 @@ def bulk_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRout
         media_type, body = await read_body(
             request,
             {_JSON, _NDJSON},
-            limit=settings.max_bulk_bytes,
+            limit=limits.bodies.largest_bulk,
             setting="CHAPAR_MAX_BULK_BYTES",
         )
         caller = caller_of(request)
-        call = _Call(gateway, request, body, settings.max_body_bytes)
+        call = _Call(gateway, request, body, limits.bodies.largest)
         async with turns.work() as work:
             places = await _places(in_lines(body) if media_type == _NDJSON else in_list(body), work)
             if media_type == _JSON:

@@ -8,7 +8,6 @@ from pydantic import WithJsonSchema
 from chapar.delivery.messages import Gateway
 from chapar.model.message import LONGEST_WAIT, Wait
 from chapar.model.principal import Scope
-from chapar.runtime.settings import Settings
 from chapar.web.api import sending
 from chapar.web.api.bulk import bulk_router
 from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
@@ -83,19 +82,14 @@ _CLEARING: Final[dict[int | str, dict[str, object]]] = {
 }
 
 
-def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> APIRouter:
+def messaging_router(gateway: Gateway, limits: Limits) -> APIRouter:
     """The routes of `/messaging`."""
     router = APIRouter(prefix="/messaging", tags=["messaging"], route_class=GuardedRoute)
 
     @allow(Scope.SEND)
     async def send(request: Request) -> Response:
         """Save one operation for one device, deliver it, and say what the broker answered."""
-        _, body = await read_body(
-            request,
-            {_JSON},
-            limit=settings.max_body_bytes,
-            setting="CHAPAR_MAX_BODY_BYTES",
-        )
+        _, body = await read_body(request, {_JSON}, limit=limits.bodies.largest, setting="CHAPAR_MAX_BODY_BYTES")
         command = read_command(body)
         caller = caller_of(request)
         limits.messages(caller, 1)
@@ -123,7 +117,7 @@ def messaging_router(gateway: Gateway, settings: Settings, limits: Limits) -> AP
         },
         route_class_override=RequestRoute,
     )
-    router.include_router(bulk_router(gateway, settings, limits))
+    router.include_router(bulk_router(gateway, limits))
 
     @router.get(
         "/messages",

@@ -25,7 +25,6 @@ from chapar.errors import (
     RequestError,
     TargetTooLong,
 )
-from chapar.runtime.settings import Settings
 from chapar.web.http.exchange import PLAIN, SECURE, Exchange, lines_of
 from chapar.web.http.problems import answer_to, preferred_language
 from chapar.web.http.rates import BodyBudget, network_of
@@ -59,21 +58,6 @@ class Bounds:
     body_timeout: float
     write_timeout: float
     idle_timeout: float
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Bounds":
-        """What the settings say, and no more connections than there are descriptors for."""
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        readers = settings.readers + settings.report_readers
-        return cls(
-            connections=max(1, min(settings.max_connections, descriptors - _RESERVE - readers)),
-            head_size=settings.max_head_bytes,
-            unwanted_body=settings.max_bulk_bytes,
-            head_timeout=settings.head_timeout,
-            body_timeout=settings.body_timeout,
-            write_timeout=settings.write_timeout,
-            idle_timeout=settings.idle_timeout,
-        )
 
 
 class _Trailers(list[tuple[bytes, bytes]]):
@@ -415,6 +399,12 @@ def look_after(connections: Iterable[object], now: float) -> None:
     for connection in tuple(connections):
         if isinstance(connection, Connection):
             connection.look_after(now)
+
+
+def affordable(connections: int, readers: int) -> int:
+    """So many connections, or as many as there are descriptors for beside those of the database's readers."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(connections, descriptors - _RESERVE - readers))
 
 
 def raise_descriptor_limit() -> None:

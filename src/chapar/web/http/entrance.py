@@ -18,6 +18,7 @@ from starlette.types import Scope as ASGIScope
 from chapar.access.door import Door
 from chapar.errors import ChaparError, CredentialInvalid, Language, Phrase, ScopeMissing, Unauthenticated
 from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
+from chapar.runtime.metrics import Metrics
 from chapar.web.http.body import parse, read_body
 from chapar.web.http.exchange import CUT
 from chapar.web.http.headers import raw_header
@@ -136,12 +137,11 @@ class Entrance:
     Pure ASGI: what it costs a request that is let in is one look into a dictionary.
     """
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits, turned_away: Callable[[str], None]) -> None:
-        """`turned_away` is called with the code of each problem that is answered here."""
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits, metrics: Metrics) -> None:
         self._app = app
         self._door = door
         self._limits = limits
-        self._turned_away = turned_away
+        self._metrics = metrics
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Let one request in, or answer it here."""
@@ -156,7 +156,7 @@ class Entrance:
             caller = Caller(await self._principal(credential), address)
             self._limits.request(caller)
         except ChaparError as error:
-            self._turned_away(error.code)
+            self._metrics.turned_away[error.code,].inc()
             await _answer(error, scope)(scope, receive, send)
             return
         scope["caller"] = caller

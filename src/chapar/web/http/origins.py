@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar.errors import HeadMalformed, HostNotAllowed, OriginNotAllowed, RequestError
 from chapar.runtime.addresses import is_loopback
-from chapar.runtime.settings import Settings
 from chapar.web.http.problems import problem_response
 
 _WATCHED: Final = frozenset({b"host", b"origin", b"sec-fetch-site"})
@@ -29,11 +28,13 @@ class Origins:
     A request of another site's page says so (`Origin`, `Sec-Fetch-Site`), be it a plain form's (CSRF).
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        origins = _listed(settings.cors_origins)
-        self._app = _with_cors(app, origins) if origins else app
-        self._hosts = _allowed_hosts(settings)
-        self._origins = frozenset(origin.encode() for origin in origins)
+    def __init__(
+        self, app: ASGIApp, *, host: str, allowed_hosts: Collection[str], cors_origins: Collection[str]
+    ) -> None:
+        """`host` is what the API listens on, `allowed_hosts` further names of it."""
+        self._app = _with_cors(app, cors_origins) if cors_origins else app
+        self._hosts = _hosts_of(host, allowed_hosts)
+        self._origins = frozenset(origin.encode() for origin in cors_origins)
         self._is_ours = lru_cache(maxsize=64)(self._find_host)  # callers use few names, and always the same
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -77,16 +78,15 @@ class Origins:
         return name in (self._hosts or ()) or is_loopback(name)
 
 
-def _allowed_hosts(settings: Settings) -> Collection[str] | None:
+def _hosts_of(host: str, allowed_hosts: Collection[str]) -> Collection[str] | None:
     """The names by which the API may be called; None where any will do.
 
     Off loopback any will, unless some are listed: the gateway cannot know by which name it is reached.
     """
-    listed = {_host_name(name) for name in _listed(settings.allowed_hosts)}
-    own = settings.host.lower()
-    if not listed and not is_loopback(own):
+    own = host.lower()
+    if not allowed_hosts and not is_loopback(own):
         return None
-    return frozenset({"localhost", own} | listed)
+    return frozenset({"localhost", own, *map(_host_name, allowed_hosts)})
 
 
 def _host_name(host: str) -> str:
@@ -105,10 +105,6 @@ def _with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
         allow_headers=_SENT_HEADERS,
         expose_headers=_READ_HEADERS,
     )
-
-
-def _listed(setting: str) -> list[str]:
-    return [item.strip() for item in setting.split(",") if item.strip()]
 
 
 def _shown(value: bytes) -> str:

@@ -12,7 +12,6 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from chapar.errors import BodiesExhausted, RateLimited
 from chapar.model.principal import Caller
-from chapar.runtime.settings import Settings
 
 MAX_MESSAGES: Final = 10_000  # of one bulk call
 MESSAGE_SIZE: Final = 2 * 1024  # bytes that each of its messages holds until it is answered, beside the body
@@ -24,6 +23,16 @@ _IPV6_NETWORK: Final = 64  # bits; one customer has at least that many addresses
 Headers = list[tuple[bytes, bytes]]
 
 
+class Rates(NamedTuple):
+    """How many may come in a second on average; None: as many as come."""
+
+    requests: float | None  #: of one key or token
+    messages: float | None  #: likewise, in single and bulk calls
+    addresses: float | None  #: requests from one address
+    burst: int  #: seconds over which they are counted
+    processes: int  #: that share them equally, each counting for itself
+
+
 class _Rate(NamedTuple):
     """A rate that is limited."""
 
@@ -33,23 +42,23 @@ class _Rate(NamedTuple):
 
 
 class Limits:
-    """Counts in memory what callers ask. With several processes each counts its own, of an equal share."""
+    """Counts in memory what callers ask."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, rates: Rates, max_waits: int, bodies: "BodyBudget") -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
         def rate(name: str, setting: str, per_second: float | None) -> _Rate | None:
             if per_second is None:
                 return None
-            amount = max(1, math.floor(per_second * settings.burst / settings.workers))
-            return _Rate(name, setting, RateLimitItemPerSecond(amount, settings.burst))
+            amount = max(1, math.floor(per_second * rates.burst / rates.processes))
+            return _Rate(name, setting, RateLimitItemPerSecond(amount, rates.burst))
 
-        self._requests = rate("requests", "CHAPAR_REQUESTS_PER_SECOND", settings.requests_per_second)
-        self._messages = rate("messages", "CHAPAR_MESSAGES_PER_SECOND", settings.messages_per_second)
-        self._address = rate("address", "CHAPAR_ADDRESS_REQUESTS_PER_SECOND", settings.address_requests_per_second)
-        self._max_waits = settings.max_waits
+        self._requests = rate("requests", "CHAPAR_REQUESTS_PER_SECOND", rates.requests)
+        self._messages = rate("messages", "CHAPAR_MESSAGES_PER_SECOND", rates.messages)
+        self._address = rate("address", "CHAPAR_ADDRESS_REQUESTS_PER_SECOND", rates.addresses)
+        self._max_waits = max_waits
         self._waits: dict[str, int] = {}
-        self.bodies = BodyBudget(settings)
+        self.bodies = bodies
 
     def arrival(self, address: str) -> None:
         """Somebody calls from there; raises RateLimited."""
@@ -98,14 +107,13 @@ class Limits:
 
 
 class BodyBudget:
-    """The bytes of requests that are in memory, for each caller and in all."""
+    """The bytes of requests that are in memory, for each caller and for all together; the largest bulk call fits in."""
 
-    def __init__(self, settings: Settings) -> None:
-        # The largest bulk call has to fit in.
-        largest = settings.max_bulk_bytes + MAX_MESSAGES * MESSAGE_SIZE
-        self._each = max(settings.max_caller_bodies_bytes, largest)
-        self._all = max(settings.max_bodies_bytes, self._each)
-        self.largest = settings.max_body_bytes  #: of one body, where its route does not say otherwise
+    def __init__(self, *, largest: int, largest_bulk: int, each: int, together: int) -> None:
+        self.largest = largest  #: of one body, where its route does not say otherwise
+        self.largest_bulk = largest_bulk  #: of the body of a bulk call
+        self._each = max(each, largest_bulk + MAX_MESSAGES * MESSAGE_SIZE)
+        self._all = max(together, self._each)
         self._held: dict[str, int] = {}
         self._total = 0
 

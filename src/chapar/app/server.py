@@ -1,0 +1,228 @@
+"""Serve the API: take its port, run uvicorn within bounds, and end on SIGINT or SIGTERM."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import os
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chapar.app import wiring
+from chapar.errors import Phrase, PortTaken, SettingInvalid
+from chapar.runtime import logs
+from chapar.runtime.addresses import is_loopback
+from chapar.runtime.certificates import ServerCertificate, server_certificate
+from chapar.runtime.metrics import Metrics
+from chapar.runtime.settings import Settings
+from chapar.runtime.supervision import guarded, supervised
+from chapar.web.http import connection
+from chapar.web.http.tls_listener import TlsListener
+
+# Objects made since the last collections before there is one of each generation. Nearly all that a send makes is gone
+# with its answer, and Python's 700, 10, 10 look for what is not.
+_COLLECTED: Final = (50_000, 20, 50)
+_UNSENT: Final = 64 * 1024  # bytes of an answer that wait in the kernel for their turn to be sent
+_START_GRACE: Final = 1.5  # seconds in which a start that a signal ends closes what it has opened
+_LOOK_AFTER: Final = 5  # of uvicorn's ticks, which come every tenth of a second
+
+Announce = Callable[[str, bool], None]
+"""Called with the API's address once it answers, and whether access is open."""
+
+
+async def serve(settings: Settings, announce: Announce) -> None:
+    """Serve the API until SIGINT or SIGTERM; one that comes during the start raises CancelledError.
+
+    Raises what `wiring.lifespan` raises, and SettingInvalid for an address that nothing protects.
+    """
+    await serve_on(listen(settings), settings, announce)
+
+
+async def serve_on(
+    listener: socket.socket, settings: Settings, announce: Announce, *, with_broker: bool = True
+) -> None:
+    """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
+    end_on_signals()
+    certificate = server_certificate(settings.tls_cert_file, settings.tls_key_file)
+    limits, bounds = wiring.limits_of(settings), wiring.bounds_of(settings)
+    async with wiring.lifespan(settings, with_broker=with_broker) as running:
+        if running.door.is_open:
+            _check_loopback(settings.host)
+        config = uvicorn.Config(
+            _quiet_when_cancelled(wiring.application(running, settings, limits)),
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            http=connection.within(bounds, limits.bodies),
+            ws="none",
+            timeout_keep_alive=settings.idle_timeout,
+            proxy_headers=settings.trusted_proxies is not None,
+            forwarded_allow_ips=settings.trusted_proxies,
+            timeout_graceful_shutdown=wiring.GRACE,
+        )
+        server = _Server(
+            config,
+            bounds,
+            certificate,
+            running.metrics,
+            when_started=lambda: announce(address_of(listener, settings), running.door.is_open),
+            when_stopping=running.gateway.hurry,
+        )
+        _collect_rarely()
+        async with _kept_fresh(certificate, running.metrics):
+            await server.serve(sockets=[listener])
+
+
+def end_on_signals() -> None:
+    """Have SIGINT and SIGTERM cancel the calling task, until something that runs takes these signals over.
+
+    A start may stand in a call that nothing can cancel, such as one to a database that does not answer. Then the
+    process ends as if it were killed, which its children and the next start are made for.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine calls
+
+    def end() -> None:
+        task.cancel()
+        last_resort = threading.Timer(_START_GRACE, _exit_at_once)
+        last_resort.daemon = True
+        last_resort.start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end)
+
+
+def _exit_at_once() -> None:
+    logs.drain()
+    os._exit(0)
+
+
+def _collect_rarely() -> None:
+    """Keep what was built at the start, which every collection would walk through else, and collect less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED)
+
+
+@contextlib.asynccontextmanager
+async def _kept_fresh(certificate: ServerCertificate | None, metrics: Metrics) -> AsyncIterator[None]:
+    """The certificate is exchanged meanwhile where its files are renewed."""
+    task = None
+    if certificate is not None:
+        task = asyncio.create_task(supervised("certificate", certificate.run, metrics))
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which stops on a signal without raising it again: the rest of the gateway has yet to close."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        bounds: connection.Bounds,
+        certificate: ServerCertificate | None,
+        metrics: Metrics,
+        *,
+        when_started: Callable[[], None],
+        when_stopping: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._bounds = bounds
+        self._certificate = certificate
+        self._metrics = metrics
+        self._when_started = when_started
+        self._when_stopping = when_stopping
+        self._tls_listeners: Sequence[TlsListener] = ()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._certificate is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self._tls_listeners = [self._listen(listener, self._certificate.context) for listener in sockets or ()]
+        self._when_started()
+
+    def _listen(self, listener: socket.socket, context: ssl.SSLContext) -> TlsListener:
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return TlsListener(
+            listener,
+            context,
+            partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state),
+            connected=self.server_state.connections,
+            limit=self._bounds.connections,
+            patience=self._bounds.head_timeout,
+        )
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _LOOK_AFTER == 0:
+            with guarded("connections", self._metrics):
+                connection.look_after(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._when_stopping()
+        for listener in self._tls_listeners:
+            listener.close()
+        await super().shutdown(sockets)
+
+
+def _quiet_when_cancelled(app: ASGIApp) -> ASGIApp:
+    """An answer that the stop cuts short, such as a long report, is no fault to fill the log with."""
+
+    async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return quiet
+
+
+def _check_loopback(host: str) -> None:
+    """With no access control the API belongs on this machine only; raises SettingInvalid."""
+    if not is_loopback(host):
+        raise SettingInvalid("CHAPAR_HOST", Phrase("setting.host_open", host=host))
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Take the API's port, before anything else is started; raises PortTaken, SettingInvalid."""
+    connection.raise_descriptor_limit()
+    host, port = settings.host, settings.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    every_address = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=every_address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(host, port, "CHAPAR_PORT (--port)") from None
+        raise SettingInvalid("CHAPAR_HOST", f"{host}: {error.strerror or error}.") from None
+    # Its connections inherit it. Without, the kernel takes megabytes for each reader who is slow, all made beforehand.
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    return listener
+
+
+def address_of(listener: socket.socket, settings: Settings) -> str:
+    """Where a browser finds what listens there."""
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
