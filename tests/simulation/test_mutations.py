@@ -8,13 +8,14 @@ from unittest.mock import patch
 import pytest
 
 from chapar.delivery import acceptance as sending
-from chapar.delivery import outcomes
+from chapar.delivery import idempotency, outcomes
+from chapar.delivery.acceptance import Draft, Sending
 from chapar.delivery.dispatcher import Dispatcher
-from chapar.delivery.idempotency import IdempotencyKeys
 from chapar.delivery.outcomes import Facts, Outcome
 from chapar.delivery.suspects import Suspects
-from chapar.errors import BrokerRefused, LinkLost
+from chapar.errors import BrokerRefused, LinkLost, NotSent
 from chapar.link.publication import Publication
+from chapar.model.acceptance import Key
 from chapar.model.audit import Entry
 from chapar.model.message import Message, Status
 from chapar.store.acceptance import LANES_SQL
@@ -27,6 +28,8 @@ WORLDS = 500
 _in_doubt = outcomes.in_doubt
 _publication = Dispatcher._publication
 _cancel = Messages.cancel
+_not_sent = outcomes.not_sent
+_send = Sending.send
 
 
 def in_doubt_is_unsent(message: Message, _: object, facts: Facts) -> Outcome:
@@ -59,10 +62,14 @@ async def cancel_always_succeeds(self: Messages, entry: Entry, deadline: float) 
     return True, Status.CANCELLED
 
 
-def queued_is_refused(message: Message) -> Message:
+def queued_is_refused(message: Message) -> NotSent | None:
     if message.status in {Status.QUEUED, Status.PUBLISHING}:
-        raise BrokerRefused(message.id, "Not authorized", 0x87)
-    return message
+        return BrokerRefused(message.id, "Not authorized", 0x87)
+    return _not_sent(message)
+
+
+async def key_is_not_kept(self: Sending, draft: Draft, _: Key) -> Message | Key:
+    return await _send(self, draft)
 
 
 MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
@@ -86,12 +93,12 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
         "was cancelled, and",
     ),
     "a repeated request counts as not saved": (
-        patch.object(sending, "NotSaved", StopAsyncIteration),
+        patch.object(idempotency, "NotSaved", StopAsyncIteration),
         "nothing was saved",
     ),
-    "keys are not kept": (patch.object(IdempotencyKeys, "take", lambda *_: None), "one key"),
+    "keys are not kept": (patch.object(Sending, "send", key_is_not_kept), "one key"),
     "what waits counts as refused": (
-        patch.object(sending, "unless_not_sent", queued_is_refused),
+        patch.object(sending, "not_sent", queued_is_refused),
         "was answered 406, and",
     ),
 }

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,21 +19,19 @@ from chapar.errors import (
     BrokerUnanswered,
     BrokerUnreachable,
     ChaparError,
-    DeliveryFaulty,
     FieldInvalid,
     KeyInFlight,
     KeyMismatch,
     LinkDown,
     LinkLost,
     MessageCancelled,
-    MessageExpired,
     MessageNotFound,
     NotCancellable,
     NotRepeatable,
     NotSaved,
+    NotSent,
     OutcomeUnknown,
     OutOfReach,
-    Quarantined,
     QueueFull,
 )
 from chapar.model.acceptance import Key
@@ -55,6 +53,14 @@ ASKED = Command("A", "push_down")
 LATER = ASKED._replace(wait=Wait.NONE)
 
 
+class Given(NamedTuple):
+    """An answer that is kept."""
+
+    sent: Message | NotSent
+    status: int = 202
+    body: bytes = b"{}"
+
+
 class Bench:
     """A gateway and its dispatcher between a link, a store and a clock that the test holds in its hands."""
 
@@ -65,16 +71,18 @@ class Bench:
         self.dispatcher = dispatcher_of(self.store, self.link, self.clock, alone=alone)
         self.gateway = Gateway(*edges, self.dispatcher, self.clock, PROCESS)
 
-    async def send(self, command: Command = ASKED, **options: Any) -> Message:
-        sent = await self.gateway.send(CALLER, command, **options)
-        assert isinstance(sent, Message)
-        return sent
+    async def send(self, command: Command = ASKED) -> Message:
+        return await self.gateway.send(CALLER, command)
+
+    async def once(self, command: Command = ASKED, use: Use = USE) -> Given | Replay:
+        """Send with a key."""
+        return await self.gateway.send_once(CALLER, command, use, Given)
 
     def stored(self) -> list[Message]:
         return self.store.database.messages()
 
-    def in_flight(self, command: Command = ASKED, **options: Any) -> asyncio.Task[Message | Replay]:
-        return asyncio.create_task(self.gateway.send(CALLER, command, **options))
+    def in_flight(self, command: Command = ASKED) -> asyncio.Task[Message]:
+        return asyncio.create_task(self.send(command))
 
     async def counted(self) -> None:
         """Let the gateway count what is unfinished."""
@@ -306,32 +314,32 @@ async def test_a_queue_full_of_what_is_not_saved_yet_names_it_to_nobody_who_is_n
 
 async def test_what_was_accepted_before_the_queue_was_full_is_answered_again() -> None:
     bench = Bench(max_queue=1)
-    first = await bench.gateway.send(CALLER, LATER, use=USE)
-    assert isinstance(first, Message)
-    await bench.gateway.answered(USE, 202, "{}")
-    assert await bench.gateway.send(CALLER, LATER, use=USE) == Replay(first.id, 202, "{}")
-    for use in (None, USE._replace(key="another"), USE._replace(principal="somebody else")):
+    await bench.once(LATER)
+    [first] = bench.stored()
+    assert await bench.once(LATER) == Replay(first.id, 202, "{}")
+    with pytest.raises(QueueFull):
+        await bench.send(LATER)
+    for use in (USE._replace(key="another"), USE._replace(principal="somebody else")):
         with pytest.raises(QueueFull):
-            await bench.gateway.send(CALLER, LATER, use=use)
+            await bench.once(LATER, use)
     bench.clock.at += KEY_KEPT
     with pytest.raises(QueueFull):
-        await bench.gateway.send(CALLER, LATER, use=USE)
+        await bench.once(LATER)
 
 
 async def test_what_was_due_a_minute_ago_is_refused_and_what_was_accepted_before_is_answered_again(
     bench: Bench,
 ) -> None:
     due = LATER._replace(deliver_at=EPOCH)
-    first = await bench.gateway.send(CALLER, due, use=USE)
-    assert isinstance(first, Message)
-    await bench.gateway.answered(USE, 202, "{}")
+    await bench.once(due)
+    [first] = bench.stored()
     bench.clock.at = EPOCH + 60_000
-    assert isinstance(await bench.gateway.send(CALLER, due), Message)
+    await bench.send(due)
     bench.clock.at += 1
-    assert await bench.gateway.send(CALLER, due, use=USE) == Replay(first.id, 202, "{}")
-    for use in (None, USE._replace(key="another")):
+    assert await bench.once(due) == Replay(first.id, 202, "{}")
+    for asked in (bench.send(due), bench.once(due, USE._replace(key="another"))):
         with pytest.raises(FieldInvalid) as raised:
-            await bench.gateway.send(CALLER, due, use=use)
+            await asked
         assert raised.value.field == "deliver_at"
 
 
@@ -358,19 +366,21 @@ async def test_what_is_certain_not_to_be_saved_is_told_so(bench: Bench) -> None:
 
 async def test_a_request_with_a_key_that_is_not_saved_may_repeat_one_that_was(bench: Bench) -> None:
     bench.link.answers.append(0x00)
-    first = await bench.send(use=USE)
-    await bench.gateway.answered(USE, 201, "{}")
+    await bench.once()
+    [first] = bench.stored()
     bench.store.commits.failing["add"] = NotSaved("a test says so.")
     with pytest.raises(OutcomeUnknown):
-        await bench.send(use=USE)
+        await bench.once()
     bench.store.commits.failing.clear()
-    assert await bench.gateway.send(CALLER, ASKED, use=USE) == Replay(first.id, 201, "{}")
+    assert await bench.once() == Replay(first.id, 202, "{}")
 
 
 async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) -> None:
     bench.store.commits.failing["add"] = OutcomeUnknown()
     with pytest.raises(OutcomeUnknown):
-        await bench.send(use=USE)
+        await bench.once()
+    with pytest.raises(KeyInFlight):
+        await bench.once()
     await until(bench.stored)
     (row,) = bench.stored()
     assert (row.status, row.reason, row.attempts) == (Status.REJECTED, "outcome_unknown", 0)
@@ -378,61 +388,88 @@ async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) 
     bench.store.commits.failing.clear()
     await bench.gateway.quiet()
     bench.link.answers.append(0x00)
-    assert (await bench.send(use=USE)).status is Status.PUBLISHED
+    assert sent_of(await bench.once()).status is Status.PUBLISHED
 
 
 async def test_an_answered_key_replays_its_answer(bench: Bench) -> None:
     bench.link.answers.append(0x00)
-    first = await bench.send(use=USE)
-    await bench.gateway.answered(USE, 201, "{}")
-    assert await bench.gateway.send(CALLER, ASKED, use=USE) == Replay(first.id, 201, "{}")
-    assert [row.id for row in bench.stored()] == [first.id]
+    first = sent_of(await bench.once())
+    assert await bench.once() == Replay(first.id, 202, "{}")
+    assert bench.stored() == [first]
 
 
 async def test_a_refusal_is_an_answer_too(bench: Bench) -> None:
     bench.link.answers.append(NOT_AUTHORIZED)
-    with pytest.raises(BrokerRefused) as raised:
-        await bench.send(use=USE)
-    await bench.gateway.answered(USE, 406, "no")
-    assert await bench.gateway.send(CALLER, ASKED, use=USE) == Replay(raised.value.id, 406, "no")
+    given = await bench.once()
+    assert isinstance(given, Given)
+    assert isinstance(given.sent, BrokerRefused)
+    assert await bench.once() == Replay(given.sent.id, 202, "{}")
 
 
 @pytest.mark.parametrize("answered", [True, False])
 async def test_a_key_for_another_request_is_a_mismatch(bench: Bench, *, answered: bool) -> None:
-    bench.link.answers.append(0x00)
-    await bench.send(use=USE)
+    first = asyncio.create_task(bench.once())
+    await until(lambda: bench.link.waiting)
     if answered:
-        await bench.gateway.answered(USE, 201, "{}")
+        bench.link.answer(bench.link.ids[0], 0x00)
+        await first
     with pytest.raises(KeyMismatch):
-        await bench.gateway.send(CALLER, ASKED, use=USE._replace(fingerprint="another"))
+        await bench.once(use=USE._replace(fingerprint="another"))
     assert len(bench.stored()) == 1
+    first.cancel()
 
 
 async def test_keys_of_two_principals_have_nothing_to_do_with_each_other(bench: Bench) -> None:
     bench.link.answers.extend([0x00, 0x00])
-    first = await bench.send(use=USE)
-    second = await bench.send(use=USE._replace(principal="you"))
+    first = sent_of(await bench.once())
+    second = sent_of(await bench.once(use=USE._replace(principal="you")))
     assert first.id != second.id
 
 
-async def test_a_key_whose_first_request_is_under_way_is_in_flight(bench: Bench) -> None:
-    sending = bench.in_flight(use=USE)
+async def test_a_key_whose_first_request_is_not_answered_is_in_flight(bench: Bench) -> None:
+    sending = asyncio.create_task(bench.once())
     await until(lambda: bench.link.waiting)
     with pytest.raises(KeyInFlight):
-        await bench.gateway.send(CALLER, ASKED, use=USE)
+        await bench.once()
     bench.link.answer(bench.link.ids[0], 0x00)
-    await sending
+    await until(lambda: bench.store.asked("answer"))
     with pytest.raises(KeyInFlight):
-        await bench.gateway.send(CALLER, ASKED, use=USE)
+        await bench.once()
+    assert sent_of(await sending).status is Status.PUBLISHED
+
+
+async def test_a_caller_who_goes_away_leaves_its_key_to_the_next_once_the_message_is_saved(bench: Bench) -> None:
+    sending = asyncio.create_task(bench.once())
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.sleep(0)
+    with pytest.raises(KeyInFlight):
+        await bench.once()
+    await bench.gateway.quiet()
+    [row] = bench.stored()
+    assert sent_of(await bench.once()) == row
+    assert await bench.once() == Replay(row.id, 202, "{}")
+
+
+async def test_an_answer_that_is_being_kept_is_kept_also_where_its_caller_is_gone(bench: Bench) -> None:
+    sending = asyncio.create_task(bench.once(LATER))
+    await until(lambda: bench.store.asked("answer"))
+    sending.cancel()
+    with pytest.raises(KeyInFlight):
+        await bench.once(LATER)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    [row] = bench.stored()
+    assert await bench.once(LATER) == Replay(row.id, 202, "{}")
 
 
 async def test_a_key_that_a_living_process_is_to_answer_is_in_flight(bench: Bench) -> None:
     await bench.store.queue.hold(Lease(OTHER, "other", 60, alone=False))
     message = key_of_another(bench)
     with pytest.raises(KeyInFlight):
-        await bench.gateway.send(CALLER, ASKED, use=USE)
+        await bench.once()
     await bench.store.queue.leave(OTHER)
-    assert await bench.gateway.send(CALLER, ASKED, use=USE) == message
+    assert sent_of(await bench.once()) == message
 
 
 @pytest.mark.parametrize("status", [Status.PUBLISHED, Status.QUEUED])
@@ -440,9 +477,8 @@ async def test_a_key_that_a_dead_process_left_unanswered_is_answered_with_how_it
     bench: Bench, status: Status
 ) -> None:
     message = key_of_another(bench, status)
-    assert await bench.gateway.send(CALLER, ASKED, use=USE) == message
-    await bench.gateway.answered(USE, 202, "late")
-    assert await bench.gateway.send(CALLER, ASKED, use=USE) == Replay(message.id, 202, "late")
+    assert sent_of(await bench.once()) == message
+    assert await bench.once() == Replay(message.id, 202, "{}")
     assert bench.link.published == []
 
 
@@ -450,49 +486,28 @@ async def test_a_key_that_a_dead_process_left_with_a_rejected_message_is_answere
     bench: Bench,
 ) -> None:
     message = key_of_another(bench, Status.REJECTED, reason_code=NOT_AUTHORIZED)
-    with pytest.raises(BrokerRefused) as raised:
-        await bench.gateway.send(CALLER, ASKED, use=USE)
-    assert raised.value.id == message.id
+    given = await bench.once()
+    assert isinstance(given, Given)
+    assert isinstance(given.sent, BrokerRefused)
+    assert given.sent.id == message.id
 
 
 async def test_a_key_that_was_left_unanswered_with_a_message_that_was_forgotten_says_so(bench: Bench) -> None:
     message = key_of_another(bench)
     bench.store.database.driver.execute("DELETE FROM messages")
     with pytest.raises(MessageNotFound) as raised:
-        await bench.gateway.send(CALLER, ASKED, use=USE)
+        await bench.once()
     assert raised.value.id == message.id
 
 
 async def test_a_key_is_kept_for_a_day_and_past_the_expiry_of_its_message(bench: Bench) -> None:
-    await bench.send(LATER, use=USE)
-    await bench.send(LATER._replace(expires_in=2 * 86_400), use=USE._replace(key="long"))
+    await bench.once(LATER)
+    await bench.once(LATER._replace(expires_in=2 * 86_400), USE._replace(key="long"))
     short, long = [await bench.store.keys.owner(("me", key), EPOCH) for key in ("key", "long")]
     assert short is not None
     assert short.kept_until == EPOCH + KEY_KEPT
     assert long is not None
     assert long.kept_until == EPOCH + 2 * KEY_KEPT
-
-
-@pytest.mark.parametrize(
-    ("fields", "error"),
-    [
-        ({"status": Status.REJECTED, "reason": "quarantined"}, Quarantined),
-        ({"status": Status.REJECTED, "reason_code": NOT_AUTHORIZED}, BrokerRefused),
-        ({"status": Status.REJECTED, "reason": "broker_unreachable"}, BrokerUnreachable),
-        ({"status": Status.REJECTED, "reason": "internal_error"}, DeliveryFaulty),
-        ({"status": Status.EXPIRED}, MessageExpired),
-        ({"status": Status.CANCELLED}, MessageCancelled),
-    ],
-)
-async def test_not_sent_is_said_only_where_no_attempt_is_in_doubt(
-    bench: Bench, fields: dict[str, Any], error: type[ChaparError]
-) -> None:
-    doubtful = key_of_another(bench, possible_duplicate=True, **fields)
-    assert await bench.gateway.send(CALLER, ASKED, use=USE) == doubtful
-    bench = Bench()
-    key_of_another(bench, **fields)
-    with pytest.raises(error):
-        await bench.gateway.send(CALLER, ASKED, use=USE)
 
 
 async def test_a_message_that_waits_is_cancelled_and_who_waits_for_it_is_told(bench: Bench) -> None:
@@ -797,24 +812,23 @@ async def test_a_message_that_is_forgotten_while_it_is_withdrawn_is_not_found(
         await bench.gateway.cancel(CALLER, sent.id)
 
 
-async def test_a_request_that_is_not_awaited_has_no_answer_to_keep(bench: Bench) -> None:
-    assert await bench.gateway.answered(USE, 201, "{}") is None
-    assert bench.store.asked("answer") == []
-
-
-async def test_an_answer_that_another_process_gave_first_is_the_one_to_give(bench: Bench) -> None:
+@pytest.mark.parametrize(("status", "body"), [(202, "first"), (201, "{}")])
+async def test_an_answer_that_another_process_gave_first_is_the_one_to_give(
+    bench: Bench, status: int, body: str
+) -> None:
     message = key_of_another(bench)
-    await bench.gateway.send(CALLER, ASKED, use=USE)
-    bench.store.database.commit([("answer", (tuple(key_for(message)), 202, "first"))])
-    assert await bench.gateway.answered(USE, 201, "second") == Replay(message.id, 202, "first")
+    asking = asyncio.create_task(bench.once())
+    await until(lambda: bench.store.asked("answer"))
+    bench.store.database.commit([("answer", (tuple(key_for(message)), status, body))])
+    assert await asking == Replay(message.id, status, body)
 
 
 async def test_a_key_that_was_withdrawn_before_it_was_answered_is_in_flight(bench: Bench) -> None:
-    bench.link.answers.append(0x00)
-    await bench.send(use=USE)
+    asking = asyncio.create_task(bench.once(LATER))
+    await until(lambda: bench.store.asked("answer"))
     bench.store.database.driver.execute("DELETE FROM idempotency_keys")
     with pytest.raises(KeyInFlight):
-        await bench.gateway.answered(USE, 201, "{}")
+        await asking
 
 
 @pytest.mark.parametrize(("days", "before"), [(1.5, EPOCH - 129_600_000), (None, 0)])
@@ -884,15 +898,11 @@ async def test_a_full_queue_is_counted_again_unless_it_just_was(
         assert (await bench.send(LATER)).status is Status.QUEUED
 
 
-async def test_a_key_whose_answer_was_kept_meanwhile_is_not_let_go_twice(bench: Bench) -> None:
-    bench.store.commits.failing["add"] = OutcomeUnknown()
-    sending = bench.in_flight(use=USE)
-    await until(lambda: bench.store.asked("withdraw"))
-    bench.gateway._sending._keys._answering.clear()
-    with pytest.raises(OutcomeUnknown):
-        await sending
-    await bench.gateway.quiet()
-    assert bench.gateway._sending._keys._answering == {}
+def sent_of(given: Given | Replay) -> Message:
+    """The message of an answer that is no replay."""
+    assert isinstance(given, Given)
+    assert isinstance(given.sent, Message)
+    return given.sent
 
 
 def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) -> Message:

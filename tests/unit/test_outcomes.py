@@ -9,14 +9,21 @@ from chapar.delivery import outcomes
 from chapar.delivery.outcomes import MAX_ATTEMPTS, Facts, Outcome, Said
 from chapar.errors import (
     BrokerClosed,
+    BrokerRefused,
     BrokerSilent,
+    BrokerUnreachable,
+    DeliveryFaulty,
     LinkDown,
     LinkLost,
+    MessageCancelled,
+    MessageExpired,
+    NotSent,
     PublicationExpired,
     PublicationInvalid,
+    Quarantined,
 )
 from chapar.link.reason_codes import TRANSIENT, reason_slug
-from chapar.model.message import Attempt, Message, Status
+from chapar.model.message import AT_BROKER, UNFINISHED, Attempt, Message, Status
 from chapar.model.reason import Reason
 from support.fakes import EPOCH, PROCESS
 from support.stores import CLAIM, new_message
@@ -190,6 +197,34 @@ def test_every_reason_of_an_ended_message_is_a_plain_text_of_the_list() -> None:
         if after.reason is not None:
             assert type(after.reason) is str, name
             assert after.reason in [*Reason] or case.said == UNLISTED, name
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"status": Status.REJECTED, "reason": "quarantined", "reason_code": 0x81}, Quarantined),
+        ({"status": Status.REJECTED, "reason": "internal_error"}, DeliveryFaulty),
+        ({"status": Status.REJECTED, "reason_code": NOT_AUTHORIZED}, BrokerRefused),
+        ({"status": Status.REJECTED, "reason": "broker_unreachable"}, BrokerUnreachable),
+        ({"status": Status.EXPIRED}, MessageExpired),
+        ({"status": Status.CANCELLED}, MessageCancelled),
+        *(({"status": status}, None) for status in (*UNFINISHED, *AT_BROKER)),
+    ],
+)
+def test_not_sent_is_said_only_where_no_attempt_is_in_doubt(
+    fields: dict[str, Any], error: type[NotSent] | None
+) -> None:
+    message = on_its_way(**fields)
+    said = outcomes.not_sent(message)
+    assert type(said) is (error or type(None))
+    assert said is None or said.id == message.id
+    assert outcomes.not_sent(message._replace(possible_duplicate=True)) is None
+
+
+def test_a_refusal_names_what_the_broker_said() -> None:
+    said = outcomes.not_sent(on_its_way(status=Status.REJECTED, reason_code=NOT_AUTHORIZED))
+    assert isinstance(said, BrokerRefused)
+    assert (said.reason_name, said.reason_code) == ("Not authorized", NOT_AUTHORIZED)
 
 
 def on_its_way(**fields: Any) -> Message:

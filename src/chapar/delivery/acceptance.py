@@ -2,30 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from chapar.delivery.capacity import Room
 from chapar.delivery.dispatcher import Dispatcher
-from chapar.delivery.idempotency import IdempotencyKeys, Replay, Use
+from chapar.delivery.outcomes import not_sent
 from chapar.errors import (
-    BrokerRefused,
     BrokerUnreachable,
-    DeliveryFaulty,
     FieldInvalid,
-    MessageCancelled,
-    MessageExpired,
-    NotSaved,
-    NotSent,
     OutcomeUnknown,
     OutOfReach,
     Phrase,
-    Quarantined,
     QueueFull,
 )
 from chapar.link.keeper import Link
-from chapar.link.reason_codes import reason_name
 from chapar.model.acceptance import Added, Key, Place, Sender
 from chapar.model.message import Command, Message, Status, Wait, new_id
 from chapar.model.principal import EVERYTHING, Caller, Reach
@@ -40,6 +33,15 @@ _LATE = 60_000  # ms by which `deliver_at` may have passed: clocks differ, and a
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
 
 
+class Draft(NamedTuple):
+    """A message that may be sent, before it is saved."""
+
+    message: Message
+    caller: Caller
+    command: Command
+    began: float  #: by `time.perf_counter`
+
+
 @dataclass(eq=False, slots=True)
 class _Call:
     """A send under way: its caller waits for one thing only, whatever happens on the way there."""
@@ -49,7 +51,6 @@ class _Call:
     key: Key | None
     deadline: float  #: loop time until which the caller waits for the broker
     waits: bool  #: whether it does at all
-    asked_for: int | None  #: the time at which it was to be delivered, ms since the epoch
     began: float  #: by `time.perf_counter`
     told: asyncio.Future[Message | None]  #: what became of the message; None: nobody knows, or its key has an owner
     owner: Key | None = None  #: whose request was answered with another message
@@ -78,7 +79,6 @@ class Sending:
         self._direct_claim = f"{process}.0"  # the dispatcher numbers its own from 1
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._keys = IdempotencyKeys(store, clock, process)
         self._landing: dict[str, asyncio.Future[Added] | asyncio.Future[bool]] = {}  # commits under way, by message
 
     async def quiet(self) -> None:
@@ -86,16 +86,32 @@ class Sending:
         while self._landing:
             await asyncio.wait(list(self._landing.values()))
 
-    async def send(
-        self, caller: Caller, command: Command, *, use: Use | None = None, origin: str | None = None
-    ) -> Message | Replay:
-        """Save a message and deliver it; returns and raises what `Gateway.send` promises its caller."""
+    def when_landed(self, message_id: str, then: Callable[[], None]) -> None:
+        """Call `then` once the database says what became of a message that is being saved, at once where it is not."""
+        landing = self._landing.get(message_id)
+        if landing is None:
+            then()
+        else:
+            landing.add_done_callback(lambda _: self.when_landed(message_id, then))
+
+    def draft(self, caller: Caller, command: Command, origin: str | None = None) -> Draft:
+        """The message that a command makes; raises FieldInvalid, OutOfReach."""
         began = time.perf_counter()
         message = self._accepted(command, origin)
         if not caller.principal.reach.covers(message.imei, message.micro_op):
             raise OutOfReach(message.imei, message.micro_op)
-        sender = Sender(caller.principal.id, caller.principal.name, caller.address)
-        key = None if use is None else self._keys.take(use, message)
+        return Draft(message, caller, command, began)
+
+    async def send(self, draft: Draft, key: Key | None = None) -> Message | Key:
+        """Save a message, with the `key` of its request, and deliver it.
+
+        Returns and raises what `Gateway.send` promises; or whose the key is, where it made another message before.
+        """
+        message, caller, command, began = draft
+        if command.deliver_at is not None and message.created_at - command.deliver_at > _LATE:
+            raise _gone_by(message.created_at)
+        if message.status in {Status.SCHEDULED, Status.QUEUED}:
+            await self._room.check(caller.principal.reach)
         patience = command.patience or self._settings.publish_timeout
         call = _Call(
             message=message,
@@ -103,40 +119,17 @@ class Sending:
             key=key,
             deadline=self._loop.time() + patience,
             waits=command.wait is Wait.BROKER,
-            asked_for=command.deliver_at,
             began=began,
             told=self._loop.create_future(),
         )
-        if key is None:
-            sent = await self._send(call, sender)
-            self._metrics.whole.observe(time.perf_counter() - began)
-            return sent
-        unanswered = False  # whether `answered` is still to come
-        try:
-            sent = await self._send(call, sender)
-            unanswered = isinstance(sent, Message)
-        except NotSent:
-            unanswered = True
-            raise
-        except NotSaved:
-            # Whether the key has made a message before, only the database could have said.
-            raise OutcomeUnknown from None
-        finally:
-            if not unanswered:
-                self._release(key)
-        return sent
-
-    def answered(self, use: Use, status: int, body: str) -> Coroutine[None, None, Replay | None]:
-        """Keep the answer to the first request with a key, as `IdempotencyKeys.answered` says."""
-        return self._keys.answered(use, status, body)
-
-    def _release(self, key: Key) -> None:
-        """Let the next request with this key come through, once the database says what became of this one."""
-        landing = self._landing.get(key.message_id)
-        if landing is None:
-            self._keys.release(key)
-        else:
-            landing.add_done_callback(lambda _: self._release(key))
+        self._add(call, Sender(caller.principal.id, caller.principal.name, caller.address))
+        told = await call.told
+        if call.owner is not None:
+            return call.owner
+        if told is not None and (error := not_sent(told)) is not None:
+            raise error
+        self._metrics.whole.observe(time.perf_counter() - began)
+        return told or call.message
 
     def _accepted(self, command: Command, origin: str | None) -> Message:
         """The message that a command makes, not yet in a state of its own."""
@@ -185,23 +178,6 @@ class Sending:
         if wait is Wait.BROKER and self._dispatcher.takes_direct:
             return Status.PUBLISHING
         return Status.QUEUED
-
-    async def _send(self, call: _Call, sender: Sender) -> Message | Replay:
-        try:
-            if call.asked_for is not None and call.message.created_at - call.asked_for > _LATE:
-                raise _gone_by(call.message.created_at)
-            if call.message.status in {Status.SCHEDULED, Status.QUEUED}:
-                await self._room.check(call.reach)
-        except (FieldInvalid, QueueFull):
-            owner = None if call.key is None else await self._store.keys.owner(call.key[:2], call.message.created_at)
-            if call.key is None or owner is None:
-                raise
-            return await self._repeated(owner, use=call.key)  # it was accepted before: in time, and it takes no room
-        self._add(call, sender)
-        told = await call.told
-        if call.owner is not None:
-            return await self._repeated(call.owner, use=call.key or call.owner)
-        return call.message if told is None else unless_not_sent(told)
 
     def _add(self, call: _Call, sender: Sender) -> None:
         """Save the message. What is saved is delivered, also where the caller is gone by then."""
@@ -272,11 +248,6 @@ class Sending:
         self._landing[message.id] = withdrawal
         withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
 
-    async def _repeated(self, owner: Key, *, use: Key) -> Message | Replay:
-        """The answer to a request whose key made another message before."""
-        answer = await self._keys.repeated(owner, use=use)
-        return answer if isinstance(answer, Replay) else unless_not_sent(answer)
-
 
 def _tell(call: _Call, message: Message | None) -> None:
     if not call.told.done():  # else its caller is gone
@@ -295,24 +266,3 @@ def _gone_by(now: int) -> FieldInvalid:
 def _too_far(field: str, seconds: float) -> FieldInvalid:
     days = round(seconds / 86400, 1)
     return FieldInvalid(field, Phrase("rule.too_far", days=days))
-
-
-def unless_not_sent(message: Message) -> Message:
-    """The message; raises the NotSent that says why where it is certain never to have been sent."""
-    if message.possible_duplicate:
-        return message
-    match message.status:
-        case Status.REJECTED if message.reason == Reason.QUARANTINED:
-            raise Quarantined(message.id)
-        case Status.REJECTED if message.reason == Reason.INTERNAL_ERROR:
-            raise DeliveryFaulty(message.id)
-        case Status.REJECTED if message.reason_code is not None:
-            raise BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)
-        case Status.REJECTED:
-            raise BrokerUnreachable(message.id)
-        case Status.EXPIRED:
-            raise MessageExpired(message.id)
-        case Status.CANCELLED:
-            raise MessageCancelled(message.id)
-        case _:
-            return message

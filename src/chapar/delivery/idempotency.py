@@ -1,9 +1,21 @@
 """Idempotency keys: one message a key, and one answer, however often its request comes."""
 
 import asyncio
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, NamedTuple, Protocol, TypeVar
 
-from chapar.errors import KeyInFlight, KeyMismatch, MessageNotFound
+from chapar.delivery.outcomes import not_sent
+from chapar.errors import (
+    FieldInvalid,
+    KeyInFlight,
+    KeyMismatch,
+    MessageNotFound,
+    NotSaved,
+    NotSent,
+    OutcomeUnknown,
+    QueueFull,
+)
 from chapar.model.acceptance import Key
 from chapar.model.message import LONGEST_WAIT, Message
 from chapar.runtime.clock import Clock
@@ -30,20 +42,70 @@ class Replay(NamedTuple):
     body: str
 
 
-class IdempotencyKeys:
-    """The keys whose first request this process has yet to answer, and what a repetition is told."""
+class Given(Protocol):
+    """An answer that can be kept."""
 
-    def __init__(self, store: Store, clock: Clock, process: str) -> None:
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def body(self) -> bytes:
+        """A text in UTF-8."""
+
+
+Answer = TypeVar("Answer", bound=Given)
+
+
+class IdempotencyKeys:
+    """The keys whose first request this process has yet to answer, and what a repetition is told.
+
+    `when_landed` calls back once the database says what became of a message that is being saved.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, process: str, when_landed: Callable[[str, Callable[[], None]], None]
+    ) -> None:
         self._store = store
         self._clock = clock
         self._process = process
+        self._when_landed = when_landed
         self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
 
-    def take(self, use: Use, message: Message) -> Key:
-        """The key under which a message is to be saved, taken until it is answered or released.
+    async def once(
+        self,
+        use: Use,
+        message: Message,
+        send: Callable[[Key], Awaitable[Message | Key]],
+        answer: Callable[[Message | NotSent], Answer],
+    ) -> Answer | Replay:
+        """Answer a request that is done once, however often it comes: send `message`, and keep the `answer`.
 
-        Raises KeyMismatch and KeyInFlight where another request has it.
+        `send` saves the message with its key, and gives how it stands when its caller is to be answered, or whose the
+        key is where it made another message before. That is answered as the first request was: a Replay.
+
+        Raises KeyMismatch, KeyInFlight, MessageNotFound, StoreUnavailable, OutcomeUnknown, and what `send` raises.
         """
+        key = self._take(use, message)
+        keeping: asyncio.Future[Key | None] | None = None
+        try:
+            sent = await self._sent(key, send)
+            if isinstance(sent, Replay):
+                return sent
+            given = answer(sent)
+            keeping = self._keep(self._answering[key[:2]], given)
+        finally:
+            if keeping is None:  # the next request with this key comes through: this one is not going to be answered
+                self._when_landed(key.message_id, partial(self._release, key))
+        kept = await asyncio.shield(keeping)
+        if kept is None:  # the process of the first request has withdrawn the message meanwhile
+            raise KeyInFlight
+        if kept.answer_status is None or (kept.answer_status, kept.answer_body) == (given.status, given.body.decode()):
+            return given
+        return Replay(kept.message_id, kept.answer_status, kept.answer_body or "")  # another process was first
+
+    def _take(self, use: Use, message: Message) -> Key:
+        """The key under which a message is to be saved; raises KeyMismatch and KeyInFlight where it is taken."""
         key = Key(
             *use,
             message_id=message.id,
@@ -56,16 +118,28 @@ class IdempotencyKeys:
             raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
         return key
 
-    def release(self, key: Key) -> None:
-        """Let the next request with this key come through: this one is not going to be answered."""
-        if self._answering.get(key[:2]) is key:
-            del self._answering[key[:2]]
+    def _release(self, key: Key, *_: object) -> None:
+        self._answering.pop(key[:2], None)
 
-    async def repeated(self, owner: Key, *, use: Key) -> Message | Replay:
-        """What to answer a request whose key made another message before: what it was answered, else that message.
+    async def _sent(self, key: Key, send: Callable[[Key], Awaitable[Message | Key]]) -> Message | NotSent | Replay:
+        """What came of the message, or what the first request with its key was answered."""
+        try:
+            sent = await send(key)
+        except NotSent as error:
+            return error
+        except (FieldInvalid, QueueFull):
+            # What was accepted before was in time then, and takes no room now.
+            owner = await self._store.keys.owner(key[:2], self._clock.now())
+            if owner is None:
+                raise
+            return await self._repeated(owner, key)
+        except NotSaved:
+            # Whether the key has made a message before, only the database could have said.
+            raise OutcomeUnknown from None
+        return await self._repeated(sent, key) if isinstance(sent, Key) else sent
 
-        Raises KeyMismatch, KeyInFlight, MessageNotFound, StoreUnavailable.
-        """
+    async def _repeated(self, owner: Key, use: Key) -> Message | NotSent | Replay:
+        """What to answer a request whose key made another message before: what it was answered, else that message."""
         if owner.fingerprint != use.fingerprint:
             raise KeyMismatch
         if owner.answer_status is not None:
@@ -78,23 +152,10 @@ class IdempotencyKeys:
             raise KeyInFlight
         # The first request's process died, or its caller went away, before it was answered: this is the first answer.
         self._answering[owner[:2]] = owner
-        return message
+        return not_sent(message) or message
 
-    async def answered(self, use: Use, status: int, body: str) -> Replay | None:
-        """Keep the answer to the first request with a key, before it is given: repetitions get the same.
-
-        A Replay where another process has answered meanwhile: its answer is the one to give. Raises KeyInFlight where
-        the process of the first request has withdrawn the message meanwhile.
-        """
-        key = self._answering.get(use[:2])
-        if key is None:
-            return None
-        keeping = self._store.keys.answer(key, status, body)
-        # Not before: whoever repeats the call until then is told that the first one is in flight.
-        keeping.add_done_callback(lambda _: self._answering.pop(use[:2], None))
-        kept = await asyncio.shield(keeping)
-        if kept is None:
-            raise KeyInFlight
-        if kept.answer_status is None or (kept.answer_status, kept.answer_body) == (status, body):
-            return None
-        return Replay(kept.message_id, kept.answer_status, kept.answer_body or "")
+    def _keep(self, key: Key, given: Given) -> asyncio.Future[Key | None]:
+        """Keep an answer before it is given; whoever repeats the call until then finds the first one in flight."""
+        keeping = self._store.keys.answer(key, given.status, given.body.decode())
+        keeping.add_done_callback(partial(self._release, key))
+        return keeping

@@ -2,17 +2,18 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from typing import NamedTuple
 
 import structlog
 
-from chapar.delivery.acceptance import Sending, unless_not_sent
+from chapar.delivery.acceptance import Sending
 from chapar.delivery.capacity import Room
 from chapar.delivery.dispatcher import Dispatcher
-from chapar.delivery.idempotency import Replay, Use
-from chapar.errors import MessageNotFound, NotCancellable, NotRepeatable, StoreUnavailable
+from chapar.delivery.idempotency import Answer, IdempotencyKeys, Replay, Use
+from chapar.delivery.outcomes import not_sent
+from chapar.errors import MessageNotFound, NotCancellable, NotRepeatable, NotSent, StoreUnavailable
 from chapar.link.keeper import Link
 from chapar.model.audit import AuditFilters, AuditPage, Entry, cancellation
 from chapar.model.message import UNFINISHED, Attempt, Command, Message, Status, Wait, clearing
@@ -63,6 +64,7 @@ class Gateway:
         self._metrics = metrics or Metrics()
         self._room = Room(settings, store.queue, self._metrics)
         self._sending = Sending(settings, store, link, dispatcher, self._room, clock, process, self._metrics)
+        self._keys = IdempotencyKeys(store, clock, process, self._sending.when_landed)
         self._reconnects = 0  # of the link, as counted so far
         self._strays = Counter[str]()  # likewise
         self._drift = 0  # ms by which the system's clock was ahead when that was last said
@@ -116,26 +118,28 @@ class Gateway:
         """Wait until what is being saved has been handed on to be delivered."""
         return self._sending.quiet()
 
-    def send(
-        self, caller: Caller, command: Command, *, use: Use | None = None, origin: str | None = None
-    ) -> Coroutine[None, None, Message | Replay]:
+    async def send(self, caller: Caller, command: Command, *, origin: str | None = None) -> Message:
         """Save a message, deliver it, and return it as it stands when what the caller waits for is there.
 
         Still `scheduled`, `queued` or `publishing` where the caller does not wait, or not long enough: the delivery
-        goes on, and `find` tells its end. A Replay where `use` names a key whose first request was answered.
+        goes on, and `find` tells its end.
 
-        Raises FieldInvalid, OutOfReach, BrokerUnreachable, BrokerRefused, QueueFull, KeyMismatch, KeyInFlight,
-        NotSaved, OutcomeUnknown, StoreUnavailable.
+        Raises FieldInvalid, OutOfReach, NotSent, QueueFull, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
-        return self._sending.send(caller, command, use=use, origin=origin)
+        sent = await self._sending.send(self._sending.draft(caller, command, origin))
+        assert isinstance(sent, Message)  # noqa: S101 - there is no key that another request may have
+        return sent
 
-    def answered(self, use: Use, status: int, body: str) -> Coroutine[None, None, Replay | None]:
-        """Keep the answer to the first request with a key, before it is given: repetitions get the same.
+    async def send_once(
+        self, caller: Caller, command: Command, use: Use, answer: Callable[[Message | NotSent], Answer]
+    ) -> Answer | Replay:
+        """Send a message unless the key that is used has made one before, and keep the `answer` before it is given.
 
-        A Replay where another process has answered meanwhile: its answer is the one to give. Raises KeyInFlight where
-        the process of the first request has withdrawn the message meanwhile.
+        A Replay is what the first request with this key was answered. Raises what `send` raises but for NotSent, which
+        is answered, and KeyMismatch, KeyInFlight, MessageNotFound.
         """
-        return self._sending.answered(use, status, body)
+        draft = self._sending.draft(caller, command)
+        return await self._keys.once(use, draft.message, lambda key: self._sending.send(draft, key), answer)
 
     async def cancel(self, caller: Caller, message_id: str) -> Message:
         """Withdraw a message that waits; it either is withdrawn or goes out, never both.
@@ -188,7 +192,9 @@ class Gateway:
         outcome = await told or await self._found(clearing_id)
         if outcome.status is Status.CANCELLED:  # a newer one was on its way before
             return None
-        return unless_not_sent(outcome)
+        if (error := not_sent(outcome)) is not None:
+            raise error
+        return outcome
 
     async def cancel_all_of(self, caller: Caller, sender: str) -> int:
         """Withdraw whatever waits of what a principal sent; gives how many messages. For a caller who reaches them all.
@@ -228,9 +234,7 @@ class Gateway:
             wait=wait,
             patience=patience,
         )
-        sent = await self.send(caller, again, origin=first.id)
-        assert isinstance(sent, Message)  # noqa: S101 - there is no key to replay
-        return sent
+        return await self.send(caller, again, origin=first.id)
 
     async def find(self, caller: Caller, message_id: str) -> Message:
         """The message with this id; raises MessageNotFound, also for one out of reach, and StoreUnavailable."""

@@ -3,8 +3,20 @@
 from typing import Final, NamedTuple, Unpack, assert_never
 from zlib import crc32
 
-from chapar.errors import LinkDown, LinkLost, PublicationExpired, PublicationInvalid
-from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_slug
+from chapar.errors import (
+    BrokerRefused,
+    BrokerUnreachable,
+    DeliveryFaulty,
+    LinkDown,
+    LinkLost,
+    MessageCancelled,
+    MessageExpired,
+    NotSent,
+    PublicationExpired,
+    PublicationInvalid,
+    Quarantined,
+)
+from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_name, reason_slug
 from chapar.model.message import Attempt, Message, MutableFields, Status
 from chapar.model.reason import Reason
 
@@ -100,6 +112,31 @@ def faulty(message: Message, facts: Facts, *, may_have_left: bool) -> Outcome:
     if message.at_most_once or message.possible_duplicate:
         return Outcome(_ended(message, Status.UNCONFIRMED, facts, reason=reason), kept)
     return Outcome(message.moved(Status.QUEUED, possible_duplicate=True, claim=None), kept)
+
+
+def not_sent(message: Message) -> NotSent | None:
+    """Why a message was not sent and never will be; None unless that is certain."""
+    if message.possible_duplicate:
+        return None
+    match message.status:
+        case Status.REJECTED:
+            return _rejection(message)
+        case Status.EXPIRED:
+            return MessageExpired(message.id)
+        case Status.CANCELLED:
+            return MessageCancelled(message.id)
+        case _:
+            return None
+
+
+def _rejection(message: Message) -> NotSent:
+    if message.reason == Reason.QUARANTINED:
+        return Quarantined(message.id)
+    if message.reason == Reason.INTERNAL_ERROR:
+        return DeliveryFaulty(message.id)
+    if message.reason_code is None:
+        return BrokerUnreachable(message.id)
+    return BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)
 
 
 def attempt(message: Message, said: str, reason_code: int | None, facts: Facts) -> Attempt:

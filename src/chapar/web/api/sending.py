@@ -76,23 +76,19 @@ async def send(gateway: Gateway, caller: Caller, command: Command, use: Use | No
 
     Raises what `Gateway.send` raises, but for NotSent, which is an answer.
     """
-    try:
-        sent = await gateway.send(caller, command, use=use)
-    except NotSent as error:
-        answer = refusal(error, language)
-    else:
-        if isinstance(sent, Replay):
-            return _replayed(sent)
-        answer = sent_answer(sent)
+
+    def answer(sent: Message | NotSent) -> Answer:
+        return refusal(sent, language) if isinstance(sent, NotSent) else sent_answer(sent)
+
     if use is not None:
-        replay = await gateway.answered(use, answer.status, answer.body.decode())
-        if replay is not None:
-            return _replayed(replay)
-    return answer
-
-
-def _replayed(replay: Replay) -> Answer:
-    return Answer(replay.status, replay.body.encode(), replay.message_id, is_replay=True)
+        given = await gateway.send_once(caller, command, use, answer)
+        if isinstance(given, Replay):
+            return Answer(given.status, given.body.encode(), given.message_id, is_replay=True)
+        return given
+    try:
+        return sent_answer(await gateway.send(caller, command))
+    except NotSent as error:
+        return refusal(error, language)
 
 
 def sent_answer(message: Message) -> Answer:
