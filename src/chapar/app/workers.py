@@ -55,7 +55,7 @@ async def serve(settings: Settings, announce: server.Announce) -> None:
         try:
             folder = stack.enter_context(TemporaryDirectory(prefix="chapar-metrics-"))
         except OSError as error:
-            raise SettingInvalid("TMPDIR", f"no folder can be made there: {error.strerror or error}.") from None
+            raise SettingInvalid("TMPDIR", Phrase("setting.no_folder", cause=error.strerror or str(error))) from None
         environment = os.environ | {WORKERS_FOLDER: folder, "CHAPAR_AUTO_MIGRATE": "false"}
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

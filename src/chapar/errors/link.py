@@ -80,7 +80,7 @@ class EmbeddedBrokerFailed(LinkError):
 
     code = "embedded_broker_failed"
 
-    cause: str
+    cause: Phrase | str
 
 
 @dataclass(eq=False)
@@ -98,7 +98,7 @@ class HostNotFound(BrokerError):
 
     code = "broker_host_not_found"
 
-    cause: str | Phrase
+    cause: Phrase | str
 
 
 @dataclass(eq=False)
@@ -217,7 +217,7 @@ class BrokerClosed(BrokerError):
 
     code = "broker_closed"
 
-    cause: str | Phrase
+    cause: Phrase | str
     reason_code: int | None = None
     words: BrokerWords = _NO_WORDS
 

@@ -18,7 +18,7 @@ class HeadMalformed(RequestError):
 
     code = "head_malformed"
 
-    cause: str
+    cause: Phrase | str
 
 
 @dataclass(eq=False)
@@ -107,7 +107,7 @@ class BodyMalformed(RequestError):
 
     code = "body_malformed"
 
-    cause: str
+    cause: Phrase | str
 
 
 @dataclass(eq=False)

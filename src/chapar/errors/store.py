@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chapar.errors.root import ChaparError
+from chapar.errors.root import ChaparError, Phrase
 
 
 @dataclass(eq=False)
@@ -18,7 +18,7 @@ class NotSaved(StoreError):
 
     code = "not_saved"
 
-    cause: str | ChaparError
+    cause: Phrase | ChaparError | str
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class StoreUnavailable(StoreError):
 
     code = "store_unavailable"
 
-    cause: str | ChaparError
+    cause: Phrase | ChaparError | str
 
 
 @dataclass(eq=False)
@@ -79,7 +79,7 @@ class DatabaseUnsafe(StoreError):
 
     code = "database_unsafe"
 
-    problem: str
+    problem: Phrase
 
 
 @dataclass(eq=False)

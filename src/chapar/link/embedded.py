@@ -18,7 +18,7 @@ from typing import Final, Self
 
 import structlog
 
-from chapar.errors import EmbeddedBrokerFailed, PortTaken
+from chapar.errors import EmbeddedBrokerFailed, Phrase, PortTaken
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.broker_address import EMBEDDED_LARGEST
 from chapar.runtime.metrics import Metrics
@@ -88,7 +88,7 @@ class EmbeddedBroker:
             await self._start()
         except OSError as error:
             self._folder.close()
-            raise EmbeddedBrokerFailed(f"it needs a file in TMPDIR: {error}") from error
+            raise EmbeddedBrokerFailed(Phrase("link.embedded_without_file", cause=str(error))) from error
         except BaseException:
             self._folder.close()
             raise
@@ -143,7 +143,7 @@ class EmbeddedBroker:
                     await self._accepting(port)
         except TimeoutError:
             await self._stop()
-            raise EmbeddedBrokerFailed(f"it did not listen within {START_TIMEOUT:.0f} s") from None
+            raise EmbeddedBrokerFailed(Phrase("link.embedded_silent", seconds=START_TIMEOUT)) from None
         except BaseException:
             await self._stop()
             raise
@@ -155,7 +155,7 @@ class EmbeddedBroker:
                 writer.close()
                 return
             await asyncio.sleep(_LOOK_EVERY)
-        raise EmbeddedBrokerFailed("it ended at once")
+        raise EmbeddedBrokerFailed(Phrase("link.embedded_ended"))
 
     async def _stop(self) -> None:
         if self._process is not None:

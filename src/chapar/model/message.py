@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, TypedDict, Unpack
 
-from chapar.errors import FieldInvalid, Phrase
+from chapar.errors import FieldInvalid, Phrase, Problem
 
 MAX_OPERATION_BYTES = 1024  # an operation's name; larger data belongs in `params`
 MAX_TOPIC_BYTES = 65_535  # MQTT 5.0 §1.5.4
@@ -277,14 +277,14 @@ def _is_noncharacter(code_point: int) -> bool:
 
 
 def check_topic_template(template: str) -> str:
-    """Return a topic template unchanged; raises ValueError unless every device id makes a legal topic of it."""
+    """Return a topic template unchanged; raises Problem unless every device id makes a legal topic of it."""
     if template.count("{imei}") != 1:
-        raise ValueError("it must contain {imei} exactly once")
+        raise Problem(Phrase("topic.imei"))
     fixed = template.replace("{imei}", "")
     if any(character in fixed for character in "+#{}") or has_forbidden_character(fixed):
-        raise ValueError("it must not contain + # { } or control characters")
+        raise Problem(Phrase("topic.signs"))
     if template.startswith("$"):
-        raise ValueError("it must not begin with $, which brokers keep for themselves")
+        raise Problem(Phrase("topic.dollar"))
     if len(template.encode()) > MAX_TOPIC_BYTES - 64 or template.count("/") >= MAX_TOPIC_LEVELS:
-        raise ValueError(f"it must have at most {MAX_TOPIC_LEVELS} levels and {MAX_TOPIC_BYTES - 64} bytes")
+        raise Problem(Phrase("topic.size", levels=MAX_TOPIC_LEVELS, size=MAX_TOPIC_BYTES - 64))
     return template

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, cast
 
 import structlog
 
-from chapar.errors import ChaparError, DatabaseFileGone, NotSaved, OutcomeUnknown
+from chapar.errors import ChaparError, DatabaseFileGone, NotSaved, OutcomeUnknown, Phrase
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
@@ -53,7 +53,7 @@ class _Operation:
             named = self.kind.named
             self.future.set_result(result if named is None else named(self.arguments, result))
 
-    def fail(self, cause: str | ChaparError) -> None:
+    def fail(self, cause: Phrase | ChaparError | str) -> None:
         """Tell the caller the truth: certainly not saved, or unknown."""
         self.over = True
         if not self.future.done():
@@ -77,7 +77,7 @@ class Commits:
         self._repeated = 0  # operations at the head of the queue that were handed over together before
         self._writer: asyncio.WriteTransport | None = None  # None unless it is ready for a batch
         self._down = False  # whether the writer says that it has no database
-        self._cause: str | ChaparError = "the writer is starting."
+        self._cause: Phrase | ChaparError | str = Phrase("database.writer_starts")
         self.gone: DatabaseFileGone | None = None  #: which file of the database is; nothing is saved or read then
         self._backoff = 0.0
         self._flush_timer: asyncio.Handle | None = None
@@ -273,9 +273,9 @@ class Commits:
                             await channel.ended
                     finally:
                         self._writer_lost()
-                self._cause = "the writer process ended."
+                self._cause = Phrase("database.writer_ended")
             except OSError as error:
-                self._cause = f"the writer process does not start: {error}."
+                self._cause = Phrase("database.writer_does_not_start", cause=str(error))
             self._metrics.writer_deaths.inc()
             log.error("writer_died", cause=str(self._cause))  # it has logged its own traceback
             await backoff.pause()

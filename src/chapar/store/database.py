@@ -211,7 +211,7 @@ def empty_wal(connection: Connection) -> bool:
 
 def _expect(what: str, found: object, needed: object) -> None:
     if found != needed:
-        raise DatabaseUnsafe(f"{what} is {found} and must be {needed}.")
+        raise DatabaseUnsafe(Phrase("database.not_durable", what=what, found=found, needed=needed))
 
 
 def parse(database_url: str) -> URL:
@@ -234,9 +234,7 @@ def sqlite_file(url: URL) -> Path:
 
 def _connect_sqlite(file: Path, role: Role, identity: Identity | None) -> sqlite.Connection:
     if sqlite.sqlite_version_info < _SAFE_SQLITE:
-        raise DatabaseUnsafe(
-            f"SQLite {sqlite.sqlite_version} may lose commits; install pysqlite3 with 3.51.3 or later."
-        )
+        raise DatabaseUnsafe(Phrase("database.old_sqlite", version=sqlite.sqlite_version))
     if identity is not None:
         files.check(file, identity)
     elif role is not Role.READER and not file.exists():

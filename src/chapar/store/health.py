@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chapar.errors import NotSaved, OutcomeUnknown, StoreUnavailable
+from chapar.errors import NotSaved, OutcomeUnknown, Phrase, StoreUnavailable
 from chapar.store.operations import Kind
 from chapar.store.schema import messages, processes
 
@@ -37,7 +37,7 @@ class Health:
         except NotSaved as error:
             raise StoreUnavailable(error.cause) from None
         except (OutcomeUnknown, TimeoutError):
-            raise StoreUnavailable("it does not answer.") from None
+            raise StoreUnavailable(Phrase("database.silent")) from None
 
 
 def _check(connection: Connection, rows: Sequence[tuple[()]]) -> Sequence[None]:

@@ -30,7 +30,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe
+from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe, Phrase
 from chapar.store.database import Role, check_durable, empty_wal, open_engine, parse, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.files import Identity, Watch
@@ -76,7 +76,7 @@ def _connected(engine: Engine, *, settled: bool) -> Iterator[Connection]:
         with connection.begin():
             check_durable(connection)
         if engine.dialect.name == "sqlite" and not empty_wal(connection) and not settled:
-            raise DatabaseUnsafe("a write failed, and what is in its log cannot be made safe yet.")
+            raise DatabaseUnsafe(Phrase("database.unsafe_log"))
         yield connection
 
 

@@ -49,7 +49,7 @@ def in_list(body: bytes) -> Steps:
     at = yield from _elements(body, at)
     at = yield from _behind(b"}", body, at)
     if (yield from _past(_SPACE, body, at)) < len(body):
-        raise BodyMalformed("something follows its end")
+        raise BodyMalformed(Phrase("body.more"))
 
 
 def _elements(body: bytes, at: int) -> Generator[slice | None, None, int]:
@@ -75,7 +75,7 @@ def _elements(body: bytes, at: int) -> Generator[slice | None, None, int]:
             case _:
                 at = yield from _behind_string(body, found)
         yield None
-    raise BodyMalformed("the list of messages has no end")
+    raise BodyMalformed(Phrase("body.endless_messages"))
 
 
 def _behind_brackets(body: bytes, at: int) -> Generator[None, None, int]:
@@ -93,7 +93,7 @@ def _behind_brackets(body: bytes, at: int) -> Generator[None, None, int]:
             if depth > MAX_DEPTH:
                 raise BodyTooDeep(MAX_DEPTH)
         yield None
-    raise BodyMalformed("a list or an object has no end")
+    raise BodyMalformed(Phrase("body.endless_value"))
 
 
 def _behind_string(body: bytes, found: re.Match[bytes]) -> Generator[None, None, int]:
@@ -102,7 +102,7 @@ def _behind_string(body: bytes, found: re.Match[bytes]) -> Generator[None, None,
         return found.end()
     end = yield from _past(_STRING, body, found.end(2))
     if end == len(body):
-        raise BodyMalformed("a string has no end")
+        raise BodyMalformed(Phrase("body.endless_string"))
     return end + 1
 
 

@@ -22,6 +22,7 @@ from chapar.errors import (
     HeadTooLarge,
     HeadTooSlow,
     Language,
+    Phrase,
     RequestError,
     TargetTooLong,
 )
@@ -303,13 +304,13 @@ class Connection(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS:
             raise HeadersTooMany(MAX_HEADERS)
         if self.parser.get_method() == b"CONNECT":
-            raise HeadMalformed("there is no tunnel here")
+            raise HeadMalformed(Phrase("head.tunnel"))
         if (version := self.parser.get_http_version()) not in _VERSIONS:
-            raise HeadMalformed(f"its version is HTTP/{version}")
+            raise HeadMalformed(Phrase("head.version", version=version))
         for name, value in self.headers:
             # A body is chunked, or has a length: no other coding is known, nor any in HTTP/1.0 (RFC 9112 §6.1).
             if name == b"transfer-encoding" and (value.lower() != b"chunked" or version != "1.1"):
-                raise HeadMalformed("its Transfer-Encoding is not known here")
+                raise HeadMalformed(Phrase("head.transfer_encoding"))
         if len(self.url) > MAX_TARGET:
             raise TargetTooLong(MAX_TARGET)
         if self._unmeasured > self.bounds.head_size:  # else it is no larger, whatever else came with it

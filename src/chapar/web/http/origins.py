@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chapar.errors import HeadMalformed, HostNotAllowed, OriginNotAllowed, RequestError
+from chapar.errors import HeadMalformed, HostNotAllowed, OriginNotAllowed, Phrase, RequestError
 from chapar.runtime.addresses import is_loopback
 from chapar.web.http.problems import problem_response
 
@@ -52,7 +52,7 @@ class Origins:
             if name in _WATCHED:
                 if name == b"host":
                     if host is not None:
-                        raise HeadMalformed("there is more than one Host")
+                        raise HeadMalformed(Phrase("head.several_hosts"))
                     host = value
                 elif name == b"origin":
                     origin = value
@@ -60,7 +60,7 @@ class Origins:
                     site = value
         if host is None:
             if scope["http_version"] != "1.0":  # no browser leaves it out; a proxy's health check may
-                raise HeadMalformed("there is no Host")
+                raise HeadMalformed(Phrase("head.no_host"))
         elif self._hosts is not None and not self._is_ours(host):
             raise HostNotAllowed(_shown(host))
         if (origin is not None or site is not None) and scope["method"] not in _SAFE:
