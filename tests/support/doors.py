@@ -6,10 +6,12 @@ from typing import Any
 
 from chapar.access.door import Door
 from chapar.access.keyring import Grant, issue
+from chapar.app.wiring import tokens_of
 from chapar.errors import StoreUnavailable
 from chapar.model.api_key import ApiKey, KeyChange
 from chapar.model.audit import Entry
 from chapar.model.principal import EVERYWHERE, Scope
+from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from support.callers import CALLER
 from support.fakes import FakeClock
@@ -74,7 +76,8 @@ class DoorBench:
         self.store, self.clock = Keys(), FakeClock()
         store: Any = self.store
         self.settings = Settings.model_validate(settings)
-        self.door = Door(self.settings, store, self.clock)
+        metrics = Metrics()
+        self.door = Door(tokens_of(self.settings, metrics), store, self.clock, metrics)
 
     def new_key(self, *scopes: Scope, **changed: Any) -> str:
         """A key that is there already."""

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapar.cli.terminal import json_line, local_time, local_time_of, plain
+from chapar.cli.terminal import local_time, local_time_of
 from chapar.errors import Language
+from chapar.model.lines import json_line, plain
 from chapar.model.times import LATEST
 
 HOSTILE = [

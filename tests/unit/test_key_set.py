@@ -125,7 +125,7 @@ async def keeps_the_last_set(serve: Serve, monkeypatch: pytest.MonkeyPatch, seco
         await serving(writer)
 
     async with issuer_that(as_set) as url:
-        key_set = KeySet(url, lambda: None, metrics=metrics)
+        key_set = KeySet(url, metrics)
         await key_set.refresh()
         assert measured(metrics, "chapar_key_set_failures_total") == 0
         serving = serve
@@ -178,7 +178,7 @@ async def test_a_key_set_is_fetched_past_the_environment(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, f"http://{LOOPBACK}:{free_port()}")
         monkeypatch.setenv(name.lower(), f"http://{LOOPBACK}:{free_port()}")
     with Issuer("EdDSA") as issuer:
-        key_set = KeySet(issuer.url, lambda: None)
+        key_set = KeySet(issuer.url, Metrics())
         assert await key_set.key("key-EdDSA") is not None
         assert issuer.authorization is None
 
@@ -196,18 +196,18 @@ def test_only_the_setting_names_a_proxy_and_never_for_this_machine() -> None:
 )
 def test_a_proxy_that_is_none_is_refused_without_its_password(proxy: str) -> None:
     with pytest.raises(SettingInvalid) as error:
-        KeySet("https://issuer.example.org/keys", lambda: None, proxy=proxy)
+        KeySet("https://issuer.example.org/keys", Metrics(), proxy=proxy)
     assert error.value.setting == "CHAPAR_PROXY"
     assert "c4nary" not in error.value.sentence("en") + error.value.sentence("fa")
 
 
 def test_authorities_that_cannot_be_read_are_said_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid, match="cannot be read") as error:
-        KeySet("https://issuer.example.org/keys", lambda: None, ca_file=tmp_path / "missing.pem")
+        KeySet("https://issuer.example.org/keys", Metrics(), ca_file=tmp_path / "missing.pem")
     assert error.value.setting == "CHAPAR_JWT_CA_FILE"
 
 
 @pytest.mark.parametrize("url", ["https://issuer.example/a\nb", "https://[x/keys", "https:///keys", "https://x:70000/"])
 def test_a_url_that_cannot_be_asked_is_refused_at_the_start(url: str) -> None:
     with pytest.raises(SettingInvalid, match="https"):
-        KeySet(url, lambda: None)
+        KeySet(url, Metrics())

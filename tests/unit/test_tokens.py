@@ -19,6 +19,7 @@ from chapar.access.jwks import KeySet, key_of_file, secret_key
 from chapar.access.tokens import MAX_TOKEN_LENGTH, OneKey, TokenVerifier, VerificationKey
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid
 from chapar.model.principal import EVERY_SCOPE, EVERYTHING, Scope
+from chapar.runtime.metrics import Metrics
 from support.hostile_tokens import hostile_tokens
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, jwk_of, new_key, public_pem
 from support.ports import free_port
@@ -39,8 +40,10 @@ def unavailable(cause: str) -> Any:
 
 
 def verifier_of(issuer: Issuer, changes: list[None] | None = None) -> TokenVerifier:
-    heard = changes if changes is not None else []
-    return TokenVerifier(KeySet(issuer.url, lambda: heard.append(None)), ISSUER, AUDIENCE)
+    verifier = TokenVerifier(KeySet(issuer.url, Metrics()), ISSUER, AUDIENCE)
+    if changes is not None:
+        verifier.on_new_keys(lambda: changes.append(None))
+    return verifier
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
@@ -130,7 +133,7 @@ def test_a_weak_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["http://issuer.example.org/keys", "ftp://127.0.0.1/keys", "keys", "http://0.0.0.0/k"])
 def test_a_key_set_comes_over_a_way_that_nobody_else_can_write_on(url: str) -> None:
     with pytest.raises(SettingInvalid, match="https"):
-        KeySet(url, lambda: None)
+        KeySet(url, Metrics())
 
 
 async def test_a_rotated_key_is_found_and_the_old_one_counts_no_more(
@@ -218,7 +221,7 @@ async def test_an_issuer_that_does_not_answer_is_not_waited_for_without_end(
 
 
 async def test_an_issuer_that_nobody_listens_for_is_named_without_the_password_in_its_url() -> None:
-    key_set = KeySet(f"http://anna:secret@127.0.0.1:{free_port()}/keys?token=secret", lambda: None)
+    key_set = KeySet(f"http://anna:secret@127.0.0.1:{free_port()}/keys?token=secret", Metrics())
     with pytest.raises(AccessUnavailable) as caught:
         await key_set.key("key-RS256")
     assert "http://127.0.0.1:" in caught.value.cause
@@ -272,7 +275,7 @@ def test_what_is_wrong_with_a_key_file_is_told_in_both_languages(tmp_path: Path)
 async def test_a_set_is_kept_fresh_before_it_is_needed(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     timers = Timers()
     monkeypatch.setattr(jwks, "asyncio", timers)
-    key_set = KeySet(issuer.url, lambda: None)
+    key_set = KeySet(issuer.url, Metrics())
     keeping = asyncio.create_task(key_set.keep())
     async with asyncio.timeout(10):
         while not timers.sleeps:  # noqa: ASYNC110 - nothing else tells
@@ -301,7 +304,7 @@ async def test_the_issuer_is_asked_again_when_the_set_is_old_or_a_key_is_not_in_
 ) -> None:
     clock = {"now": 1_000_000.0}
     monkeypatch.setattr(jwks, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
-    key_set = KeySet(issuer.url, lambda: None)
+    key_set = KeySet(issuer.url, Metrics())
     await key_set.key("key-RS256")
     clock["now"] += after
     assert (await key_set.key(key_id) is None) is (key_id != "key-RS256")
@@ -314,7 +317,7 @@ async def test_a_set_is_trusted_for_an_hour(
 ) -> None:
     clock = {"now": 1_000_000.0}
     monkeypatch.setattr(jwks, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
-    key_set = KeySet(issuer.url, lambda: None)
+    key_set = KeySet(issuer.url, Metrics())
     await key_set.key("key-RS256")
     issuer.status = 500
     clock["now"] += age
@@ -326,7 +329,7 @@ async def test_a_set_is_trusted_for_an_hour(
 
 
 async def test_callers_who_come_at_once_fetch_the_set_once(issuer: Issuer) -> None:
-    key_set = KeySet(issuer.url, lambda: None)
+    key_set = KeySet(issuer.url, Metrics())
     keys = await asyncio.gather(*(key_set.key("key-RS256") for _ in range(10)))
     assert len(keys) == 10
     assert None not in keys
@@ -338,7 +341,8 @@ async def test_whoever_remembers_tokens_hears_of_other_keys_only(
 ) -> None:
     monkeypatch.setattr(jwks, "_COOLDOWN", 0)
     changes: list[None] = []
-    key_set = KeySet(issuer.url, lambda: changes.append(None))
+    key_set = KeySet(issuer.url, Metrics())
+    key_set.listen(lambda: changes.append(None))
     for _ in range(3):
         await key_set.refresh()
     assert len(changes) == 1
@@ -437,7 +441,7 @@ async def test_a_set_of_a_mebibyte_is_read(issuer: Issuer, beyond: int, *, taken
 async def test_a_set_is_not_fetched_twice_in_ten_seconds(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"now": 1_000_000.0}
     monkeypatch.setattr(jwks, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
-    key_set = KeySet(issuer.url, lambda: None)
+    key_set = KeySet(issuer.url, Metrics())
     for after, asked in ((0.0, 1), (9.9, 1), (10.0, 2)):
         clock["now"] = 1_000_000.0 + after
         await key_set.refresh()

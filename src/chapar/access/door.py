@@ -3,20 +3,17 @@
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 import structlog
 
 from chapar.access.api_keys import PREFIX, hash_of, is_api_key
-from chapar.access.jwks import KeySet, key_of_file, secret_key
-from chapar.access.tokens import KeySource, OneKey, TokenVerifier, is_token
+from chapar.access.tokens import TokenVerifier, is_token
 from chapar.errors import (
     AccessUnavailable,
     CredentialInvalid,
     Phrase,
-    SettingInvalid,
     StoreError,
     StoreUnavailable,
     Unauthenticated,
@@ -24,7 +21,6 @@ from chapar.errors import (
 from chapar.model.principal import Principal
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
-from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import supervised
 from chapar.store.api_keys import ApiKeys
 
@@ -53,18 +49,18 @@ class Door:
     It never opens by itself: where every key has been revoked, nobody comes in.
     """
 
-    def __init__(self, settings: Settings, keys: ApiKeys, clock: Clock, metrics: Metrics | None = None) -> None:
-        """Raises SettingInvalid where tokens are set up in a way that cannot be trusted."""
-        self._metrics = metrics or Metrics()
+    def __init__(self, tokens: TokenVerifier | None, keys: ApiKeys, clock: Clock, metrics: Metrics) -> None:
+        self._tokens = tokens
         self._keys = keys
         self._clock = clock
-        self._key_set: KeySet | None = None
-        self._tokens = self._verifier(settings)
+        self._metrics = metrics
         self._admitted: dict[str, Admission] = {}
         self._asking: dict[str, asyncio.Task[Admission]] = {}
         self._silent_until = 0.0  # seconds since the epoch
         self._uses: dict[str, int] = {}  # when keys were used, ms since the epoch
-        self.is_open = self._tokens is None  #: until `look` finds a key
+        self.is_open = tokens is None  #: until `look` finds a key
+        if tokens is not None:
+            tokens.on_new_keys(self.forget)
 
     async def look(self) -> None:
         """Close the door where a key was made; raises StoreUnavailable."""
@@ -77,8 +73,8 @@ class Door:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(supervised("door", self._watch, self._metrics), name="door")
             tasks.create_task(supervised("key_uses", self._keep_uses, self._metrics), name="key_uses")
-            if self._key_set is not None:
-                tasks.create_task(supervised("jwks", self._key_set.keep, self._metrics), name="jwks")
+            if self._tokens is not None:
+                tasks.create_task(supervised("jwks", self._tokens.keep_keys, self._metrics), name="jwks")
 
     def known(self, credential: str) -> Principal | None:
         """Whom this credential proves, where that was found out before and still counts."""
@@ -180,41 +176,3 @@ class Door:
         if time.time() >= self._silent_until:
             self._silent_until = time.time() + _SAY_EVERY
             log.warning("access_unavailable", cause=str(error.cause))
-
-    def _verifier(self, settings: Settings) -> TokenVerifier | None:
-        sources: list[tuple[str, Callable[[], KeySource]]] = []
-        if settings.jwt_secret is not None:
-            secret = settings.jwt_secret.get_secret_value()
-            sources.append(("CHAPAR_JWT_SECRET", lambda: OneKey(secret_key(secret))))
-        if settings.jwt_key_file is not None:
-            file = settings.jwt_key_file
-            sources.append(("CHAPAR_JWT_KEY_FILE", lambda: OneKey(key_of_file(file))))
-        if settings.jwt_jwks_url is not None:
-            url = settings.jwt_jwks_url
-            sources.append(("CHAPAR_JWT_JWKS_URL", lambda: self._fetched(url, settings)))
-        if not sources:
-            self._check_unused(settings)
-            return None
-        if len(sources) > 1:
-            raise SettingInvalid(sources[1][0], Phrase("setting.jwt_twice", other=sources[0][0]))
-        if not settings.jwt_issuer or not settings.jwt_audience:
-            name = "CHAPAR_JWT_AUDIENCE" if settings.jwt_issuer else "CHAPAR_JWT_ISSUER"
-            raise SettingInvalid(name, Phrase("setting.jwt_required"))
-        return TokenVerifier(sources[0][1](), settings.jwt_issuer, settings.jwt_audience)
-
-    @staticmethod
-    def _check_unused(settings: Settings) -> None:
-        """Raise SettingInvalid where tokens are expected and nothing could verify one: access would stand open."""
-        for name, value in (("ISSUER", settings.jwt_issuer), ("AUDIENCE", settings.jwt_audience)):
-            if value:
-                raise SettingInvalid(f"CHAPAR_JWT_{name}", Phrase("setting.jwt_unused"))
-
-    def _fetched(self, url: str, settings: Settings) -> KeySet:
-        self._key_set = KeySet(
-            url,
-            self.forget,
-            ca_file=settings.jwt_ca_file,
-            proxy=settings.proxy.get_secret_value() if settings.proxy is not None else None,
-            metrics=self._metrics,
-        )
-        return self._key_set

@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic_core import from_json
 
-from chapar.access.tokens import VerificationKey
+from chapar.access.tokens import KeySource, OneKey, TokenVerifier, VerificationKey
 from chapar.errors import AccessUnavailable, Phrase, SettingInvalid
 from chapar.runtime.addresses import is_loopback
 from chapar.runtime.certificates import client_context, trusting
@@ -39,6 +40,46 @@ _MAX_MEMBER: Final = 4096  # characters of one member of a key: an RSA modulus o
 _MAX_CAUSE: Final = 200  # characters of what a library says of a failure
 _ASKED: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
 _PUBLIC: Final = ("kty", "crv", "n", "e", "x", "y")  # the members of public keys (RFC 7518 §6, RFC 8037 §2)
+
+
+class TokenOptions(NamedTuple):
+    """How tokens are to be verified, by one of three sources of keys; None where nothing is set."""
+
+    secret: str | None = None
+    key_file: Path | None = None
+    jwks_url: str | None = None
+    ca_file: Path | None = None  #: of the key set
+    proxy: str | None = None  #: to the key set
+    issuer: str | None = None
+    audience: str | None = None
+
+
+def token_verifier(options: TokenOptions, metrics: Metrics) -> TokenVerifier | None:
+    """What verifies tokens, None where none are expected.
+
+    Raises SettingInvalid where tokens are set up in a way that cannot be trusted, or that nothing could verify: access
+    would stand open.
+    """
+    sources: list[tuple[str, Callable[[], KeySource]]] = []
+    if (secret := options.secret) is not None:
+        sources.append(("CHAPAR_JWT_SECRET", lambda: OneKey(secret_key(secret))))
+    if (file := options.key_file) is not None:
+        sources.append(("CHAPAR_JWT_KEY_FILE", lambda: OneKey(key_of_file(file))))
+    if (url := options.jwks_url) is not None:
+        key_set = partial(KeySet, url, metrics, ca_file=options.ca_file, proxy=options.proxy)
+        sources.append(("CHAPAR_JWT_JWKS_URL", key_set))
+    named = {"CHAPAR_JWT_ISSUER": options.issuer, "CHAPAR_JWT_AUDIENCE": options.audience}
+    if not sources:
+        for name, value in named.items():
+            if value:
+                raise SettingInvalid(name, Phrase("setting.jwt_unused"))
+        return None
+    if len(sources) > 1:
+        raise SettingInvalid(sources[1][0], Phrase("setting.jwt_twice", other=sources[0][0]))
+    if not options.issuer or not options.audience:
+        missing = next(name for name, value in named.items() if not value)
+        raise SettingInvalid(missing, Phrase("setting.jwt_required"))
+    return TokenVerifier(sources[0][1](), options.issuer, options.audience)
 
 
 def secret_key(secret: str) -> VerificationKey:
@@ -100,19 +141,18 @@ class KeySet:
     def __init__(
         self,
         url: str,
-        on_change: Callable[[], None],
+        metrics: Metrics,
         *,
         ca_file: Path | None = None,
         proxy: str | None = None,
-        metrics: Metrics | None = None,
     ) -> None:
-        """`on_change` is called when a fetch finds other keys than the one before. Raises SettingInvalid."""
+        """Raises SettingInvalid."""
         self._url = check_url(url)
-        self._on_change = on_change
+        self._metrics = metrics
         self._ca_file = ca_file
         trusting("CHAPAR_JWT_CA_FILE", ca_file)  # read anew at each fetch; what is wrong with it is said at the start
         self._proxy = proxy_for(httpx.URL(url).host, proxy)
-        self._metrics = metrics or Metrics()
+        self._listeners: list[Callable[[], None]] = []
         self._keys: Mapping[str | None, VerificationKey] = {}
         self._fetched_at = float("-inf")  # monotonic
         self._tried_at = float("-inf")
@@ -124,6 +164,10 @@ class KeySet:
         while True:
             await self.refresh()
             await asyncio.sleep(_REFRESH)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called when a fetch finds other keys than the one before."""
+        self._listeners.append(listener)
 
     async def key(self, key_id: str | None) -> VerificationKey | None:
         """The key with this id; without an id, the only key. Raises AccessUnavailable."""
@@ -152,7 +196,8 @@ class KeySet:
             if keys != self._keys:
                 log.info("jwks_fetched", key_ids=sorted(key_id for key_id in keys if key_id is not None))
                 self._keys = keys
-                self._on_change()
+                for listener in self._listeners:
+                    listener()
 
     async def _fetch(self) -> bytes:
         body = bytearray()

@@ -1,6 +1,6 @@
 """Bearer tokens (JWT, RFC 7519), verified as RFC 8725 asks: one algorithm a key, and issuer and audience required."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import jwt
@@ -31,6 +31,12 @@ class KeySource(Protocol):
     async def key(self, key_id: str | None) -> VerificationKey | None:
         """The key with this id (`kid`), None where there is none; raises AccessUnavailable."""
 
+    async def keep(self) -> None:
+        """Keep the keys fresh until cancelled; returns at once where they never change."""
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called whenever the keys have changed."""
+
 
 class OneKey:
     """The only key, whatever its id."""
@@ -41,6 +47,12 @@ class OneKey:
     async def key(self, key_id: str | None) -> VerificationKey | None:  # noqa: ARG002 - the only one
         """The key."""
         return self._key
+
+    async def keep(self) -> None:
+        """It never changes."""
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """It never changes."""
 
 
 class Verified(NamedTuple):
@@ -62,6 +74,14 @@ class TokenVerifier:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
+
+    async def keep_keys(self) -> None:
+        """Keep the keys of the issuer fresh until cancelled; returns at once where they never change."""
+        await self._keys.keep()
+
+    def on_new_keys(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called whenever the keys of the issuer have changed: what was verified may not count now."""
+        self._keys.listen(listener)
 
     async def verify(self, token: str) -> Verified:
         """What the token proves; raises CredentialInvalid, AccessUnavailable."""

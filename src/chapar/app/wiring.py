@@ -10,7 +10,9 @@ from starlette.types import ASGIApp
 
 from chapar import __version__
 from chapar.access.door import Door
+from chapar.access.jwks import TokenOptions, token_verifier
 from chapar.access.keyring import Keyring
+from chapar.access.tokens import TokenVerifier
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.lease import ProcessLease
 from chapar.delivery.messages import Gateway
@@ -103,6 +105,20 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(rates, settings.max_waits, bodies)
 
 
+def tokens_of(settings: Settings, metrics: Metrics) -> TokenVerifier | None:
+    """What verifies tokens, None where none are expected; raises SettingInvalid."""
+    options = TokenOptions(
+        secret=None if settings.jwt_secret is None else settings.jwt_secret.get_secret_value(),
+        key_file=settings.jwt_key_file,
+        jwks_url=settings.jwt_jwks_url,
+        ca_file=settings.jwt_ca_file,
+        proxy=None if settings.proxy is None else settings.proxy.get_secret_value(),
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+    )
+    return token_verifier(options, metrics)
+
+
 def bounds_of(settings: Settings) -> Bounds:
     """How much of the gateway one client's connection may hold."""
     return Bounds(
@@ -152,7 +168,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
         )
         gateway = Gateway(settings, store, link, dispatcher, clock, process, metrics)
-        door = Door(settings, store.api_keys, clock, metrics)
+        door = Door(tokens_of(settings, metrics), store.api_keys, clock, metrics)
         keyring = Keyring(store.api_keys, door, clock, settings.publish_timeout, alone=settings.serves_alone)
         await store.health.check(_WRITER_START)
         await door.look()

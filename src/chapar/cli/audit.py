@@ -6,7 +6,8 @@ import typer
 
 from chapar.cli.options import Json, moment
 from chapar.cli.table import print_table
-from chapar.cli.terminal import check_output, json_line, local_time_of
+from chapar.cli.terminal import check_output, local_time_of
+from chapar.model.lines import json_line
 from chapar.model.message import check_device_id
 from chapar.model.times import milliseconds
 from chapar.runtime.settings import Settings, preferred_language

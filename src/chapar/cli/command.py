@@ -14,8 +14,9 @@ from chapar.cli.messages import messages
 from chapar.cli.send import send
 from chapar.cli.serving import migrate, prune, serve
 from chapar.cli.simulate import simulate
-from chapar.cli.terminal import check_output, plain
+from chapar.cli.terminal import check_output
 from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, Phrase, UsageInvalid
+from chapar.model.lines import plain
 from chapar.runtime import streams
 from chapar.runtime.outbound import forget_foreign_settings
 from chapar.runtime.settings import preferred_language

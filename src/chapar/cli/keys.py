@@ -9,8 +9,9 @@ import typer
 
 from chapar.cli.options import Json, moment
 from chapar.cli.table import print_table
-from chapar.cli.terminal import check_output, json_line, local_time, local_time_of, plain
+from chapar.cli.terminal import check_output, local_time, local_time_of
 from chapar.errors import ApiKeyNotFound, Language, persian_digits
+from chapar.model.lines import json_line, plain
 from chapar.model.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
 from chapar.model.times import milliseconds
 from chapar.runtime.settings import Settings, preferred_language

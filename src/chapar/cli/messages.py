@@ -10,8 +10,9 @@ from chapar.cli.client import Filters, GatewayClient, ShownMessage
 from chapar.cli.follow import Follower
 from chapar.cli.options import DEFAULT_URL, Json, Url, moment
 from chapar.cli.table import MessageTable
-from chapar.cli.terminal import check_output, json_line, plain, progress
+from chapar.cli.terminal import check_output, progress
 from chapar.errors import GatewayError, Language, Phrase, UsageInvalid
+from chapar.model.lines import json_line, plain
 from chapar.model.message import Status, check_device_id, check_operation
 from chapar.runtime.settings import preferred_language
 

@@ -7,8 +7,9 @@ import typer
 
 from chapar.cli.client import GatewayClient, Sent
 from chapar.cli.options import DEFAULT_URL, Json, Url
-from chapar.cli.terminal import json_line, plain, progress
+from chapar.cli.terminal import progress
 from chapar.errors import GatewayRefused, Language, Phrase, UsageInvalid
+from chapar.model.lines import json_line, plain
 from chapar.model.message import LONGEST_WAIT, Status
 from chapar.runtime.settings import preferred_language
 

@@ -7,9 +7,10 @@ from typing import Annotated, Final
 
 import typer
 
-from chapar.cli.terminal import PATIENCE, check_output, local_time, plain, show_progress
+from chapar.cli.terminal import PATIENCE, check_output, local_time, show_progress
 from chapar.devices.simulated import Fleet, Told
 from chapar.errors import Language, LinkError, Phrase, Problem, UsageInvalid, persian_digits
+from chapar.model.lines import plain
 from chapar.model.message import check_device_id
 from chapar.runtime.broker_address import BrokerAddress
 from chapar.runtime.settings import Settings, preferred_language

@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from chapar.cli.client import ShownMessage
-from chapar.cli.terminal import local_time, plain
+from chapar.cli.terminal import local_time
 from chapar.errors import Language, persian_digits
+from chapar.model.lines import plain
 from chapar.model.message import Status
 
 ROOM_FOR_ID: Final = 120  # columns of a terminal; with fewer the ids would break every line

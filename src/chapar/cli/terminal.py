@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from chapar.errors import Language, OutputLost, persian_digits
-from chapar.model.lines import json_line, plain
 from chapar.model.times import datetime_of
 from chapar.runtime import streams
-
-__all__ = ["PATIENCE", "check_output", "json_line", "local_time", "plain", "progress", "show_progress"]
 
 PATIENCE = 1.0  # seconds after which a person wants to know what takes so long
 

@@ -21,7 +21,7 @@ from chapar.web.api.sending import Answer, read_command, refusal, send
 from chapar.web.http.body import check_grammar, read_body
 from chapar.web.http.chunks import in_chunks
 from chapar.web.http.entrance import RequestRoute, allow, caller_of
-from chapar.web.http.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
+from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.web.http.problems import answers, language_of
 from chapar.web.http.rates import MAX_MESSAGES, MESSAGE_SIZE, BodyShare, Limits
 from chapar.web.http.turns import Turns, Work

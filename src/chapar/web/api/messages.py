@@ -26,7 +26,7 @@ from chapar.web.api.sending import read_command, sent_answer
 from chapar.web.http.body import read_body
 from chapar.web.http.chunks import in_chunks, page_of
 from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, RequestRoute, allow, caller_of
-from chapar.web.http.preferences import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
+from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.web.http.problems import answers, language_of
 from chapar.web.http.rates import Limits
 

@@ -1,11 +1,23 @@
-"""Headers of a request. Each is asked for several of them, most of which it does not have."""
+"""Headers of a request: the first and all of a name, and what `Prefer` asks for (RFC 7240)."""
 
 from typing import Final
 
 from fastapi import Request
 from starlette.types import Scope
 
-_FIRST: Final = "chapar.headers"  #: in the scope: the first header of each name
+from chapar.model.message import Command, Wait
+
+ASYNC: Final = "respond-async"
+
+PREFER_PARAMETER: Final = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`respond-async`: the same as `wait: none`; the answer says `Preference-Applied`.",
+    "schema": {"type": "string"},
+    "example": ASYNC,
+}
+
+_FIRST: Final = "chapar.headers"  # in the scope: the first header of each name, as most that is asked for is not there
 
 
 def raw_header(scope: Scope, name: bytes) -> bytes | None:
@@ -27,3 +39,14 @@ def headers(request: Request, name: bytes) -> list[str]:
     if raw_header(request.scope, name) is None:
         return []
     return [value.decode("latin-1") for found, value in request.scope["headers"] if found == name]
+
+
+def prefers_async(request: Request) -> bool:
+    """Whether the caller wants no more than the commit (RFC 7240 §4.1)."""
+    preferences = ",".join(headers(request, b"prefer")).split(",")
+    return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences if preference)
+
+
+def without_waiting(command: Command) -> Command:
+    """The same command, answered once it is committed."""
+    return command._replace(wait=Wait.NONE)
