@@ -108,7 +108,10 @@ async def _publish_all(some: list[Case], session: Session, wire: Wire, everythin
     outcome.count("published", len(messages))
     wire.written.clear()
     deadline = asyncio.get_running_loop().time() + _EXPIRY
-    await asyncio.gather(*(session.publish(_publication(message, deadline)) for _, message in messages.values()))
+    async for answers in session.publish([_publication(message, deadline) for _, message in messages.values()]):
+        for answer in answers:
+            if isinstance(answer.outcome, Exception):
+                raise answer.outcome
     arrived = {each.correlation_data: each for each in await asyncio.to_thread(everything.wait_for, len(messages))}
     everything.heard.clear()
     try:

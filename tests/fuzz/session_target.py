@@ -1,7 +1,6 @@
 """The fuzzer of the session's incoming bytes: `python -m fuzz.session_target [libFuzzer's options]`."""
 
 import asyncio
-import contextlib
 import random
 import sys
 from typing import Any, Final
@@ -10,12 +9,14 @@ import atheris
 
 with atheris.instrument_imports(include=["chapar.link"]):
     from chapar.link import session as session_module
+    from chapar.link.answers import Answers
     from chapar.link.inbox import MAX_UNACKNOWLEDGED
     from chapar.link.session import Delivery, Publication, Session, SignOn
 
 from chapar.errors import BrokerError, LinkDown, LinkLost, PublicationInvalid
 from fuzz.streams import HEAD, chunks, mutated
 
+_UNDELIVERED: Final = LinkLost, LinkDown, PublicationInvalid
 _MOST_PUBLICATIONS: Final = 12
 _TOPIC: Final = "devices/1"
 _REPLY_BYTES: Final = 4  # of PUBACK and PUBREL: what a session may owe for each packet it was sent
@@ -53,12 +54,14 @@ async def _converse(data: bytes) -> None:
     session = Session("mqtt://fuzz", SignOn("fuzz", 10), deliveries.append)
     transport = Transport(session)
     session.connection_made(transport)
-    outcomes: list[asyncio.Future[int]] = []
+    answers = Answers(0)
+    is_published = False
     publications, cut = data[:HEAD].ljust(HEAD, b"\0")
     for chunk in chunks(data[HEAD:], cut):
         session.data_received(chunk)
-        if session.up and not outcomes:
-            outcomes = _publish(session, publications)
+        if session.up and not is_published:
+            is_published = True
+            answers = _publish(session, publications)
         await asyncio.sleep(0)
         for delivery in deliveries[:: 1 + publications % 3]:  # some stay unacknowledged
             delivery.acknowledge()
@@ -70,20 +73,20 @@ async def _converse(data: bytes) -> None:
     await session.close()
     assert not failures, failures
     assert error is None or isinstance(error, BrokerError), error
-    for outcome in outcomes:
-        assert outcome.done()
-        failure = outcome.exception()
-        assert isinstance(failure, LinkLost | LinkDown) if failure else outcome.result() in range(256)
+    async with asyncio.timeout(0):  # they are all there
+        outcomes = [answer.outcome async for come in answers for answer in come]
+    assert all(outcome in range(256) for outcome in outcomes if not isinstance(outcome, _UNDELIVERED)), outcomes
     assert (session.in_flight, session.waiting, session._inbox.owed, session.up) == (0, 0, 0, False)
 
 
-def _publish(session: Session, number: int) -> list[asyncio.Future[int]]:
+def _publish(session: Session, number: int) -> Answers:
     """Publications that wait for answers, of each quality of service; packet ids begin with 1."""
-    outcomes = []
-    for each in range(number % _MOST_PUBLICATIONS):
-        with contextlib.suppress(PublicationInvalid):  # the limits that CONNACK announced
-            outcomes.append(session.publish(Publication(_TOPIC, b"x", 1 + each % 2, retain=False, message_id="m")))
-    return outcomes
+    return session.publish(
+        [
+            Publication(_TOPIC, b"x", 1 + each % 2, retain=False, message_id=f"m{each}")
+            for each in range(number % _MOST_PUBLICATIONS)
+        ]
+    )
 
 
 def _check_bounds(session: Session, received: int) -> None:

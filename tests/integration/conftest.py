@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from chapar.link.embedded import EmbeddedBroker
+from chapar.runtime.metrics import Metrics
 from support.builtin import BuiltinBroker
 from support.mosquitto import Mosquitto
 
@@ -14,7 +15,7 @@ async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Mosquitto | Bu
     """The test runs once with each broker, and it runs already."""
     if request.param == "builtin":
         builtin = BuiltinBroker()
-        async with EmbeddedBroker(builtin.port):
+        async with EmbeddedBroker(builtin.port, Metrics()):
             yield builtin
     else:
         yield request.getfixturevalue("mosquitto")

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from chapar.errors import BrokerClosed, BrokerError, BrokerSilent, ConnectionFailed, LinkDown, PublicationInvalid
+from chapar.link.answers import Answers
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, SUCCESS
 from chapar.link.window import Window
@@ -110,18 +112,20 @@ class SimulatedSession:
     def met_no_subscribers(self) -> bool:
         return self._window.met_no_subscribers
 
-    def publish(self, publication: Publication) -> asyncio.Future[int]:
+    def publish(self, publications: Sequence[Publication]) -> Answers:
         if not self.up:
-            raise LinkDown
-        if self._world.kind_of(publication) == "too large":
-            raise PublicationInvalid("Maximum Packet Size", 10, 20, PACKET_TOO_LARGE)
-        outcome: asyncio.Future[int] = self._loop.create_future()
-        self._window.add(publication, outcome)
+            return Answers.alike(publications, LinkDown())
+        answers = Answers(len(publications))
+        for publication in publications:
+            if self._world.kind_of(publication) == "too large":
+                answers.add(publication, PublicationInvalid("Maximum Packet Size", 10, 20, PACKET_TOO_LARGE))
+            else:
+                self._window.add(publication, answers)
         self._flush_soon()
-        return outcome
+        return answers
 
-    def take_back(self, outcome: asyncio.Future[int]) -> bool:
-        return self._window.take_back(outcome)
+    def take_back(self, message_id: str) -> bool:
+        return self._window.take_back(message_id)
 
     async def ended(self) -> None:
         await asyncio.shield(self._gone)
@@ -157,7 +161,8 @@ class SimulatedSession:
     def _flush(self) -> None:
         self._flushing = False
         while self.up and (following := self._window.next(self._loop.time())):
-            publication, packet_id = following
+            publication, packet_id = following.publication, following.packet_id
+            self._window.written(following)
             passage = Passage(
                 self._loop.time(),
                 publication.message_id,

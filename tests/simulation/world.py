@@ -22,6 +22,7 @@ from chapar.delivery.messages import Gateway
 from chapar.errors import ChaparError
 from chapar.link import endpoints
 from chapar.link import keeper as link
+from chapar.link.broker_access import BrokerAccess
 from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Publication, SignOn
 from chapar.model.message import Attempt, Command, Message, Wait
@@ -447,7 +448,7 @@ async def _look_up(broker: BrokerAddress, _: float) -> list[Endpoint]:
     return [Endpoint(broker, socket.AF_INET, (broker.host, broker.port))]
 
 
-async def _dial(_endpoint: Endpoint, _settings: Settings, _sign_on: SignOn) -> SimulatedSession:
+async def _dial(_endpoint: Endpoint, _access: BrokerAccess, _sign_on: SignOn) -> SimulatedSession:
     return await _world.broker.dial()
 
 

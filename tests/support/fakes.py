@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.lease import ProcessLease
-from chapar.errors import BrokerError, LinkDown, PublicationInvalid, StoreUnavailable
+from chapar.errors import BrokerError, LinkDown, StoreUnavailable, TakenBack
+from chapar.link.answers import Answers
 from chapar.link.publication import Publication
 from chapar.model.message import MUTABLE, UNFINISHED, Message
 from chapar.runtime.clock import Clock
@@ -138,35 +139,34 @@ class FakeLink:
         self.last_error: BrokerError | None = None
         self.published: list[Publication] = []
         self.answers: deque[int | Exception] = deque()
-        self.waiting: dict[str, asyncio.Future[int]] = {}
+        self.waiting: dict[str, tuple[Publication, Answers]] = {}
         self.heard = asyncio.Condition()
 
-    def publish(self, publication: Publication) -> asyncio.Future[int]:
+    def publish(self, publications: Sequence[Publication]) -> Answers:
         if not self.up:
-            raise LinkDown
-        self.published.append(publication)
-        if self.answers and isinstance(self.answers[0], PublicationInvalid):  # which a session raises at once
-            raise self.answers.popleft()
-        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.waiting[publication.message_id] = outcome
-        if self.answers:
-            self.answer(publication.message_id, self.answers.popleft())
-        return outcome
+            return Answers.alike(publications, LinkDown())
+        answers = Answers(len(publications))
+        for publication in publications:
+            self.published.append(publication)
+            self.waiting[publication.message_id] = publication, answers
+            if self.answers:
+                self.answer(publication.message_id, self.answers.popleft())
+        return answers
 
     def answer(self, message_id: str, answer: int | Exception) -> None:
-        outcome = self.waiting.pop(message_id)
-        if isinstance(answer, Exception):
-            outcome.set_exception(answer)
-        else:
-            outcome.set_result(answer)
+        publication, answers = self.waiting.pop(message_id)
+        answers.add(publication, answer)
 
     @property
     def trouble(self) -> BrokerError | None:
         return self.unanswered if self.up else self.last_error
 
-    def take_back(self, outcome: asyncio.Future[int]) -> bool:
+    def take_back(self, message_id: str) -> bool:
         """All that waits here is unsent."""
-        return outcome.cancel()
+        if message_id in self.waiting:
+            self.answer(message_id, TakenBack())
+            return True
+        return False
 
     async def connected(self) -> None:
         await asyncio.Event().wait()

@@ -3,26 +3,60 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 
+from chapar.app.brokers import broker_access
+from chapar.link.answers import Answers
 from chapar.link.dial import dial
 from chapar.link.endpoints import look_up
 from chapar.link.keeper import Link
 from chapar.link.session import Delivery, Publication, Session, SignOn
 from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from support.fake_broker import CONNACK
 
+_numbers = count(1)
+
+
+class Outcome(Answers):
+    """The answer to one publication, as a future."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def add(self, publication: Publication, outcome: int | Exception) -> None:
+        super().add(publication, outcome)
+        if isinstance(outcome, Exception):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+def published(link: Link | Session, publication: Publication) -> asyncio.Task[int]:
+    """Publish one, and wait for its answer: the reason code, or the exception raised."""
+    return asyncio.create_task(_outcome(publication, link.publish([publication])))
+
+
+async def _outcome(publication: Publication, answers: Answers) -> int:
+    [[answer]] = [come async for come in answers]
+    assert answer.publication is publication
+    if isinstance(answer.outcome, Exception):
+        raise answer.outcome
+    return answer.outcome
+
 
 def publication(payload: bytes | str = b"push_down", topic: str = "devices/1", *, qos: int = 1) -> Publication:
-    """A publication whose other facts do not matter to the test."""
+    """A publication whose other facts do not matter to the test, of a message of its own."""
     text = payload if isinstance(payload, bytes) else payload.encode()
-    return Publication(topic, text, qos, retain=False, message_id="0190a7e0-0000-7000-8000-000000000001")
+    return Publication(topic, text, qos, retain=False, message_id=f"0190a7e0-0000-7000-8000-{next(_numbers):012}")
 
 
 @contextlib.asynccontextmanager
 async def running_link(settings: Settings) -> AsyncIterator[Link]:
     """A link whose `run()` is under way; it is cancelled at the end."""
-    link = Link(settings)
+    link = Link(broker_access(settings), Metrics())
     task = asyncio.create_task(link.run(), name="link")
     try:
         yield link
@@ -46,7 +80,7 @@ async def open_session(
     sign_on = sign_on or SignOn("test", keep_alive=10, username=address.username, password=address.password)
     settings = settings or Settings()
     endpoint, *_ = await look_up(address, settings.connect_timeout)
-    session = await dial(endpoint, settings, sign_on, on_delivery)
+    session = await dial(endpoint, broker_access(settings), sign_on, on_delivery)
     try:
         yield session
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from chapar.app import workers
+from chapar.app.brokers import broker_access
 from chapar.devices.simulated import Fleet
 from chapar.errors import BrokerClosed, ConnectionFailed
 from chapar.link import endpoints
@@ -21,12 +22,14 @@ from chapar.link.endpoints import Endpoint
 from chapar.link.keeper import Link
 from chapar.runtime.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
 from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.store import commits
 from simulation.virtual_time import VirtualLoop
 
 SPAN = 30.0  # seconds of virtual time
 BROKER = "mqtt://127.0.0.1:1"
+ACCESS = broker_access(Settings.load(broker_url=BROKER))
 
 Loop = Callable[[list[float], float], Awaitable[None]]
 
@@ -87,14 +90,14 @@ async def link(tried: list[float], lives: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(link_module, "dial", brief_dial(tried, lives))
         patch.setattr(endpoints, "look_up", looked_up)
-        await Link(Settings.load(broker_url=BROKER)).run()
+        await Link(ACCESS, Metrics()).run()
 
 
 async def fleet(tried: list[float], lives: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chapar.devices.simulated.dial", brief_dial(tried, lives))
         patch.setattr(endpoints, "look_up", looked_up)
-        await Fleet(Settings.load(broker_url=BROKER), ["1"], lambda _: None).run()
+        await Fleet(ACCESS, "devices/{imei}", ["1"], lambda _: None).run()
 
 
 class BriefProcess:
@@ -115,7 +118,7 @@ class BriefProcess:
 
 
 async def embedded_broker(tried: list[float], lives: float) -> None:
-    broker = EmbeddedBroker(1)
+    broker = EmbeddedBroker(1, Metrics())
 
     async def start() -> None:
         note(tried)

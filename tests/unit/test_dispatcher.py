@@ -28,7 +28,6 @@ from chapar.errors import (
     PublicationInvalid,
     ReleaseRefused,
 )
-from chapar.link.publication import Publication
 from chapar.model.message import Message, Status
 from chapar.model.queue import Taken
 from support.fakes import EPOCH, LEASE, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, until
@@ -331,20 +330,15 @@ async def test_what_is_left_unanswered_is_tried_again_beside_the_others_and_one_
 
 
 @pytest.mark.parametrize("way", ["invalid", "down", "faulty"])
-async def test_a_suspect_that_never_reaches_the_link_does_not_keep_its_device(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+async def test_a_suspect_that_never_reaches_the_link_does_not_keep_its_device(bench: Bench, way: str) -> None:
     suspect = bench.queued("A")
     bench.link.answers.append(LinkLost(UNANSWERED))
-    error: Exception = PublicationInvalid("packet", 1, 2, 0x95) if way == "invalid" else LinkDown()
-    real, failing = bench.link.publish, iter([False, True])
-
-    def publish(publication: Publication) -> asyncio.Future[int]:
-        if next(failing, False):
-            raise error if way != "faulty" else RuntimeError("a fault of ours")
-        return real(publication)
-
-    monkeypatch.setattr(bench.link, "publish", publish)
+    failures = {
+        "invalid": PublicationInvalid("packet", 1, 2, 0x95),
+        "down": LinkDown(),
+        "faulty": RuntimeError("a fault of ours"),
+    }
+    bench.link.answers.append(failures[way])
     async with bench.running():
         await until(lambda: bench.departures.suspects.is_unanswered("A"))
         bench.clock.at += 1001
@@ -387,7 +381,7 @@ async def test_what_the_link_has_not_sent_can_be_taken_back(bench: Bench) -> Non
         await turns()
         after = bench.store.now(message)
         assert (after.status, after.attempts, after.claim, after.not_before) == (Status.QUEUED, 0, None, EPOCH + 1000)
-        assert [id_ for id_, outcome in bench.link.waiting.items() if not outcome.done()] == [other.id]
+        assert [*bench.link.waiting] == [other.id]
 
 
 async def test_what_has_left_is_not_taken_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -680,19 +674,10 @@ async def test_a_fault_before_a_byte_left_rejects_the_message_at_once_and_no_oth
 ) -> None:
     before, message, after = (bench.taken() for _ in range(3))
     told = bench.outcome(message.id, math.inf)
-    publish = bench.link.publish
-
-    def fails(publication: Publication) -> asyncio.Future[int]:
-        if publication.message_id == message.id:
-            raise fault
-        return publish(publication)
-
-    bench.link.publish = fails  # type: ignore[method-assign]
+    bench.link.answers.extend([0x00, fault, 0x00])
     with capture_logs() as logged:
         messages = (before, message, after)
         ended = [bench.dispatcher.deliver_direct(each, told) if direct else bench.delivers(each) for each in messages]
-        bench.link.answer(before.id, 0x00)
-        bench.link.answer(after.id, 0x00)
         statuses = [(await each).status for each in ended]
     assert statuses == [Status.PUBLISHED, Status.REJECTED, Status.PUBLISHED]
     rejected = bench.store.now(message)
@@ -710,45 +695,44 @@ async def test_a_fault_before_a_byte_left_rejects_the_message_at_once_and_no_oth
     ]
 
 
-async def test_a_fault_once_it_may_have_left_is_an_unknown_outcome(bench: Bench) -> None:
-    message = bench.taken()
-    told = bench.outcome(message.id, math.inf)
-    after = await bench.deliver(message, FAULT)
-    assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
-    assert bench.store.now(message) == await told == after
-    again = await bench.again(message, 0x00)
-    assert (again.status, again.possible_duplicate) == (Status.PUBLISHED, True)
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> int:
+    """An answer of the broker at which a fault of ours shows."""
 
-
-async def test_a_fault_that_comes_again_ends_the_message(bench: Bench) -> None:
-    message = bench.taken()
-    await bench.deliver(message, FAULT)
-    after = await bench.again(message, FAULT)
-    assert (after.status, after.reason, after.attempts) == (Status.UNCONFIRMED, "internal_error", 2)
-
-
-async def test_a_fault_leaves_what_may_be_sent_once_unconfirmed(bench: Bench) -> None:
-    after = await bench.deliver(bench.taken(at_most_once=True), FAULT)
-    assert (after.status, after.reason) == (Status.UNCONFIRMED, "internal_error")
-
-
-async def test_a_fault_in_reading_the_answer_is_an_unknown_outcome_too(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
     def fails(_: int) -> str:
         raise FAULT
 
     monkeypatch.setattr(outcomes, "reason_slug", fails)
+    return NOT_AUTHORIZED
+
+
+async def test_a_fault_once_it_may_have_left_is_an_unknown_outcome(bench: Bench, unreadable: int) -> None:
     message, other = bench.taken(), bench.taken("B")
-    after = await bench.deliver(message, NOT_AUTHORIZED)
-    assert (after.status, after.possible_duplicate) == (Status.QUEUED, True)
+    told = bench.outcome(message.id, math.inf)
+    after = await bench.deliver(message, unreadable)
+    assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
+    assert bench.store.now(message) == await told == after
+    again = await bench.again(message, 0x00)
+    assert (again.status, again.possible_duplicate) == (Status.PUBLISHED, True)
     assert (await bench.deliver(other, 0x00)).status is Status.PUBLISHED
+
+
+async def test_a_fault_that_comes_again_ends_the_message(bench: Bench, unreadable: int) -> None:
+    message = bench.taken()
+    await bench.deliver(message, unreadable)
+    after = await bench.again(message, unreadable)
+    assert (after.status, after.reason, after.attempts) == (Status.UNCONFIRMED, "internal_error", 2)
+
+
+async def test_a_fault_leaves_what_may_be_sent_once_unconfirmed(bench: Bench, unreadable: int) -> None:
+    after = await bench.deliver(bench.taken(at_most_once=True), unreadable)
+    assert (after.status, after.reason) == (Status.UNCONFIRMED, "internal_error")
 
 
 async def test_a_publication_that_somebody_took_back_is_not_left_publishing(bench: Bench) -> None:
     message = bench.taken()
     ended = bench.delivers(message)
-    bench.link.waiting[message.id].cancel()
+    await until(lambda: bench.link.take_back(message.id))
     assert (await ended).status is Status.QUEUED
     assert bench.store.now(message).status is Status.QUEUED
 

@@ -1,28 +1,31 @@
 """Who leaves next: each device in its order, the devices by turns, and none with more than its share."""
 
 import asyncio
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
+from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapar.link.line import Line
+from chapar.link.answers import Answers
+from chapar.link.line import Line, Outgoing
 from chapar.link.window import Window
-from support.links import publication
+from support.links import Outcome, publication
 
 
 def add(window: Window, device: str, text: str = "x", *, qos: int = 1) -> asyncio.Future[int]:
-    outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    outcome = Outcome()
     window.add(publication(text, qos=qos)._replace(topic=device), outcome)
-    return outcome
+    return outcome.future
 
 
 def leaving(window: Window) -> list[tuple[str, str, int]]:
     """All that may leave now: device, text and packet id."""
     left = []
     while (following := window.next(0.0)) is not None:
-        left.append((following[0].topic, following[0].payload.decode(), following[1]))
+        window.written(following)
+        left.append((following.publication.topic, following.publication.payload.decode(), following.packet_id))
     return left
 
 
@@ -62,13 +65,14 @@ async def test_what_takes_no_place_takes_no_turn() -> None:
     window = Window()
     window.size = 1
     add(window, "A", "at most once", qos=0)
-    add(window, "A", "taken back").cancel()
-    expired: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    window.add(publication("taken back")._replace(topic="A", message_id="gone"), Outcome())
+    expired = Outcome()
     window.add(publication("expired")._replace(topic="A", deadline=0.0), expired)
     add(window, "A", "sent")
     add(window, "A", "behind")
+    assert window.take_back("gone")
     assert [text for _, text, _ in leaving(window)] == ["at most once", "sent"]
-    assert expired.exception() is not None
+    assert expired.future.exception() is not None
     assert window.waiting == 1
 
 
@@ -82,37 +86,56 @@ async def test_the_end_of_a_session_empties_the_line() -> None:
     assert (window.waiting, window.in_flight, leaving(window)) == (0, 0, [])
 
 
-@given(st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from(["add", "add", "next", "answer"]), st.booleans())))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ABC"), st.sampled_from(["add", "add", "next", "answer", "remove"]), st.booleans())
+    )
+)
 def test_nothing_is_lost_or_overtakes_and_no_share_is_exceeded(steps: list[tuple[str, str, bool]]) -> None:
-    line, numbers = Line(), Counter[str]()
+    line, answers, numbers = Line(), Answers(0), count()
     line.share = 2
-    waiting: defaultdict[str, deque[str]] = defaultdict(deque)
+    waiting: defaultdict[str, list[str]] = defaultdict(list)
     in_flight = Counter[str]()
-    loop = asyncio.new_event_loop()
-    try:
-        for device, step, holds in steps:
-            match step:
-                case "add":
-                    numbers[device] += 1
-                    text = str(numbers[device])
-                    waiting[device].append(text)
-                    line.append((publication(text)._replace(topic=device), loop.create_future()))
-                case "next":
-                    following = line.next()
-                    if following is None:
-                        assert all(in_flight[each] == 2 for each in waiting if waiting[each])
-                        continue
-                    topic = following[0].topic
-                    assert waiting[topic].popleft() == following[0].payload.decode()
-                    line.left(topic, in_flight=holds)
-                    in_flight[topic] += holds
-                    assert in_flight[topic] <= 2
-                case _ if in_flight[device]:
-                    in_flight[device] -= 1
-                    line.answered(device)
-        assert len(line) == sum(map(len, waiting.values()))
-        assert sorted(each.payload.decode() + each.topic for each, _ in line) == sorted(
-            text + device for device, texts in waiting.items() for text in texts
-        )
-    finally:
-        loop.close()
+    for device, step, flag in steps:
+        match step:
+            case "add":
+                number = str(next(numbers))
+                waiting[device].append(number)
+                line.append(Outgoing(publication()._replace(topic=device, message_id=number), answers))
+            case "next":
+                following = line.next()
+                if following is None:
+                    assert all(in_flight[each] == 2 for each in waiting if waiting[each])
+                    continue
+                topic = following.publication.topic
+                assert waiting[topic].pop(0) == following.publication.message_id
+                line.left(topic, in_flight=flag)
+                in_flight[topic] += flag
+                assert in_flight[topic] <= 2
+            case "remove" if waiting[device]:
+                number = waiting[device].pop(0 if flag else -1)
+                outgoing = line.find(number)
+                assert outgoing is not None
+                line.remove(outgoing)
+                assert line.find(number) is None
+            case "answer" if in_flight[device]:
+                in_flight[device] -= 1
+                line.answered(device)
+    assert len(line) == sum(map(len, waiting.values()))
+    assert {topic: numbers for topic, numbers in waiting.items() if numbers} == {
+        topic: [each.publication.message_id for each in line if each.publication.topic == topic]
+        for topic in {each.publication.topic for each in line}
+    }
+
+
+async def test_what_is_taken_back_leaves_nothing_behind() -> None:
+    """However much is published to a device that does not answer, and cancelled."""
+    window = Window()
+    window.size = 1
+    add(window, "A")
+    leaving(window)
+    for number in range(1000):
+        window.add(publication()._replace(topic="A", message_id=str(number)), Outcome())
+        assert window.take_back(str(number))
+    line = window._line
+    assert (len(line), list(line), line._lines, line._turns, line._by_id) == (0, [], {}, {}, {})

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from chapar.errors import BrokerClosed, ConnectionRefused, LinkLost, ReleaseRefused, SubscriptionRefused
 from chapar.link.publication import Delivery
 from chapar.link.reason_codes import reason_slug
-from support.links import connected, publication
+from support.links import connected, publication, published
 
 EVERY_CODE = range(256)
 ENDPOINT = "mqtt://test"
@@ -26,7 +26,7 @@ PUBACK, PUBREC, PUBREL, PUBCOMP = 0x40, 0x50, 0x62, 0x70
 
 async def test_every_code_of_a_puback_is_the_outcome_of_its_publication() -> None:
     session, _ = connected()
-    outcomes = [session.publish(publication()) for _ in EVERY_CODE]
+    outcomes = [published(session, publication()) for _ in EVERY_CODE]
     await asyncio.sleep(0)
     for code in EVERY_CODE:
         session.data_received(answer(PUBACK, code + 1, code))
@@ -37,7 +37,7 @@ async def test_every_code_of_a_puback_is_the_outcome_of_its_publication() -> Non
 
 async def test_a_code_with_properties_behind_it_counts_too() -> None:
     session, _ = connected()
-    outcome = session.publish(publication())
+    outcome = published(session, publication())
     await asyncio.sleep(0)
     session.data_received(b"\x40\x0d\x00\x01\x95\x09\x1f\x00\x06too so")
     assert await outcome == 0x95
@@ -45,7 +45,7 @@ async def test_a_code_with_properties_behind_it_counts_too() -> None:
 
 async def test_every_code_of_a_pubrec_is_a_refusal_or_is_released() -> None:
     session, transport = connected()
-    outcomes = [session.publish(publication(qos=2)) for _ in EVERY_CODE]
+    outcomes = [published(session, publication(qos=2)) for _ in EVERY_CODE]
     await asyncio.sleep(0)
     transport.written.clear()
     for code in EVERY_CODE:
@@ -62,7 +62,7 @@ async def test_every_code_of_a_pubrec_is_a_refusal_or_is_released() -> None:
 
 async def test_every_code_of_a_pubcomp_confirms_what_pubrec_said_or_leaves_it_in_doubt() -> None:
     session, _ = connected()
-    outcomes = [session.publish(publication(qos=2)) for _ in EVERY_CODE]
+    outcomes = [published(session, publication(qos=2)) for _ in EVERY_CODE]
     await asyncio.sleep(0)
     for code in EVERY_CODE:
         session.data_received(answer(PUBREC, code + 1) + answer(PUBCOMP, code + 1, code))
@@ -156,7 +156,7 @@ async def test_what_nobody_waits_for_is_answered_dropped_counted_and_logged_once
     stray: bytes, kind: str, replies: bytes
 ) -> None:
     session, transport = connected()
-    first, second = session.publish(publication()), session.publish(publication(qos=2))
+    first, second = published(session, publication()), published(session, publication(qos=2))
     await asyncio.sleep(0)
     transport.written.clear()
     with capture_logs() as logged:
@@ -179,7 +179,7 @@ async def test_an_unasked_pingresp_is_a_sign_of_life() -> None:
 
 async def test_a_second_pubrec_is_released_again() -> None:
     session, transport = connected()
-    outcome = session.publish(publication(qos=2))
+    outcome = published(session, publication(qos=2))
     await asyncio.sleep(0)
     transport.written.clear()
     session.data_received(answer(PUBREC, 1) * 2 + answer(PUBREC, 1, 0x97))
@@ -193,7 +193,7 @@ async def test_a_second_pubrec_is_released_again() -> None:
 
 async def test_a_second_puback_settles_nothing_else() -> None:
     session, _ = connected()
-    outcomes = [session.publish(publication()) for _ in range(3)]
+    outcomes = [published(session, publication()) for _ in range(3)]
     await asyncio.sleep(0)
     session.data_received(answer(PUBACK, 1) * 2 + answer(PUBACK, 1, 0x87))
     assert (await outcomes[0], outcomes[1].done(), outcomes[2].done()) == (0, False, False)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from chapar.errors import BrokerUnanswered, LinkDown, LinkLost, PublicationExpired
+from chapar.errors import BrokerUnanswered, LinkDown, LinkLost, PublicationExpired, TakenBack
 from chapar.link.patience import Patience, Step
 from chapar.link.session import Session
-from support.links import RecordingTransport, connected, publication
+from support.links import RecordingTransport, connected, publication, published
 
 PINGRESP = b"\xd0\x00"
 PINGREQ = b"\xc0\x00"
@@ -66,7 +66,7 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 async def stuck(*, window: int = 3) -> tuple[Session, RecordingTransport, list[asyncio.Future[int]]]:
     """A session with one publication that is never answered, and one behind it that is."""
     session, transport = connected(connack=mqtt5.ConnAckPacket(receive_max=window).write(), keep_alive=600)
-    outcomes = [session.publish(publication()) for _ in range(2)]
+    outcomes = [published(session, publication()) for _ in range(2)]
     await asyncio.sleep(0)
     session.data_received(b"\x40\x02\x00\x02")
     transport.written.clear()
@@ -82,10 +82,10 @@ async def test_a_broker_that_is_alive_and_does_not_answer_is_given_up(clock: Clo
         await clock.passes(1, session)
     assert session.unanswered_for == pytest.approx(11.1)
     assert [entry["event"] for entry in logged] == ["broker_leaves_unanswered"]
-    early = session.publish(publication())
+    early = published(session, publication())
     await asyncio.sleep(0)
     await clock.passes(19, session)
-    late = session.publish(publication())
+    late = published(session, publication())
     await asyncio.sleep(0)
     assert (session.in_flight, session.waiting) == (2, 1), "nothing more leaves"
     session.data_received(b"\x40\x02\x00\x03")
@@ -112,7 +112,7 @@ async def test_answers_that_waited_to_be_read_after_our_own_standstill_count(clo
     session, transport, outcomes = await stuck()
     await clock.passes(100, session)
     assert transport.written == [PINGREQ]
-    late = session.publish(publication())
+    late = published(session, publication())
     session.data_received(b"\x40\x02\x00\x01" + PINGRESP)
     await clock.passes(0.1, session)
     await asyncio.sleep(0)
@@ -124,13 +124,13 @@ async def test_answers_that_waited_to_be_read_after_our_own_standstill_count(clo
 async def test_what_waits_in_line_expires_on_time_and_can_be_taken_back(clock: Clock) -> None:
     session, transport, _ = await stuck(window=1)  # so the second waits in line too
     brief, gone, patient = (
-        session.publish(publication(name)._replace(deadline=clock.at + seconds))
+        published(session, publication(name)._replace(message_id=name, deadline=clock.at + seconds))
         for name, seconds in (("brief", 2), ("gone", 9), ("patient", 9))
     )
     await asyncio.sleep(0)
     assert session._watch_at == clock.at + 2
-    assert session.take_back(gone)
-    assert not session.take_back(gone)
+    assert session.take_back("gone")
+    assert not session.take_back("gone")
     await clock.passes(2, session)
     with pytest.raises(PublicationExpired):
         await brief
@@ -138,9 +138,11 @@ async def test_what_waits_in_line_expires_on_time_and_can_be_taken_back(clock: C
     for packet_id in (1, 2):
         session.data_received(bytes([0x40, 2, 0, packet_id]))
         await asyncio.sleep(0)
-    assert not session.take_back(patient), "it has left"
+    assert not session.take_back("patient"), "it has left"
     assert b"patient" in transport.written[-1]
-    assert gone.cancelled()
+    with pytest.raises(TakenBack):
+        await gone
+    assert not patient.done()
 
 
 @pytest.mark.parametrize(("sent", "answered", "singled_out"), [(1, [], True), (2, [], False), (3, [1], False)])
@@ -148,7 +150,7 @@ async def test_who_is_to_blame_is_said_only_where_it_is_certain(
     sent: int, answered: list[int], *, singled_out: bool
 ) -> None:
     session, _ = connected()
-    outcomes = [session.publish(publication()) for _ in range(sent)]
+    outcomes = [published(session, publication()) for _ in range(sent)]
     await asyncio.sleep(0)
     for packet_id in answered:
         session.data_received(bytes([0x40, 2, 0, packet_id]))

@@ -3,21 +3,27 @@ from itertools import pairwise
 
 import pytest
 
-from chapar.errors import BrokerClosed, LinkDown, LinkLost, PublicationExpired, ReleaseRefused
+from chapar.errors import BrokerClosed, LinkDown, LinkLost, PublicationExpired, ReleaseRefused, TakenBack
+from chapar.link.line import Outgoing
 from chapar.link.window import LAST_PACKET_ID, Window
-from support.links import publication
+from support.links import Outcome, publication
 
 
 def add(window: Window, *, qos: int = 1, payload: str = "x") -> asyncio.Future[int]:
-    outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    outcome = Outcome()
     window.add(publication(payload, qos=qos), outcome)
-    return outcome
+    return outcome.future
+
+
+def leaving(window: Window, now: float = 0.0) -> Outgoing:
+    following = window.next(now)
+    assert following is not None
+    window.written(following)
+    return following
 
 
 def send(window: Window) -> int:
-    following = window.next(0.0)
-    assert following is not None
-    return following[1]
+    return leaving(window).packet_id
 
 
 async def test_no_more_leave_than_the_window_holds() -> None:
@@ -41,9 +47,7 @@ async def test_the_line_keeps_its_order_across_qualities_of_service() -> None:
     packet_id = send(window)
     assert window.next(0.0) is None  # QoS 0 does not overtake
     window.acknowledged(packet_id, 0)
-    following = window.next(0.0)
-    assert following is not None
-    assert following[0].payload == b"second"
+    assert leaving(window).publication.payload == b"second"
 
 
 async def test_quality_0_has_its_outcome_when_it_leaves() -> None:
@@ -83,28 +87,31 @@ async def test_quality_2_that_is_refused_gives_its_place_back_at_once() -> None:
 async def test_what_is_past_its_deadline_never_leaves() -> None:
     window = Window()
     window.size = 1
-    late, in_time = asyncio.Future[int](), asyncio.Future[int]()
+    late = Outcome()
     window.add(publication("late")._replace(deadline=5.0), late)
-    window.add(publication("in time")._replace(deadline=5.1), in_time)
-    following = window.next(5.0)
-    assert following is not None
-    assert following[0].payload == b"in time"
+    window.add(publication("in time")._replace(deadline=5.1), Outcome())
+    assert leaving(window, 5.0).publication.payload == b"in time"
     with pytest.raises(PublicationExpired):
-        await late
+        await late.future
 
 
 async def test_what_was_taken_back_in_time_never_leaves() -> None:
     window = Window()
     window.size = 1
-    sent = add(window, payload="sent")
+    sent, gone = Outcome(), Outcome()
+    window.add(publication()._replace(message_id="sent"), sent)
     packet_id = send(window)
-    add(window, payload="taken back").cancel()
+    window.add(publication()._replace(message_id="gone"), gone)
     add(window, payload="next")
-    sent.cancel()  # too late: it left, and its answer is still expected
+    assert window.take_back("gone")
+    assert not window.take_back("gone")
+    assert not window.take_back("sent"), "it left, and its answer is still expected"
+    assert window.waiting == 1
+    with pytest.raises(TakenBack):
+        await gone.future
     window.acknowledged(packet_id, 0)
-    following = window.next(0.0)
-    assert following is not None
-    assert following[0].payload == b"next"
+    assert await sent.future == 0
+    assert leaving(window).publication.payload == b"next"
 
 
 async def test_the_end_tells_doubt_from_certainty() -> None:
@@ -114,14 +121,14 @@ async def test_the_end_tells_doubt_from_certainty() -> None:
     outcomes = [add(window) for _ in range(4)]
     send(window)
     send(window)
-    outcomes[3].cancel()
     window.fail(cause)
     for outcome in outcomes[:2]:
         with pytest.raises(LinkLost) as lost:
             await outcome
         assert lost.value.cause is cause
-    with pytest.raises(LinkDown):
-        await outcomes[2]
+    for outcome in outcomes[2:]:
+        with pytest.raises(LinkDown):
+            await outcome
     assert (window.in_flight, window.waiting) == (0, 0)
 
 

@@ -13,6 +13,7 @@ from chapar.access.door import Door
 from chapar.access.jwks import TokenOptions, token_verifier
 from chapar.access.keyring import Keyring
 from chapar.access.tokens import TokenVerifier
+from chapar.app.brokers import broker_access
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.lease import ProcessLease
 from chapar.delivery.messages import Gateway
@@ -143,7 +144,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
     """
     process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
     clock, metrics = Clock(), Metrics()
-    link = Link(settings, metrics)
+    link = Link(broker_access(settings), metrics)
     async with contextlib.AsyncExitStack() as stack:
         if with_broker and settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from chapar.app.brokers import broker_access
 from chapar.cli.terminal import PATIENCE, check_output, local_time, show_progress
 from chapar.devices.simulated import Fleet, Told
 from chapar.errors import Language, LinkError, Phrase, Problem, UsageInvalid, persian_digits
@@ -80,7 +81,7 @@ class _Simulation:
         self._settings = settings
         self._devices = devices
         self._language: Language = preferred_language()
-        self._fleet = Fleet(settings, devices, self._complain)
+        self._fleet = Fleet(broker_access(settings), settings.command_topic, devices, self._complain)
         self._heard = 0
 
     async def run(self) -> None:

@@ -25,6 +25,7 @@ from chapar.errors import (
     PublicationInvalid,
     StoreError,
     StoreUnavailable,
+    TakenBack,
 )
 from chapar.link.keeper import Link
 from chapar.link.publication import Publication
@@ -55,9 +56,8 @@ class _Delivery:
     caller: asyncio.Future[Message | None] | None  #: of a call that would not queue, until it is answered
     ended: asyncio.Future[Message]
     look: asyncio.Task[None] | None = None  #: keeps the task alive
-    acknowledged: asyncio.Future[int] | None = None  #: what the link says, once it was handed to it
     handed_over: float = 0.0  #: to the link, by `time.perf_counter`: the loop's own clock is too coarse under uvloop
-    is_taken_back: bool = False  #: whether the link gave it back unsent
+    may_have_left: bool = False
     is_faulty: bool = False  #: whether a fault of ours has ended it once already
 
     @property
@@ -106,6 +106,7 @@ class Dispatcher:
         self._fewer = asyncio.Event()  # a delivery has come to an end
         self._room = asyncio.Event()  # another page may be taken
         self._waiters = Waiters()
+        self._leaving: list[tuple[_Delivery, Publication]] = []  # what this turn of the loop hands to the link
         self._unanswered = 0  # publications that the link has not said anything about
         self._fewer_unanswered = asyncio.Event()
         self._stopping = False
@@ -157,10 +158,7 @@ class Dispatcher:
     async def take_back(self, message_id: str) -> bool:
         """Put a message that the link has not sent back into the queue, for a while; answer whether it is there."""
         for delivery in self._under_way:
-            acknowledged = delivery.acknowledged if delivery.message.id == message_id else None
-            if acknowledged is not None and self._link.take_back(acknowledged):
-                delivery.is_taken_back = True
-                self._move(delivery, outcomes.given_back(delivery.message, self._clock.now() + _LATER))
+            if delivery.message.id == message_id and self._link.take_back(message_id):
                 return (await delivery.ended).status is Status.QUEUED
         return False
 
@@ -301,33 +299,42 @@ class Dispatcher:
         return delivery.ended
 
     def _publish(self, delivery: _Delivery) -> None:
+        """Hand a delivery to the link, together with all others of this turn of the loop."""
         try:
-            acknowledged = self._link.publish(self._publication(delivery.message))
-        except (LinkDown, PublicationInvalid) as error:
-            self._move(delivery, self._outcome(delivery, error))
+            leaving = delivery, self._publication(delivery.message)
         except Exception as error:  # noqa: BLE001 - one bad message must not stop the rest
             self._fail(delivery, error)
-        else:
-            delivery.handed_over = time.perf_counter()
-            delivery.acknowledged = acknowledged
-            self._unanswered += 1
-            acknowledged.add_done_callback(partial(self._heard, delivery))
+            return
+        if not self._leaving:
+            delivery.look = asyncio.create_task(self._publish_all())
+        self._leaving.append(leaving)
+        self._unanswered += 1
 
-    def _heard(self, delivery: _Delivery, acknowledged: asyncio.Future[int]) -> None:
+    async def _publish_all(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        published = self._link.publish([publication for _, publication in leaving])
+        deliveries, now = {}, time.perf_counter()
+        for delivery, publication in leaving:
+            delivery.handed_over, delivery.may_have_left = now, True
+            deliveries[publication.message_id, publication.attempt] = delivery
+        async for answers in published:
+            for publication, said in answers:
+                self._heard(deliveries[publication.message_id, publication.attempt], said)
+
+    def _heard(self, delivery: _Delivery, said: int | Exception) -> None:
         """What the link says became of a publication."""
         self._unanswered -= 1
         if self._departures.isolating:
             self._fewer_unanswered.set()
-        if delivery.is_taken_back:
-            return
+        delivery.may_have_left = isinstance(said, int | LinkLost)
         try:
-            outcome = self._outcome(delivery, acknowledged.exception() or acknowledged.result())
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - one bad message must not stop the rest
+            outcome = self._outcome(delivery, said)
+        except Exception as error:  # noqa: BLE001 - one bad message must not stop the rest
             self._fail(delivery, error)
         else:
             self._move(delivery, outcome)
 
-    def _outcome(self, delivery: _Delivery, said: int | BaseException) -> Outcome:
+    def _outcome(self, delivery: _Delivery, said: int | Exception) -> Outcome:
         message = delivery.message
         if self._suspects:
             # At QoS 0 nobody answers: it only was written.
@@ -341,6 +348,8 @@ class Dispatcher:
                 self._suspects.went_wrong(message, said)
             case LinkDown() | PublicationExpired() | PublicationInvalid():
                 pass  # it has not left
+            case TakenBack():
+                return outcomes.given_back(message, self._clock.now() + _LATER)
             case _:
                 raise said
         return outcomes.outcome(message, said, self._facts(), may_queue=delivery.may_queue)
@@ -407,7 +416,7 @@ class Dispatcher:
             return
         delivery.is_faulty = True
         log.error("delivery_failed", message_id=message.id, exc_info=error)
-        self._move(delivery, outcomes.faulty(message, self._facts(), may_have_left=delivery.handed_over > 0))
+        self._move(delivery, outcomes.faulty(message, self._facts(), may_have_left=delivery.may_have_left))
 
     def _end(self, delivery: _Delivery, after: Message) -> None:
         self._suspects.came_back(delivery.message, answered=False)  # whichever way it came

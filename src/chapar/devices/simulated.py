@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from chapar.errors import LinkError
+from chapar.errors import BrokerError
+from chapar.link.broker_access import BrokerAccess
 from chapar.link.dial import dial
-from chapar.link.endpoints import Endpoint, Rotation
+from chapar.link.endpoints import Endpoint
+from chapar.link.keeper import stay_connected
 from chapar.link.publication import Delivery, SignOn
 from chapar.link.session import Session
-from chapar.runtime.backoff import Backoff
-from chapar.runtime.settings import Settings
 
 MOST_DIALLING: Final = 100  # connections opened at a time; a broker's backlog is not endless
 
@@ -26,16 +26,23 @@ class Told(NamedTuple):
 
 
 class Fleet:
-    """Devices that listen on the command topic.
+    """Devices that listen on the command topic, a template with `{imei}`.
 
     `run()` keeps all of them connected until cancelled; `told()` gives what they hear, one by one. Why a session
     could not be had goes to `on_problem`, each reason once an outage and not once a device.
     """
 
-    def __init__(self, settings: Settings, devices: Sequence[str], on_problem: Callable[[LinkError], None]) -> None:
+    def __init__(
+        self,
+        access: BrokerAccess,
+        command_topic: str,
+        devices: Sequence[str],
+        on_problem: Callable[[BrokerError], None],
+    ) -> None:
         self.devices = devices
         self.connected = 0  #: devices that listen now
-        self._settings = settings
+        self._access = access
+        self._command_topic = command_topic
         self._on_problem = on_problem
         self._run_id = secrets.token_hex(4)  # two fleets with the same devices would take over each other's sessions
         self._told: asyncio.Queue[Told] = asyncio.Queue()  # bounded by what brokers send ahead of acknowledgements
@@ -52,7 +59,7 @@ class Fleet:
         """Keep every device connected until cancelled; then each says DISCONNECT."""
         async with asyncio.TaskGroup() as tasks:
             for device in self.devices:
-                tasks.create_task(self._live(device), name=device)
+                tasks.create_task(stay_connected(self._access, partial(self._session, device), self._note), name=device)
 
     async def told(self) -> Told:
         """What a device has heard; waits for it."""
@@ -63,33 +70,19 @@ class Fleet:
         async with self._changed:
             await self._changed.wait_for(lambda: self.complete is complete)
 
-    async def _live(self, device: str) -> None:
-        rotation = Rotation(self._settings.brokers(), self._settings.connect_timeout, self._note)
-        backoff = Backoff()
-        while True:
-            # A round over all addresses is one try, as the link's own.
-            while (endpoint := await rotation.next()) is not None:
-                try:
-                    async with self._session(device, endpoint) as session:
-                        with backoff.working():
-                            await session.ended()
-                except LinkError as error:
-                    self._note(error)
-            await backoff.pause()
-
     @contextlib.asynccontextmanager
     async def _session(self, device: str, endpoint: Endpoint) -> AsyncIterator[Session]:
-        """A session that listens as this device; raises LinkError where there is none."""
+        """A session that listens as this device; raises BrokerError where there is none."""
         sign_on = SignOn(
             client_id=f"{device}-{self._run_id}",
-            keep_alive=self._settings.keep_alive,
+            keep_alive=self._access.keep_alive,
             username=endpoint.broker.username,
             password=endpoint.broker.password,
         )
         async with self._dialling:
-            session = await dial(endpoint, self._settings, sign_on, partial(self._hear, device))
+            session = await dial(endpoint, self._access, sign_on, partial(self._hear, device))
         try:
-            await session.subscribe([self._settings.command_topic.replace("{imei}", device)])
+            await session.subscribe([self._command_topic.replace("{imei}", device)])
             await self._count(1)
             try:
                 yield session
@@ -108,7 +101,7 @@ class Fleet:
     def _hear(self, device: str, delivery: Delivery) -> None:
         self._told.put_nowait(Told(device, delivery))
 
-    def _note(self, error: LinkError) -> None:
+    def _note(self, error: BrokerError) -> None:
         if str(error) not in self._said:
             self._said.add(str(error))
             self._on_problem(error)

@@ -67,7 +67,7 @@ ChaparError
     ├── LinkLost             the session ended between PUBLISH and its acknowledgement
     ├── PublicationInvalid   the broker's announced limits forbid it, so it was not tried
     ├── PublicationExpired   its time ran out before a byte of it left
-    ├── SubscriptionRefused  the broker refused a SUBSCRIBE
+    ├── TakenBack            its owner took it back before a byte of it left
     ├── EmbeddedBrokerFailed the built-in broker does not start
     └── BrokerError          why no session could be had (each a sentence for the log)
         ├── HostNotFound
@@ -80,6 +80,7 @@ ChaparError
         ├── BrokerSilent
         ├── BrokerUnanswered
         ├── BrokerClosed
+        ├── SubscriptionRefused
         ├── ReleaseRefused
         └── MalformedPacket
 
@@ -136,6 +137,7 @@ from chapar.errors.link import (
     PublicationInvalid,
     ReleaseRefused,
     SubscriptionRefused,
+    TakenBack,
     TlsFailed,
     TlsFilesUnusable,
 )
@@ -268,6 +270,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "SubscriptionRefused",
+    "TakenBack",
     "TargetTooLong",
     "TlsFailed",
     "TlsFault",

@@ -64,14 +64,10 @@ class PublicationExpired(LinkError):
 
 
 @dataclass(eq=False)
-class SubscriptionRefused(LinkError):
-    """SUBACK with a reason code of 0x80 or above (MQTT 5.0 §3.9.3)."""
+class TakenBack(LinkError):
+    """Its owner took it back before it left."""
 
-    code = "subscription_refused"
-
-    topic_filter: str
-    reason_name: str
-    reason_code: int
+    code = "taken_back"
 
 
 @dataclass(eq=False)
@@ -225,6 +221,17 @@ class BrokerClosed(BrokerError):
     def quoted(self) -> Phrase | str:
         """The broker's own words."""
         return self.words.quoted
+
+
+@dataclass(eq=False)
+class SubscriptionRefused(BrokerError):
+    """SUBACK with a reason code of 0x80 or above (MQTT 5.0 §3.9.3)."""
+
+    code = "subscription_refused"
+
+    topic_filter: str
+    reason_name: str
+    reason_code: int
 
 
 @dataclass(eq=False)

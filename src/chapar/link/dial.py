@@ -16,12 +16,12 @@ from chapar.errors import (
     TlsFailed,
     TlsFilesUnusable,
 )
+from chapar.link.broker_access import BrokerAccess
 from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Delivery, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import tls_context
 from chapar.runtime.certificates import tls_problem
-from chapar.runtime.settings import Settings
 
 _TCP: Final = Phrase("link.step_tcp")
 _TLS: Final = Phrase("link.step_tls")
@@ -30,36 +30,36 @@ _CONNECT: Final = Phrase("link.step_connect")
 
 async def dial(
     endpoint: Endpoint,
-    settings: Settings,
+    access: BrokerAccess,
     sign_on: SignOn,
     on_delivery: Callable[[Delivery], None] | None = None,
 ) -> Session:
     """Answer an established session with the broker at `endpoint`, or raise BrokerError.
 
-    Each step has `settings.connect_timeout` seconds.
+    Each step has `access.connect_timeout` seconds.
     """
     session = await _connected(
-        endpoint, settings, lambda: Session(str(endpoint), sign_on, on_delivery, settings.acknowledge_timeout)
+        endpoint, access, lambda: Session(str(endpoint), sign_on, on_delivery, access.acknowledge_timeout)
     )
     try:
-        async with asyncio.timeout(settings.connect_timeout):
+        async with asyncio.timeout(access.connect_timeout):
             await session.established()
     except TimeoutError:
         await session.close()
-        raise NoAnswer(str(endpoint), _CONNECT, settings.connect_timeout) from None
+        raise NoAnswer(str(endpoint), _CONNECT, access.connect_timeout) from None
     except BaseException:
         await session.close()
         raise
     return session
 
 
-async def _connected(endpoint: Endpoint, settings: Settings, session: Callable[[], Session]) -> Session:
+async def _connected(endpoint: Endpoint, access: BrokerAccess, session: Callable[[], Session]) -> Session:
     """Connect with TCP and, where the URL says so, TLS."""
-    loop, patience = asyncio.get_running_loop(), settings.connect_timeout
+    loop, patience = asyncio.get_running_loop(), access.connect_timeout
     # Built afresh, so that certificates that were renewed on disk are used from the next session on.
-    tls = await _tls_context(endpoint, settings)
+    tls = await _tls_context(endpoint, access)
     connection = await _connected_socket(endpoint, patience)
-    name = settings.broker_server_name or endpoint.broker.certificate_name
+    name = access.server_name or endpoint.broker.certificate_name
     try:
         async with asyncio.timeout(patience):
             _, connected = await loop.create_connection(
@@ -74,11 +74,11 @@ async def _connected(endpoint: Endpoint, settings: Settings, session: Callable[[
     return connected
 
 
-async def _tls_context(endpoint: Endpoint, settings: Settings) -> ssl.SSLContext | None:
+async def _tls_context(endpoint: Endpoint, access: BrokerAccess) -> ssl.SSLContext | None:
     if not endpoint.broker.tls:
         return None
     try:
-        return await asyncio.to_thread(tls_context, settings)  # reading the system's authorities takes a while
+        return await asyncio.to_thread(tls_context, access.tls_files)  # reading the system's authorities takes a while
     except SettingInvalid as error:
         raise TlsFilesUnusable(str(endpoint), error) from error
 

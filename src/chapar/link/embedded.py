@@ -63,8 +63,8 @@ class EmbeddedBroker:
     started again whenever it dies, until it is left.
     """
 
-    def __init__(self, port: int, metrics: Metrics | None = None) -> None:
-        self._metrics = metrics or Metrics()
+    def __init__(self, port: int, metrics: Metrics) -> None:
+        self._metrics = metrics
         self.port = port
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None

@@ -42,7 +42,7 @@ class Frames:
         view = memoryview(data)
         position, end = 0, len(data)
         while position < end:
-            length = self._packet_length(view[position : position + _LONGEST_HEADER])
+            length = self._packet_length(data, position)
             if length is None or position + length > end:
                 self._partial += view[position:]
                 self._needed = length or 0
@@ -50,10 +50,11 @@ class Frames:
             yield view[position : position + length]
             position += length
 
-    def _packet_length(self, header: memoryview) -> int | None:
-        """Length in bytes of the packet that begins with `header`; None while its header is incomplete."""
+    def _packet_length(self, data: bytes, start: int) -> int | None:
+        """Length in bytes of the packet that begins at `start`; None while its header is incomplete."""
+        header = data[start + 1 : start + _LONGEST_HEADER]
         remaining = 0
-        for index, byte in enumerate(header[1:]):
+        for index, byte in enumerate(header):
             remaining |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:  # noqa: PLR2004 - the continuation bit of MQTT 5.0 §1.5.5
                 length = 2 + index + remaining
@@ -61,6 +62,6 @@ class Frames:
                     what = f"a packet of {length} bytes; we announced {self._max_packet_size}"
                     raise FrameInvalid(what, PACKET_TOO_LARGE)
                 return length
-        if len(header) == _LONGEST_HEADER:
+        if len(header) == _LONGEST_HEADER - 1:
             raise FrameInvalid("a packet length of more than four bytes")
         return None

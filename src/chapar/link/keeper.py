@@ -5,11 +5,15 @@ import logging
 import math
 import secrets
 from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import structlog
 
 from chapar.errors import BrokerError, BrokerUnanswered, LinkDown
+from chapar.link.answers import Answers
+from chapar.link.broker_access import BrokerAccess
 from chapar.link.dial import dial
 from chapar.link.endpoints import Endpoint, Rotation
 from chapar.link.publication import Publication, SignOn
@@ -18,7 +22,6 @@ from chapar.link.tls import watch_files
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.broker_address import BrokerAddress
 from chapar.runtime.metrics import Metrics
-from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import supervised
 
 _A_MOMENT: Final = 0.1  # seconds by which a dial may take longer than another and both be at once
@@ -26,16 +29,39 @@ _A_MOMENT: Final = 0.1  # seconds by which a dial may take longer than another a
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
+async def stay_connected(
+    access: BrokerAccess,
+    session: Callable[[Endpoint], AbstractAsyncContextManager[Session]],
+    on_problem: Callable[[BrokerError], None],
+) -> None:
+    """Keep a session with one of the brokers until cancelled.
+
+    `session` opens one and closes it; why there is none, or none any more, goes to `on_problem`.
+    """
+    rotation = Rotation(access.brokers, access.connect_timeout, on_problem)
+    backoff = Backoff()
+    while True:
+        # A round over all addresses is one try. The gap also paces a broker that accepts us and hangs up at once.
+        while (endpoint := await rotation.next()) is not None:
+            try:
+                async with session(endpoint) as opened:
+                    with backoff.working():
+                        await opened.ended()
+            except BrokerError as error:
+                on_problem(error)
+        await backoff.pause()
+
+
 class Link:
     """The gateway's one connection to the broker.
 
-    `run()` owns the session and dials again until cancelled. Everybody else calls `publish()`, which raises
+    `run()` owns the session and dials again until cancelled. Everybody else calls `publish()`, which answers
     `LinkDown` at once when there is no session, or awaits `connected()`.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
-        self._settings = settings
-        self._metrics = metrics or Metrics()
+    def __init__(self, access: BrokerAccess, metrics: Metrics) -> None:
+        self._access = access
+        self._metrics = metrics
         self._client_id = f"chapar-{secrets.token_hex(8)}"  # two processes with one id would take over each other
         self._session: Session | None = None
         self._came_up = asyncio.Condition()
@@ -50,40 +76,16 @@ class Link:
 
     async def run(self) -> None:
         """Keep a session until cancelled; then it ends with DISCONNECT."""
-        encrypted = any(address.tls for address in self._settings.brokers())
+        encrypted = any(address.tls for address in self._access.brokers)
         watching = [asyncio.create_task(self._watch_files(), name="files")] if encrypted else []
         try:
-            await self._stay_connected()
+            await stay_connected(self._access, self._connected, self._note)
         finally:
             for task in watching:
                 task.cancel()
 
-    async def _stay_connected(self) -> None:
-        rotation = Rotation(self._settings.brokers(), self._settings.connect_timeout, self._note)
-        backoff = Backoff()
-        while True:
-            # A round over all addresses is one try. The gap also paces a broker that accepts us and hangs up at once.
-            while (endpoint := await rotation.next()) is not None:
-                try:
-                    session = await self._dial(endpoint)
-                    with backoff.working():
-                        await self._hold(session)
-                except BrokerError as error:
-                    self._note(error)
-            await backoff.pause()
-
     async def _watch_files(self) -> None:
-        await supervised("broker_certificates", lambda: watch_files(self._settings), self._metrics)
-
-    async def _dial(self, endpoint: Endpoint) -> Session:
-        began = asyncio.get_running_loop().time()
-        self._dials += 1
-        session = await dial(endpoint, self._settings, self._sign_on(endpoint.broker))
-        took = asyncio.get_running_loop().time() - began
-        self.broker_was_there = self._dials == 1 and took <= 2 * self._quickest + _A_MOMENT
-        self._quickest = min(took, self._quickest)
-        self._dials = 0
-        return session
+        await supervised("broker_certificates", lambda: watch_files(self._access.tls_files), self._metrics)
 
     @property
     def up(self) -> bool:
@@ -124,10 +126,6 @@ class Link:
         seconds = session.unanswered_for
         return None if seconds is None else BrokerUnanswered(session.endpoint, seconds)
 
-    def take_back(self, outcome: asyncio.Future[int]) -> bool:
-        """Cancel what `publish()` gave where nothing of it was sent; answer whether that is so."""
-        return self._session is not None and self._session.take_back(outcome)
-
     @property
     def strays(self) -> Counter[str]:
         """Packets so far that nobody waited for, by type."""
@@ -149,14 +147,20 @@ class Link:
         async with self._came_up:
             await self._came_up.wait_for(lambda: self.up)
 
-    def publish(self, publication: Publication) -> asyncio.Future[int]:
-        """Hand a publication to the session; see `Session.publish()`. Raises LinkDown where there is none."""
+    def publish(self, publications: Sequence[Publication]) -> Answers:
+        """Hand publications to the session, in this order; never raises, see `Answers`."""
         if self._session is None:
-            raise LinkDown
-        return self._session.publish(publication)
+            return Answers.alike(publications, LinkDown())
+        return self._session.publish(publications)
 
-    async def _hold(self, session: Session) -> None:
-        """Be up until the session ends; raises the BrokerError that ended it."""
+    def take_back(self, message_id: str) -> bool:
+        """End the publication of a message with TakenBack where nothing of it was sent; answer whether that is so."""
+        return self._session is not None and self._session.take_back(message_id)
+
+    @asynccontextmanager
+    async def _connected(self, endpoint: Endpoint) -> AsyncIterator[Session]:
+        """Be up with a session of this endpoint, until it ends; raises BrokerError where there is none."""
+        session = await self._dial(endpoint)
         self._session = session
         self.sessions += 1
         self.last_error = None
@@ -165,7 +169,7 @@ class Link:
         try:
             async with self._came_up:
                 self._came_up.notify_all()
-            await session.ended()
+            yield session
         finally:
             if session.met_no_subscribers:
                 self._reporting.add(session.endpoint)
@@ -173,10 +177,20 @@ class Link:
             self._session = None
             await session.close()
 
+    async def _dial(self, endpoint: Endpoint) -> Session:
+        began = asyncio.get_running_loop().time()
+        self._dials += 1
+        session = await dial(endpoint, self._access, self._sign_on(endpoint.broker))
+        took = asyncio.get_running_loop().time() - began
+        self.broker_was_there = self._dials == 1 and took <= 2 * self._quickest + _A_MOMENT
+        self._quickest = min(took, self._quickest)
+        self._dials = 0
+        return session
+
     def _sign_on(self, address: BrokerAddress) -> SignOn:
         return SignOn(
             client_id=self._client_id,
-            keep_alive=self._settings.keep_alive,
+            keep_alive=self._access.keep_alive,
             username=address.username,
             password=address.password,
             max_packet_size=address.max_packet_size,

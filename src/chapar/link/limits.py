@@ -7,6 +7,8 @@ from chapar.errors import PublicationInvalid
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import PACKET_TOO_LARGE, QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED
 
+_MOST_AROUND: Final = 128  # bytes of a PUBLISH that are neither text nor payload
+_BYTES_OF_CHARACTER: Final = 4  # in UTF-8, at most
 MAX_PACKET_SIZE: Final = 128 * 1024 * 1024  # bytes, where the broker sets no limit; MQTT itself ends at 256 MiB
 
 
@@ -25,6 +27,12 @@ class Limits:
         if publication.retain and not self.retain_available:
             raise PublicationInvalid("Retain Available", 0, 1, RETAIN_NOT_SUPPORTED)
         self.check_size(len(publication.payload))
+
+    def may_exceed_size(self, publication: Publication) -> bool:
+        """Whether the packet has to be encoded to know that it is small enough."""
+        text = len(publication.topic) + 2 * len(publication.message_id) + len(publication.response_topic or "")
+        most = _MOST_AROUND + _BYTES_OF_CHARACTER * text + len(publication.payload)
+        return most > self.max_packet_size
 
     def check_size(self, size: int) -> None:
         """Raise PublicationInvalid where a packet of `size` bytes is too large."""

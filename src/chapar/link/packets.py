@@ -14,6 +14,8 @@ MAX_WORDS: Final = 200  # characters of what a broker says about itself
 _QUOTES: Final = str.maketrans("“”«»", '""""')  # what they are quoted with is not in them
 
 _PACKET_ID: Final = 2  # bytes
+_PUBACK: Final = 0x40
+_BARE_PUBACK: Final = 4  # bytes: 40 02 and the packet id
 _BEFORE_CODE: Final[Mapping[int, int]] = {  # bytes between the fixed header and the reason code, by packet type
     2: 1,  # CONNACK: its flags
     4: _PACKET_ID,  # PUBACK
@@ -46,6 +48,22 @@ def read_packet(frame: memoryview) -> Received:
         listed = bytearray(frame)
         listed[place] = bytes([SUCCESS]) * len(codes)  # which every packet may have
         return Received(_decoded(memoryview(listed)), codes)
+
+
+def read_puback(frame: memoryview) -> tuple[int, int] | None:
+    """The packet id and the reason code of a PUBACK as nearly all are, without properties; None for anything else.
+
+    It needs no codec: two bytes of packet id, then none, a reason code, or a reason code and the length 0 (MQTT 5.0
+    §3.4.2).
+    """
+    length = len(frame)
+    if frame[0] != _PUBACK or frame[1] != length - 2:
+        return None
+    if length == _BARE_PUBACK:
+        return frame[2] << 8 | frame[3], SUCCESS
+    if length == _BARE_PUBACK + 1 or (length == _BARE_PUBACK + 2 and not frame[5]):
+        return frame[2] << 8 | frame[3], frame[4]
+    return None
 
 
 def read_publish(frame: memoryview) -> tuple[int, int]:

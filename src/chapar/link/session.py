@@ -4,7 +4,7 @@ import asyncio
 import math
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Final, cast
 
@@ -18,7 +18,6 @@ from chapar.errors import (
     BrokerUnanswered,
     ConnectionRefused,
     LinkDown,
-    LinkLost,
     MalformedPacket,
     Phrase,
     ProtocolUnsupported,
@@ -26,11 +25,12 @@ from chapar.errors import (
     SubscriptionRefused,
     TlsFailed,
 )
+from chapar.link.answers import Answers
 from chapar.link.frames import FrameInvalid, Frames
 from chapar.link.inbox import MAX_UNACKNOWLEDGED, Inbox
 from chapar.link.keep_alive import KeepAlive
 from chapar.link.limits import MAX_PACKET_SIZE, Limits
-from chapar.link.packets import read_packet, words_of
+from chapar.link.packets import read_packet, read_puback, words_of
 from chapar.link.patience import Patience, Step
 from chapar.link.publication import Delivery, Publication, SignOn
 from chapar.link.reason_codes import (
@@ -64,7 +64,7 @@ class Session(asyncio.Protocol):
     """One MQTT 5 session over one connection. Made by `dial()`; used once.
 
     `publish()` keeps the order of its calls. At most `window` publications are unacknowledged at a time; the
-    others wait here, unsent. When the session ends, a publication of which a byte may have left fails with
+    others wait here, unsent. When the session ends, a publication of which a byte may have left is answered with
     LinkLost, one that waited with LinkDown.
     """
 
@@ -158,33 +158,37 @@ class Session(asyncio.Protocol):
         if self._error is not None:
             raise self._error
 
-    def publish(self, publication: Publication) -> asyncio.Future[int]:
-        """Put a publication in line; the future gets the reason code of its PUBACK or PUBREC, 0 for QoS 0.
+    def publish(self, publications: Sequence[Publication]) -> Answers:
+        """Put publications in line, in this order; never raises.
 
-        Raises LinkDown where there is no session, PublicationInvalid where the broker's limits forbid it. The future
-        fails with LinkDown, LinkLost, or PublicationExpired where its time runs out in line.
+        What is behind the broker's limits is answered with PublicationInvalid at once, and everything with LinkDown
+        where there is no session.
         """
         if not self._up:
-            raise LinkDown
-        self._limits.check(publication)
-        # Encoded to be measured, and so that one that cannot be encoded fails its caller and nobody else.
-        self._limits.check_size(len(self._encoded(publication, _ANY_PACKET_ID)))
-        outcome: asyncio.Future[int] = self._loop.create_future()
+            return Answers.alike(publications, LinkDown())
+        answers = Answers(len(publications))
+        for publication in publications:
+            try:
+                self._check(publication)
+            except Exception as error:  # noqa: BLE001 - one bad publication must not stop the rest
+                answers.add(publication, error)
+            else:
+                self._window.add(publication, answers)
         self._schedule_flush()
-        self._window.add(publication, outcome)  # the last step, so that whatever raises has put nothing in line
-        return outcome
+        return answers
 
-    def take_back(self, outcome: asyncio.Future[int]) -> bool:
-        """Cancel a publication of which nothing was sent; answer whether that is so."""
-        return self._window.take_back(outcome)
+    def take_back(self, message_id: str) -> bool:
+        """End the publication of a message with TakenBack where nothing of it was sent; answer whether that is so."""
+        return self._window.take_back(message_id)
 
     async def subscribe(self, filters: list[str], qos: int = 1) -> None:
         """Subscribe to topic filters at QoS 0 or 1, and wait for the broker's answer.
 
-        Raises SubscriptionRefused naming the first filter that the broker refused, LinkDown or LinkLost.
+        Raises SubscriptionRefused naming the first filter that the broker refused, the BrokerError that ended the
+        session meanwhile, or LinkDown where we did.
         """
         if not self._up:
-            raise LinkDown
+            raise self._error or LinkDown
         packet_id = next(self._subscribe_ids)
         future: asyncio.Future[list[int]] = self._loop.create_future()
         self._subscribing[packet_id] = future
@@ -192,7 +196,7 @@ class Session(asyncio.Protocol):
         self._reply(mqtt5.SubscribePacket(packet_id, topic_filters).write())
         for topic_filter, code in zip(filters, await future, strict=False):
             if code >= FIRST_FAILURE:
-                raise SubscriptionRefused(topic_filter, reason_name(code), code)
+                raise SubscriptionRefused(self.endpoint, topic_filter, reason_name(code), code)
 
     async def close(self) -> None:
         """End the session with DISCONNECT and wait, at most CLOSE_TIMEOUT seconds, until the connection is gone."""
@@ -257,11 +261,16 @@ class Session(asyncio.Protocol):
         """Act on one packet; raises FrameInvalid where it is malformed."""
         if not self._up:
             self._take_connack(frame)
-            return
-        if frame[0] & 0xF0 == _PUBLISH:
+        elif (puback := read_puback(frame)) is not None:
+            if not self._window.acknowledged(*puback):
+                self._stray("PUBACK")
+        elif frame[0] & 0xF0 == _PUBLISH:
             if not self._inbox.take(frame):
                 self._stray("PUBLISH")
-            return
+        else:
+            self._take_other(frame)
+
+    def _take_other(self, frame: memoryview) -> None:
         packet, unlisted = read_packet(frame)
         match packet:
             case mqtt5.PubAckPacket() | mqtt5.PubRecPacket() | mqtt5.PubCompPacket():
@@ -346,6 +355,12 @@ class Session(asyncio.Protocol):
         self._established.set_result(None)
         self._watch()
 
+    def _check(self, publication: Publication) -> None:
+        """Raise PublicationInvalid where the broker's limits forbid it."""
+        self._limits.check(publication)
+        if self._limits.may_exceed_size(publication):
+            self._limits.check_size(len(self._encoded(publication, _ANY_PACKET_ID)))
+
     def _encoded(self, publication: Publication, packet_id: int) -> bytes:
         # DUP stays 0 on a second attempt: it marks the same packet sent again within one session (MQTT 5.0 §3.3.1.1),
         # and ours begin clean. That it is one, the property `attempt` tells the device.
@@ -378,20 +393,22 @@ class Session(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        """Write what may leave, at most one batch in a turn of the event loop."""
         self._flush_scheduled = False
         batch, self._replies = self._replies, bytearray()
-        flows = self._writable and self._step < Step.HOLD
-        while self._up and flows and (following := self._window.next(self._loop.time())):
+        now = self._loop.time()
+        flows = self._up and self._writable and self._step < Step.HOLD
+        while flows and len(batch) < MAX_BATCH and (outgoing := self._window.next(now)):
             try:
-                batch += self._encoded(*following)
+                batch += self._encoded(outgoing.publication, outgoing.packet_id)
             except Exception as error:  # noqa: BLE001 - what else is in this batch counts as sent, so it must leave
-                self._window.fail_one(following[1], error)
-            if len(batch) >= MAX_BATCH:
-                self._write(batch)
-                batch = bytearray()
-                flows = self._writable
+                self._window.fail_one(outgoing, error)
+            else:
+                self._window.written(outgoing)
         if batch:
             self._write(batch)
+        if len(batch) >= MAX_BATCH:
+            self._schedule_flush()
         if self._up and self._window.waiting and self._window.next_deadline < self._watch_at:
             self._watch()
 
@@ -458,7 +475,7 @@ class Session(asyncio.Protocol):
         self._window.fail(error)
         for future in self._subscribing.values():
             if not future.done():
-                future.set_exception(LinkLost(error))
+                future.set_exception(error or LinkDown())
         self._subscribing.clear()
         self._inbox.close()
 

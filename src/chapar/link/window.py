@@ -1,24 +1,15 @@
 """The publications of one session: those in line, and those that the broker has not answered. No bytes here."""
 
-import asyncio
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
-from chapar.errors import BrokerError, BrokerUnanswered, LinkDown, LinkLost, PublicationExpired
-from chapar.link.line import Line
+from chapar.errors import BrokerError, BrokerUnanswered, LinkDown, LinkLost, PublicationExpired, TakenBack
+from chapar.link.answers import Answers
+from chapar.link.line import Line, Outgoing
 from chapar.link.publication import Publication
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, SUCCESS
 
 LAST_PACKET_ID: Final = 64_000  # the ids above, up to 65,535, are the subscriptions'
-
-
-class _Flight(NamedTuple):
-    topic: str
-    qos: int
-    outcome: asyncio.Future[int]
-    number: int  #: counts what has left
-    sent_at: float  #: loop time
-    received: int | None = None  #: QoS 2: the reason code of PUBREC, while PUBCOMP has not come
 
 
 class Window:
@@ -36,7 +27,7 @@ class Window:
         self.met_no_subscribers = False  #: whether an outcome was 0x10
         self.next_deadline = math.inf  #: loop time before which nothing in line expires
         self._line = Line()
-        self._flights: dict[int, _Flight] = {}
+        self._flights: dict[int, Outgoing] = {}  # by packet id
         self._last_packet_id = 0
         self._left = 0
         self._last_answered = 0  # the highest number among those that were answered
@@ -63,118 +54,119 @@ class Window:
 
     def oldest_sent_at(self, now: float) -> float:
         """When that left which has been unanswered for longest (loop time); `now` where everything is answered."""
-        return next((flight.sent_at for flight in self._flights.values()), now)
+        return next((outgoing.sent_at for outgoing in self._flights.values()), now)
 
-    def add(self, publication: Publication, outcome: asyncio.Future[int]) -> None:
-        """Put a publication at the end of the line."""
-        self._line.append((publication, outcome))
+    def add(self, publication: Publication, answers: Answers) -> None:
+        """Put a publication at the end of the line; what becomes of it is added to `answers`."""
+        self._line.append(Outgoing(publication, answers))
         if publication.deadline is not None and publication.deadline < self.next_deadline:
             self.next_deadline = publication.deadline
 
-    def take_back(self, outcome: asyncio.Future[int]) -> bool:
-        """Take a publication out of the line, and cancel its outcome; answer whether it was still there."""
-        return any(waiting is outcome for _, waiting in self._line) and outcome.cancel()
+    def take_back(self, message_id: str) -> bool:
+        """Take the publication of a message out of the line; answer whether it was still there."""
+        outgoing = self._line.find(message_id)
+        if outgoing is None:
+            return False
+        self._line.remove(outgoing)
+        outgoing.answer(TakenBack())
+        return True
 
     def expire(self, now: float) -> None:
         """End what is in line and past its deadline, also where nothing can leave."""
         if now < self.next_deadline:
             return
-        self.next_deadline = math.inf
-        for publication, outcome in self._line.clear():
-            if publication.deadline is None or publication.deadline > now:
-                self.add(publication, outcome)
-            elif not outcome.done():
-                outcome.set_exception(PublicationExpired())
+        deadlines = [(outgoing.publication.deadline or math.inf, outgoing) for outgoing in self._line]
+        self.next_deadline = min((deadline for deadline, _ in deadlines if deadline > now), default=math.inf)
+        for deadline, outgoing in deadlines:
+            if deadline <= now:
+                self._line.remove(outgoing)
+                outgoing.answer(PublicationExpired())
 
-    def next(self, now: float) -> tuple[Publication, int] | None:
-        """Take the publication that may leave now, with its packet id; None where the window or the line is empty."""
-        while len(self._flights) < self._size and (following := self._line.next()):
-            publication, outcome = following
-            leaves = not outcome.done()  # else its caller took it back
-            if leaves and publication.deadline is not None and publication.deadline <= now:
-                outcome.set_exception(PublicationExpired())
-                leaves = False
-            self._line.left(publication.topic, in_flight=leaves and publication.qos > 0)
-            if not leaves:
+    def next(self, now: float) -> Outgoing | None:
+        """Take the publication that may leave now; None where there is none, or no place. Then call `written()`."""
+        while len(self._flights) < self._size and (outgoing := self._line.next()):
+            publication = outgoing.publication
+            is_late = publication.deadline is not None and publication.deadline <= now
+            self._line.left(publication.topic, in_flight=publication.qos > 0 and not is_late)
+            if is_late:
+                outgoing.answer(PublicationExpired())
                 continue
-            if publication.qos == 0:
-                outcome.set_result(SUCCESS)
-                return publication, 0
-            packet_id = self._draw_packet_id()
-            self._left += 1
-            self._flights[packet_id] = _Flight(publication.topic, publication.qos, outcome, self._left, now)
-            return publication, packet_id
+            if publication.qos:
+                outgoing.packet_id = self._draw_packet_id()
+                self._left += 1
+                outgoing.number, outgoing.sent_at = self._left, now
+                self._flights[outgoing.packet_id] = outgoing
+            return outgoing
         return None
+
+    def written(self, outgoing: Outgoing) -> None:
+        """It leaves. At QoS 0 that is its outcome."""
+        if not outgoing.packet_id:
+            outgoing.answer(SUCCESS)
 
     def acknowledged(self, packet_id: int, reason_code: int) -> bool:
         """PUBACK came; answer whether something of QoS 1 waited for it."""
-        flight = self._flights.get(packet_id)
-        if flight is None or flight.qos != 1:
+        outgoing = self._flights.get(packet_id)
+        if outgoing is None or outgoing.publication.qos != 1:
             return False
-        self._end(packet_id)
-        self._settle(flight, reason_code)
+        self._settle(outgoing, reason_code)
         return True
 
     def received(self, packet_id: int, reason_code: int) -> bool:
         """PUBREC came; answer whether something of QoS 2 waited for it."""
-        flight = self._flights.get(packet_id)
-        if flight is None or flight.qos == 1 or flight.received is not None:
+        outgoing = self._flights.get(packet_id)
+        if outgoing is None or outgoing.publication.qos == 1 or outgoing.received is not None:
             return False
         if reason_code < FIRST_FAILURE:
-            self._flights[packet_id] = flight._replace(received=reason_code)
+            outgoing.received = reason_code
         else:
-            self._end(packet_id)
-            self._settle(flight, reason_code)
+            self._settle(outgoing, reason_code)
         return True
 
     def is_received(self, packet_id: int) -> bool:
         """Whether PUBREC came for it, and PUBCOMP not yet."""
-        flight = self._flights.get(packet_id)
-        return flight is not None and flight.received is not None
+        outgoing = self._flights.get(packet_id)
+        return outgoing is not None and outgoing.received is not None
 
     def completed(self, packet_id: int, refusal: BrokerError | None = None) -> bool:
         """PUBCOMP came, with a `refusal` or without; answer whether something waited for it."""
-        flight = self._flights.get(packet_id)
-        if flight is None or flight.received is None:
+        outgoing = self._flights.get(packet_id)
+        if outgoing is None or outgoing.received is None:
             return False
-        self._end(packet_id)
         if refusal is None:
-            self._settle(flight, flight.received)
-        elif not flight.outcome.done():
-            flight.outcome.set_exception(LinkLost(refusal, singled_out=True))
+            self._settle(outgoing, outgoing.received)
+        else:
+            self.fail_one(outgoing, LinkLost(refusal, singled_out=True))
         return True
 
     def fail(self, cause: BrokerError | None) -> None:
         """The session ended: what was sent is in doubt, what waited was certainly not sent."""
         is_alone = len(self._flights) == 1
         last_answered = self._last_answered if isinstance(cause, BrokerUnanswered) else 0
-        for flight in self._flights.values():
-            if not flight.outcome.done():
-                # Answers come in the order of what they answer (MQTT 5.0 §4.6), so this one was passed over.
-                is_passed_over = flight.number < last_answered
-                flight.outcome.set_exception(LinkLost(cause, singled_out=is_alone or is_passed_over))
-        for _, outcome in self._line.clear():
-            if not outcome.done():
-                outcome.set_exception(LinkDown())
+        for outgoing in self._flights.values():
+            # Answers come in the order of what they answer (MQTT 5.0 §4.6), so this one was passed over.
+            is_passed_over = outgoing.number < last_answered
+            outgoing.answer(LinkLost(cause, singled_out=is_alone or is_passed_over))
         self._flights.clear()
+        for outgoing in self._line.clear():
+            outgoing.answer(LinkDown())
 
-    def fail_one(self, packet_id: int, error: Exception) -> None:
-        """A publication could not be sent after all; one of QoS 0 has its outcome already."""
-        flight = self._flights.get(packet_id)
-        if flight is not None:
-            self._end(packet_id)
-            if not flight.outcome.done():
-                flight.outcome.set_exception(error)
+    def fail_one(self, outgoing: Outgoing, error: Exception) -> None:
+        """A publication that was taken to leave has come to nothing."""
+        if outgoing.packet_id:
+            self._end(outgoing)
+        outgoing.answer(error)
 
-    def _end(self, packet_id: int) -> None:
-        self._line.answered(self._flights.pop(packet_id).topic)
+    def _end(self, outgoing: Outgoing) -> None:
+        del self._flights[outgoing.packet_id]
+        self._line.answered(outgoing.publication.topic)
 
-    def _settle(self, flight: _Flight, reason_code: int) -> None:
-        self._last_answered = max(self._last_answered, flight.number)
+    def _settle(self, outgoing: Outgoing, reason_code: int) -> None:
+        self._end(outgoing)
+        self._last_answered = max(self._last_answered, outgoing.number)
         if reason_code == NO_MATCHING_SUBSCRIBERS:
             self.met_no_subscribers = True
-        if not flight.outcome.done():
-            flight.outcome.set_result(reason_code)
+        outgoing.answer(reason_code)
 
     def _draw_packet_id(self) -> int:
         # Round the whole range, so that a late answer to an old packet is not taken for one to a new.

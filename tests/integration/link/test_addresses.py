@@ -15,7 +15,7 @@ from chapar.runtime.broker_address import BrokerAddress
 from chapar.runtime.settings import Settings
 from support.authorities import Authority
 from support.faulty_broker import FaultyBroker, Peer
-from support.links import publication, running_link
+from support.links import publication, published, running_link
 from support.ports import free_port
 
 WAIT = 20.0  # seconds, for what takes a moment on a busy machine
@@ -69,7 +69,7 @@ async def reached(settings: Settings, port: int, scheme: str, reason: str) -> No
         async with running_link(settings) as link:
             await asyncio.wait_for(link.connected(), WAIT)
             assert link.broker == f"{scheme}://{NAME}:{port} ({GOOD}:{port})"
-            assert await link.publish(publication()) == 0
+            assert await published(link, publication()) == 0
     down = next(each for each in logged if each["event"] == "broker_link_down")
     assert down["broker"] == f"{scheme}://{NAME}:{port} ({BAD}:{port})"
     assert down["broker"] in down["reason"]

@@ -36,7 +36,7 @@ from chapar.link.session import Delivery, Publication, Session, SignOn
 from chapar.runtime.settings import Settings
 from support.certificates import Certificates
 from support.fake_broker import FakeBroker
-from support.links import open_session, publication, running_link
+from support.links import open_session, publication, published, running_link
 from support.mosquitto import Mosquitto
 from support.ports import free_port, wait_until_accepts
 from support.tcp_proxy import TcpProxy
@@ -69,10 +69,10 @@ class TestStayingConnected:
             async with running_link(settings_for(broker.url)) as link:
                 assert not link.up
                 with pytest.raises(LinkDown):
-                    link.publish(publication())
+                    await published(link, publication())
                 await asyncio.to_thread(broker.start)
                 await asyncio.wait_for(link.connected(), WAIT)
-                assert await link.publish(publication()) == 0x10
+                assert await published(link, publication()) == 0x10
                 assert (link.up, link.broker, link.last_error) == (True, broker.url, None)
                 assert (link.window, link.reconnects) == (20, 0)
 
@@ -80,7 +80,7 @@ class TestStayingConnected:
         async with running_link(settings_for(mosquitto.url)) as link:
             await asyncio.wait_for(link.connected(), WAIT)
             mosquitto.pause()
-            outcome = link.publish(publication())
+            outcome = published(link, publication())
             await asyncio.sleep(0)  # it leaves at the end of this turn
             mosquitto.kill()
             with pytest.raises(LinkLost) as lost:
@@ -89,14 +89,14 @@ class TestStayingConnected:
             assert (link.up, link.broker) == (False, None)
             await asyncio.to_thread(mosquitto.start)
             await asyncio.wait_for(link.connected(), WAIT)
-            assert await link.publish(publication()) == 0x10
+            assert await published(link, publication()) == 0x10
             assert link.reconnects == 1
 
     async def test_a_packet_that_costs_the_session_is_told_by_its_reason(self) -> None:
         with Mosquitto("max_packet_size 1000") as broker:
             async with open_session(broker.url) as session:
                 session._limits = Limits()  # as if the broker had not announced it
-                outcome = session.publish(publication(b"x" * 2000))
+                outcome = published(session, publication(b"x" * 2000))
                 with pytest.raises(LinkLost) as lost:
                     await outcome
         assert isinstance(lost.value.cause, BrokerClosed)
@@ -132,7 +132,7 @@ class TestStayingConnected:
                 while not (link.up and link.broker == second.url):
                     await asyncio.wait_for(link.connected(), WAIT)
                     await asyncio.sleep(0)
-                assert await link.publish(publication()) == 0x10
+                assert await published(link, publication()) == 0x10
 
     async def test_a_broker_that_hangs_up_at_once_is_not_hammered(self) -> None:
         async with FakeBroker() as broker:
@@ -146,7 +146,7 @@ class TestStayingConnected:
         for cycle in range(3):
             async with running_link(settings_for(mosquitto.url)) as link:
                 await asyncio.wait_for(link.connected(), WAIT)
-                await link.publish(publication())
+                await published(link, publication())
             if cycle == 0:
                 before = open_files()  # a loop opens some of its own at first
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -194,7 +194,7 @@ class TestNoSession:
             async with running_link(settings) as link:
                 await asyncio.wait_for(link.connected(), WAIT)
                 proxy.stall()
-                outcome = link.publish(publication())
+                outcome = published(link, publication())
                 with pytest.raises(LinkLost) as lost:
                     await asyncio.wait_for(outcome, WAIT)
                 assert isinstance(lost.value.cause, BrokerSilent)
@@ -246,7 +246,7 @@ class TestTls:
         settings = settings_for(broker.url, broker_ca_file=certificates.ca_file)
         async with running_link(settings) as link:
             await asyncio.wait_for(link.connected(), WAIT)
-            assert await link.publish(publication()) == 0x10
+            assert await published(link, publication()) == 0x10
 
     async def test_an_unknown_authority(self, broker: Mosquitto, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
@@ -281,7 +281,7 @@ class TestTls:
                 broker_key_file=certificates.client_key_file,
             )
             async with open_session(broker.url, settings=settings) as session:
-                assert await session.publish(publication()) == 0x10
+                assert await published(session, publication()) == 0x10
 
     async def test_renewed_certificates_are_used_from_the_next_session_on(
         self, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
@@ -299,7 +299,7 @@ class TestTls:
                 old_key = certificates.client_key_file.read_bytes()
                 certificates.renew()  # the authority's, the broker's and ours
                 await asyncio.wait_for(event(logged, "broker_certificates_renewed"), WAIT)
-                assert await link.publish(publication()) == 0x10
+                assert await published(link, publication()) == 0x10
                 assert link.sessions == 1  # nothing was cut
                 new_key = certificates.client_key_file.read_bytes()
                 certificates.client_key_file.write_bytes(old_key)
@@ -312,7 +312,7 @@ class TestTls:
                 )
                 certificates.client_key_file.write_bytes(new_key)
                 await asyncio.wait_for(link.connected(), WAIT)
-                assert await link.publish(publication()) == 0x10
+                assert await published(link, publication()) == 0x10
                 assert link.sessions == 2
 
     async def test_files_that_cannot_be_used(self, broker: Mosquitto, tmp_path: Path) -> None:
@@ -338,9 +338,9 @@ class TestPublishing:
             async with open_session(mosquitto.url) as session:
                 deadline = asyncio.get_running_loop().time() + 30.9
                 sent = Publication("devices/1", b"push_down", 1, retain=False, message_id="id-1", deadline=deadline)
-                assert await session.publish(sent) == 0
-                assert await session.publish(sent._replace(attempt=2, response_topic="devices/1/reply")) == 0
-                outcomes = [session.publish(publication(str(number))) for number in range(300)]
+                assert await published(session, sent) == 0
+                assert await published(session, sent._replace(attempt=2, response_topic="devices/1/reply")) == 0
+                outcomes = [published(session, publication(str(number))) for number in range(300)]
                 assert set(await asyncio.gather(*outcomes)) == {0}
             first, second, *rest = await asyncio.to_thread(device.wait_for, 302)
         assert (first.payload, first.qos, first.retain, first.dup) == (b"push_down", 1, False, False)
@@ -361,7 +361,7 @@ class TestPublishing:
 
                 proxy.stall(to_server=False)
                 topics = [f"devices/{number % 4}" for number in range(500)]  # one alone may not fill the window
-                outcomes = [session.publish(publication("go", topic)) for topic in topics]
+                outcomes = [published(session, publication("go", topic)) for topic in topics]
                 for outcome in outcomes:
                     outcome.add_done_callback(look)
                 await asyncio.sleep(0)
@@ -377,10 +377,10 @@ class TestPublishing:
         device._qos = 2
         with device:
             async with open_session(mosquitto.url) as session:
-                outcomes = [session.publish(publication(str(number), qos=qos)) for number in range(100)]
+                outcomes = [published(session, publication(str(number), qos=qos)) for number in range(100)]
                 assert set(await asyncio.gather(*outcomes)) == {0}
                 heard = await asyncio.to_thread(device.wait_for, 100)
-                assert await session.publish(publication("last", qos=2)) == 0  # so PUBCOMP of the others came
+                assert await published(session, publication("last", qos=2)) == 0  # so PUBCOMP of the others came
                 assert session.in_flight <= 1
         assert [one.payload for one in heard] == [str(number).encode() for number in range(100)]
         assert {one.qos for one in heard} == {qos}
@@ -389,11 +389,11 @@ class TestPublishing:
         async with running_link(settings_for(mosquitto.url)) as link:
             await asyncio.wait_for(link.connected(), WAIT)
             with mosquitto.device("1"):
-                assert await link.publish(publication()) == 0
+                assert await published(link, publication()) == 0
                 assert not link.reports_subscribers  # it has not shown that it does
-                assert await link.publish(publication(topic="devices/2")) == 0x10
+                assert await published(link, publication(topic="devices/2")) == 0x10
                 assert link.reports_subscribers
-                assert await link.publish(publication()) == 0
+                assert await published(link, publication()) == 0
             await asyncio.to_thread(mosquitto.restart)
             while link.sessions < 2:
                 await asyncio.wait_for(link.connected(), WAIT)
@@ -403,38 +403,38 @@ class TestPublishing:
     async def test_a_refusal_by_acl_is_a_result(self) -> None:
         with Mosquitto(users={"gate": "secret"}, acl="user gate\ntopic write devices/1\n") as broker:
             async with open_session(broker.url) as session:
-                assert await session.publish(publication(topic="devices/2")) == 0x87
-                assert await session.publish(publication(topic="devices/1")) == 0x10
+                assert await published(session, publication(topic="devices/2")) == 0x87
+                assert await published(session, publication(topic="devices/1")) == 0x10
 
     async def test_a_packet_over_the_brokers_maximum_is_not_tried(self) -> None:
         with Mosquitto("max_packet_size 1000") as broker:
             async with open_session(broker.url) as session:
                 with pytest.raises(PublicationInvalid) as error:
-                    session.publish(publication(b"x" * 1000))
+                    await published(session, publication(b"x" * 1000))
                 assert (error.value.limit, error.value.allowed) == ("Maximum Packet Size", 1000)
                 room = 1000 - (error.value.actual - 1000)
-                assert await session.publish(publication(b"x" * room)) == 0x10
+                assert await published(session, publication(b"x" * room)) == 0x10
                 with pytest.raises(PublicationInvalid):
-                    session.publish(publication(b"x" * (room + 1)))
+                    await published(session, publication(b"x" * (room + 1)))
                 assert session.up
 
     async def test_retain_where_the_broker_keeps_nothing(self) -> None:
         with Mosquitto("retain_available false") as broker:
             async with open_session(broker.url) as session:
                 with pytest.raises(PublicationInvalid) as error:
-                    session.publish(publication()._replace(retain=True))
+                    await published(session, publication()._replace(retain=True))
                 assert error.value.reason_code == 0x9A
 
     async def test_what_was_taken_back_is_not_sent(self, mosquitto: Mosquitto) -> None:
         with mosquitto.device("1") as device, TcpProxy(mosquitto.port) as proxy:
             async with open_session(f"mqtt://127.0.0.1:{proxy.port}") as session:
                 proxy.stall(to_server=False)
-                outcomes = [session.publish(publication(str(number))) for number in range(30)]
+                for number in range(30):
+                    session.publish([publication(str(number))._replace(message_id=str(number))])
                 await asyncio.sleep(0)
-                for outcome in outcomes[25:]:
-                    outcome.cancel()
+                assert all(session.take_back(str(number)) for number in range(25, 30))
                 proxy.resume()
-                await session.publish(publication("last"))
+                await published(session, publication("last"))
             heard = await asyncio.to_thread(device.wait_for, 26)
         assert [one.payload for one in heard] == [str(number).encode() for number in range(25)] + [b"last"]
 
@@ -442,7 +442,7 @@ class TestPublishing:
         with mosquitto.device("1") as device:
             async with open_session(mosquitto.url) as session:
                 payload = os.urandom(50_000)
-                outcomes = [session.publish(publication(payload)) for _ in range(200)]
+                outcomes = [published(session, publication(payload)) for _ in range(200)]
                 assert set(await asyncio.gather(*outcomes)) == {0}
             heard = await asyncio.to_thread(device.wait_for, 200)
         assert {one.payload for one in heard} == {payload}

@@ -15,7 +15,7 @@ from chapar.errors.tls import BROKER_CURES, GATEWAY_CURES
 from chapar.runtime.settings import Settings
 from support.authorities import WEAK_RSA, Authority, HomeMade, self_signed, server_context
 from support.faulty_broker import FaultyBroker
-from support.links import open_session, publication
+from support.links import open_session, publication, published
 from support.mosquitto import Mosquitto
 from support.tls_port import TlsPort
 
@@ -75,7 +75,7 @@ class TestAnAuthorityMadeAtHome:
     async def test_it_is_trusted(self, home: HomeMade, url: str) -> None:
         settings = Settings.model_validate({"broker_url": url, "broker_ca_file": home.ca_file})
         async with open_session(url, settings=settings) as session:
-            assert await session.publish(publication()) == 0x10
+            assert await published(session, publication()) == 0x10
 
     async def test_its_name_is_checked(self, home: HomeMade, url: str) -> None:
         by_address = url.replace("localhost", "127.0.0.1")
