@@ -112,6 +112,7 @@ def gone(path: Path) -> bool:
 GATEWAY = """
 import asyncio, sys
 from chapar.link.embedded import EmbeddedBroker
+from chapar.runtime.metrics import Metrics
 
 async def main():
     async with EmbeddedBroker(int(sys.argv[1]), Metrics()):
