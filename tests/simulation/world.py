@@ -15,10 +15,11 @@ import structlog
 from pydantic import SecretStr
 
 from chapar.app import wiring
+from chapar.app.wiring import Running
 from chapar.delivery import acceptance as sending
 from chapar.delivery import dispatcher, outcomes
 from chapar.delivery.idempotency import Use
-from chapar.delivery.messages import Gateway
+from chapar.delivery.messages import Messaging
 from chapar.errors import ChaparError
 from chapar.link import endpoints
 from chapar.link import keeper as link
@@ -100,7 +101,7 @@ class Process:
         self.dead = False
         self.stopping = asyncio.Event()
         self.commits: SimulatedCommits | None = None
-        self.gateway: Gateway | None = None
+        self.gateway: Running | None = None
         self.calls: dict[asyncio.Task[Any], None] = {}  # in their order
         self.task = world.loop.create_task(self._main(), name=self.name)
         world.trace(self.name, "starts")
@@ -113,7 +114,7 @@ class Process:
         enter(self)
         try:
             async with wiring.lifespan(self.world.settings) as running:
-                self.gateway = running.gateway
+                self.gateway = running
                 await self.stopping.wait()
                 self.world.trace(self.name, "stops")
                 for call in [*self.calls]:
@@ -142,7 +143,7 @@ class Process:
 
     @property
     def under_way(self) -> int:
-        return 0 if self.gateway is None else len(self.gateway._dispatcher._under_way)
+        return 0 if self.gateway is None else len(self.gateway.dispatcher._under_way)
 
 
 class World:
@@ -313,7 +314,7 @@ class World:
         if request.due_in is not None:
             command = command._replace(deliver_at=process.clock.now() + request.due_in)
         use = None if request.key is None else Use("me", request.key, request.name)
-        given = await self._answered(send(process.gateway, CALLER, command, use, "en"))
+        given = await self._answered(send(process.gateway.messaging, CALLER, command, use, "en"))
         self.trace(request.name, "is answered", given.status, given.message_id or given.body)
         request.given.append(given)
 
@@ -386,7 +387,7 @@ class World:
         id_ = self.chaos.choice(waiting)
         self.trace(id_, "is to be cancelled by", process.name)
         status = 200
-        call = self.loop.create_task(process.gateway.cancel(CALLER, id_))
+        call = self.loop.create_task(process.gateway.cancellation.cancel(CALLER, id_))
         process.calls[call] = None
         try:
             await asyncio.wait([call])
@@ -406,10 +407,10 @@ class World:
         id_ = self.chaos.choice(list(self.database.by_id))
         self.trace(id_, "is to be sent again by", process.name)
 
-        async def resend(gateway_: Gateway) -> Answer:
-            return sent_answer(await gateway_.resend(CALLER, id_, Wait.BROKER, None))
+        async def resend(messaging: Messaging) -> Answer:
+            return sent_answer(await messaging.resend(CALLER, id_, Wait.BROKER, None))
 
-        call = self.loop.create_task(self._answered(resend(process.gateway)))
+        call = self.loop.create_task(self._answered(resend(process.gateway.messaging)))
         process.calls[call] = None
         with suppress(asyncio.CancelledError):
             await asyncio.wait([call])

@@ -2,17 +2,24 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
 from structlog.testing import capture_logs
 
-from chapar.delivery import capacity as room
-from chapar.delivery import messages as gateway_module
-from chapar.delivery.idempotency import KEY_KEPT, Replay, Use
-from chapar.delivery.messages import Gateway
+from chapar.access.trail import AuditTrail
+from chapar.app.health import Monitor
+from chapar.delivery import cancellation as cancellation_module
+from chapar.delivery import capacity as capacity_module
+from chapar.delivery.acceptance import Sending
+from chapar.delivery.cancellation import Cancellation
+from chapar.delivery.capacity import Room
+from chapar.delivery.idempotency import KEY_KEPT, IdempotencyKeys, Replay, Use
+from chapar.delivery.messages import Messaging
+from chapar.delivery.reports import Reporting
+from chapar.delivery.retention import Forgetting, prune
 from chapar.errors import (
     BrokerClosed,
     BrokerRefused,
@@ -40,6 +47,7 @@ from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.model.queue import Lease
 from chapar.model.report import Filters, Position
+from chapar.runtime.metrics import Metrics
 from chapar.store.acceptance import addition
 from chapar.store.messages import UNBOUNDED
 from support.callers import CALLER
@@ -67,16 +75,30 @@ class Bench:
     def __init__(self, *, alone: bool = True, **settings: Any) -> None:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
         self.settings = fake_settings(alone=alone, **settings)
-        edges: Any = (self.settings, self.store, self.link)
+        edges: Any = (self.store, self.link)
         self.dispatcher = dispatcher_of(self.store, self.link, self.clock, alone=alone)
-        self.gateway = Gateway(*edges, self.dispatcher, self.clock, PROCESS)
+        self.metrics = Metrics()
+        self.room = Room(self.settings.max_queue, self.store.queue, self.metrics)
+        self.sending = Sending(self.settings, *edges, self.dispatcher, self.room, self.clock, PROCESS, self.metrics)
+        self.keys = IdempotencyKeys(self.store, self.clock, PROCESS, self.sending.when_landed)
+        self.messaging = Messaging(self.store.messages, self.sending, self.keys)
+        self.cancellation = Cancellation(
+            *edges,
+            self.dispatcher,
+            self.messaging,
+            self.room,
+            self.clock,
+            self.metrics,
+            patience=self.settings.publish_timeout,
+        )
+        self.monitor = Monitor(self.store.health, edges[1], self.room, self.clock, self.metrics)
 
     async def send(self, command: Command = ASKED) -> Message:
-        return await self.gateway.send(CALLER, command)
+        return await self.messaging.send(CALLER, command)
 
     async def once(self, command: Command = ASKED, use: Use = USE) -> Given | Replay:
         """Send with a key."""
-        return await self.gateway.send_once(CALLER, command, use, Given)
+        return await self.messaging.send_once(CALLER, command, use, Given)
 
     def stored(self) -> list[Message]:
         return self.store.database.messages()
@@ -85,13 +107,18 @@ class Bench:
         return asyncio.create_task(self.send(command))
 
     async def counted(self) -> None:
-        """Let the gateway count what is unfinished."""
-        run = asyncio.create_task(self.gateway.run())
-        for _ in range(5):
-            await asyncio.sleep(0)
-        run.cancel()
-        with suppress(asyncio.CancelledError):
-            await run
+        """Let what is unfinished be counted."""
+        await for_a_moment(self.room.run())
+
+
+async def for_a_moment(loop: Coroutine[None, None, None]) -> None:
+    """Let a loop have a few turns, and end it."""
+    run = asyncio.create_task(loop)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    run.cancel()
+    with suppress(asyncio.CancelledError):
+        await run
 
 
 @pytest.fixture
@@ -181,7 +208,7 @@ async def test_a_caller_who_goes_away_before_a_message_is_queued_stops_nothing(b
     sending = bench.in_flight(LATER)
     await asyncio.sleep(0)
     sending.cancel()
-    await until(lambda: not bench.gateway._sending._landing)
+    await until(lambda: not bench.sending._landing)
     assert [row.status for row in bench.stored()] == [Status.QUEUED]
 
 
@@ -190,7 +217,7 @@ async def test_nobody_is_told_what_went_wrong_once_nobody_waits(bench: Bench) ->
     sending = bench.in_flight()
     await asyncio.sleep(0)
     sending.cancel()
-    await until(lambda: not bench.gateway._sending._landing)
+    await until(lambda: not bench.sending._landing)
     assert sending.cancelled()
 
 
@@ -284,7 +311,7 @@ async def test_a_full_queue_names_its_oldest_message_to_those_only_who_may_see_i
         (CALLER, first.id),
     ):
         with pytest.raises(QueueFull) as raised:
-            await bench.gateway.send(caller, LATER)
+            await bench.messaging.send(caller, LATER)
         assert raised.value.oldest == named
     for language in ("en", "fa"):
         assert first.id not in QueueFull("CHAPAR_MAX_QUEUE", 1, None, 5).sentence(language)
@@ -298,7 +325,7 @@ async def test_a_full_queue_names_its_oldest_message_to_those_only_who_may_see_i
         (reaching(operations="open"), LATER._replace(imei="Z", micro_op="open"), None),
     ):
         with pytest.raises(QueueFull) as raised:
-            await bench.gateway.send(caller, asked)
+            await bench.messaging.send(caller, asked)
         assert raised.value.oldest == named
 
 
@@ -307,7 +334,7 @@ async def test_a_queue_full_of_what_is_not_saved_yet_names_it_to_nobody_who_is_n
     first = bench.in_flight(LATER)
     await asyncio.sleep(0)
     with pytest.raises(QueueFull) as raised:
-        await bench.gateway.send(reaching(devices="B"), LATER._replace(imei="B"))
+        await bench.messaging.send(reaching(devices="B"), LATER._replace(imei="B"))
     assert raised.value.oldest is None
     await first
 
@@ -386,7 +413,7 @@ async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) 
     assert (row.status, row.reason, row.attempts) == (Status.REJECTED, "outcome_unknown", 0)
     assert await bench.store.keys.owner(("me", "key"), EPOCH) is None
     bench.store.commits.failing.clear()
-    await bench.gateway.quiet()
+    await bench.sending.quiet()
     bench.link.answers.append(0x00)
     assert sent_of(await bench.once()).status is Status.PUBLISHED
 
@@ -445,7 +472,7 @@ async def test_a_caller_who_goes_away_leaves_its_key_to_the_next_once_the_messag
     await asyncio.sleep(0)
     with pytest.raises(KeyInFlight):
         await bench.once()
-    await bench.gateway.quiet()
+    await bench.sending.quiet()
     [row] = bench.stored()
     assert sent_of(await bench.once()) == row
     assert await bench.once() == Replay(row.id, 202, "{}")
@@ -515,10 +542,10 @@ async def test_a_message_that_waits_is_cancelled_and_who_waits_for_it_is_told(be
     sending = bench.in_flight()
     await until(lambda: len(bench.stored()) == 2)
     second = bench.stored()[1]
-    assert (await bench.gateway.cancel(CALLER, second.id)).status is Status.CANCELLED
+    assert (await bench.cancellation.cancel(CALLER, second.id)).status is Status.CANCELLED
     with pytest.raises(MessageCancelled):
         await sending
-    assert (await bench.gateway.cancel(CALLER, second.id)).status is Status.CANCELLED, "once more is no mistake"
+    assert (await bench.cancellation.cancel(CALLER, second.id)).status is Status.CANCELLED, "once more is no mistake"
 
 
 def at_broker(bench: Bench, **fields: Any) -> Message:
@@ -549,7 +576,7 @@ async def running(bench: Bench) -> AsyncIterator[Bench]:
 )
 async def test_a_message_that_the_broker_may_retain_is_taken_back(running: Bench, fields: dict[str, Any]) -> None:
     message = at_broker(running, **fields)
-    cancelling = asyncio.create_task(running.gateway.cancel(CALLER, message.id))
+    cancelling = asyncio.create_task(running.cancellation.cancel(CALLER, message.id))
     await until(lambda: running.link.waiting)
     [publication] = running.link.published
     assert (publication.topic, publication.payload, publication.retain) == (message.topic, b"", True)
@@ -559,9 +586,9 @@ async def test_a_message_that_the_broker_may_retain_is_taken_back(running: Bench
     is_withdrawn = message.status is Status.QUEUED
     assert cancelled == running.store.now(message)
     assert cancelled.status is (Status.CANCELLED if is_withdrawn else message.status)
-    assert await running.gateway.cancel(CALLER, message.id) == cancelled, "once more changes nothing"
+    assert await running.cancellation.cancel(CALLER, message.id) == cancelled, "once more changes nothing"
     assert len(running.link.published) == 1
-    [attempt] = await running.gateway.attempts(message.id)
+    [attempt] = await running.messaging.attempts(message.id)
     assert attempt.outcome == "retained_cleared"
 
 
@@ -578,7 +605,7 @@ async def test_a_message_that_the_broker_may_retain_is_taken_back(running: Bench
 async def test_what_no_broker_retains_is_not_taken_back(bench: Bench, fields: dict[str, Any]) -> None:
     message = at_broker(bench, **fields)
     with pytest.raises(NotCancellable):
-        await bench.gateway.cancel(CALLER, message.id)
+        await bench.cancellation.cancel(CALLER, message.id)
     assert bench.stored() == [message]
 
 
@@ -589,14 +616,14 @@ async def test_what_no_broker_retains_is_not_taken_back(bench: Bench, fields: di
 async def test_what_a_newer_one_replaces_is_not_taken_back(bench: Bench, status: Status, claim: str | None) -> None:
     message, newer = at_broker(bench), at_broker(bench, status=status, claim=claim)
     with pytest.raises(NotCancellable):
-        await bench.gateway.cancel(CALLER, message.id)
+        await bench.cancellation.cancel(CALLER, message.id)
     assert bench.stored() == [message, newer]
 
 
 async def test_a_clearing_that_a_newer_one_overtakes_ends(bench: Bench) -> None:
     message = at_broker(bench)
     newer = at_broker(bench, status=Status.QUEUED, attempts=0)
-    cancelling = asyncio.create_task(bench.gateway.cancel(CALLER, message.id))
+    cancelling = asyncio.create_task(bench.cancellation.cancel(CALLER, message.id))
     await until(lambda: len(bench.stored()) == 3)
     run = asyncio.create_task(bench.dispatcher.run())
     await until(lambda: bench.link.waiting)
@@ -611,13 +638,13 @@ async def test_a_clearing_that_a_newer_one_overtakes_ends(bench: Bench) -> None:
 async def test_a_clearing_waits_for_the_broker_and_its_caller_does_not(bench: Bench) -> None:
     bench.link.up = False
     message = at_broker(bench)
-    empty = await bench.gateway.cancel(CALLER, message.id)
+    empty = await bench.cancellation.cancel(CALLER, message.id)
     assert (empty.origin, empty.status, empty.clears) == (message.id, Status.QUEUED, True)
-    assert await bench.gateway.cancel(CALLER, message.id) == empty, "it is on its way already"
+    assert await bench.cancellation.cancel(CALLER, message.id) == empty, "it is on its way already"
     with pytest.raises(NotRepeatable):
-        await bench.gateway.resend(CALLER, empty.id, Wait.NONE, None)
-    assert (await bench.gateway.cancel(CALLER, empty.id)).status is Status.CANCELLED
-    another = await bench.gateway.cancel(CALLER, message.id)
+        await bench.messaging.resend(CALLER, empty.id, Wait.NONE, None)
+    assert (await bench.cancellation.cancel(CALLER, empty.id)).status is Status.CANCELLED
+    another = await bench.cancellation.cancel(CALLER, message.id)
     assert (another.id != empty.id, another.clears) == (True, True)
 
 
@@ -625,22 +652,22 @@ async def test_a_clearing_that_the_broker_refuses_is_no_success(running: Bench) 
     message = at_broker(running)
     running.link.answers.append(NOT_AUTHORIZED)
     with pytest.raises(BrokerRefused):
-        await running.gateway.cancel(CALLER, message.id)
+        await running.cancellation.cancel(CALLER, message.id)
     assert running.store.now(message) == message
 
 
 async def test_a_message_on_its_way_is_not_cancelled(bench: Bench) -> None:
     row = bench.store.put(new_message())
     with pytest.raises(NotCancellable) as raised:
-        await bench.gateway.cancel(CALLER, row.id)
+        await bench.cancellation.cancel(CALLER, row.id)
     assert (raised.value.id, raised.value.status) == (row.id, "publishing")
 
 
 async def test_a_message_that_is_not_there_is_neither_found_nor_cancelled_nor_sent_again(bench: Bench) -> None:
     for asked in (
-        bench.gateway.find(CALLER, "m"),
-        bench.gateway.cancel(CALLER, "m"),
-        bench.gateway.resend(CALLER, "m", Wait.NONE, None),
+        bench.messaging.find(CALLER, "m"),
+        bench.cancellation.cancel(CALLER, "m"),
+        bench.messaging.resend(CALLER, "m", Wait.NONE, None),
     ):
         with pytest.raises(MessageNotFound):
             await asked
@@ -660,7 +687,7 @@ async def test_a_message_sent_again_is_a_new_one_that_names_its_origin(bench: Be
             retain=True,
         )
     )
-    again = await bench.gateway.resend(CALLER, first.id, Wait.NONE, None)
+    again = await bench.messaging.resend(CALLER, first.id, Wait.NONE, None)
     assert (again.origin, again.deliver_at, again.expires_at) == (first.id, None, EPOCH + 1500)
     assert again.id != first.id
     same = ("imei", "micro_op", "params", "qos", "retain", "at_most_once", "topic")
@@ -668,10 +695,10 @@ async def test_a_message_sent_again_is_a_new_one_that_names_its_origin(bench: Be
 
 
 async def test_readiness_names_what_is_missing(bench: Bench) -> None:
-    assert await bench.gateway.readiness() == (None, None)
+    assert await bench.monitor.readiness() == (None, None)
     bench.link.up = False
     bench.store.readers.failing = True
-    database, broker = await bench.gateway.readiness()
+    database, broker = await bench.monitor.readiness()
     assert database is not None
     assert "database" in database
     assert broker == "The broker has not answered yet."
@@ -679,7 +706,7 @@ async def test_readiness_names_what_is_missing(bench: Bench) -> None:
 
 async def test_a_broker_that_leaves_messages_unanswered_is_not_ready(bench: Bench) -> None:
     bench.link.unanswered = BrokerUnanswered("mqtt://fake", 12.0)
-    broker = (await bench.gateway.readiness()).broker
+    broker = (await bench.monitor.readiness()).broker
     assert broker == "mqtt://fake is alive, and has not answered a message for 12 s."
 
 
@@ -687,7 +714,7 @@ async def test_what_the_link_has_not_sent_is_cancelled(bench: Bench) -> None:
     sending = bench.in_flight()
     await until(lambda: bench.link.waiting)
     (id_,) = bench.link.waiting
-    cancelled = await bench.gateway.cancel(CALLER, id_)
+    cancelled = await bench.cancellation.cancel(CALLER, id_)
     assert (cancelled.status, cancelled.attempts) == (Status.CANCELLED, 0)
     with pytest.raises(MessageCancelled):
         await sending
@@ -696,7 +723,7 @@ async def test_what_the_link_has_not_sent_is_cancelled(bench: Bench) -> None:
 async def test_a_gateway_that_stops_answers_who_waits(bench: Bench) -> None:
     sending = bench.in_flight()
     await until(lambda: bench.link.waiting)
-    bench.gateway.hurry()
+    bench.dispatcher.hurry()
     sent = await sending
     assert isinstance(sent, Message)
     assert sent.status is Status.PUBLISHING
@@ -713,14 +740,14 @@ async def test_what_is_out_of_reach_is_neither_sent_nor_withdrawn_nor_sent_again
     bench: Bench, caller: Caller
 ) -> None:
     with pytest.raises(OutOfReach) as raised:
-        await bench.gateway.send(caller, LATER)
+        await bench.messaging.send(caller, LATER)
     assert (raised.value.imei, raised.value.micro_op) == ("A", "push_down")
     assert bench.stored() == []
     sent = await bench.send(LATER)
     for asked in (
-        bench.gateway.cancel(caller, sent.id),
-        bench.gateway.resend(caller, sent.id, Wait.NONE, None),
-        bench.gateway.find(caller, sent.id),
+        bench.cancellation.cancel(caller, sent.id),
+        bench.messaging.resend(caller, sent.id, Wait.NONE, None),
+        bench.messaging.find(caller, sent.id),
     ):
         with pytest.raises(MessageNotFound):
             await asked
@@ -730,26 +757,26 @@ async def test_what_is_out_of_reach_is_neither_sent_nor_withdrawn_nor_sent_again
 async def test_whatever_waits_of_what_somebody_sent_is_withdrawn_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_module, "_CANCELLED_AT_ONCE", 2)
+    monkeypatch.setattr(cancellation_module, "_CANCELLED_AT_ONCE", 2)
     sender = reaching(devices="*")
-    sent = [await bench.gateway.send(sender, LATER._replace(imei=f"D{number}")) for number in range(5)]
+    sent = [await bench.messaging.send(sender, LATER._replace(imei=f"D{number}")) for number in range(5)]
     of_others = await bench.send(LATER)
-    assert await bench.gateway.cancel_all_of(CALLER, "key:some") == 5
+    assert await bench.cancellation.cancel_all_of(CALLER, "key:some") == 5
     for message in sent:
         assert isinstance(message, Message)
         assert bench.store.now(message).status is Status.CANCELLED
     assert bench.store.now(of_others).status is Status.QUEUED
     assert {entry[-1] for entry in bench.store.asked("cancel")} == {"key revoked"}
-    assert await bench.gateway.cancel_all_of(CALLER, "key:some") == 0
+    assert await bench.cancellation.cancel_all_of(CALLER, "key:some") == 0
 
 
 async def test_what_is_within_reach_is_sent_seen_and_withdrawn(bench: Bench) -> None:
     caller = reaching(devices="A*", operations="push_*")
-    sent = await bench.gateway.send(caller, LATER)
+    sent = await bench.messaging.send(caller, LATER)
     assert isinstance(sent, Message)
-    assert await bench.gateway.find(caller, sent.id) == sent
-    assert (await bench.gateway.resend(caller, sent.id, Wait.NONE, None)).origin == sent.id
-    assert (await bench.gateway.cancel(caller, sent.id)).status is Status.CANCELLED
+    assert await bench.messaging.find(caller, sent.id) == sent
+    assert (await bench.messaging.resend(caller, sent.id, Wait.NONE, None)).origin == sent.id
+    assert (await bench.cancellation.cancel(caller, sent.id)).status is Status.CANCELLED
     (entry,) = bench.store.asked("cancel")
     assert entry == (EPOCH, "key:some", "some", "192.0.2.7", "message_cancelled", sent.id, "A", "push_down", None)
 
@@ -769,11 +796,12 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
     monkeypatch.setattr(bench.store.trail, "page", recorder("audit"))
     monkeypatch.setattr(bench.store.reports, "pages", lambda filters: asked.update(pages=(filters.reach, (), {})))
     caller = reaching(devices="B")
-    bench.gateway.report(caller, Filters())
+    reporting = Reporting(bench.store.reports)
+    reporting.report(caller, Filters())
     for answer in (
-        bench.gateway.page(caller, Filters(), after=Position(6, "m"), limit=7),
-        bench.gateway.summary(caller, Filters(), "day"),
-        bench.gateway.audit(caller, AuditFilters(), before=9, limit=8),
+        reporting.page(caller, Filters(), after=Position(6, "m"), limit=7),
+        reporting.summary(caller, Filters(), "day"),
+        AuditTrail(bench.store.trail).page(caller, AuditFilters(), before=9, limit=8),
     ):
         assert await answer
     within = Reach(("B",))
@@ -790,13 +818,13 @@ async def test_the_attempts_of_a_message_are_told(bench: Bench) -> None:
     with pytest.raises(BrokerRefused):
         await bench.send()
     (row,) = bench.stored()
-    assert [attempt.outcome for attempt in await bench.gateway.attempts(row.id)] == ["not_authorized"]
+    assert [attempt.outcome for attempt in await bench.messaging.attempts(row.id)] == ["not_authorized"]
 
 
 async def test_no_message_has_an_id_that_a_database_cannot_hold(bench: Bench) -> None:
     bench.store.readers.failing = True
     with pytest.raises(MessageNotFound):
-        await bench.gateway.find(CALLER, "m\0")
+        await bench.messaging.find(CALLER, "m\0")
 
 
 async def test_a_message_that_is_forgotten_while_it_is_withdrawn_is_not_found(
@@ -809,7 +837,7 @@ async def test_a_message_that_is_forgotten_while_it_is_withdrawn_is_not_found(
 
     monkeypatch.setattr(bench.store.messages, "cancel", forgotten)
     with pytest.raises(MessageNotFound):
-        await bench.gateway.cancel(CALLER, sent.id)
+        await bench.cancellation.cancel(CALLER, sent.id)
 
 
 @pytest.mark.parametrize(("status", "body"), [(202, "first"), (201, "{}")])
@@ -835,16 +863,30 @@ async def test_a_key_that_was_withdrawn_before_it_was_answered_is_in_flight(benc
 async def test_what_is_old_enough_is_forgotten(
     monkeypatch: pytest.MonkeyPatch, days: float | None, before: int
 ) -> None:
-    bench = Bench(retention_days=days)
+    bench = Bench()
     asked: list[tuple[int, int]] = []
 
-    async def prune(before: int, at: int) -> AsyncIterator[int]:
+    async def pruned(before: int, at: int) -> AsyncIterator[int]:
         asked.append((before, at))
         yield 3
 
-    monkeypatch.setattr(bench.store.retention, "prune", prune)
-    await bench.counted()
+    monkeypatch.setattr(bench.store.retention, "prune", pruned)
+    await for_a_moment(Forgetting(bench.store.retention, bench.clock, days).run())
     assert asked == [(before, EPOCH)]
+
+
+async def test_what_is_pruned_by_hand_is_in_the_trail(bench: Bench) -> None:
+    old = {"claim": None, "created_at": EPOCH - 2 * 86_400_000}
+    bench.store.put(new_message("old", Status.PUBLISHED, **old))
+    bench.store.put(new_message("waiting", Status.QUEUED, **old))
+    shown: list[int] = []
+    assert await prune(bench.store, bench.clock, 1.5, shown.append) == 1
+    assert shown == [1]
+    page = await AuditTrail(bench.store.trail).page(CALLER, AuditFilters(), before=None, limit=9)
+    assert [entry.detail for _, entry in page.entries] == [
+        "accepted longer ago than 1.5 days: 1 removed",
+        "accepted longer ago than 1.5 days: begun",
+    ]
 
 
 async def test_a_clock_that_was_stepped_is_said_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -852,7 +894,7 @@ async def test_a_clock_that_was_stepped_is_said_once(bench: Bench, monkeypatch: 
     monkeypatch.setattr(bench.clock, "drift", lambda: drift)
     with capture_logs() as logged:
         for drift in (1000, 1001, 1500, -1):  # noqa: B007 - the clock reads it
-            bench.gateway.exposition()
+            bench.monitor.exposition()
     assert [(entry["event"], entry["by_ms"]) for entry in logged] == [
         ("system_clock_stepped", 1001),
         ("system_clock_stepped", -1),
@@ -864,9 +906,9 @@ async def test_the_measurements_say_how_it_stands(bench: Bench) -> None:
     await bench.counted()
     bench.link.up, bench.link.in_flight, bench.link.window, bench.link.reconnects = False, 3, 19, 2
     bench.link.strays = Counter(PUBACK=2)
-    bench.gateway.exposition()
+    bench.monitor.exposition()
     bench.link.strays = Counter(PUBACK=3, PUBLISH=1)
-    told = bench.gateway.exposition().decode()
+    told = bench.monitor.exposition().decode()
     for line in (
         'chapar_queue_messages{status="queued"} 1.0',
         'chapar_queue_messages{status="scheduled"} 0.0',
@@ -885,7 +927,7 @@ async def test_the_measurements_say_how_it_stands(bench: Bench) -> None:
 async def test_a_full_queue_is_counted_again_unless_it_just_was(
     monkeypatch: pytest.MonkeyPatch, *, fresh: bool
 ) -> None:
-    monkeypatch.setattr(room, "FRESH", float("inf") if fresh else 0.0)
+    monkeypatch.setattr(capacity_module, "FRESH", float("inf") if fresh else 0.0)
     bench = Bench(max_queue=1)
     only = bench.store.put(new_message("Z", Status.QUEUED, claim=None, created_at=EPOCH))
     await bench.counted()

@@ -38,7 +38,7 @@ def test_every_route_declares_who_may_call_it() -> None:
     part: Any = Mock()
     made = Mock()
     with patch.object(wiring, "DirectRoutes", made):
-        application(Running(part, part, part, part), Settings(), limits_of(Settings()))
+        application(Running(*[part] * len(Running._fields)), Settings(), limits_of(Settings()))
     app, _ = made.call_args.args
     routes = list(routes_of(app.routes))
     assert len(routes) >= 18

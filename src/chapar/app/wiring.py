@@ -1,4 +1,4 @@
-"""The composition root: settings become a store, a link, a dispatcher, a gateway and its API, wired here once."""
+"""The composition root: settings become a store, a link, use cases and their API, wired here once."""
 
 import asyncio
 import contextlib
@@ -13,23 +13,30 @@ from chapar.access.door import Door
 from chapar.access.jwks import TokenOptions, token_verifier
 from chapar.access.keyring import Keyring
 from chapar.access.tokens import TokenVerifier
+from chapar.access.trail import AuditTrail
 from chapar.app.brokers import broker_access
+from chapar.app.health import Monitor
+from chapar.delivery.acceptance import Sending
+from chapar.delivery.cancellation import Cancellation
+from chapar.delivery.capacity import Room
 from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.idempotency import IdempotencyKeys
 from chapar.delivery.lease import ProcessLease
-from chapar.delivery.messages import Gateway
+from chapar.delivery.messages import Messaging
+from chapar.delivery.reports import Reporting
+from chapar.delivery.retention import Forgetting
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.keeper import Link
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings, listed
 from chapar.runtime.supervision import supervised
-from chapar.store.store import open_store
+from chapar.store.store import Store, open_store
 from chapar.web.api import documentation
 from chapar.web.api.audit import audit_router
 from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
 from chapar.web.api.messages import messaging_router
-from chapar.web.api.metrics import metrics_router
 from chapar.web.api.reports import reporting_router
 from chapar.web.http import problems
 from chapar.web.http.connection import Bounds, affordable
@@ -48,15 +55,19 @@ _WRITER_START: Final = 60.0  # seconds a writer may take until it commits; a sma
 class Running(NamedTuple):
     """What a gateway process consists of while it runs, as the API sees it."""
 
-    gateway: Gateway
+    dispatcher: Dispatcher
+    messaging: Messaging
+    cancellation: Cancellation
+    reporting: Reporting
     door: Door
     keyring: Keyring
+    trail: AuditTrail
+    monitor: Monitor
     metrics: Metrics
 
 
 def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp:
     """The HTTP API, behind everything that a request passes first."""
-    gateway = running.gateway
     app = documentation.DocumentedAPI(
         title="Chapar",
         version=__version__,
@@ -67,12 +78,11 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     routers = [
-        messaging_router(gateway, limits),
-        reporting_router(gateway),
-        health_router(gateway),
-        metrics_router(gateway),
-        keys_router(running.keyring, gateway),
-        audit_router(gateway),
+        messaging_router(running.messaging, running.cancellation, running.reporting, limits),
+        reporting_router(running.reporting),
+        health_router(running.monitor.readiness, running.monitor.exposition),
+        keys_router(running.keyring, running.cancellation),
+        audit_router(running.trail),
     ]
     for router in routers:
         app.include_router(router)
@@ -104,6 +114,17 @@ def limits_of(settings: Settings) -> Limits:
         together=settings.max_bodies_bytes,
     )
     return Limits(rates, settings.max_waits, bodies)
+
+
+def store_of(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsyncContextManager[Store]:
+    """The database, to be opened."""
+    return open_store(
+        settings.database_url.get_secret_value(),
+        metrics,
+        readers=settings.readers,
+        report_readers=settings.report_readers,
+        auto_migrate=settings.auto_migrate,
+    )
 
 
 def tokens_of(settings: Settings, metrics: Metrics) -> TokenVerifier | None:
@@ -148,15 +169,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
     async with contextlib.AsyncExitStack() as stack:
         if with_broker and settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
-        store = await stack.enter_async_context(
-            open_store(
-                settings.database_url.get_secret_value(),
-                metrics,
-                readers=settings.readers,
-                report_readers=settings.report_readers,
-                auto_migrate=settings.auto_migrate,
-            )
-        )
+        store = await stack.enter_async_context(store_of(settings, metrics))
         lease = ProcessLease(store.queue, clock, process, settings.lease, alone=settings.serves_alone)
         dispatcher = Dispatcher(
             store,
@@ -168,7 +181,15 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             alone=settings.serves_alone,
             clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
         )
-        gateway = Gateway(settings, store, link, dispatcher, clock, process, metrics)
+        room = Room(settings.max_queue, store.queue, metrics)
+        sending = Sending(settings, store, link, dispatcher, room, clock, process, metrics)
+        keys = IdempotencyKeys(store, clock, process, sending.when_landed)
+        messaging = Messaging(store.messages, sending, keys)
+        cancellation = Cancellation(
+            store, link, dispatcher, messaging, room, clock, metrics, patience=settings.publish_timeout
+        )
+        monitor = Monitor(store.health, link, room, clock, metrics)
+        forgetting = Forgetting(store.retention, clock, settings.retention_days)
         door = Door(tokens_of(settings, metrics), store.api_keys, clock, metrics)
         keyring = Keyring(store.api_keys, door, clock, settings.publish_timeout, alone=settings.serves_alone)
         await store.health.check(_WRITER_START)
@@ -178,12 +199,24 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             loops = [
                 tasks.create_task(supervised("link", link.run, metrics), name="link"),
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
-                tasks.create_task(gateway.run(), name="gateway"),
+                tasks.create_task(supervised("backlog", room.run, metrics), name="backlog"),
+                tasks.create_task(supervised("measurements", monitor.run, metrics), name="measurements"),
+                tasks.create_task(supervised("retention", forgetting.run, metrics), name="retention"),
                 tasks.create_task(door.run(), name="door"),
             ]
             try:
-                yield Running(gateway, door, keyring, metrics)
-                await _at_most(GRACE, gateway.quiet())
+                yield Running(
+                    dispatcher,
+                    messaging,
+                    cancellation,
+                    Reporting(store.reports),
+                    door,
+                    keyring,
+                    AuditTrail(store.trail),
+                    monitor,
+                    metrics,
+                )
+                await _at_most(GRACE, sending.quiet())
                 dispatcher.stop()
                 await _at_most(GRACE, dispatcher.drained())
             finally:

@@ -94,36 +94,13 @@ def prune(
 
 
 async def _prune(settings: Settings, days: float) -> int:
-    from chapar.model.audit import Action  # noqa: PLC0415 - see above
+    from chapar.app.wiring import store_of  # noqa: PLC0415 - see above
+    from chapar.delivery.retention import prune as forget  # noqa: PLC0415 - see above
     from chapar.runtime.clock import Clock  # noqa: PLC0415 - see above
     from chapar.runtime.metrics import Metrics  # noqa: PLC0415 - see above
-    from chapar.store.audit import entry_of_local_user  # noqa: PLC0415 - see above
-    from chapar.store.store import open_store  # noqa: PLC0415 - see above
 
-    clock = Clock()
-    now = clock.now()
-    removed = 0
-
-    async def keep(what: str) -> None:
-        note = f"accepted longer ago than {days:g} days: {what}"
-        await store.trail.add(entry_of_local_user(clock.now(), Action.PRUNED, note))
-
-    opened = open_store(
-        settings.database_url.get_secret_value(),
-        Metrics(),
-        readers=settings.readers,
-        report_readers=settings.report_readers,
-        auto_migrate=settings.auto_migrate,
-    )
-    async with opened as store:
-        await keep("begun")  # whatever ends this program, the trail says that it ran
-        try:
-            async for batch in store.retention.prune(now - round(days * 86_400_000), now):
-                removed += batch
-                show_progress(f"{removed:,} messages removed …")
-        finally:
-            await keep(f"{removed} removed")
-    return removed
+    async with store_of(settings, Metrics()) as store:
+        return await forget(store, Clock(), days, lambda removed: show_progress(f"{removed:,} messages removed …"))
 
 
 def migrate() -> None:

@@ -105,7 +105,7 @@ class Sending:
     async def send(self, draft: Draft, key: Key | None = None) -> Message | Key:
         """Save a message, with the `key` of its request, and deliver it.
 
-        Returns and raises what `Gateway.send` promises; or whose the key is, where it made another message before.
+        Returns and raises what `Messaging.send` promises; or whose the key is, where it made another message before.
         """
         message, caller, command, began = draft
         if command.deliver_at is not None and message.created_at - command.deliver_at > _LATE:

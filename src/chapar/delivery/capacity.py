@@ -9,7 +9,6 @@ from chapar.model.message import UNFINISHED
 from chapar.model.principal import EVERYWHERE, Reach
 from chapar.model.queue import Backlog
 from chapar.runtime.metrics import Metrics
-from chapar.runtime.settings import Settings
 from chapar.store.queue import Queue
 
 FRESH: Final = 0.1  # seconds for which a count of what is unfinished may refuse a message
@@ -21,8 +20,9 @@ _COUNT_EVERY = 1.0  # seconds between counts of what is unfinished
 class Room:
     """Room in the whole queue: a count of the database now and then, and what was queued here since."""
 
-    def __init__(self, settings: Settings, queue: Queue, metrics: Metrics) -> None:
-        self._limit = settings.max_queue
+    def __init__(self, limit: int, queue: Queue, metrics: Metrics) -> None:
+        """`limit`: messages in all (CHAPAR_MAX_QUEUE)."""
+        self._limit = limit
         self._queue = queue
         self._metrics = metrics
         self._backlog = Backlog({}, None)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
-from chapar.delivery.messages import Gateway
+from chapar.access.trail import AuditTrail
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.audit import Action, AuditFilters, Entry
 from chapar.model.message import check_device_id, has_forbidden_character
@@ -87,7 +87,7 @@ class AuditPage(BaseModel):
     next: int | None = Field(description="`cursor` of the next page; null on the last one.", examples=[1])
 
 
-def audit_router(gateway: Gateway) -> APIRouter:
+def audit_router(trail: AuditTrail) -> APIRouter:
     """The route of `/audit`."""
     router = APIRouter(tags=["access"], route_class=GuardedRoute)
 
@@ -98,7 +98,7 @@ def audit_router(gateway: Gateway) -> APIRouter:
 
         A page ends before its `limit` where its texts are long: follow `next`.
         """
-        page = await gateway.audit(caller, query.filters(), before=query.cursor, limit=query.limit)
+        page = await trail.page(caller, query.filters(), before=query.cursor, limit=query.limit)
         entries = (entry_view(number, entry).model_dump_json().encode() for number, entry in page.entries)
         return AdmittedStream(in_chunks(page_of("entries", entries, page.next)), media_type=_JSON)
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from chapar.delivery.idempotency import Use
-from chapar.delivery.messages import Gateway
+from chapar.delivery.messages import Messaging
 from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, Phrase
 from chapar.model.message import Command
 from chapar.model.principal import Scope
@@ -45,7 +45,7 @@ class BulkAnswer(BaseModel):
     answers: list[BulkItem]
 
 
-def bulk_router(gateway: Gateway, limits: Limits) -> APIRouter:
+def bulk_router(messaging: Messaging, limits: Limits) -> APIRouter:
     """The route of `/messaging/bulk`."""
     router = APIRouter()
     turns = Turns()
@@ -63,7 +63,7 @@ def bulk_router(gateway: Gateway, limits: Limits) -> APIRouter:
             setting="CHAPAR_MAX_BULK_BYTES",
         )
         caller = caller_of(request)
-        call = _Call(gateway, request, body, limits.bodies.largest)
+        call = _Call(messaging, request, body, limits.bodies.largest)
         async with turns.work() as work:
             places = await _places(in_lines(body) if media_type == _NDJSON else in_list(body), work)
             if media_type == _JSON:
@@ -115,9 +115,9 @@ def bulk_router(gateway: Gateway, limits: Limits) -> APIRouter:
 class _Call:
     """One bulk call: its messages are parts of `body`, each of at most `limit` bytes."""
 
-    def __init__(self, gateway: Gateway, request: Request, body: bytes, limit: int) -> None:
+    def __init__(self, messaging: Messaging, request: Request, body: bytes, limit: int) -> None:
         self.asynchronous = prefers_async(request)
-        self._gateway = gateway
+        self._messaging = messaging
         self._request = request
         self._caller = caller_of(request)
         self._body = body
@@ -155,7 +155,7 @@ class _Call:
 
     async def _send(self, command: Command, use: Use | None) -> Answer:
         try:
-            return await send(self._gateway, self._caller, command, use, self._language)
+            return await send(self._messaging, self._caller, command, use, self._language)
         except ChaparError as error:
             return refusal(error, self._language)
 

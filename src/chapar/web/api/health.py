@@ -1,13 +1,21 @@
-"""`/health`: whether the process serves, and whether it can deliver."""
+"""`/health` and `/metrics`: whether the process serves, whether it can deliver, and what it measures."""
 
-from typing import Literal
+from collections.abc import Awaitable, Callable
+from typing import Literal, NamedTuple
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from chapar.delivery.messages import Gateway
-from chapar.model.principal import NOBODY
+from chapar.model.principal import NOBODY, Scope
+from chapar.runtime.metrics import CONTENT_TYPE
 from chapar.web.http.entrance import Calling, GuardedRoute, Identity, allow
+
+
+class Readiness(NamedTuple):
+    """What stands between the gateway and a delivery: one sentence each, None where all is well."""
+
+    database: str | None
+    broker: str | None
 
 
 class Live(BaseModel):
@@ -31,25 +39,25 @@ class Ready(BaseModel):
     broker: Part
 
 
-def health_router(gateway: Gateway) -> APIRouter:
-    """The routes of `/health`."""
-    router = APIRouter(prefix="/health", tags=["health"], route_class=GuardedRoute)
+def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Callable[[], bytes]) -> APIRouter:
+    """The routes of `/health` and `/metrics`; `exposition` gives the measurements in Prometheus's text format."""
+    router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
-    @router.get("/live", summary="Whether the process serves")
+    @router.get("/health/live", summary="Whether the process serves")
     @allow(Identity.ANY)
     async def live() -> Live:
         """200 while the process serves, whatever the state of database and broker."""
         return Live()
 
     @router.get(
-        "/ready",
+        "/health/ready",
         summary="Whether messages can be delivered",
         responses={503: {"model": Ready, "description": "Database or broker is not there; the body says which."}},
     )
     @allow(Identity.ANY)
     async def ready(response: Response, caller: Calling) -> Ready:
         """200 only with database and broker. Why not is told to callers with a key or a token."""
-        database, broker = await gateway.readiness()
+        database, broker = await readiness()
         is_ready = database is None and broker is None
         response.status_code = 200 if is_ready else 503
         return Ready(
@@ -57,5 +65,16 @@ def health_router(gateway: Gateway) -> APIRouter:
             database=Part(ready=database is None, reason=None if caller.principal is NOBODY else database),
             broker=Part(ready=broker is None, reason=None if caller.principal is NOBODY else broker),
         )
+
+    @router.get(
+        "/metrics",
+        summary="Counts and measurements for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": "chapar_link_up 1.0\n"}}}},
+    )
+    @allow(Scope.METRICS)
+    async def metrics() -> Response:
+        """Messages accepted and ended, the latency of each stage, commit batches, queue and link; of all workers."""
+        return Response(exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     return router

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic.config import JsonDict
 
 from chapar.access.keyring import MAX_NAME, Grant, Keyring
-from chapar.delivery.messages import Gateway
+from chapar.delivery.cancellation import Cancellation
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.api_key import ApiKey
 from chapar.model.principal import (
@@ -134,7 +134,7 @@ class KeyList(BaseModel):
     keys: list[KeyView]
 
 
-def keys_router(keyring: Keyring, gateway: Gateway) -> APIRouter:
+def keys_router(keyring: Keyring, cancellation: Cancellation) -> APIRouter:
     """The routes of `/keys`."""
     router = APIRouter(prefix="/keys", tags=["access"], route_class=GuardedRoute)
 
@@ -171,7 +171,7 @@ def keys_router(keyring: Keyring, gateway: Gateway) -> APIRouter:
         if cancel_waiting:
             check(caller, Scope.CANCEL)
         key = await keyring.revoke(caller, id)
-        cancelled = await gateway.cancel_all_of(caller, f"key:{key.id}") if cancel_waiting else None
+        cancelled = await cancellation.cancel_all_of(caller, f"key:{key.id}") if cancel_waiting else None
         return RevokedKeyView(**key_view(key).model_dump(), cancelled=cancelled)
 
     @router.post(

@@ -5,7 +5,9 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import WithJsonSchema
 
-from chapar.delivery.messages import Gateway
+from chapar.delivery.cancellation import Cancellation
+from chapar.delivery.messages import Messaging
+from chapar.delivery.reports import Reporting
 from chapar.model.message import LONGEST_WAIT, Wait
 from chapar.model.principal import Scope
 from chapar.web.api import sending
@@ -82,7 +84,9 @@ _CLEARING: Final[dict[int | str, dict[str, object]]] = {
 }
 
 
-def messaging_router(gateway: Gateway, limits: Limits) -> APIRouter:
+def messaging_router(
+    messaging: Messaging, cancellation: Cancellation, reporting: Reporting, limits: Limits
+) -> APIRouter:
     """The routes of `/messaging`."""
     router = APIRouter(prefix="/messaging", tags=["messaging"], route_class=GuardedRoute)
 
@@ -97,7 +101,7 @@ def messaging_router(gateway: Gateway, limits: Limits) -> APIRouter:
         asynchronous = prefers_async(request)
         with limits.waiting(caller):
             answer = await sending.send(
-                gateway, caller, without_waiting(command) if asynchronous else command, use, language_of(request)
+                messaging, caller, without_waiting(command) if asynchronous else command, use, language_of(request)
             )
         return answer.response((b"preference-applied", ASYNC.encode())) if asynchronous else answer.response()
 
@@ -117,7 +121,7 @@ def messaging_router(gateway: Gateway, limits: Limits) -> APIRouter:
         },
         route_class_override=RequestRoute,
     )
-    router.include_router(bulk_router(gateway, limits))
+    router.include_router(bulk_router(messaging, limits))
 
     @router.get(
         "/messages",
@@ -131,7 +135,7 @@ def messaging_router(gateway: Gateway, limits: Limits) -> APIRouter:
 
         A page has fewer than `limit` messages where it ends at 256 KiB of operations and parameters.
         """
-        page = await gateway.page(caller, query.filters(), after=query.position(), limit=query.limit)
+        page = await reporting.page(caller, query.filters(), after=query.position(), limit=query.limit)
         written = page_of("messages", map(message_json, page.messages), cursor_of(page.next))
         return AdmittedStream(in_chunks(written), media_type=_JSON)
 
@@ -145,8 +149,8 @@ def messaging_router(gateway: Gateway, limits: Limits) -> APIRouter:
     @allow(Scope.READ)
     async def message(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
         """Where a message stands, with its evidence and its attempts."""
-        message = await gateway.find(caller, id)
-        history = list(map(attempt_view, await gateway.attempts(id)))
+        message = await messaging.find(caller, id)
+        history = list(map(attempt_view, await messaging.attempts(id)))
         return Response(message_json(message, history=history), media_type=_JSON)
 
     @router.post(
@@ -163,7 +167,7 @@ def messaging_router(gateway: Gateway, limits: Limits) -> APIRouter:
         One that the broker retains is taken back: an empty retained message makes the broker forget it, and `history`
         says so.
         """
-        message = await gateway.cancel(caller, id)
+        message = await cancellation.cancel(caller, id)
         answer = Response(message_json(message), media_type=_JSON)
         if message.clears and message.origin == id:
             answer.status_code = 202
@@ -187,6 +191,6 @@ def messaging_router(gateway: Gateway, limits: Limits) -> APIRouter:
         """Make a new message of the same operation for the same device; its `origin` is this one."""
         limits.messages(caller, 1)
         with limits.waiting(caller):
-            return sent_answer(await gateway.resend(caller, id, Wait(wait), timeout)).response()
+            return sent_answer(await messaging.resend(caller, id, Wait(wait), timeout)).response()
 
     return router

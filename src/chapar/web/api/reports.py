@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter
 
-from chapar.delivery.messages import Gateway
+from chapar.delivery.reports import Reporting
 from chapar.model.message import Message
 from chapar.model.principal import Scope
 from chapar.web.api.schemas import (
@@ -35,7 +35,7 @@ _NEXT_FORMULA = re.compile(f';(?=(?:{_UNSEEN}")*{_UNSEEN}{_SIGNS})')
 _MEDIA_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 
 
-def reporting_router(gateway: Gateway) -> APIRouter:
+def reporting_router(reporting: Reporting) -> APIRouter:
     """The routes of `/reporting`."""
     router = APIRouter(prefix="/reporting", tags=["reporting"], route_class=GuardedRoute)
 
@@ -60,7 +60,7 @@ def reporting_router(gateway: Gateway) -> APIRouter:
     @allow(Scope.READ)
     async def all_messages(query: Reported, caller: Calling) -> AdmittedStream:
         """The seed's report. In CSV, cells that a spreadsheet would run as a formula begin with `'`."""
-        pages = await begun(gateway.report(caller, query.filters()))
+        pages = await begun(reporting.report(caller, query.filters()))
         write = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[query.format]
         return AdmittedStream(write(pages), media_type=_MEDIA_TYPES[query.format])
 
@@ -68,7 +68,7 @@ def reporting_router(gateway: Gateway) -> APIRouter:
     @allow(Scope.READ)
     async def summary(query: Summarised, caller: Calling) -> SummaryView:
         """How many messages there are, and of what kind."""
-        return summary_view(await gateway.summary(caller, query.filters(), query.bucket))
+        return summary_view(await reporting.summary(caller, query.filters(), query.bucket))
 
     return router
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from chapar.delivery.idempotency import Replay, Use
-from chapar.delivery.messages import Gateway
+from chapar.delivery.messages import Messaging
 from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent, Phrase
 from chapar.model.message import Command, Message, Status
 from chapar.model.principal import Caller
@@ -71,22 +71,22 @@ def read_command(body: bytes) -> Command:
     return command
 
 
-async def send(gateway: Gateway, caller: Caller, command: Command, use: Use | None, language: Language) -> Answer:
+async def send(messaging: Messaging, caller: Caller, command: Command, use: Use | None, language: Language) -> Answer:
     """Send a message and answer; the answer to the first use of a key is kept before it is given.
 
-    Raises what `Gateway.send` raises, but for NotSent, which is an answer.
+    Raises what `Messaging.send` raises, but for NotSent, which is an answer.
     """
 
     def answer(sent: Message | NotSent) -> Answer:
         return refusal(sent, language) if isinstance(sent, NotSent) else sent_answer(sent)
 
     if use is not None:
-        given = await gateway.send_once(caller, command, use, answer)
+        given = await messaging.send_once(caller, command, use, answer)
         if isinstance(given, Replay):
             return Answer(given.status, given.body.encode(), given.message_id, is_replay=True)
         return given
     try:
-        return sent_answer(await gateway.send(caller, command))
+        return sent_answer(await messaging.send(caller, command))
     except NotSent as error:
         return refusal(error, language)
 

@@ -1,0 +1,73 @@
+"""Whether the gateway can deliver, and what it measures of itself."""
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+import structlog
+
+from chapar.delivery.capacity import Room
+from chapar.errors import StoreUnavailable
+from chapar.link.keeper import Link
+from chapar.runtime import logs
+from chapar.runtime.clock import Clock
+from chapar.runtime.metrics import Metrics
+from chapar.store.health import Health
+from chapar.web.api.health import Readiness
+
+log = structlog.get_logger(__name__)
+
+_STEP: Final = 1000  # ms by which the system's clock moves only where it was stepped
+_MEASURE_EVERY: Final = 1.0  # seconds
+
+
+class Monitor:
+    """Watches the database, the link, the queue and the clock."""
+
+    def __init__(self, database: Health, link: Link, room: Room, clock: Clock, metrics: Metrics) -> None:
+        self._database = database
+        self._link = link
+        self._room = room
+        self._clock = clock
+        self._metrics = metrics
+        self._reconnects = 0  # of the link, as counted so far
+        self._strays = Counter[str]()  # likewise
+        self._drift = 0  # ms by which the system's clock was ahead when that was last said
+
+    async def run(self) -> None:
+        """Measure every second, until cancelled."""
+        while True:
+            self._measure()
+            await asyncio.sleep(_MEASURE_EVERY)
+
+    async def readiness(self) -> Readiness:
+        """Whether database and broker are both there."""
+        try:
+            await self._database.check()
+        except StoreUnavailable as error:
+            database: str | None = str(error)
+        else:
+            database = None
+        trouble = self._link.trouble or (None if self._link.up else "The broker has not answered yet.")
+        broker = None if trouble is None else str(trouble)
+        return Readiness(database, broker)
+
+    def exposition(self) -> bytes:
+        """The measurements in Prometheus's text format."""
+        self._measure()
+        return self._metrics.exposition()
+
+    def _measure(self) -> None:
+        self._room.measure(self._clock.now())
+        self._metrics.link_up.set(self._link.up)
+        self._metrics.in_flight.set(self._link.in_flight)
+        self._metrics.window.set(self._link.window)
+        self._metrics.reconnects.inc(self._link.reconnects - self._reconnects)
+        self._reconnects = self._link.reconnects
+        self._metrics.lines_lost(logs.lines_lost())
+        for kind, packets in (self._link.strays - self._strays).items():
+            self._metrics.strays[kind,].inc(packets)
+        self._strays = self._link.strays
+        if abs((drift := self._clock.drift()) - self._drift) > _STEP:
+            log.warning("system_clock_stepped", by_ms=drift, note="Chapar keeps its own time until it is restarted.")
+            self._drift = drift

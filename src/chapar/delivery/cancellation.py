@@ -1,0 +1,121 @@
+"""Withdraw messages: before they are sent, and from a broker that retains them."""
+
+import asyncio
+from typing import Final
+
+from chapar.delivery.capacity import Room
+from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.messages import Messaging
+from chapar.delivery.outcomes import not_sent
+from chapar.errors import MessageNotFound, NotCancellable
+from chapar.link.keeper import Link
+from chapar.model.audit import Entry, cancellation
+from chapar.model.message import UNFINISHED, Message, Status, clearing
+from chapar.model.principal import Caller
+from chapar.runtime.clock import Clock
+from chapar.runtime.metrics import Metrics
+from chapar.store.store import Store
+
+_CANCELLED_AT_ONCE: Final = 500  # messages withdrawn in one commit: a few milliseconds
+_KEY_REVOKED: Final = "key revoked"  # why, in the audit trail
+
+
+class Cancellation:
+    """Withdraw messages, one by one or all that a principal sent."""
+
+    def __init__(
+        self,
+        store: Store,
+        link: Link,
+        dispatcher: Dispatcher,
+        messaging: Messaging,
+        room: Room,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        patience: float,
+    ) -> None:
+        """`patience`: seconds that the database and the broker may take."""
+        self._store = store
+        self._link = link
+        self._dispatcher = dispatcher
+        self._messaging = messaging
+        self._room = room
+        self._clock = clock
+        self._metrics = metrics
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+
+    async def cancel(self, caller: Caller, message_id: str) -> Message:
+        """Withdraw a message that waits; it either is withdrawn or goes out, never both.
+
+        One that the broker retains is taken back from there: the message as it stands when the broker has forgotten
+        it. Where that takes longer, the empty message that will make it: its origin is the message, and `clears` is
+        true.
+
+        Raises MessageNotFound, NotCancellable, NotSent, NotSaved, OutcomeUnknown, StoreUnavailable.
+        """
+        deadline = self._loop.time() + self._patience
+        message = await self._messaging.find(caller, message_id)
+        entry = cancellation(caller, message, self._clock.now())
+        won, status = await self._store.messages.cancel(entry, deadline)
+        if status is Status.PUBLISHING and await self._dispatcher.take_back(message_id):
+            won, status = await self._store.messages.cancel(entry, deadline)
+        if status is None:
+            raise MessageNotFound(message_id)
+        if won:
+            self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc()
+            self._dispatcher.wake()  # what was behind it need not wait any more
+        is_withdrawn = won or status is Status.CANCELLED
+        if message.retain and not message.clears and status not in UNFINISHED:
+            cleared = await self._take_back(message, None if won else entry, deadline)
+            if cleared is not None and cleared.status is not Status.PUBLISHED:
+                return cleared
+            is_withdrawn |= cleared is not None
+        if not is_withdrawn:
+            raise NotCancellable(message_id, status.value)
+        message = await self._messaging.look_up(message_id)
+        self._dispatcher.tell(message)
+        return message
+
+    async def cancel_all_of(self, caller: Caller, sender: str) -> int:
+        """Withdraw whatever waits of what a principal sent; gives how many messages. For a caller who reaches them all.
+
+        Raises NotSaved, OutcomeUnknown, StoreUnavailable.
+        """
+        cancelled = 0
+        async for waiting in self._store.reports.waiting_of(sender, _CANCELLED_AT_ONCE):
+            entries = [cancellation(caller, message, self._clock.now(), _KEY_REVOKED) for message in waiting]
+            deadline = self._loop.time() + self._patience
+            answers = await asyncio.gather(*(self._store.messages.cancel(entry, deadline) for entry in entries))
+            withdrawn = [message for message, (won, _) in zip(waiting, answers, strict=True) if won]
+            for message in withdrawn:
+                now = self._clock.now()
+                self._dispatcher.tell(message.moved(Status.CANCELLED, reason="cancelled", finished_at=now))
+            self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc(len(withdrawn))
+            cancelled += len(withdrawn)
+        self._dispatcher.wake()
+        return cancelled
+
+    async def _take_back(self, retained: Message, entry: Entry | None, deadline: float) -> Message | None:
+        """Have the broker forget a retained message; None where it has a newer one in its place, or nothing.
+
+        Gives the empty message that does it, as it stands when it is done, or at the `deadline`. Raises NotSent where
+        the broker refuses it.
+        """
+        empty = clearing(retained, self._clock.now_ns())
+        clearing_id = await self._store.messages.take_back(empty, entry, deadline)
+        if clearing_id is None:
+            return None
+        if clearing_id != empty.id:
+            return await self._messaging.look_up(clearing_id)
+        self._room.queued()
+        self._dispatcher.wake()
+        told: asyncio.Future[Message | None] = self._loop.create_future()
+        self._dispatcher.await_outcome(clearing_id, told, deadline if self._link.up else 0)
+        outcome = await told or await self._messaging.look_up(clearing_id)
+        if outcome.status is Status.CANCELLED:  # a newer one was on its way before
+            return None
+        if (error := not_sent(outcome)) is not None:
+            raise error
+        return outcome
