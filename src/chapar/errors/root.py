@@ -33,7 +33,7 @@ def persian_digits(value: object) -> str:
 class Phrase:
     """A part of a sentence: its key in the catalogs, and its facts.
 
-    >>> Phrase("rule.printable", limit=100).sentence("en")
+    >>> Phrase("rule.name", limit=100).sentence("en")
     'must be 1 to 100 printable characters'
     """
 
