@@ -11,9 +11,9 @@ with atheris.instrument_imports(include=["chapar.link"]):
     from chapar.link import session as session_module
     from chapar.link.answers import Answers
     from chapar.link.inbox import MAX_UNACKNOWLEDGED
-    from chapar.link.session import Delivery, Publication, Session, SignOn
-
+    from chapar.link.publication import Delivery, Publication, SignOn
 from chapar.errors import BrokerError, LinkDown, LinkLost, PublicationInvalid
+from chapar.link.session import Session
 from fuzz.streams import HEAD, chunks, mutated
 
 _UNDELIVERED: Final = LinkLost, LinkDown, PublicationInvalid

@@ -28,7 +28,7 @@ from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Publication, SignOn
 from chapar.model.message import Attempt, Command, Message, Wait
 from chapar.runtime import backoff
-from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings

@@ -10,8 +10,9 @@ from chapar.link.answers import Answers
 from chapar.link.dial import dial
 from chapar.link.endpoints import look_up
 from chapar.link.keeper import Link
-from chapar.link.session import Delivery, Publication, Session, SignOn
-from chapar.runtime.broker_address import BrokerAddress
+from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.link.session import Session
+from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from support.fake_broker import CONNACK

@@ -20,8 +20,8 @@ from chapar.link import keeper as link_module
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.endpoints import Endpoint
 from chapar.link.keeper import Link
+from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
-from chapar.runtime.broker_address import BrokerAddress
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.store import commits

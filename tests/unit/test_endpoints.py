@@ -9,7 +9,7 @@ import pytest
 from chapar.errors import HostNotFound
 from chapar.link import endpoints
 from chapar.link.endpoints import Endpoint, Rotation, look_up
-from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.addresses import BrokerAddress
 
 FIRST, SECOND = BrokerAddress("first.example", 1883), BrokerAddress("second.example", 8883, tls=True)
 

@@ -10,7 +10,7 @@ import pytest
 from chapar.cli.client import GatewayClient
 from chapar.errors import ChaparError, SettingInvalid
 from chapar.link.publication import SignOn
-from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.secret_files import secrets_of
 from chapar.runtime.settings import Settings
 from chapar.store import database

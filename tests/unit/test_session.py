@@ -24,7 +24,8 @@ from chapar.errors import (
     SubscriptionRefused,
 )
 from chapar.link import session as session_module
-from chapar.link.session import Delivery, Publication, Session, SignOn
+from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.link.session import Session
 from chapar.runtime.settings import Settings
 from support.fake_broker import FakeBroker
 from support.links import connected, open_session, publication, published

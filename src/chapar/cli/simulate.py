@@ -11,9 +11,10 @@ from chapar.app.brokers import broker_access
 from chapar.cli.terminal import PATIENCE, check_output, local_time, show_progress
 from chapar.devices.simulated import Fleet, Told
 from chapar.errors import Language, LinkError, Phrase, Problem, UsageInvalid, persian_digits
+from chapar.link.broker_access import BrokerAccess
 from chapar.model.lines import plain
 from chapar.model.message import check_device_id
-from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.settings import Settings, preferred_language
 
 if sys.platform != "win32":
@@ -67,7 +68,8 @@ def simulate(
     numbered = [f"{prefix}{number}" for number in range(1, (count or 0) + 1)]
     names = list(dict.fromkeys(check_device_id(name, "DEVICE") for name in [*(devices or []), *numbered]))
     _allow_open_files(len(names) + _OTHER_FILES)
-    simulation = _Simulation(Settings.load(broker_url=_checked(broker)), names)
+    settings = Settings.load(broker_url=_checked(broker))
+    simulation = _Simulation(broker_access(settings), settings.command_topic, names)
     try:
         asyncio.run(simulation.run())
     except KeyboardInterrupt:
@@ -77,11 +79,11 @@ def simulate(
 class _Simulation:
     """A fleet, and what is printed about it."""
 
-    def __init__(self, settings: Settings, devices: list[str]) -> None:
-        self._settings = settings
+    def __init__(self, access: BrokerAccess, command_topic: str, devices: list[str]) -> None:
+        self._brokers = ", ".join(map(str, access.brokers))
         self._devices = devices
         self._language: Language = preferred_language()
-        self._fleet = Fleet(broker_access(settings), settings.command_topic, devices, self._complain)
+        self._fleet = Fleet(access, command_topic, devices, self._complain)
         self._heard = 0
 
     async def run(self) -> None:
@@ -123,8 +125,7 @@ class _Simulation:
     def _sentence(self, name: str) -> str:
         facts = {"connected": self._fleet.connected, "all": len(self._devices), "heard": self._heard}
         numbers = {fact: persian_digits(n) if self._language == "fa" else str(n) for fact, n in facts.items()}
-        broker = ", ".join(map(str, self._settings.brokers()))
-        return _SENTENCES[self._language][name].format(broker=broker, **numbers)
+        return _SENTENCES[self._language][name].format(broker=self._brokers, **numbers)
 
     def _complain(self, error: LinkError) -> None:
         show_progress("")

@@ -19,8 +19,8 @@ from typing import Final, Self
 import structlog
 
 from chapar.errors import EmbeddedBrokerFailed, Phrase, PortTaken
+from chapar.runtime.addresses import EMBEDDED_LARGEST
 from chapar.runtime.backoff import Backoff
-from chapar.runtime.broker_address import EMBEDDED_LARGEST
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chapar.errors import HostNotFound, Phrase
-from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.addresses import BrokerAddress
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from chapar.link.endpoints import Endpoint, Rotation
 from chapar.link.publication import Publication, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import watch_files
+from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.backoff import Backoff
-from chapar.runtime.broker_address import BrokerAddress
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
 

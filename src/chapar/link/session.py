@@ -41,8 +41,6 @@ from chapar.link.reason_codes import (
 from chapar.link.window import LAST_PACKET_ID, Window
 from chapar.runtime.certificates import tls_problem
 
-__all__ = ["Delivery", "Publication", "Session", "SignOn"]
-
 CLOSE_TIMEOUT: Final = 1.0  # seconds that the last bytes may take to leave
 MAX_INCOMING_PACKET: Final = 1024 * 1024  # bytes; devices' messages are small, and this is held in memory
 MAX_WINDOW: Final = 1024  # what one lost link leaves in doubt, where the broker would allow up to 65,535

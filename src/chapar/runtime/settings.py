@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from chapar.errors import Language, Phrase, Problem, SettingInvalid
 from chapar.model.message import LONGEST_WAIT, check_topic_template
-from chapar.runtime.broker_address import EMBEDDED_LARGEST, BrokerAddress
+from chapar.runtime.addresses import EMBEDDED_LARGEST, BrokerAddress
 from chapar.runtime.secret_files import Secret, SecretFiles
 
 _LONGEST_EXPIRY = 2**32 - 1  # seconds; what a PUBLISH can say (MQTT 5.0 §3.3.2.3.3)

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from chapar.link import endpoints
 from chapar.link.endpoints import Endpoint
-from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.settings import Settings
 from support.authorities import Authority
 from support.faulty_broker import FaultyBroker, Peer

@@ -32,7 +32,8 @@ from chapar.errors import (
 from chapar.link import embedded
 from chapar.link import tls as link_tls
 from chapar.link.limits import Limits
-from chapar.link.session import Delivery, Publication, Session, SignOn
+from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.link.session import Session
 from chapar.runtime.settings import Settings
 from support.certificates import Certificates
 from support.fake_broker import FakeBroker

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chapar.errors import CATALOGS, ChaparError, Problem, SettingInvalid
-from chapar.runtime.broker_address import BrokerAddress
+from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.settings import Settings
 
 CANARY = "c4nary"
