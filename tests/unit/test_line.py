@@ -1,6 +1,7 @@
 """Who leaves next: each device in its order, the devices by turns, and none with more than its share."""
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from itertools import count
 
@@ -139,3 +140,16 @@ async def test_what_is_taken_back_leaves_nothing_behind() -> None:
         assert window.take_back(str(number))
     line = window._line
     assert (len(line), list(line), line._lines, line._turns, line._by_id) == (0, [], {}, {}, {})
+
+
+async def test_what_is_taken_back_costs_no_look_at_all_that_waits() -> None:
+    """Seen by the ratio of two lengths of the line."""
+    seconds = []
+    for length in (200, 20_000):
+        window, answers = Window(), Answers(length)
+        for number in range(length):
+            window.add(publication()._replace(topic=f"{number % 2}", message_id=str(number)), answers)
+        began = time.thread_time()
+        assert all(window.take_back(str(number)) for number in range(length // 2 - 50, length // 2 + 50))
+        seconds.append(time.thread_time() - began)
+    assert seconds[1] < 20 * seconds[0], "where the line is a hundred times as long"

@@ -4,9 +4,12 @@ import asyncio
 
 import mqtt5
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from chapar.errors import BrokerClosed, ConnectionRefused, LinkLost, ReleaseRefused, SubscriptionRefused
+from chapar.link.packets import read_packet, read_puback
 from chapar.link.publication import Delivery
 from chapar.link.reason_codes import reason_slug
 from support.links import connected, publication, published
@@ -33,6 +36,34 @@ async def test_every_code_of_a_puback_is_the_outcome_of_its_publication() -> Non
     assert [await outcome for outcome in outcomes] == [*EVERY_CODE]
     assert session.up
     assert session.strays == {}
+
+
+@given(st.binary(min_size=2, max_size=3), st.sampled_from([b"", b"\x00", b"\x01", b"\x05\x1f\x00\x02ok"]))
+def test_a_puback_says_the_same_with_and_without_the_codec(begin: bytes, properties: bytes) -> None:
+    body = begin + properties
+    frame = memoryview(bytes([PUBACK, len(body)]) + body)
+    short = read_puback(frame)
+    if short is None:
+        assert len(body) > 3
+        return
+    packet, unlisted = read_packet(frame)
+    assert isinstance(packet, mqtt5.PubAckPacket)
+    assert short == (packet.packet_id, unlisted[0] if unlisted else int(packet.reason_code))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"\x41\x02\x00\x01", id="flags"),
+        pytest.param(b"\x40\x82\x00\x00\x01", id="a length in two bytes"),
+        pytest.param(b"\x40\x04\x00\x01\x00\x01", id="properties beyond its end"),
+        pytest.param(b"\x40\x01\x00", id="half a packet id"),
+        pytest.param(b"\x40\x00", id="nothing"),
+        pytest.param(b"\x50\x02\x00\x01", id="PUBREC"),
+    ],
+)
+def test_anything_else_is_left_to_the_codec(frame: bytes) -> None:
+    assert read_puback(memoryview(frame)) is None
 
 
 async def test_a_code_with_properties_behind_it_counts_too() -> None:
