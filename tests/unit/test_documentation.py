@@ -139,10 +139,3 @@ def test_every_error_has_a_status() -> None:
         assert any(kind in STATUSES for kind in error.__mro__)
     assert status_of(errors.BrokerUnreachable("id")) == 406
     assert status_of(errors.DatabaseInUse("chapar.db")) == 503
-
-
-def test_contributors_are_shown_every_room_of_the_house() -> None:
-    house = ROOT / "src" / "chapar"
-    rooms = {path.name for path in house.glob("*.py")} | {f"{path.name}/" for path in house.iterdir() if path.is_dir()}
-    shown = set(re.findall(r"`([a-z_]+(?:/|\.py))`", (ROOT / "CONTRIBUTING.md").read_text()))
-    assert {room for room in rooms if not room.startswith("__")} <= shown

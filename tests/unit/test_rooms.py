@@ -4,14 +4,18 @@ Which room may import which, import-linter holds (`pyproject.toml`).
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 import chapar
 
 ROOT = Path(chapar.__file__).parent
 TESTS = Path(__file__).parents[1]
+PAGES = ("CONTRIBUTING.md", "docs/en/how-it-works.md", "docs/fa/how-it-works.md")
 MOST_WAYS = 50  # between rooms; 48 are enough for all that there is
 
 WIRING = ("app", "runtime")  # may take all settings, to hand on what each part uses
@@ -123,6 +127,24 @@ def test_only_the_wiring_takes_all_settings() -> None:
             found[module] = functions
     found.pop("chapar.delivery.acceptance", None)  # the last one
     assert found == {}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_room_is_on_the_pages_that_show_them(page: str) -> None:
+    rows = set(
+        re.findall(r"^\| (?:`|<code[^>]*>)([a-z/]+)/(?:`|</code>) \|", (TESTS.parent / page).read_text(), re.MULTILINE)
+    )
+    folders = {file.parent.relative_to(ROOT) for file in ROOT.rglob("__init__.py")}
+    rooms = {folder.as_posix() for folder in folders if len(folder.parts) == (2 if folder.parts[:1] == ("web",) else 1)}
+    assert rows == rooms
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_is_there(page: str) -> None:
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|toml|md))`", (TESTS.parent / page).read_text()))
+    folders = (TESTS.parent, ROOT)
+    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in folders)] == []
+    assert named
 
 
 def test_few_ways_lead_from_room_to_room() -> None:

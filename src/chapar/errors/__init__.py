@@ -84,7 +84,7 @@ ChaparError
         ├── ReleaseRefused
         └── MalformedPacket
 
-Only `api/problems.py` turns these into HTTP answers; only `cli/` turns them into exit codes.
+Only `web/http/problems.py` turns these into HTTP answers; only `cli/` turns them into exit codes.
 """
 
 from chapar.errors.access import (
