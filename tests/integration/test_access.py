@@ -32,7 +32,7 @@ from chapar.store.migrations import migrate
 from chapar.store.store import Store
 from support.callers import CALLER, cancelling
 from support.postgres import PostgresServer
-from support.stores import PROCESS, new_message, now, open_store
+from support.stores import PROCESS, add_one, new_message, now, open_store, single
 
 ANNA = Sender("key:anna", "Anna", "192.0.2.7")
 GRANT = Grant("backend", frozenset({Scope.SEND, Scope.READ}), Reach(("farm1-*",), ("open", "باز کن")), None)
@@ -145,8 +145,8 @@ async def test_the_last_use_of_a_key_only_goes_forward(store: Store) -> None:
 async def test_who_sent_what_is_kept_with_the_message(store: Store) -> None:
     messages = [new_message(imei) for imei in ("A", "B")]
     for message in messages:
-        await store.messages.add(message, sender=ANNA)
-        await store.messages.add(message, sender=ANNA)  # repeated, because the answer was lost
+        await add_one(store, message, sender=ANNA)
+        await add_one(store, message, sender=ANNA)  # repeated, because the answer was lost
     found = await entries(store)
     assert [(entry[1:7], entry.micro_op) for entry in found] == [
         ((*ANNA, "message_sent", message.id, message.imei), message.micro_op) for message in messages
@@ -156,8 +156,8 @@ async def test_who_sent_what_is_kept_with_the_message(store: Store) -> None:
 
 async def test_a_batch_with_a_repetition_is_told_of_once(store: Store) -> None:
     first, second = new_message("A"), new_message("B")
-    await store.messages.add(first, sender=ANNA)
-    futures = [store.messages.add(message, sender=ANNA) for message in (first, second)]
+    await add_one(store, first, sender=ANNA)
+    futures = [add_one(store, message, sender=ANNA) for message in (first, second)]
     for future in futures:
         await future
     assert [entry.subject for entry in await entries(store)] == [first.id, second.id]
@@ -166,22 +166,22 @@ async def test_a_batch_with_a_repetition_is_told_of_once(store: Store) -> None:
 async def test_what_was_not_added_is_not_told_of(store: Store) -> None:
     for _ in range(2):
         message = new_message("A", Status.QUEUED, claim=None, attempts=0)
-        await store.messages.add(message, sender=ANNA, max_depth=1)
+        await add_one(store, message, sender=ANNA, max_depth=1)
     assert len(await entries(store)) == 1
 
 
 async def test_who_withdrew_what_is_kept_once(store: Store) -> None:
     message = new_message("A", Status.QUEUED, claim=None, attempts=0)
-    await store.messages.add(message)
+    await add_one(store, message)
     for _ in range(2):
-        await store.messages.cancel(cancelling(message.id, now()), deadline_of())
+        await single(store.messages.cancel([cancelling(message.id, now())], deadline_of()))
     assert [entry.action for entry in await entries(store)] == ["message_cancelled"]
 
 
 async def test_the_trail_is_narrowed_and_paged(store: Store) -> None:
     messages = [new_message(imei, micro_op=operation) for imei in ("farm1-a", "farm2-b") for operation in ("open", "x")]
     for message in messages:
-        await store.messages.add(message, sender=ANNA)
+        await add_one(store, message, sender=ANNA)
     key = await created(store)
     assert len(await entries(store)) == 5
     assert len(await entries(store, principal="key:anna")) == 4
@@ -226,7 +226,7 @@ REWRITES = {
 
 async def test_nothing_changes_the_trail(store: Store, database_url: str) -> None:
     for _ in range(3):
-        await store.messages.add(new_message(), sender=ANNA)
+        await add_one(store, new_message(), sender=ANNA)
     kept = await entries(store)
     for statement in REWRITES[database.parse(database_url).get_backend_name()]:
         with open_engine(database_url, Role.ADMINISTRATOR).connect() as connection:
@@ -236,7 +236,7 @@ async def test_nothing_changes_the_trail(store: Store, database_url: str) -> Non
     async for _ in store.retention.prune(now() + 10**9, now() + 10**9):
         pass
     assert await entries(store) == kept
-    await store.messages.add(new_message(), sender=ANNA)
+    await add_one(store, new_message(), sender=ANNA)
     assert len(await entries(store)) == 4
 
 
@@ -299,7 +299,7 @@ async def test_a_gateway_that_does_not_own_the_tables_cannot_rewrite_the_trail(
         async with open_store(url) as store:
             await store.queue.hold(Lease(PROCESS, "this", 60, alone=False))
             message = new_message()
-            await store.messages.add(message, sender=ANNA)
+            await add_one(store, message, sender=ANNA)
             key = await created(store)
             await store.api_keys.change(revocation(CALLER, key, now()), deadline_of())
             assert [entry.action for entry in await entries(store)] == ["message_sent", "key_created", "key_revoked"]
@@ -335,7 +335,7 @@ async def test_lists_and_counts_are_narrowed_to_what_is_within_reach(
 ) -> None:
     for place in ("farm1-a/open", "farm1-a/[x]%_", "FARM1-b/open", "farm2_c/open"):
         imei, _, operation = place.partition("/")
-        await store.messages.add(new_message(imei, micro_op=operation))
+        await add_one(store, new_message(imei, micro_op=operation))
     for filters in (Filters(reach=reach), Filters(reach=reach, status=(Status.PUBLISHING,))):
         page = (await store.reports.page(filters, after=None, limit=10)).messages
         assert [f"{message.imei}/{message.micro_op}" for message in reversed(page)] == seen
@@ -352,7 +352,7 @@ async def test_lists_and_counts_are_narrowed_to_what_is_within_reach(
 async def test_patterns_of_a_query_and_of_a_command_mean_the_same(store: Store) -> None:
     names = ["a", "ab", "a-b", "a_b", "a.b", "A", "b", "aa", "abab"]
     for name in names:
-        await store.messages.add(new_message(name))
+        await add_one(store, new_message(name))
     for pattern in ("a*", "*b", "a?b", "?", "a_b", "a.b", "*", "a*b", "??", "A*"):
         reach = Reach((pattern,)) if pattern != "*" else EVERYWHERE
         page = (await store.reports.page(Filters(reach=reach), after=None, limit=100)).messages
@@ -385,7 +385,7 @@ async def test_the_owner_works_beside_a_gateway(store: Store, database_url: str)
     issued = issue(CALLER, GRANT, now())
     with administer(database_url) as connection:
         CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
-    await store.messages.add(new_message(), sender=ANNA)
+    await add_one(store, new_message(), sender=ANNA)
     assert await every_key(store) == [issued.key]
     assert [entry.action for entry in await entries(store)] == ["key_created", "message_sent"]
 
@@ -408,7 +408,7 @@ def test_more_rights_than_this_version_knows_are_none(sqlite_url: str) -> None:
 async def test_what_a_key_was_used_for_is_found_until_it_may_be_used_anew(store: Store) -> None:
     message = new_message()
     key = Key("key:anna", "k", "0" * 64, message.id, PROCESS, None, None, kept_until=1000)
-    await store.messages.add(message, key=key)
+    await add_one(store, message, key=key)
     assert await store.keys.owner(key[:2], 999) == key
     assert await store.keys.owner(key[:2], 1000) is None
     assert await store.keys.owner(("key:bahram", "k"), 999) is None

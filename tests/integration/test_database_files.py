@@ -19,7 +19,7 @@ from chapar.store import files
 from chapar.store.administration import administer, migrate
 from chapar.store.database import parse, sqlite_file
 from chapar.store.store import Store
-from support.stores import new_message, open_store
+from support.stores import add_one, new_message, open_store
 
 PATIENCE = 30.0  # seconds
 
@@ -116,7 +116,7 @@ async def test_a_lock_leaves_sqlite_s_own_alone(store: Store, file: Path) -> Non
     with administer(f"sqlite:///{file}") as connection:
         connection.execute(text("UPDATE api_keys SET name = name"))
     assert migrate(f"sqlite:///{file}")[0] is not None
-    await store.messages.add(new_message())
+    await add_one(store, new_message())
 
 
 @pytest.mark.parametrize("name", [hard_link], ids=["hard link"])
@@ -142,7 +142,7 @@ async def test_every_file_is_its_owner_s_whatever_the_umask(file: Path) -> None:
     before = os.umask(0)
     try:
         async with open_store(f"sqlite:///{file}") as store:
-            await store.messages.add(new_message())
+            await add_one(store, new_message())
             assert modes(file.parent) == dict.fromkeys(
                 ["chapar.db", "chapar.db-shm", "chapar.db-wal", "chapar.db.lock"], 0o600
             )
@@ -168,7 +168,7 @@ async def test_a_database_that_others_may_read_is_one_warning(file: Path, mode: 
 async def refusal(store: Store) -> str:
     """What a send is told, long before its deadline."""
     with pytest.raises(NotSaved) as told:
-        await store.messages.add(new_message(), asyncio.get_running_loop().time() + PATIENCE)
+        await add_one(store, new_message(), asyncio.get_running_loop().time() + PATIENCE)
     with pytest.raises(StoreUnavailable):
         await store.health.check()
     with pytest.raises(StoreUnavailable):
@@ -191,11 +191,11 @@ async def test_a_file_that_is_moved_saves_nothing_until_it_is_back(store: Store,
     log, index = (file.with_name(f"chapar.db-{kind}") for kind in ("wal", "shm"))
     for moved, told in ((file, file), (log, log), (index, index), (file.parent, file)):
         saved.append(new_message())
-        await store.messages.add(saved[-1])
+        await add_one(store, saved[-1])
         elsewhere = moved.with_name("elsewhere")
         moved.rename(elsewhere)
         assert f"{told} was deleted, moved, replaced or overwritten" in await refusal(store)
-        settled = store.messages.add(later := new_message())  # without a deadline it waits
+        settled = add_one(store, later := new_message())  # without a deadline it waits
         elsewhere.rename(moved)
         await back(store)
         await settled
@@ -205,7 +205,7 @@ async def test_a_file_that_is_moved_saves_nothing_until_it_is_back(store: Store,
 
 async def test_another_file_in_its_place_is_not_written(store: Store, file: Path) -> None:
     saved = new_message()
-    await store.messages.add(saved)
+    await add_one(store, saved)
     elsewhere = file.with_name("elsewhere")
     file.rename(elsewhere)
     shutil.copy(elsewhere, file)
@@ -223,7 +223,7 @@ async def test_another_file_in_its_place_is_not_written(store: Store, file: Path
 async def test_a_log_that_is_deleted_takes_nothing_along(file: Path) -> None:
     saved = new_message()
     async with open_store(f"sqlite:///{file}") as store:
-        await store.messages.add(saved)
+        await add_one(store, saved)
         file.with_name("chapar.db-wal").unlink()
         await refusal(store)
     async with open_store(f"sqlite:///{file}") as store:
@@ -233,9 +233,9 @@ async def test_a_log_that_is_deleted_takes_nothing_along(file: Path) -> None:
 async def test_a_file_that_is_overwritten_is_noticed_also_while_nothing_is_sent(store: Store, file: Path) -> None:
     backup = file.read_bytes()
     file.touch()
-    await store.messages.add(new_message())
+    await add_one(store, new_message())
     for _ in range(40):  # enough for the log to be brought into the file
-        await asyncio.gather(*(store.messages.add(new_message(params="x" * 4000)) for _ in range(40)))
+        await asyncio.gather(*(add_one(store, new_message(params="x" * 4000)) for _ in range(40)))
     await store.health.check()
     file.write_bytes(backup)
     async with asyncio.timeout(PATIENCE):
@@ -262,7 +262,7 @@ async def test_a_message_that_is_sent_meanwhile_is_not_lost(store: Store, file: 
         while not stop:
             message = new_message()
             try:
-                await store.messages.add(message, loop.time() + PATIENCE)
+                await add_one(store, message, loop.time() + PATIENCE)
                 saved.add(message.id)
             except NotSaved:
                 refused.add(message.id)
@@ -299,7 +299,7 @@ async def any_store(database_url: str) -> AsyncIterator[Store]:
 async def test_no_lookup_waits_behind_reports(any_store: Store) -> None:
     """However many reports are read, and however long they take."""
     message = new_message()
-    await any_store.messages.add(message)
+    await add_one(any_store, message)
     over = threading.Event()
     reports = [
         asyncio.ensure_future(any_store.reports._reporters.read(lambda _: over.wait(PATIENCE))) for _ in range(20)

@@ -10,7 +10,7 @@ from chapar.model.message import Message, Status
 from chapar.runtime.clock import Clock
 from chapar.store.store import Store
 from support.fakes import PROCESS, FakeLink
-from support.stores import new_message, open_store, settings_for
+from support.stores import add_one, new_message, open_store, settings_for
 
 MESSAGES = 20
 
@@ -28,7 +28,7 @@ async def delivered(store: Store, database_url: str, link: FakeLink, faulty: Mes
     messages = [new_message() for _ in range(others)]
     messages.insert(others // 2, faulty)
     for message in messages:
-        await store.messages.add(message)
+        await add_one(store, message)
     link.answers.extend([0x00] * len(messages))
     for message in messages:
         dispatcher.deliver(message, direct=True)

@@ -8,15 +8,14 @@ from itertools import count
 import pytest
 from sqlalchemy import event
 
-from chapar.model.acceptance import Added, Full, Key, Place
+from chapar.model.acceptance import UNBOUNDED, Added, Full, KeptAnswer, Key, Place, Withdrawal
 from chapar.model.message import Message, Status, clearing
 from chapar.model.queue import Backlog, Lease, Taken
 from chapar.store.database import Role, open_engine
-from chapar.store.messages import UNBOUNDED
 from chapar.store.queue import LEAVE, SETTLE
 from chapar.store.store import Store
 from support.callers import cancelling
-from support.stores import CLAIM, PROCESS, new_message, now, open_store, published
+from support.stores import CLAIM, PROCESS, add_one, move_one, new_message, now, open_store, published, single
 
 OTHER = "fedcba9876543210"
 CLAIMS = count(1)
@@ -39,8 +38,18 @@ async def take(store: Store, limit: int = 100, at: int | None = None, process: s
 
 async def add(store: Store, message: Message, max_depth: int = UNBOUNDED, key: Key | None = None) -> Added | Status:
     """What came of it: the status alone where the message was added."""
-    added = await store.messages.add(message, max_depth=max_depth, key=key)
+    added = await add_one(store, message, max_depth=max_depth, key=key)
     return added.status if isinstance(added, Place) else added
+
+
+async def cancel(store: Store, message_id: str, at: int = 0) -> tuple[bool, Status] | None:
+    deadline = asyncio.get_running_loop().time() + 30
+    cancelled = await single(store.messages.cancel([cancelling(message_id, at)], deadline))
+    return cancelled and (cancelled.won, cancelled.message.status)
+
+
+def superseded(taken: Taken) -> list[str]:
+    return [change.id for change in taken.others if change.reason == "superseded"]
 
 
 async def add_all(store: Store, *messages: Message) -> None:
@@ -63,7 +72,7 @@ async def test_a_device_with_a_whole_page_on_its_way_leaves_the_next_to_the_othe
     first = await take(store, 3)
     assert [message.id for message in first.messages] == [message.id for message in crowd[:3]]
     assert [message.id for message in (await take(store, 3)).messages] == [other.id]
-    assert await store.messages.move(first.messages[0], published(first.messages[0]))
+    assert await move_one(store, first.messages[0], published(first.messages[0]))
     assert [message.id for message in (await take(store, 3)).messages] == [message.id for message in crowd[3:6]]
 
 
@@ -128,7 +137,7 @@ async def test_what_is_too_late_expires_and_is_not_taken(store: Store) -> None:
     late, in_time = queued("A", expires_at=at), queued("A", expires_at=at + 1)
     await add_all(store, late, in_time)
     taken = await take(store, at=at)
-    assert taken.expired == [late.id]
+    assert [(change.id, change.after) for change in taken.others] == [(late.id, Status.EXPIRED)]
     assert [message.id for message in taken.messages] == [in_time.id]
     found = await store.messages.find(late.id)
     assert found is not None
@@ -139,24 +148,24 @@ async def test_taking_nothing_still_lets_time_pass(store: Store) -> None:
     at = now() + 1000
     await add_all(store, queued(expires_at=at), queued("B", expires_at=at + 5))
     taken = await take(store, 0, at)
-    assert (taken.messages, len(taken.expired), taken.next_at) == ([], 1, at + 5)
+    assert (taken.messages, len(taken.others), taken.next_at) == ([], 1, at + 5)
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.SCHEDULED])
 async def test_a_message_that_waits_is_withdrawn_once_and_for_all(store: Store, status: Status) -> None:
     message = queued()._replace(status=status, deliver_at=now() if status is Status.SCHEDULED else None)
     await add_all(store, message)
-    assert await store.messages.cancel(cancelling(message.id, now()), deadline_of()) == (True, Status.CANCELLED)
-    assert await store.messages.cancel(cancelling(message.id, now()), deadline_of()) == (False, Status.CANCELLED)
+    assert await cancel(store, message.id) == (True, Status.CANCELLED)
+    assert await cancel(store, message.id, at=1) == (False, Status.CANCELLED)
     assert (await take(store, at=now() + 10)).messages == []
 
 
 async def test_a_message_on_its_way_is_not_withdrawn(store: Store) -> None:
     message = new_message()
     await add_all(store, message)
-    assert await store.messages.cancel(cancelling(message.id, now()), deadline_of()) == (False, Status.PUBLISHING)
-    assert await store.messages.cancel(cancelling("there-is-none", now()), deadline_of()) == (False, None)
-    assert await store.messages.move(message, published(message)) is True
+    assert await cancel(store, message.id) == (False, Status.PUBLISHING)
+    assert await cancel(store, "there-is-none") is None
+    assert await move_one(store, message, published(message)) is True
 
 
 async def test_a_dead_process_is_settled_and_a_living_one_left_alone(store: Store) -> None:
@@ -238,10 +247,10 @@ async def test_what_is_on_its_way_counts_as_unfinished_too(store: Store) -> None
     assert await add(store, second, max_depth=2) is Status.PUBLISHING, "it is there: this is a repetition"
     recorded = new_message("A", Status.REJECTED, claim=None)
     assert await add(store, recorded, max_depth=2) is Status.REJECTED, "it takes no room"
-    assert await store.messages.move(first, published(first))
+    assert await move_one(store, first, published(first))
     assert await add(store, new_message("A"), max_depth=2) is Status.PUBLISHING
     await add_all(store, *(new_message("C") for _ in range(5)))
-    together = [store.messages.add(message, max_depth=7) for message in (new_message("C") for _ in range(5))]
+    together = [add_one(store, message, max_depth=7) for message in (new_message("C") for _ in range(5))]
     assert [isinstance(each, Full) for each in await asyncio.gather(*together)] == [False] * 2 + [True] * 3
 
 
@@ -257,8 +266,8 @@ async def test_a_key_makes_one_message_and_keeps_its_first_answer(store: Store) 
     )
     assert await store.messages.find(second.id) is None
     assert await add(store, first, key=key(first)) is Status.QUEUED, "repeated because its answer was lost"
-    await store.keys.answer(key(first), 202, "{}")
-    await store.keys.answer(key(first), 500, "too late")
+    await single(store.keys.answer([KeptAnswer(key(first), 202, "{}")]))
+    await single(store.keys.answer([KeptAnswer(key(first), 500, "too late")]))
     assert (await owner(store, first))[5:7] == (202, "{}")
 
 
@@ -288,8 +297,8 @@ async def test_what_nobody_can_vouch_for_is_withdrawn_with_its_key(store: Store,
     if place == "put off":
         (taken,) = (await take(store)).messages
         back = taken.moved(Status.QUEUED, attempts=0, claim=None, not_before=now() + 1000)
-        assert await store.messages.move(taken, back)
-    assert await store.messages.withdraw(never(message), message.claim, key(message)) is True
+        assert await move_one(store, taken, back)
+    assert await single(store.messages.withdraw([Withdrawal(never(message), message.claim, key(message))])) is not None
     found = await store.messages.find(message.id)
     assert found is not None
     expected = Status.REJECTED if place in {"nowhere", "direct"} else Status.CANCELLED
@@ -303,8 +312,8 @@ async def test_what_nobody_can_vouch_for_is_withdrawn_with_its_key(store: Store,
 async def test_what_another_process_has_answered_for_is_not_withdrawn(store: Store) -> None:
     message = queued()
     await add(store, message, key=key(message))
-    await store.keys.answer(key(message), 202, "{}")
-    assert await store.messages.withdraw(never(message), message.claim, key(message)) is False
+    await single(store.keys.answer([KeptAnswer(key(message), 202, "{}")]))
+    assert await single(store.messages.withdraw([Withdrawal(never(message), message.claim, key(message))])) is None
     assert [taken.id for taken in (await take(store)).messages] == [message.id]
 
 
@@ -312,7 +321,7 @@ async def test_what_is_on_its_way_is_not_withdrawn_and_keeps_its_key(store: Stor
     message = queued()
     await add(store, message, key=key(message))
     await take(store)
-    assert await store.messages.withdraw(never(message), message.claim, key(message)) is False
+    assert await single(store.messages.withdraw([Withdrawal(never(message), message.claim, key(message))])) is None
     assert isinstance(await add(store, queued(), key=key(queued())), Key)
 
 
@@ -333,10 +342,10 @@ async def test_the_backlog_is_counted_by_status_and_names_its_front(store: Store
 
 async def test_what_waits_to_clear_a_retained_message_is_no_backlog(store: Store) -> None:
     retained = new_message("A", Status.PUBLISHED, retain=True, claim=None)
-    await store.messages.add(clearing(retained, time.time_ns(), due=now() + 1000))
+    await add_one(store, clearing(retained, time.time_ns(), due=now() + 1000))
     assert await store.queue.backlog() == Backlog({}, None)
     scheduled = new_message("A", Status.SCHEDULED, claim=None, deliver_at=now() + 1000)
-    await store.messages.add(scheduled)
+    await add_one(store, scheduled)
     assert await store.queue.backlog() == Backlog({Status.SCHEDULED: 1}, scheduled)
 
 
@@ -361,28 +370,28 @@ async def test_a_clearing_gives_way_to_a_newer_one_that_is_on_its_way_behind_it(
     clears = clearing(first, time.time_ns(), due=now() + 1000)
     await add_all(store, first, clears, new_message("A", Status.PUBLISHING, retain=True))
     taken = await take(store, at=now() + 2000)
-    assert (taken.messages, taken.superseded) == ([], [clears.id])
+    assert (taken.messages, superseded(taken)) == ([], [clears.id])
 
 
 async def test_a_clearing_whose_origin_is_forgotten_gives_way_to_a_newer_one(store: Store) -> None:
     forgotten = new_message("A", Status.PUBLISHED, retain=True, claim=None)
     clears = clearing_of(forgotten)
-    await store.messages.add(clears)
-    await store.messages.add(new_message("A", Status.PUBLISHED, retain=True, claim=None))
+    await add_one(store, clears)
+    await add_one(store, new_message("A", Status.PUBLISHED, retain=True, claim=None))
     taken = await take(store)
-    assert (taken.messages, taken.superseded) == ([], [clears.id])
+    assert (taken.messages, superseded(taken)) == ([], [clears.id])
 
 
 async def test_a_clearing_whose_origin_is_forgotten_is_sent_where_nothing_is_newer(store: Store) -> None:
     clears = clearing_of(new_message("A", Status.PUBLISHED, retain=True, claim=None))
-    await store.messages.add(new_message("A", Status.PUBLISHED, retain=True, claim=None))
-    await store.messages.add(clears)
+    await add_one(store, new_message("A", Status.PUBLISHED, retain=True, claim=None))
+    await add_one(store, clears)
     taken = await take(store)
-    assert ([message.id for message in taken.messages], taken.superseded) == ([clears.id], [])
+    assert ([message.id for message in taken.messages], superseded(taken)) == ([clears.id], [])
 
 
 async def test_what_clears_takes_nothing_of_the_bound_of_its_device(store: Store) -> None:
-    await store.messages.add(clearing_of(new_message("A", Status.PUBLISHED, retain=True)))
+    await add_one(store, clearing_of(new_message("A", Status.PUBLISHED, retain=True)))
     first, second = queued("A"), queued("A")
     assert await add(store, first, max_depth=1) is Status.QUEUED
     assert await add(store, second, max_depth=1) == Full(first.id)

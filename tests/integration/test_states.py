@@ -12,23 +12,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from chapar.model.acceptance import Added, Full, Key, Place
+from chapar.model.acceptance import UNBOUNDED, Added, Addition, Full, KeptAnswer, Key, Place, Withdrawal
+from chapar.model.change import Change, Move
 from chapar.model.message import MOVES, MUTABLE, UNFINISHED, Attempt, Message, Status, clearing
 from chapar.model.queue import Lease
-from chapar.store import reports
-from chapar.store.acceptance import addition
 from chapar.store.idempotency import owner_of
 from chapar.store.kinds import KINDS
-from chapar.store.messages import UNBOUNDED
-from chapar.store.moves import move_row
-from chapar.store.queue import Take
+from chapar.store.messages import attempts_of
+from chapar.store.queue import Settle, Take, backlog
 from chapar.store.retained import TakeBack
-from chapar.store.schema import PROCESS_LENGTH, to_row
+from chapar.store.schema import PROCESS_LENGTH
 from chapar.store.store import Store
 from support.callers import cancelling
 from support.fakes import EPOCH
 from support.memory_database import WatchedDatabase
-from support.stores import new_message, open_store
+from support.stores import add_one, move_one, new_message, open_store, single
 
 EXAMPLES: Final = 100
 ON_A_SERVER: Final = 25
@@ -43,7 +41,7 @@ BEGINNINGS = {Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING, Status.REJECTE
 WAITING = {Status.SCHEDULED, Status.QUEUED}
 
 Operation = tuple[str, Any]
-Change = tuple[Message | None, Message]
+Changed = tuple[Message | None, Message]
 
 
 class Database(WatchedDatabase):
@@ -51,7 +49,7 @@ class Database(WatchedDatabase):
 
     def __init__(self) -> None:
         super().__init__(lambda: EPOCH)
-        self.changes: list[Change] = []
+        self.changes: list[Changed] = []
 
     def changed(self, before: Message | None, after: Message) -> None:
         self.changes.append((before, after))
@@ -72,7 +70,8 @@ class Server:
 
         async def commit() -> list[Any]:
             submit = self.store.messages._commits.submit
-            return list(await asyncio.gather(*(submit(BY_NAME[kind], arguments) for kind, arguments in operations)))
+            asked = [single(submit(BY_NAME[kind], [arguments])) for kind, arguments in operations]
+            return list(await asyncio.gather(*asked))
 
         return list(self.run(commit()))
 
@@ -81,7 +80,7 @@ class Server:
         for message in self.run(self.store.messages.find_all(ids)):
             if message.status in UNFINISHED:
                 ended = message._replace(status=Status.REJECTED, claim=None, not_before=None, finished_at=EPOCH)
-                self.ask(("move", move_row(message, ended)))
+                self.ask(("move", Move(message, ended, EPOCH)))
         for process in PROCESSES:
             self.ask(("leave", process))
 
@@ -132,7 +131,29 @@ class Messages(RuleBasedStateMachine):
         for before, after in self.database.changes:
             check(before, after)
             self.moves[None if before is None else before.status, after.status] += 1
+        self._check_announced(operations, found)
         return found
+
+    def _check_announced(self, operations: Sequence[Operation], found: Sequence[Any]) -> None:
+        """What the operations say that they have changed is what was changed."""
+        told: dict[str, Change] = {}
+        for kind in KINDS:
+            for (name, arguments), result in zip(operations, found, strict=True):
+                if name == kind.name and kind.changes is not None:
+                    for change in kind.changes(arguments, result):
+                        before = told[change.id].before if change.id in told else change.before
+                        told[change.id] = change._replace(before=before)
+        for _, after in self.database.changes:
+            at_first = next(first for first, each in self.database.changes if each.id == after.id)
+            was, now = None if at_first is None else at_first.status, self.now[after.id]
+            if was is not now.status:
+                assert told[after.id].before is was, "each change is announced"
+        for change in told.values():
+            now = self.now[change.id]
+            assert (change.imei, change.after) == (now.imei, now.status)
+            if change.before is not None or any(after.id == change.id for _, after in self.database.changes):
+                assert change.reason == now.reason
+                assert change.message in {None, now}
 
     def new_claim(self, process: str) -> str:
         return f"{process}.{new_message().id}"
@@ -175,7 +196,7 @@ class Messages(RuleBasedStateMachine):
             finished_at=EPOCH if status is Status.REJECTED else None,
         )
         use = None if key is None else Key(self.principal, key, "f", message.id, process, None, None, EPOCH + 60_000)
-        self.additions[message.id] = ("add", addition(message, max_depth, use, None))
+        self.additions[message.id] = ("add", Addition(message, max_depth, use))
         before = [other for other in self.now.values() if other.imei == imei and other.status in UNFINISHED]
         (added,) = self.ask(self.additions[message.id])
         self._check_added(message, max_depth, before, added)
@@ -211,14 +232,12 @@ class Messages(RuleBasedStateMachine):
 
     @rule(id_=messages)
     def withdraw(self, id_: str) -> None:
-        row, _, key_row, _ = self.additions[id_][1]
-        key = None if key_row is None else Key._make(key_row)
-        added = Message._make(row)
+        added, _, key, _ = self.additions[id_][1]
         never = added._replace(
             status=Status.REJECTED, reason="outcome_unknown", attempts=0, claim=None, finished_at=EPOCH
         )
-        (is_never_sent,) = self.ask(("withdraw", (to_row(never), added.claim, key)))
-        if is_never_sent:
+        (withdrawn,) = self.ask(("withdraw", Withdrawal(never, added.claim, key)))
+        if withdrawn is not None:
             assert self.now[id_].status in {Status.REJECTED, Status.CANCELLED}
         else:
             assert self.database.changes == []
@@ -260,7 +279,7 @@ class Messages(RuleBasedStateMachine):
             if before is None or not moves:
                 return
             status = moves[choice % len(moves)]
-            assert self.ask(("move", move_row(before, self._after(before, status, later)))) == [True]
+            assert self.ask(("move", Move(before, self._after(before, status, later), EPOCH))) == [True]
             assert self.now[id_].status is status
 
     @rule(id_=messages, later=TIMES)
@@ -268,7 +287,7 @@ class Messages(RuleBasedStateMachine):
         before = self.now.get(id_)
         if before is not None and before.status is Status.PUBLISHING:
             back = before.moved(Status.QUEUED, attempts=before.attempts - 1, claim=None, not_before=EPOCH + later)
-            assert self.ask(("move", move_row(before, back))) == [True]
+            assert self.ask(("move", Move(before, back, EPOCH))) == [True]
 
     @rule(id_=messages, status=st.sampled_from(list(Status)))
     def move_where_it_may_not(self, id_: str, status: Status) -> None:
@@ -283,15 +302,19 @@ class Messages(RuleBasedStateMachine):
         if now is None:
             return
         before = now._replace(status=Status.PUBLISHING, attempts=now.attempts + 1, claim=f"{PROCESSES[0]}.gone")
-        assert self.ask(("move", move_row(before, self._after(before, status, None)))) == [False]
+        assert self.ask(("move", Move(before, self._after(before, status, None), EPOCH))) == [False]
         assert self.now[id_] == now
 
     @rule(id_=messages, at=TIMES)
     def cancel(self, id_: str, at: int) -> None:
         before = self.now.get(id_)
-        ((won, status),) = self.ask(("cancel", cancelling(id_, EPOCH + at)))
-        assert won == (before is not None and before.status in WAITING)
-        assert status == (None if before is None else self.now[id_].status)
+        (cancelled,) = self.ask(("cancel", cancelling(id_, EPOCH + at)))
+        assert (cancelled is None) == (before is None)
+        if before is not None:
+            ended = (Status.CANCELLED, "cancelled", EPOCH + at)
+            is_repeated = (before.status, before.reason, before.finished_at) == ended
+            assert cancelled.won == (before.status in WAITING or is_repeated)
+            assert cancelled.message == self.now[id_]
 
     @rule(target=messages, id_=messages, due=st.none() | TIMES)
     def take_back(self, id_: str, due: int | None) -> str:
@@ -299,8 +322,8 @@ class Messages(RuleBasedStateMachine):
         if retained is None:
             return id_
         empty = clearing(retained, EPOCH * 1_000_000, None if due is None else EPOCH + due)
-        self.additions[empty.id] = ("add", addition(empty, UNBOUNDED, None, None))
-        self.ask(("take_back", TakeBack(to_row(empty), None)))
+        self.additions[empty.id] = ("add", Addition(empty))
+        self.ask(("take_back", TakeBack(empty, None)))
         return empty.id if empty.id in self.now else id_
 
     @rule(process=st.sampled_from(PROCESSES), seconds=st.sampled_from([0, 3600]))
@@ -316,8 +339,8 @@ class Messages(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES), at=TIMES)
     def settle(self, process: str, at: int) -> None:
-        (settled,) = self.ask(("settle", (process, EPOCH + at)))
-        assert settled == len(self.database.changes)
+        (settled,) = self.ask(("settle", Settle(process, EPOCH + at)))
+        assert len(settled) == len(self.database.changes)
         owners = {message.claim[:PROCESS_LENGTH] for message in self.now.values() if message.claim is not None}
         assert owners <= self.alive | {process}
 
@@ -329,7 +352,7 @@ class Messages(RuleBasedStateMachine):
     def answer(self, name: str, status: int) -> None:
         key = self.database.read(lambda connection: owner_of(connection, (self.principal, name), EPOCH))
         if key is not None:
-            (answered,) = self.ask(("answer", (key, status, "{}")))
+            (answered,) = self.ask(("answer", KeptAnswer(key, status, "{}")))
             assert answered == key._replace(answer_status=key.answer_status or status, answer_body="{}")
 
     @rule(
@@ -347,7 +370,7 @@ class Messages(RuleBasedStateMachine):
             is_claimed = status is Status.PUBLISHING
             claim = f"{process}.0" if is_claimed else None
             message = new_message(imei, status, claim=claim, attempts=int(is_claimed), created_at=EPOCH)
-            self.additions[message.id] = ("add", addition(message, UNBOUNDED, None, None))
+            self.additions[message.id] = ("add", Addition(message))
             added.append(self.additions[message.id])
         take = ("take", Take(self.new_claim(process), 2, EPOCH + at))
         self.ask(*((take, *added) if take_first else (*added, take)))
@@ -371,9 +394,9 @@ class Messages(RuleBasedStateMachine):
             return
         try:
             for id_ in self.now:
-                kept = self.database.read(lambda connection, id_=id_: reports.attempts_of(connection, id_))
+                kept = self.database.read(lambda connection, id_=id_: attempts_of(connection, id_))
                 assert self.server.run(self.server.store.messages.attempts(id_)) == kept
-            assert self.server.run(self.server.store.queue.backlog()) == self.database.read(reports.backlog)
+            assert self.server.run(self.server.store.queue.backlog()) == self.database.read(backlog)
         finally:
             self.server.clear([*self.additions])
 
@@ -424,11 +447,11 @@ async def test_each_move_can_be_made_and_only_once(database_url: str) -> None:
         for number, (before, after) in enumerate(moves):
             path = _path_to(before)
             message = new_message(f"D{number}", path[0], claim=None, attempts=0, deliver_at=EPOCH)
-            await store.messages.add(message)
+            await add_one(store, message)
             for status in (*path[1:], after):
                 older, message = message, message.moved(status)._replace(attempts=message.attempts + 1)
-                assert await store.messages.move(older, message) is True
-                assert await store.messages.move(older, message._replace(reason="another")) is False
+                assert await move_one(store, older, message) is True
+                assert await move_one(store, older, message._replace(reason="another")) is False
                 assert await store.messages.find(message.id) == message
 
 

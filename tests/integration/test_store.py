@@ -20,7 +20,7 @@ from chapar.store.database import Role, open_engine
 from chapar.store.paging import PAGE_BYTES
 from chapar.store.schema import keys
 from chapar.store.store import Store
-from support.stores import CLAIM, measured, new_message, now, open_store, published, writer_processes
+from support.stores import CLAIM, add_one, measured, move_one, new_message, now, open_store, published, writer_processes
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 
 async def add(store: Store, *messages: Message) -> None:
-    await asyncio.gather(*(store.messages.add(message) for message in messages))
+    await asyncio.gather(*(add_one(store, message) for message in messages))
 
 
 async def every(store: Store, filters: Filters, size: int = 1000) -> list[Message]:
@@ -61,7 +61,7 @@ async def test_what_is_added_is_found(store: Store) -> None:
 
 async def test_what_is_read_has_the_types_of_a_message(store: Store) -> None:
     message = new_message(subscribers=True)
-    await store.messages.add(message)
+    await add_one(store, message)
     found = await store.messages.find(message.id)
     assert found is not None
     assert [type(value) for value in found] == [type(value) for value in message]
@@ -70,32 +70,32 @@ async def test_what_is_read_has_the_types_of_a_message(store: Store) -> None:
 async def test_an_add_may_be_repeated(store: Store) -> None:
     message = new_message()
     await add(store, message, message)
-    await store.messages.add(message)
+    await add_one(store, message)
     assert await every(store, Filters()) == [message]
 
 
 async def test_a_move_changes_the_message(store: Store) -> None:
     before = new_message()
     after = published(before)._replace(subscribers=True, reason_code=0)
-    await store.messages.add(before)
-    assert await store.messages.move(before, after) is True
+    await add_one(store, before)
+    assert await move_one(store, before, after) is True
     assert await store.messages.find(before.id) == after
 
 
 async def test_a_move_may_be_repeated(store: Store) -> None:
     before = new_message()
     after = published(before)
-    await store.messages.add(before)
-    assert all(await asyncio.gather(store.messages.move(before, after), store.messages.move(before, after)))
-    assert await store.messages.move(before, after) is True
+    await add_one(store, before)
+    assert all(await asyncio.gather(move_one(store, before, after), move_one(store, before, after)))
+    assert await move_one(store, before, after) is True
 
 
 async def test_of_two_moves_one_wins(store: Store) -> None:
     before = new_message()
-    await store.messages.add(before)
+    await add_one(store, before)
     winner = published(before)
     loser = before.moved(Status.REJECTED)
-    first, second = store.messages.move(before, winner), store.messages.move(before, loser)
+    first, second = move_one(store, before, winner), move_one(store, before, loser)
     assert (await first, await second) == (True, False)
     assert await store.messages.find(before.id) == winner
 
@@ -103,34 +103,34 @@ async def test_of_two_moves_one_wins(store: Store) -> None:
 @pytest.mark.parametrize("other", [{"status": Status.QUEUED}, {"attempts": 2}, {"claim": None}, {"claim": "another"}])
 async def test_a_move_is_fenced_by_status_attempt_and_claim(store: Store, other: dict[str, Any]) -> None:
     there = new_message(**other)
-    await store.messages.add(there)
+    await add_one(store, there)
     believed = there._replace(status=Status.PUBLISHING, attempts=1, claim=CLAIM)
-    assert await store.messages.move(believed, published(believed)) is False
+    assert await move_one(store, believed, published(believed)) is False
     assert await store.messages.find(there.id) == there
 
 
 async def test_a_message_without_a_claim_can_be_moved(store: Store) -> None:
     queued = new_message(status=Status.QUEUED, claim=None)
-    await store.messages.add(queued)
-    assert await store.messages.move(queued, queued.moved(Status.PUBLISHING)._replace(claim=CLAIM, attempts=2)) is True
+    await add_one(store, queued)
+    assert await move_one(store, queued, queued.moved(Status.PUBLISHING)._replace(claim=CLAIM, attempts=2)) is True
 
 
 async def test_a_message_that_is_not_there_is_not_moved(store: Store) -> None:
     message = new_message()
-    assert await store.messages.move(message, published(message)) is False
+    assert await move_one(store, message, published(message)) is False
 
 
 async def test_what_is_given_back_is_in_the_queue_before_another_is_put_behind_it(store: Store) -> None:
     first, second = new_message(), new_message()
-    await store.messages.add(first)
-    store.messages.move(first, first.moved(Status.QUEUED)._replace(claim=None, attempts=0))
-    assert (await store.messages.add(second)) == (Status.QUEUED, None)
+    await add_one(store, first)
+    move_one(store, first, first.moved(Status.QUEUED)._replace(claim=None, attempts=0))
+    assert (await add_one(store, second)) == (Status.QUEUED, None)
 
 
 async def test_one_bad_operation_fails_alone(store: Store) -> None:
     good = [new_message() for _ in range(5)]
     bad = new_message(attempts=1 << 70)
-    futures = [store.messages.add(message) for message in (*good[:3], bad, *good[3:])]
+    futures = [add_one(store, message) for message in (*good[:3], bad, *good[3:])]
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert isinstance(results.pop(3), NotSaved)
     assert results == [(Status.PUBLISHING, CLAIM)] * 5
@@ -139,15 +139,15 @@ async def test_one_bad_operation_fails_alone(store: Store) -> None:
 
 async def test_a_cancelled_future_does_not_cancel_the_commit(store: Store) -> None:
     message = new_message()
-    store.messages.add(message).cancel()
-    await store.messages.add(new_message())
+    add_one(store, message).cancel()
+    await add_one(store, new_message())
     assert await store.messages.find(message.id) == message
 
 
 async def test_operations_of_one_turn_share_a_commit(database_url: str) -> None:
     metrics = Metrics()
     async with open_store(database_url, metrics) as store:
-        await store.health.check()
+        await store.health.check(60)
         before = measured(metrics, "chapar_commit_batch_operations_count")
         await add(store, *(new_message() for _ in range(100)))
     assert measured(metrics, "chapar_commit_batch_operations_count") == before + 1
@@ -156,11 +156,11 @@ async def test_operations_of_one_turn_share_a_commit(database_url: str) -> None:
 async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url: str) -> None:
     messages = [new_message() for _ in range(2000)]
     async with open_store(database_url) as store:
-        futures = [store.messages.add(message) for message in messages]
+        futures = [add_one(store, message) for message in messages]
     assert [future.result() for future in futures] == [(Status.PUBLISHING, CLAIM)] * 2000
     assert writer_processes() == []
     with pytest.raises(NotSaved):
-        await store.messages.add(new_message())
+        await add_one(store, new_message())
     async with open_store(database_url) as store:
         assert len(await every(store, Filters())) == 2000
 
@@ -214,8 +214,8 @@ async def test_the_last_page_says_that_nothing_follows_also_where_it_is_full(sto
 async def test_what_waits_of_one_sender_comes_once(store: Store, size: int) -> None:
     states = (Status.QUEUED, Status.PUBLISHED, Status.SCHEDULED)
     sent = [new_message("A", status, claim=None, deliver_at=now() + 10**6) for status in states * 3]
-    await asyncio.gather(*(store.messages.add(message, sender=Sender("key:one", "one", "")) for message in sent))
-    await store.messages.add(new_message("B", Status.QUEUED), sender=Sender("key:other", "other", ""))
+    await asyncio.gather(*(add_one(store, message, sender=Sender("key:one", "one", "")) for message in sent))
+    await add_one(store, new_message("B", Status.QUEUED), sender=Sender("key:other", "other", ""))
     found = [message async for page in store.reports.waiting_of("key:one", size) for message in page]
     assert sorted(found) == sorted(message for message in sent if message.status is not Status.PUBLISHED)
 
@@ -259,7 +259,7 @@ async def test_outlived_keys_are_forgotten_in_batches_and_messages_stay(
     sent = [new_message("A", Status.PUBLISHED, claim=None) for _ in range(6)]
     for number, message in enumerate(sent):
         key = Key("me", f"key-{number}", "", message.id, "", None, None, kept_until=now() + (number - 4) * 10**6)
-        await store.messages.add(message, key=key)
+        await add_one(store, message, key=key)
     assert [removed async for removed in store.retention.prune(0, now())] == [0, 0, 0]
     with open_engine(database_url, Role.ADMINISTRATOR).connect() as connection:  # which keeps none open
         assert connection.scalars(select(keys.c.key).order_by(keys.c.key)).all() == ["key-5"]
@@ -299,7 +299,7 @@ async def test_while_pages_are_read_what_stays_comes_once(store: Store, database
             if waiting:
                 await add(store, new_message("A", Status.QUEUED, claim=None))
                 moving = waiting.pop(0 if len(waiting) % 2 else -1)
-                assert await store.messages.move(moving, moving._replace(status=Status.PUBLISHED))
+                assert await move_one(store, moving, moving._replace(status=Status.PUBLISHED))
             if len(seen) > 20:
                 await removed_up_to(store, messages[5])
             if page.next is None:
@@ -404,7 +404,7 @@ async def test_a_summary_is_bounded_and_says_how_much_it_left_out(store: Store) 
 
 
 async def test_a_check_passes_while_the_database_works(store: Store) -> None:
-    await store.health.check()
+    await store.health.check(60)
 
 
 async def test_a_reader_cannot_write(store: Store) -> None:

@@ -19,7 +19,7 @@ from chapar.runtime.metrics import Metrics
 from chapar.store.store import Store
 from support.postgres import PostgresServer
 from support.processes import kill, wait_until_gone
-from support.stores import measured, new_message, open_store, published, writer_processes
+from support.stores import add_one, measured, move_one, new_message, open_store, published, writer_processes
 
 
 @dataclass
@@ -50,7 +50,7 @@ async def accept_and_publish(store: Store, ledger: Ledger, patience: float | Non
     while not ledger.stopping:
         message = new_message()
         try:
-            await store.messages.add(message, None if patience is None else loop.time() + patience)
+            await add_one(store, message, None if patience is None else loop.time() + patience)
         except NotSaved:
             ledger.not_saved.add(message.id)
         except OutcomeUnknown:
@@ -58,7 +58,7 @@ async def accept_and_publish(store: Store, ledger: Ledger, patience: float | Non
         else:
             after = published(message)
             # Nobody else moves it, so False would be wrong, also where the move had to be repeated.
-            assert await store.messages.move(message, after)
+            assert await move_one(store, message, after)
             ledger.saved[message.id] = after
             ledger.published.put_nowait(None)
 
@@ -102,9 +102,9 @@ async def test_an_operation_in_the_hands_of_a_stopped_writer_is_unknown(database
         await store.health.check()
         [writer] = writer_processes()
         os.kill(writer, signal.SIGSTOP)
-        handed_over = store.messages.add(new_message(), loop.time() + 0.2)
+        handed_over = add_one(store, new_message(), loop.time() + 0.2)
         await asyncio.sleep(0)
-        queued = store.messages.add(new_message(), loop.time() + 0.2)
+        queued = add_one(store, new_message(), loop.time() + 0.2)
         with pytest.raises(OutcomeUnknown):
             await handed_over
         with pytest.raises(NotSaved):
@@ -112,7 +112,7 @@ async def test_an_operation_in_the_hands_of_a_stopped_writer_is_unknown(database
         with pytest.raises(StoreUnavailable):
             await store.health.check()
         os.kill(writer, signal.SIGCONT)
-        await store.messages.add(new_message())
+        await add_one(store, new_message())
         assert len((await store.reports.page(Filters(), after=None, limit=10)).messages) == 2
 
 
@@ -146,17 +146,17 @@ async def test_while_postgresql_is_down_nothing_is_saved_and_everybody_knows(
     loop = asyncio.get_running_loop()
     async with open_store(postgres_url) as store:
         saved = new_message()
-        await store.messages.add(saved)
+        await add_one(store, saved)
         waiting = new_message()
         await asyncio.to_thread(postgres_server.stop)
         try:
             with pytest.raises(NotSaved):
-                await store.messages.add(new_message(), loop.time() + 0.3)
+                await add_one(store, new_message(), loop.time() + 0.3)
             with pytest.raises(StoreUnavailable):
                 await store.messages.find(saved.id)
             with pytest.raises(StoreUnavailable):
                 await store.health.check()
-            patient = store.messages.add(waiting)
+            patient = add_one(store, waiting)
         finally:
             await asyncio.to_thread(postgres_server.start)
         await patient
@@ -166,7 +166,7 @@ async def test_while_postgresql_is_down_nothing_is_saved_and_everybody_knows(
 async def test_a_reader_whose_connection_was_cut_reads_on(postgres_server: PostgresServer, postgres_url: str) -> None:
     async with open_store(postgres_url) as store:
         message = new_message()
-        await store.messages.add(message)
+        await add_one(store, message)
         for _ in range(3):
             assert await store.messages.find(message.id) == message
             await asyncio.to_thread(postgres_server.terminate_backends, postgres_url)
@@ -195,7 +195,7 @@ async def test_a_full_disk_saves_nothing_and_recovers(small_disk: Path) -> None:
         while not ledger.not_saved:  # SQLite first uses up the room that its log already has
             message = new_message(params="x" * 1000)
             try:
-                await store.messages.add(message, loop.time() + 0.2)
+                await add_one(store, message, loop.time() + 0.2)
                 ledger.saved[message.id] = message
             except NotSaved as error:
                 cause = error.cause
@@ -204,7 +204,7 @@ async def test_a_full_disk_saves_nothing_and_recovers(small_disk: Path) -> None:
         with pytest.raises(StoreUnavailable, match=cause):
             await store.health.check()
         waiting = new_message()
-        patient = store.messages.add(waiting)
+        patient = add_one(store, waiting)
         ballast.unlink()
         await patient
         ledger.saved[waiting.id] = waiting

@@ -7,8 +7,10 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,21 +23,27 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, select
 
 from chapar.errors import StoreUnavailable
+from chapar.model.acceptance import Addition
 from chapar.model.message import Message, Status
-from chapar.store.acceptance import LANES_SQL, Addition, addition
+from chapar.store.acceptance import LANES_SQL, Packed, packed_addition
 from chapar.store.database import Role, open_engine
-from chapar.store.messages import UNBOUNDED, find
+from chapar.store.messages import find
 from chapar.store.migrations import migrate
 from chapar.store.moves import move_row
 from chapar.store.operations import array
 from chapar.store.readers import query_once_more
 from chapar.store.schema import messages
 from chapar.store.writer import commit
-from support.stores import CLAIM, new_message, open_store, published, writer_processes
+from support.stores import CLAIM, add_one, new_message, open_store, published, writer_processes
 
 
-def added(message: Message) -> Addition:
-    return addition(message, UNBOUNDED, None, None)
+def each(answers: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The answers to the items of all operations."""
+    return [item if outcome == "apart" else (outcome, item) for outcome, items in answers for item in items]
+
+
+def added(message: Message) -> Packed:
+    return packed_addition(Addition(message))
 
 
 IO_ERROR_AT_FSYNC = 1034  # https://sqlite.org/rescode.html
@@ -69,26 +77,28 @@ def sqlite_error(code: int) -> sqlite.OperationalError:
 
 def test_a_batch_is_answered_in_its_own_order(connection: Connection) -> None:
     first, second = new_message(), new_message()
-    commit(connection, [("add", added(first))])
+    commit(connection, [("add", [added(first)])])
     batch = [
-        ("add", added(second)),
-        ("move", move_row(first, published(first))),
-        ("move", move_row(second, published(second))),
-        ("check", ()),
+        ("add", [added(second)]),
+        ("move", [move_row(first, published(first))]),
+        ("move", [move_row(second, published(second))]),
+        ("check", [()]),
     ]
     answers, usable = commit(connection, batch)
-    assert answers == [("committed", result) for result in (None, True, False, None)]
+    assert answers == [("committed", [result]) for result in (None, True, False, None)]
     assert usable
 
 
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("field", [{"attempts": 1 << 70}, {"imei": None}, {"topic": "\udcff"}])
 def test_an_operation_with_an_impossible_value_fails_alone_and_for_good(
-    connection: Connection, field: dict[str, Any]
+    connection: Connection, field: dict[str, Any], *, together: bool
 ) -> None:
     bad = new_message(**{"imei": "A", **field})
-    answers, usable = commit(connection, [("add", added(message)) for message in (new_message(), bad, new_message())])
-    assert [answer[0] for answer in answers] == ["committed", "not_saved", "committed"]
-    assert answers[1][2] is False
+    asked = [added(message) for message in (new_message(), bad, new_message())]
+    answers, usable = commit(connection, [("add", asked)] if together else [("add", [one]) for one in asked])
+    assert [item[0] for item in each(answers)] == ["committed", "not_saved", "committed"]
+    assert [answer[0] for answer in answers] == (["apart"] if together else ["committed", "apart", "committed"])
     assert usable
     assert rows(connection) == 2
 
@@ -125,8 +135,9 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
     for batch in batches:
         moves_first = sorted(range(len(batch)), key=lambda position: batch[position][0], reverse=True)
         results = {position: expected(*batch[position]) for position in moves_first}
-        answers, _ = commit(connection, [as_row(*operation) for operation in batch])
-        assert answers == [("committed", results[position]) for position in range(len(batch))]
+        rows = groupby((as_row(*operation) for operation in batch), key=itemgetter(0))
+        answers, _ = commit(connection, [(kind, [row for _, row in together]) for kind, together in rows])
+        assert each(answers) == [("committed", results[position]) for position in range(len(batch))]
     with connection.begin():
         found = {key: find(connection, message.id) for key, message in enumerate(new)}
     assert found == {key: table.get(key) for key in range(3)}
@@ -135,7 +146,7 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
 def test_what_devices_have_unfinished_is_found_by_device_however_much_of_it_there_is(connection: Connection) -> None:
     for status in (Status.PUBLISHED, Status.PUBLISHED, Status.QUEUED):
         of_devices = [new_message(f"D{number % 400}", status, claim=None) for number in range(4000)]
-        commit(connection, [("add", added(message)) for message in of_devices])
+        commit(connection, [("add", [added(message)]) for message in of_devices])
     dialect = connection.dialect.name
     explain = "EXPLAIN QUERY PLAN " if dialect == "sqlite" else "EXPLAIN "
     if dialect == "postgresql":
@@ -149,13 +160,12 @@ def test_what_devices_have_unfinished_is_found_by_device_however_much_of_it_ther
 def test_a_batch_that_fails_before_its_commit_left_nothing(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE messages RENAME TO elsewhere")
     connection.commit()
-    [answer], usable = commit(connection, [("add", added(new_message()))])
+    [answer], usable = commit(connection, [("add", [added(new_message())])])
     assert answer[0] == "not_saved"
-    assert answer[2] is True
     assert usable
     connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO messages")
     connection.commit()
-    assert commit(connection, [("add", added(new_message()))]) == ([("committed", None)], True)
+    assert commit(connection, [("add", [added(new_message())])]) == ([("committed", [None])], True)
 
 
 def fail_at_commit(connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -179,7 +189,7 @@ def test_what_a_failed_commit_of_sqlite_means(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, code: int, outcome: str, *, usable: bool
 ) -> None:
     fail_at_commit(connection, monkeypatch, sqlite_error(code))
-    [answer], still_usable = commit(connection, [("add", added(new_message()))])
+    [answer], still_usable = commit(connection, [("add", [added(new_message())])])
     assert answer[0] == outcome
     assert still_usable is usable
 
@@ -198,7 +208,7 @@ def test_what_a_failed_commit_of_postgresql_means(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: str
 ) -> None:
     fail_at_commit(connection, monkeypatch, error)
-    [answer], _ = commit(connection, [("add", added(new_message()))])
+    [answer], _ = commit(connection, [("add", [added(new_message())])])
     assert answer[0] == outcome
 
 
@@ -225,11 +235,11 @@ def test_no_error_of_the_database_library_leaves_the_store(error: Exception) -> 
 
 async def test_the_writer_ends_with_its_gateway_and_at_no_polite_signal(sqlite_url: str) -> None:
     async with open_store(sqlite_url) as store:
-        await store.health.check()
+        await store.health.check(60)
         [writer] = writer_processes()
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(writer, number)
-        await store.messages.add(new_message())
+        await add_one(store, new_message())
         assert writer_processes() == [writer]
 
 
@@ -244,7 +254,7 @@ async def test_the_writers_command_line_and_environment_name_no_secret(postgres_
     secret = "not-asked-for-but-given"
     url = postgres_url.replace("postgres@", f"postgres:{secret}@")
     async with open_store(url) as store:
-        await store.health.check()
+        await store.health.check(60)
         [writer] = writer_processes()
         shown = b"".join(Path(f"/proc/{writer}/{file}").read_bytes() for file in ("cmdline", "environ"))  # noqa: ASYNC240 - no disk
         assert secret.encode() not in shown
@@ -260,7 +270,7 @@ async def test_a_writer_is_handed_a_descriptor_of_any_number(database_url: str) 
             async with open_store(database_url) as store:
                 message = new_message()
                 async with asyncio.timeout(30):
-                    await store.messages.add(message)
+                    await add_one(store, message)
                 assert await store.messages.find(message.id) == message
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

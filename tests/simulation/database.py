@@ -11,6 +11,7 @@ from chapar.errors import StoreUnavailable
 from chapar.model.message import MOVES, Message
 from chapar.runtime.metrics import Metrics
 from chapar.store.api_keys import ApiKeys
+from chapar.store.changes import Changes
 from chapar.store.commits import Commits
 from chapar.store.health import Health
 from chapar.store.kinds import KINDS
@@ -90,7 +91,7 @@ class WriterProcess:
         if fate in {"committed, answer lost", "not committed, answer lost"}:
             self._answer([("unknown", "the connection was lost.")] * len(self._batch), usable=False)
         elif fate == "refused":
-            self._answer([("not_saved", "the disk is full.", True)] * len(self._batch), usable=True)
+            self._answer([("not_saved", "the disk is full.")] * len(self._batch), usable=True)
         else:
             self._batch = None
             self._commits._writer_lost()
@@ -128,8 +129,8 @@ class SimulatedReaders(Readers):
 class SimulatedCommits(Commits):
     """The real commits of a process, before such a writer."""
 
-    def __init__(self, process: "Process", metrics: Metrics) -> None:
-        super().__init__(KINDS, metrics)
+    def __init__(self, process: "Process", changes: Changes, metrics: Metrics) -> None:
+        super().__init__(KINDS, changes, metrics)
         self._process = process
         self.writer = WriterProcess(process, self)
 
@@ -156,9 +157,10 @@ class _SomeKeys(ApiKeys):
 async def open_store(_: str, metrics: Metrics, **__: object) -> "AsyncIterator[Store]":
     """The real store over such a writer and such readers, of the process that asks."""
     process = here()
-    commits, readers = SimulatedCommits(process, metrics), SimulatedReaders(process.world)
+    changes = Changes()
+    commits, readers = SimulatedCommits(process, changes, metrics), SimulatedReaders(process.world)
     process.commits = commits
-    store = Store.over(commits, readers, readers)
+    store = Store.over(commits, readers, readers, changes)
     commits._hear(("ready",), commits.writer)
     try:
         yield store._replace(health=_Healthy(commits, readers), api_keys=_SomeKeys(commits, readers))

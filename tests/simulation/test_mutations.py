@@ -1,6 +1,6 @@
 """The simulation can fail: mistakes that somebody might make are found within a few hundred worlds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -13,10 +13,11 @@ from chapar.delivery.acceptance import Draft, Sending
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.outcomes import Facts, Outcome
 from chapar.delivery.suspects import Suspects
-from chapar.errors import BrokerRefused, LinkLost, NotSent
+from chapar.errors import BrokerRefused, LinkLost, NotSaved, NotSent
 from chapar.link.publication import Publication
 from chapar.model.acceptance import Key
 from chapar.model.audit import Entry
+from chapar.model.change import Cancelled
 from chapar.model.message import Message, Status
 from chapar.store.acceptance import LANES_SQL
 from chapar.store.messages import Messages
@@ -57,9 +58,11 @@ def refusal_is_success(message: Message, _: int, facts: Facts) -> Outcome:
     return Outcome(message.moved(Status.PUBLISHED, claim=None, finished_at=facts.now))
 
 
-async def cancel_always_succeeds(self: Messages, entry: Entry, deadline: float) -> tuple[bool, Status | None]:
-    await _cancel(self, entry, deadline)
-    return True, Status.CANCELLED
+async def cancel_always_succeeds(
+    self: Messages, entries: Sequence[Entry], deadline: float
+) -> list[Cancelled | NotSaved | None]:
+    cancelled = [each for each in await _cancel(self, entries, deadline) if isinstance(each, Cancelled)]
+    return [Cancelled(Status.QUEUED, each.message._replace(status=Status.CANCELLED)) for each in cancelled]
 
 
 def queued_is_refused(message: Message) -> NotSent | None:

@@ -13,10 +13,12 @@ from chapar.delivery.lease import ProcessLease
 from chapar.errors import BrokerError, LinkDown, StoreUnavailable, TakenBack
 from chapar.link.answers import Answers
 from chapar.link.publication import Publication
-from chapar.model.message import MUTABLE, UNFINISHED, Message
+from chapar.model.message import UNFINISHED, Message
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
+from chapar.store.changes import Changes
+from chapar.store.commits import Commits
 from chapar.store.moves import MOVE
 from chapar.store.operations import Kind
 from chapar.store.readers import Readers
@@ -53,26 +55,37 @@ class _Commits:
 
     gone = None
 
-    def __init__(self, database: MemoryDatabase) -> None:
+    def __init__(self, database: MemoryDatabase, changes: Changes) -> None:
         self._database = database
+        self._changes = changes
         self.failing: dict[str, Exception] = {}  # by the kind of operation
         self.refusing: dict[str, list[Exception]] = {}  # the next moves of one message, by its id
+        self.alone: set[str] = set()  # kinds of which an item fails alone, in the list of results
         self.asked: list[tuple[str, Any]] = []
 
-    def submit(self, kind: Kind[Any, Any], arguments: Any, _: float | None = None) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.asked.append((kind.name, arguments))
+    one = Commits.one
+
+    def submit(
+        self, kind: Kind[Any, Any], arguments: Sequence[Any], _: float | None = None
+    ) -> asyncio.Future[list[Any]]:
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.asked += [(kind.name, each) for each in arguments]
         asyncio.get_running_loop().call_soon(self._commit, kind, arguments, future)
         return future
 
-    def _commit(self, kind: Kind[Any, Any], arguments: Any, future: asyncio.Future[Any]) -> None:
+    def _commit(self, kind: Kind[Any, Any], arguments: Sequence[Any], future: asyncio.Future[list[Any]]) -> None:
         error = self.failing.get(kind.name)
-        if kind is MOVE and (refusals := self.refusing.get(arguments[len(MUTABLE)])):
+        if kind is MOVE and (refusals := self.refusing.get(arguments[0].after.id)):
             error = refusals.pop(0)
-        if error is None:
-            [result] = self._database.ask((kind.name, arguments))
+        if error is not None and kind.name in self.alone:
+            future.set_result([error] * len(arguments))
+        elif error is None:
+            results = self._database.ask(*((kind.name, each) for each in arguments))
             if not future.done():
-                future.set_result(result)
+                future.set_result(results)
+            if self._changes.is_heard and kind.changes is not None:
+                changed = [change for pair in zip(arguments, results, strict=True) for change in kind.changes(*pair)]
+                asyncio.get_running_loop().call_soon(self._changes.announce, changed)
         elif not future.done():
             future.set_exception(error)
 
@@ -95,7 +108,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.database = MemoryDatabase(lambda: EPOCH)
-        self.commits = _Commits(self.database)
+        self.changes = Changes()
+        self.commits = _Commits(self.database, self.changes)
         self.readers = _Readers(self.database)
         commits: Any = self.commits
         (
@@ -107,7 +121,8 @@ class MemoryStore:
             self.api_keys,
             self.trail,
             self.health,
-        ) = Store.over(commits, self.readers, self.readers)
+            _,
+        ) = Store.over(commits, self.readers, self.readers, self.changes)
 
     def put(self, message: Message) -> Message:
         """Have a message there, in whatever state, whether it was there before or not."""

@@ -17,7 +17,7 @@ from chapar.store.schema import COLUMNS, to_message
 Result = TypeVar("Result")
 
 _ALL = select(*COLUMNS).order_by(schema.messages.c.seq)
-_NAMED = {kind.name: kind.named for kind in KINDS}
+_KINDS = {kind.name: kind for kind in KINDS}
 _ATTEMPTS = select(schema.attempts)
 _insert = insert(schema.messages)
 _PUT = _insert.on_conflict_do_update(
@@ -57,11 +57,11 @@ class MemoryDatabase:
 
     def ask(self, *operations: tuple[str, Any]) -> list[Any]:
         """Commit operations together; gives what came of each, as who asks the store sees it."""
+        batch = [(name, _KINDS[name].crossing([arguments])) for name, arguments in operations]
         results = []
-        for (name, arguments), (outcome, result) in zip(operations, self.commit(operations), strict=True):
-            assert outcome == "committed", result
-            named = _NAMED[name]
-            results.append(result if named is None else named(arguments, result))
+        for (name, arguments), (outcome, found) in zip(operations, self.commit(batch), strict=True):
+            assert outcome == "committed", found
+            results.append(_KINDS[name].result(arguments, *found))
         return results
 
     def put(self, message: Message) -> None:

@@ -1,14 +1,18 @@
 """Messages to store, a store to put them in, and a grip on its writer process."""
 
+import asyncio
 import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from pydantic import SecretStr
 
+from chapar.errors import NotSaved
+from chapar.model.acceptance import Added, Addition
+from chapar.model.change import Move
 from chapar.model.message import Message, Status, new_id
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
@@ -61,6 +65,26 @@ def new_message(imei: str = "861230000000001", status: Status = Status.PUBLISHIN
         finished_at=None,
     )
     return message._replace(**fields)
+
+
+async def _single(asked: Awaitable[list[Any]]) -> Any:
+    [result] = await asked
+    if isinstance(result, NotSaved):
+        raise result
+    return result
+
+
+def single(asked: Awaitable[list[Any]]) -> asyncio.Future[Any]:
+    """What came of the only item that was asked for."""
+    return asyncio.ensure_future(_single(asked))
+
+
+def add_one(store: Store, message: Message, deadline: float | None = None, **fields: Any) -> asyncio.Future[Added]:
+    return single(store.messages.add([Addition(message, **fields)], deadline))
+
+
+def move_one(store: Store, before: Message, after: Message) -> asyncio.Future[bool]:
+    return single(store.messages.move([Move(before, after, now())]))
 
 
 def published(message: Message) -> Message:

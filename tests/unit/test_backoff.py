@@ -25,6 +25,7 @@ from chapar.runtime.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.store import commits
+from chapar.store.changes import Changes
 from simulation.virtual_time import VirtualLoop
 
 SPAN = 30.0  # seconds of virtual time
@@ -152,7 +153,7 @@ async def writer(tried: list[float], lives: float) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commits, "_writer_process", process)
-        await commits.Commits([], commits.Metrics())._keep_writer("sqlite://", None)
+        await commits.Commits([], Changes(), commits.Metrics())._keep_writer("sqlite://", None)
 
 
 LOOPS = [link, fleet, embedded_broker, worker, writer]

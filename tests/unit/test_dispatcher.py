@@ -667,6 +667,15 @@ async def test_what_cannot_be_committed_any_more_is_left_as_it_is(bench: Bench) 
     assert [entry["event"] for entry in logged] == ["left_behind"]
 
 
+async def test_an_end_that_alone_cannot_be_saved_is_a_fault_that_ends_the_delivery(bench: Bench) -> None:
+    message = bench.taken()
+    bench.store.commits.failing["move"] = NotSaved("a test says so.")
+    bench.store.commits.alone.add("move")
+    with capture_logs() as logged:
+        assert await bench.deliver(message, 0x00) == message
+    assert [entry["event"] for entry in logged] == ["delivery_failed", "left_behind"]
+
+
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("fault", [FAULT, UnicodeEncodeError("utf-8", "", 0, 1, "a test says so"), MemoryError()])
 async def test_a_fault_before_a_byte_left_rejects_the_message_at_once_and_no_other(
@@ -824,7 +833,7 @@ async def test_what_was_due_before_the_queue_was_left_is_not_waited_for(
     bench: Bench, timers: Timers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def take(*_: object) -> Taken:
-        return Taken([], [], EPOCH - 5)
+        return Taken([], EPOCH - 5)
 
     monkeypatch.setattr(bench.store.queue, "take", take)
     async with bench.running():

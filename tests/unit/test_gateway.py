@@ -41,15 +41,14 @@ from chapar.errors import (
     OutOfReach,
     QueueFull,
 )
-from chapar.model.acceptance import Key
+from chapar.model.acceptance import Addition, Key
 from chapar.model.audit import AuditFilters
 from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.model.queue import Lease
 from chapar.model.report import Filters, Position
 from chapar.runtime.metrics import Metrics
-from chapar.store.acceptance import addition
-from chapar.store.messages import UNBOUNDED
+from chapar.store.acceptance import packed_addition
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, fake_settings, until
 from support.stores import new_message
@@ -770,6 +769,22 @@ async def test_whatever_waits_of_what_somebody_sent_is_withdrawn_at_once(
     assert await bench.cancellation.cancel_all_of(CALLER, "key:some") == 0
 
 
+async def test_what_alone_cannot_be_saved_is_not_saved(bench: Bench) -> None:
+    not_saved = NotSaved("a test says so.")
+    sent = await bench.messaging.send(reaching(devices="*"), LATER)
+    bench.store.commits.alone |= {"add", "cancel", "answer"}
+    bench.store.commits.failing |= {"add": not_saved, "cancel": not_saved, "answer": not_saved}
+    with pytest.raises(NotSaved):
+        await bench.send(LATER)
+    with pytest.raises(NotSaved):
+        await bench.cancellation.cancel(CALLER, sent.id)
+    with pytest.raises(NotSaved):
+        await bench.cancellation.cancel_all_of(CALLER, "key:some")
+    del bench.store.commits.failing["add"]
+    with pytest.raises(NotSaved):
+        await bench.once(command=LATER)
+
+
 async def test_what_is_within_reach_is_sent_seen_and_withdrawn(bench: Bench) -> None:
     caller = reaching(devices="A*", operations="push_*")
     sent = await bench.messaging.send(caller, LATER)
@@ -832,8 +847,8 @@ async def test_a_message_that_is_forgotten_while_it_is_withdrawn_is_not_found(
 ) -> None:
     sent = await bench.send(LATER)
 
-    async def forgotten(*_: object) -> tuple[bool, None]:
-        return False, None
+    async def forgotten(*_: object) -> list[None]:
+        return [None]
 
     monkeypatch.setattr(bench.store.messages, "cancel", forgotten)
     with pytest.raises(MessageNotFound):
@@ -847,7 +862,7 @@ async def test_an_answer_that_another_process_gave_first_is_the_one_to_give(
     message = key_of_another(bench)
     asking = asyncio.create_task(bench.once())
     await until(lambda: bench.store.asked("answer"))
-    bench.store.database.commit([("answer", (tuple(key_for(message)), status, body))])
+    bench.store.database.commit([("answer", [(tuple(key_for(message)), status, body)])])
     assert await asking == Replay(message.id, status, body)
 
 
@@ -950,7 +965,7 @@ def sent_of(given: Given | Replay) -> Message:
 def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) -> Message:
     """A message that another process made, with the key, which it has not answered."""
     message = new_message(status=status, claim=None, created_at=EPOCH, **fields)
-    bench.store.database.commit([("add", addition(message, UNBOUNDED, key_for(message), None))])
+    bench.store.database.commit([("add", [packed_addition(Addition(message, key=key_for(message)))])])
     return message
 
 

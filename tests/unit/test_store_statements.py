@@ -8,15 +8,15 @@ import pytest
 from sqlalchemy import Dialect
 
 from chapar.errors import SettingInvalid
+from chapar.model.acceptance import Addition
 from chapar.model.message import MUTABLE, UNFINISHED, Message, Status, clearing
 from chapar.model.queue import Lease
 from chapar.store import reports
-from chapar.store.acceptance import LANES_SQL, addition, insert_sql
+from chapar.store.acceptance import LANES_SQL, insert_sql
 from chapar.store.database import Role, open_engine, parse, sqlite_file
-from chapar.store.messages import UNBOUNDED
 from chapar.store.moves import move_row, update_sql
 from chapar.store.operations import array
-from chapar.store.queue import Take
+from chapar.store.queue import Settle, Take
 from chapar.store.retained import TakeBack
 from chapar.store.schema import COLUMNS, messages, metadata, to_message, to_row
 from chapar.store.wire import pack, split, unpack
@@ -153,10 +153,10 @@ def test_sqlite_plans_the_statements_of_the_queue_once() -> None:
         database.put(retained)
         for operation in (
             ("hold", Lease(PROCESS, "a test", 5, alone=True)),
-            ("add", addition(queued, UNBOUNDED, None, None)),
-            ("take_back", TakeBack(to_row(clearing(retained, EPOCH * 1_000_000)), None)),
+            ("add", Addition(queued)),
+            ("take_back", TakeBack(clearing(retained, EPOCH * 1_000_000), None)),
             ("take", Take(f"{PROCESS}.{number}", 100, EPOCH)),
-            ("settle", (PROCESS, EPOCH)),
+            ("settle", Settle(PROCESS, EPOCH)),
         ):
             planned.clear()
             database.ask(operation)

@@ -104,7 +104,7 @@ def create(
     issued = issue(_caller(), grant, _now())
     with administer(_database_url()) as connection:
         is_first = not any_key(connection)
-        CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
+        CREATE_KEY.run(connection, [(issued.key, issued.entry)])
     if is_first:  # gateways that were open until now notice
         time.sleep(KEY_KNOWN)
     if as_json:
@@ -186,7 +186,7 @@ def _change(key_id: str, change: "Callable[[ApiKey], KeyChange]") -> "ApiKey":
         key = find(connection, key_id)
         if key is None:
             raise ApiKeyNotFound(key_id)
-        CHANGE_KEY.apply(connection, [change(key)])
+        CHANGE_KEY.run(connection, [change(key)])
     time.sleep(KEY_KNOWN)
     return key
 
@@ -208,7 +208,7 @@ def _cancel_waiting(sender: str) -> int:
             with administer(_database_url()) as connection:
                 page = oldest_first(connection, filters, page and page.next, _CANCELLED_AT_ONCE)
                 entries = [cancellation(_caller(), message, _now(), "key revoked") for message in page.messages]
-                cancelled += sum(won for won, _ in CANCEL.apply(connection, entries))
+                cancelled += sum(found is not None and found.won for found in CANCEL.run(connection, entries))
     return cancelled
 
 

@@ -10,16 +10,10 @@ from typing import NamedTuple
 from chapar.delivery.capacity import Room
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.outcomes import not_sent
-from chapar.errors import (
-    BrokerUnreachable,
-    FieldInvalid,
-    OutcomeUnknown,
-    OutOfReach,
-    Phrase,
-    QueueFull,
-)
+from chapar.errors import BrokerUnreachable, FieldInvalid, NotSaved, OutcomeUnknown, OutOfReach, Phrase, QueueFull
 from chapar.link.keeper import Link
-from chapar.model.acceptance import Added, Key, Place, Sender
+from chapar.model.acceptance import Added, Addition, Full, Key, Place, Sender, Withdrawal
+from chapar.model.change import Change
 from chapar.model.message import Command, Message, Status, Wait, new_id
 from chapar.model.principal import EVERYTHING, Caller, Reach
 from chapar.model.reason import Reason
@@ -40,6 +34,9 @@ class Draft(NamedTuple):
     caller: Caller
     command: Command
     began: float  #: by `time.perf_counter`
+
+
+_Landing = asyncio.Future[list[Added | NotSaved]] | asyncio.Future[list[Change | NotSaved | None]]
 
 
 @dataclass(eq=False, slots=True)
@@ -79,7 +76,7 @@ class Sending:
         self._direct_claim = f"{process}.0"  # the dispatcher numbers its own from 1
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._landing: dict[str, asyncio.Future[Added] | asyncio.Future[bool]] = {}  # commits under way, by message
+        self._landing: dict[str, _Landing] = {}  # commits under way, by message
 
     async def quiet(self) -> None:
         """Wait until what is being saved has been handed on to be delivered."""
@@ -186,33 +183,33 @@ class Sending:
         patience = self._loop.time() + self._settings.publish_timeout
         bound = self._settings.max_device_queue
         deadline = max(call.deadline, patience)
-        added = self._store.messages.add(message, deadline, max_depth=bound, key=call.key, sender=sender)
+        added = self._store.messages.add([Addition(message, bound, call.key, sender)], deadline)
         if message.status in {Status.SCHEDULED, Status.QUEUED}:
             self._room.joins(message.id)
         self._landing[message.id] = added
         added.add_done_callback(partial(self._landed, call))
 
-    def _landed(self, call: _Call, added: asyncio.Future[Added]) -> None:
+    def _landed(self, call: _Call, added: asyncio.Future[list[Added | NotSaved]]) -> None:
         """What follows from a commit, at once and whoever still waits for it."""
         self._landing.pop(call.message.id, None)
         self._room.joined(call.message.id)
-        error = added.exception()
-        if error is None:
+        landed = added.exception() or added.result()[0]
+        if not isinstance(landed, BaseException):
             self._metrics.commit.observe(time.perf_counter() - call.began)
-            match added.result():
-                case Place() as place:
-                    self._placed(call, place)
-                case Key() as owner:
-                    call.owner = owner
-                    _tell(call, None)
-                case full:
-                    bound = self._settings.max_device_queue
-                    oldest = full.oldest if call.reach.operations == EVERYTHING else None
-                    _refuse(call, QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE))
-        else:
-            if isinstance(error, OutcomeUnknown):
-                self._withdraw(call)
-            _refuse(call, error)
+        match landed:
+            case Place() as place:
+                self._placed(call, place)
+            case Key() as owner:
+                call.owner = owner
+                _tell(call, None)
+            case Full() as full:
+                bound = self._settings.max_device_queue
+                oldest = full.oldest if call.reach.operations == EVERYTHING else None
+                _refuse(call, QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE))
+            case error:
+                if isinstance(error, OutcomeUnknown):
+                    self._withdraw(call)
+                _refuse(call, error)
 
     def _placed(self, call: _Call, place: Place) -> None:
         message = call.message
@@ -244,7 +241,7 @@ class Sending:
             claim=None,
             finished_at=self._clock.now(),
         )
-        withdrawal = self._store.messages.withdraw(never, message.claim, call.key)
+        withdrawal = self._store.messages.withdraw([Withdrawal(never, message.claim, call.key)])
         self._landing[message.id] = withdrawal
         withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
 

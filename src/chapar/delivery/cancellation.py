@@ -7,9 +7,10 @@ from chapar.delivery.capacity import Room
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.messages import Messaging
 from chapar.delivery.outcomes import not_sent
-from chapar.errors import MessageNotFound, NotCancellable
+from chapar.errors import MessageNotFound, NotCancellable, NotSaved
 from chapar.link.keeper import Link
 from chapar.model.audit import Entry, cancellation
+from chapar.model.change import Cancelled
 from chapar.model.message import UNFINISHED, Message, Status, clearing
 from chapar.model.principal import Caller
 from chapar.runtime.clock import Clock
@@ -58,11 +59,10 @@ class Cancellation:
         deadline = self._loop.time() + self._patience
         message = await self._messaging.find(caller, message_id)
         entry = cancellation(caller, message, self._clock.now())
-        won, status = await self._store.messages.cancel(entry, deadline)
-        if status is Status.PUBLISHING and await self._dispatcher.take_back(message_id):
-            won, status = await self._store.messages.cancel(entry, deadline)
-        if status is None:
-            raise MessageNotFound(message_id)
+        cancelled = await self._withdraw(entry, deadline)
+        if cancelled.message.status is Status.PUBLISHING and await self._dispatcher.take_back(message_id):
+            cancelled = await self._withdraw(entry, deadline)
+        won, status = cancelled.won, cancelled.message.status
         if won:
             self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc()
             self._dispatcher.wake()  # what was behind it need not wait any more
@@ -87,14 +87,24 @@ class Cancellation:
         async for waiting in self._store.reports.waiting_of(sender, _CANCELLED_AT_ONCE):
             entries = [cancellation(caller, message, self._clock.now(), _KEY_REVOKED) for message in waiting]
             deadline = self._loop.time() + self._patience
-            answers = await asyncio.gather(*(self._store.messages.cancel(entry, deadline) for entry in entries))
-            withdrawn = [message for message, (won, _) in zip(waiting, answers, strict=True) if won]
+            answers = await self._store.messages.cancel(entries, deadline)
+            for answer in answers:
+                if isinstance(answer, NotSaved):
+                    raise answer
+            withdrawn = [answer.message for answer in answers if isinstance(answer, Cancelled) and answer.won]
             for message in withdrawn:
-                now = self._clock.now()
-                self._dispatcher.tell(message.moved(Status.CANCELLED, reason="cancelled", finished_at=now))
+                self._dispatcher.tell(message)
             self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc(len(withdrawn))
             cancelled += len(withdrawn)
         self._dispatcher.wake()
+        return cancelled
+
+    async def _withdraw(self, entry: Entry, deadline: float) -> Cancelled:
+        [cancelled] = await self._store.messages.cancel([entry], deadline)
+        if cancelled is None:
+            raise MessageNotFound(entry.subject)
+        if isinstance(cancelled, NotSaved):
+            raise cancelled
         return cancelled
 
     async def _take_back(self, retained: Message, entry: Entry | None, deadline: float) -> Message | None:

@@ -21,6 +21,7 @@ from chapar.errors import (
     BrokerUnanswered,
     LinkDown,
     LinkLost,
+    NotSaved,
     PublicationExpired,
     PublicationInvalid,
     StoreError,
@@ -29,6 +30,8 @@ from chapar.errors import (
 )
 from chapar.link.keeper import Link
 from chapar.link.publication import Publication
+from chapar.model.acceptance import Addition
+from chapar.model.change import Move
 from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, clearing
 from chapar.model.queue import Taken
 from chapar.runtime.clock import Clock
@@ -232,14 +235,11 @@ class Dispatcher:
 
     async def _note_ended(self, taken: Taken) -> None:
         """Count what has just ended in the queue, and tell who waits for it, or for what others may have moved."""
-        ended = [*taken.expired, *taken.superseded]
-        if taken.expired:
-            self._metrics.finished[Status.EXPIRED.value, "expired"].inc(len(taken.expired))
-        if taken.superseded:
-            self._metrics.finished[Status.CANCELLED.value, "superseded"].inc(len(taken.superseded))
-        for message_id in ended:
-            self._suspects.forget(message_id)
-        ids = self._waiters.among(ended) if self._alone else self._waiters.all()
+        ended = [change for change in taken.others if change.after not in UNFINISHED]
+        for change in ended:
+            self._metrics.finished[change.after.value, change.reason or ""].inc()
+            self._suspects.forget(change.id)
+        ids = self._waiters.among(change.id for change in ended) if self._alone else self._waiters.all()
         if ids:
             with suppress(StoreUnavailable):
                 for message in await self._store.messages.find_all(ids):
@@ -364,19 +364,22 @@ class Dispatcher:
             self._departures.goes_back(after)
         else:
             self._metrics.finished[after.status.value, after.reason or ""].inc()
-        for attempt in outcome.attempts:
-            self._store.messages.record(attempt)
-        self._store.messages.move(delivery.message, after).add_done_callback(partial(self._moved, delivery, after))
+        self._store.messages.record(outcome.attempts)
+        moving = self._store.messages.move([Move(delivery.message, after, self._clock.now())])
+        moving.add_done_callback(partial(self._moved, delivery, after))
         if after.retain and self._clears_expired and after.status in AT_BROKER and not after.clears:
-            self._store.messages.add(clearing(after, self._clock.now_ns(), after.expires_at))
+            self._store.messages.add([Addition(clearing(after, self._clock.now_ns(), after.expires_at))])
 
-    def _moved(self, delivery: _Delivery, after: Message, moved: asyncio.Future[bool]) -> None:
+    def _moved(self, delivery: _Delivery, after: Message, moving: asyncio.Future[list[bool | NotSaved]]) -> None:
         if after.status is Status.QUEUED:
             self._departures.is_back(after)
-        if (error := moved.exception()) is not None:
+        if (error := moving.exception()) is not None:
             self._fail(delivery, error)
             return
-        if moved.result():
+        [moved] = moving.result()
+        if isinstance(moved, NotSaved):
+            self._fail(delivery, moved)
+        elif moved:
             self._tell_end(delivery, after)
         else:
             log.warning("moved_by_another_process", message_id=after.id)

@@ -16,7 +16,7 @@ from chapar.errors import (
     OutcomeUnknown,
     QueueFull,
 )
-from chapar.model.acceptance import Key
+from chapar.model.acceptance import KeptAnswer, Key
 from chapar.model.message import LONGEST_WAIT, Message
 from chapar.runtime.clock import Clock
 from chapar.store.store import Store
@@ -87,7 +87,7 @@ class IdempotencyKeys:
         Raises KeyMismatch, KeyInFlight, MessageNotFound, StoreUnavailable, OutcomeUnknown, and what `send` raises.
         """
         key = self._take(use, message)
-        keeping: asyncio.Future[Key | None] | None = None
+        keeping: asyncio.Future[list[Key | NotSaved | None]] | None = None
         try:
             sent = await self._sent(key, send)
             if isinstance(sent, Replay):
@@ -97,7 +97,9 @@ class IdempotencyKeys:
         finally:
             if keeping is None:  # the next request with this key comes through: this one is not going to be answered
                 self._when_landed(key.message_id, partial(self._release, key))
-        kept = await asyncio.shield(keeping)
+        [kept] = await asyncio.shield(keeping)
+        if isinstance(kept, NotSaved):
+            raise kept
         if kept is None:  # the process of the first request has withdrawn the message meanwhile
             raise KeyInFlight
         if kept.answer_status is None or (kept.answer_status, kept.answer_body) == (given.status, given.body.decode()):
@@ -154,8 +156,8 @@ class IdempotencyKeys:
         self._answering[owner[:2]] = owner
         return not_sent(message) or message
 
-    def _keep(self, key: Key, given: Given) -> asyncio.Future[Key | None]:
+    def _keep(self, key: Key, given: Given) -> asyncio.Future[list[Key | NotSaved | None]]:
         """Keep an answer before it is given; whoever repeats the call until then finds the first one in flight."""
-        keeping = self._store.keys.answer(key, given.status, given.body.decode())
+        keeping = self._store.keys.answer([KeptAnswer(key, given.status, given.body.decode())])
         keeping.add_done_callback(partial(self._release, key))
         return keeping

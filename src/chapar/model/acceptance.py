@@ -1,8 +1,10 @@
-"""Values of accepting a message: its idempotency key, its sender, and where it stands once it is added."""
+"""Values of accepting a message: its idempotency key, its sender, where it stands once added, and its withdrawal."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from chapar.model.message import Status
+from chapar.model.message import Message, Status
+
+UNBOUNDED: Final = 2**31
 
 
 class Key(NamedTuple):
@@ -18,12 +20,29 @@ class Key(NamedTuple):
     kept_until: int  #: ms since the epoch; then the key may be used anew
 
 
+class KeptAnswer(NamedTuple):
+    """What the first request of a key is answered."""
+
+    key: Key
+    status: int
+    body: str
+
+
 class Sender(NamedTuple):
     """Who sends a message, as the audit trail says."""
 
     principal: str
     name: str
     address: str
+
+
+class Addition(NamedTuple):
+    """A message to be added, and what is committed with it."""
+
+    message: Message
+    max_depth: int = UNBOUNDED  #: unfinished messages that its device may have
+    key: Key | None = None
+    sender: Sender | None = None  #: whom the audit trail names; None: it says nothing
 
 
 class Place(NamedTuple):
@@ -41,3 +60,11 @@ class Full(NamedTuple):
 
 Added = Place | Key | Full
 """What came of adding a message: where it stands; the key's owner, where that is another message; or Full."""
+
+
+class Withdrawal(NamedTuple):
+    """Takes an addition back whose outcome is unknown."""
+
+    never: Message  #: as it is recorded where it is not there: rejected
+    claim: str | None  #: under which it was to be added
+    key: Key | None  #: which is free again

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from chapar.model.change import Change
 from chapar.model.message import Message, Status
 
 
@@ -20,9 +21,8 @@ class Taken(NamedTuple):
     """What a process found to do in the queue."""
 
     messages: list[Message]  #: now PUBLISHING, in the order of acceptance
-    expired: list[str]  #: ids of those that have just expired
     next_at: int | None  #: when something becomes due or expires next, ms since the epoch
-    superseded: Sequence[str] = ()  #: ids of the clearings that something newer has just made needless
+    others: Sequence[Change] = ()  #: what has become due, has expired, or was superseded by something newer
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from sqlalchemy import Connection, Dialect, and_, bindparam, case, or_, select, update
+from sqlalchemy import Connection, Dialect, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chapar.model.acceptance import Added, Full, Key, Place, Sender
+from chapar.model.acceptance import Added, Addition, Full, Key, Place, Withdrawal
 from chapar.model.audit import Action
+from chapar.model.change import Change
 from chapar.model.message import Message, Status
 from chapar.store.audit import add_entries
 from chapar.store.idempotency import free_key, keep_keys, owners_of
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch, run_on_list
-from chapar.store.schema import IS_UNFINISHED, Row, messages, to_message, to_row
+from chapar.store.schema import COLUMNS, IS_UNFINISHED, Row, messages, to_message, to_row
 
 # What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
 # `seq > 0`, which is always true, makes that index a better match than the one of all that the device ever had.
@@ -44,20 +45,12 @@ LANES_SQL = {
 _PLACE = select(messages.c.status, messages.c.claim).where(messages.c.id == bindparam("of_message"))
 _ID_AT = select(messages.c.id).where(messages.c.seq == bindparam("seq"))
 
+_TO_WITHDRAW = select(*COLUMNS).where(messages.c.id == bindparam("of_message")).with_for_update()
 _WITHDRAW = (
     update(messages)
-    .where(
-        messages.c.id == bindparam("of_message"),
-        or_(
-            messages.c.status == Status.SCHEDULED.value,
-            and_(messages.c.status == Status.QUEUED.value, messages.c.attempts == 0),
-            and_(messages.c.status == Status.PUBLISHING.value, messages.c.claim == bindparam("of_claim")),
-        ),
-    )
+    .where(messages.c.id == bindparam("of_message"))
     .values(
-        status=case(
-            (messages.c.status == Status.PUBLISHING.value, Status.REJECTED.value), else_=Status.CANCELLED.value
-        ),
+        status=bindparam("to"),
         reason=bindparam("reason"),
         attempts=0,
         claim=None,
@@ -66,15 +59,8 @@ _WITHDRAW = (
     )
 )
 
-
-Addition = tuple[Row, int, Row | None, Row | None]
-"""The arguments of an ADD: the message, how many unfinished ones its device may have, the fields of the key to commit
-with it, and those of the sender whom the audit trail names."""
-
-
-Withdrawal = tuple[Row, str | None, Key | None]
-"""The arguments of a WITHDRAW: the message as it is recorded where it is not there, the claim under which it was to
-be added, and its key."""
+Packed = tuple[Row, int, Row | None, Row | None]
+"""An addition as it crosses: the message, how many unfinished ones its device may have, the key, and the sender."""
 
 
 @dataclass(slots=True)
@@ -87,23 +73,38 @@ class _Lane:
     first: str | None = None  #: the id of the first that joined in this batch
 
 
-def addition(message: Message, max_depth: int, key: Key | None, sender: Sender | None) -> Addition:
-    """The arguments of an ADD."""
+def packed_addition(addition: Addition) -> Packed:
+    """An addition as it crosses."""
+    message, max_depth, key, sender = addition
     return to_row(message), max_depth, key and tuple(key), sender and tuple(sender)
 
 
-def _named(asked: Addition, result: Row | None) -> Added:
+def _placed(addition: Addition, result: Row | None) -> Added:
     """What came of an ADD. It crosses as None where the message was added as asked, else as the fields alone."""
     match result:
         case None:
-            message = to_message(asked[0])
-            return Place(message.status, message.claim)
+            return Place(addition.message.status, addition.message.claim)
         case (oldest,):
             return Full(str(oldest))
         case (status, claim):
             return Place(Status(str(status)), None if claim is None else str(claim))
         case owner:
             return Key._make(owner)
+
+
+def _change_of_add(addition: Addition, added: Added) -> Sequence[Change]:
+    if not isinstance(added, Place):
+        return ()
+    message = addition.message
+    now: Message | None
+    if added == Place(message.status, message.claim):
+        now = message
+    elif added == Place(Status.QUEUED, None):
+        now = message._replace(status=Status.QUEUED, attempts=0, claim=None)
+    else:  # this was repeated, because its answer was lost, and the message has been moved since
+        now = None
+    reason = None if now is None else now.reason
+    return [Change(message.id, message.imei, None, added.status, reason, message.created_at, now)]
 
 
 # As the rows have them: to compare with a member of an enum, or to look for one in a set, takes longer.
@@ -128,7 +129,7 @@ def insert_messages(connection: Connection, rows: Sequence[Row]) -> int:
     return run_batch(connection, insert_sql(connection.dialect), rows)
 
 
-def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Row | None]:
+def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[Row | None]:
     asked = {key[:2]: Message._make(row).created_at for row, _, key, _ in additions if key is not None}
     owners = owners_of(connection, asked)
     lanes = _lanes(connection, additions)
@@ -170,7 +171,7 @@ def _add(connection: Connection, additions: Sequence[Addition]) -> Sequence[Row 
     return results
 
 
-def _lanes(connection: Connection, additions: Sequence[Addition]) -> defaultdict[str, _Lane]:
+def _lanes(connection: Connection, additions: Sequence[Packed]) -> defaultdict[str, _Lane]:
     joining = [message for message in (Message._make(row) for row, *_ in additions) if message.status != _REJECTED]
     lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
     if joining:
@@ -188,25 +189,64 @@ def _place(connection: Connection, message_id: str) -> Row | None:
     return None if found is None else tuple(found)
 
 
-def _withdraw(connection: Connection, withdrawals: Sequence[Withdrawal]) -> Sequence[bool]:
-    """Whether each message is now certain never to be sent."""
+_PackedWithdrawal = tuple[Row, str | None, Row | None]
+_Withdrawn = tuple[str | None, str] | None
+"""What a WITHDRAW did: the states before and after, None before where the message was not there; None: nothing."""
+
+
+def _withdraw(connection: Connection, withdrawals: Sequence[_PackedWithdrawal]) -> Sequence[_Withdrawn]:
     return [_withdraw_one(connection, *withdrawal) for withdrawal in withdrawals]
 
 
-def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Key | None) -> bool:
-    never = Message._make(row)
+def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Row | None) -> _Withdrawn:
+    never = to_message(row)
     # Where it is not there, it is recorded as rejected: an INSERT of it that is still under way then finds it taken.
     if insert_messages(connection, [row]) == 1:
-        return True
-    as_added = {"of_message": never.id, "of_claim": claim, "reason": never.reason, "at": never.finished_at}
-    with connection.begin_nested() as attempt:
-        withdrawn = connection.execute(_WITHDRAW, as_added).rowcount == 1
-        if withdrawn and key is not None and not free_key(connection, key):
-            # Another process has answered a repetition of the request meanwhile, and that answer is a promise.
-            withdrawn = False
-            attempt.rollback()
-    return withdrawn
+        return None, never.status.value
+    there = connection.execute(_TO_WITHDRAW, {"of_message": never.id}).one_or_none()
+    if there is None:  # it is forgotten
+        return None
+    found = to_message(tuple(there))
+    if found.finished_at is not None:
+        is_ours = (found.reason, found.finished_at) == (never.reason, never.finished_at)
+        return (None, found.status.value) if is_ours else None  # this is repeated, because its answer was lost
+    ends = _ended_before_it_left(found, claim)
+    if ends is None or (key is not None and not free_key(connection, Key._make(key))):
+        # It has been taken for delivery; or another process has answered a repetition of the request, and that answer
+        # is a promise.
+        return None
+    connection.execute(
+        _WITHDRAW, {"of_message": never.id, "to": ends.value, "reason": never.reason, "at": never.finished_at}
+    )
+    return found.status.value, ends.value
 
 
-ADD: Final[Kind[Addition, Added]] = Kind("add", _add, _named)
-WITHDRAW: Final[Kind[Withdrawal, bool]] = Kind("withdraw", _withdraw)
+def _ended_before_it_left(message: Message, claim: str | None) -> Status | None:
+    """The state in which a message ends that certainly was never sent; None where it may have been."""
+    if message.status is Status.SCHEDULED or (message.status is Status.QUEUED and message.attempts == 0):
+        return Status.CANCELLED
+    is_as_added = message.status is Status.PUBLISHING and claim is not None and message.claim == claim
+    return Status.REJECTED if is_as_added else None
+
+
+def _packed_withdrawal(withdrawal: Withdrawal) -> _PackedWithdrawal:
+    return to_row(withdrawal.never), withdrawal.claim, withdrawal.key and tuple(withdrawal.key)
+
+
+def _change_of_withdrawal(withdrawal: Withdrawal, withdrawn: _Withdrawn) -> Change | None:
+    if withdrawn is None:
+        return None
+    never, before, after = withdrawal.never, withdrawn[0], Status(withdrawn[1])
+    now = never._replace(status=after)
+    at = never.finished_at or never.created_at
+    return Change(never.id, never.imei, None if before is None else Status(before), after, never.reason, at, now)
+
+
+ADD: Final[Kind[Addition, Added]] = Kind("add", _add, packed_addition, _placed, _change_of_add)
+WITHDRAW: Final[Kind[Withdrawal, Change | None]] = Kind(
+    "withdraw",
+    _withdraw,
+    _packed_withdrawal,
+    _change_of_withdrawal,
+    changes=lambda _, change: () if change is None else [change],
+)

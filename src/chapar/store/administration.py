@@ -18,7 +18,7 @@ def check_commit(database_url: str) -> None:
     """Raise DatabaseUnusable unless a commit succeeds."""
     try:
         with open_engine(database_url, Role.ADMINISTRATOR).begin() as connection:
-            CHECK.apply(connection, [()])
+            CHECK.run(connection, [()])
     except SQLAlchemyError as error:
         raise DatabaseUnusable(cause(error)) from error
 

@@ -39,15 +39,15 @@ class ApiKeys:
 
     async def create(self, key: ApiKey, entry: Entry, deadline: float) -> None:
         """Save a new key; raises NotSaved, OutcomeUnknown."""
-        await self._commits.submit(CREATE_KEY, (key, entry), deadline)
+        await self._commits.one(CREATE_KEY, (key, entry), deadline)
 
     async def change(self, change: KeyChange, deadline: float) -> bool:
         """Let a key end; whether there is such a key. Raises NotSaved, OutcomeUnknown."""
-        return await self._commits.submit(CHANGE_KEY, change, deadline)
+        return await self._commits.one(CHANGE_KEY, change, deadline)
 
     async def used(self, key_id: str, at: int) -> None:
         """Keep when a key was used last."""
-        await self._commits.submit(KEY_USED, (key_id, at))
+        await self._commits.one(KEY_USED, (key_id, at))
 
     async def find(self, key_id: str) -> ApiKey | None:
         """The key with this id; raises StoreUnavailable."""

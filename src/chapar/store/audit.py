@@ -31,7 +31,7 @@ class Trail:
 
     async def add(self, entry: Entry) -> None:
         """Keep an entry that nothing else is committed with."""
-        await self._commits.submit(ADD_ENTRY, entry)
+        await self._commits.one(ADD_ENTRY, entry)
 
     async def page(self, filters: AuditFilters, *, before: int | None, limit: int) -> AuditPage:
         """Up to `limit` entries, and `PAGE_BYTES`, newest first, numbered below `before`; raises StoreUnavailable."""

@@ -8,25 +8,27 @@ import math
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 import structlog
 
 from chapar.errors import ChaparError, DatabaseFileGone, NotSaved, OutcomeUnknown, Phrase
+from chapar.model.change import Change
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
+from chapar.store.changes import Changes
 from chapar.store.files import Lock
 from chapar.store.operations import Kind
 from chapar.store.wire import pack, split, unpack
 
 log = structlog.get_logger()
 
-_LARGEST_BATCH = 512  # operations; bounds how long one commit takes
+LARGEST_BATCH: Final = 512  # items; bounds how long one commit takes
 _FIRST_BACKOFF = 0.05  # seconds before a batch that failed is tried again; doubles …
 _LONGEST_BACKOFF = 0.5  # … up to this, so that recovery is noticed within a caller's patience
 _STANDSTILL = 0.1  # seconds by which a timer is late only where the process was stopped or starved
@@ -40,24 +42,47 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False, slots=True)
 class _Operation:
+    """Items of one kind that were asked for together."""
+
     kind: Kind[Any, Any]
-    arguments: Any
+    arguments: Sequence[Any]
+    crossing: Sequence[Any]  #: the arguments as they cross
     deadline: float  #: loop time from which it is not tried again
-    future: asyncio.Future[Any]
+    future: asyncio.Future[list[Any]]
     may_be_committed: bool = False  #: it was handed over, and no clear answer came
     over: bool = False  #: it failed, and the caller has been told
 
-    def succeed(self, result: object) -> None:
-        """Tell the caller what came of it."""
+    def succeed(self, results: list[Any]) -> None:
+        """Tell the caller what came of each item."""
         if not self.future.done():
-            named = self.kind.named
-            self.future.set_result(result if named is None else named(self.arguments, result))
+            self.future.set_result(results)
 
     def fail(self, cause: Phrase | ChaparError | str) -> None:
         """Tell the caller the truth: certainly not saved, or unknown."""
         self.over = True
         if not self.future.done():
             self.future.set_exception(OutcomeUnknown() if self.may_be_committed else NotSaved(cause))
+
+    def named(self, plain: Sequence[Any]) -> list[Any]:
+        """The results as the caller is to see them."""
+        named = self.kind.named
+        if named is None:
+            return [*plain]
+        return [named(arguments, result) for arguments, result in zip(self.arguments, plain, strict=True)]
+
+    def named_apart(self, items: Sequence[tuple[str, Any]]) -> list[Any]:
+        """The results as the caller is to see them, where each item was committed, or not, alone."""
+        return [
+            self.kind.result(arguments, said) if outcome == "committed" else NotSaved(str(said))
+            for arguments, (outcome, said) in zip(self.arguments, items, strict=True)
+        ]
+
+    def changes(self, results: Sequence[Any]) -> Iterator[Change]:
+        """What it has changed."""
+        if (changes := self.kind.changes) is not None:
+            for arguments, result in zip(self.arguments, results, strict=True):
+                if not isinstance(result, NotSaved):
+                    yield from changes(arguments, result)
 
 
 class Commits:
@@ -67,9 +92,10 @@ class Commits:
     runs goes into the next. One that failed goes back to the head, and the later ones wait behind it.
     """
 
-    def __init__(self, order: Sequence[Kind[Any, Any]], metrics: Metrics) -> None:
+    def __init__(self, order: Sequence[Kind[Any, Any]], changes: Changes, metrics: Metrics) -> None:
         """`order`: every kind, in the order in which the writer applies the kinds of a batch."""
         self._places = {kind.name: place for place, kind in enumerate(order)}
+        self._changes = changes
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Operation] = deque()
@@ -90,13 +116,13 @@ class Commits:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database_url: str, lock: Lock | None, order: Sequence[Kind[Any, Any]], metrics: Metrics
+        cls, database_url: str, lock: Lock | None, order: Sequence[Kind[Any, Any]], changes: Changes, metrics: Metrics
     ) -> AsyncIterator[Self]:
         """Keep a writer running, which holds the lock of a SQLite file too.
 
         Leaving commits what is queued, within 5 s, and ends the writer.
         """
-        commits = cls(order, metrics)
+        commits = cls(order, changes, metrics)
         # No task group: it would wrap whatever its body raises, and this body is the whole gateway.
         keep = partial(commits._keep_writer, database_url, lock)
         keeper = asyncio.create_task(supervised("writer", keep, commits._metrics), name="writer")
@@ -112,15 +138,20 @@ class Commits:
             commits._end()
 
     def submit(
-        self, kind: Kind[Arguments, Result], arguments: Arguments, deadline: float | None = None
-    ) -> asyncio.Future[Result]:
-        """Queue an operation; the future has its result once it is committed.
+        self, kind: Kind[Arguments, Result], arguments: Sequence[Arguments], deadline: float | None = None
+    ) -> asyncio.Future[list[Result | NotSaved]]:
+        """Queue items of one kind; the future has their results, in their order, once all are committed together.
 
-        It is tried until `deadline` (loop time; None: for ever). Then the future raises NotSaved where certainly
-        nothing was committed, OutcomeUnknown where it may have been. Cancelling the future cancels nothing.
+        Each is committed, or fails alone and for good: a NotSaved in the list. They are tried until `deadline` (loop
+        time; None: for ever). Then the future raises NotSaved where certainly nothing was committed, OutcomeUnknown
+        where all may have been. Cancelling the future cancels nothing. One commit takes them all, however many.
         """
-        future: asyncio.Future[Result] = self._loop.create_future()
-        operation = _Operation(kind, arguments, math.inf if deadline is None else deadline, future)
+        future: asyncio.Future[list[Result | NotSaved]] = self._loop.create_future()
+        if not arguments:
+            future.set_result([])
+            return future
+        until = math.inf if deadline is None else deadline
+        operation = _Operation(kind, arguments, kind.crossing(arguments), until, future)
         if self._closed:
             operation.fail("the gateway is stopping.")
             return future
@@ -130,8 +161,15 @@ class Commits:
         self._queue.append(operation)
         self._idle.clear()
         self._flush_within(0)
-        self._sweep_by(operation.deadline)
+        self._sweep_by(until)
         return future
+
+    async def one(self, kind: Kind[Arguments, Result], arguments: Arguments, deadline: float | None = None) -> Result:
+        """The result of a single item; raises NotSaved, OutcomeUnknown."""
+        [result] = await self.submit(kind, [arguments], deadline)
+        if isinstance(result, NotSaved):
+            raise result
+        return result
 
     def _flush_within(self, seconds: float) -> None:
         """See to it that the queue is flushed; during a backoff it is so already."""
@@ -148,43 +186,66 @@ class Commits:
             return
         if self._sweep_at <= self._loop.time():
             self._sweep()
-        # A batch that is repeated is repeated by itself: its order then is what it was at the first time.
-        size = min(len(self._queue), self._repeated or _LARGEST_BATCH)
-        self._repeated = 0
         # In the order in which the writer applies it. It is answered so: what wakes up first is delivered first.
-        batch = sorted([self._queue.popleft() for _ in range(size)], key=self._place)
+        batch = sorted(self._next_batch(), key=self._place)
         if not batch:
             return
-        self._writer.write(pack([(operation.kind.name, operation.arguments) for operation in batch]))
+        self._writer.write(pack([(operation.kind.name, operation.crossing) for operation in batch]))
         self._in_flight = batch
-        self._metrics.batches.observe(len(batch))
+        self._metrics.batches.observe(sum(len(operation.arguments) for operation in batch))
+
+    def _next_batch(self) -> Iterator[_Operation]:
+        """What the next commit takes from the queue."""
+        # A batch that is repeated is repeated by itself: its order then is what it was at the first time.
+        repeated, self._repeated = self._repeated, 0
+        if repeated:
+            yield from [self._queue.popleft() for _ in range(min(len(self._queue), repeated))]
+            return
+        items = 0
+        while self._queue and (not items or items + len(self._queue[0].arguments) <= LARGEST_BATCH):
+            items += len(self._queue[0].arguments)
+            yield self._queue.popleft()
 
     def _place(self, operation: _Operation) -> int:
         return self._places[operation.kind.name]
 
-    def _committed(self, results: Sequence[Any]) -> None:
+    def _committed(self, results: Sequence[Sequence[Any]]) -> None:
         batch, self._in_flight = self._in_flight, []
-        for operation, result in zip(batch, results, strict=True):
-            operation.succeed(result)
+        changes: list[Change] = []
+        for operation, plain in zip(batch, results, strict=True):
+            self._succeed(operation, operation.named(plain), changes)
+        self._announce(changes)
         self._go_on()
 
     def _answered(self, answers: Sequence[tuple[Any, ...]]) -> None:
         batch, self._in_flight = self._in_flight, []
+        changes: list[Change] = []
         again = []
         for operation, answer in zip(batch, answers, strict=True):
             match answer:
-                case ("committed", result):
-                    operation.succeed(result)
-                case ("not_saved", cause, False):
-                    operation.fail(str(cause))
-                case (outcome, cause, *_):
+                case ("committed", results):
+                    self._succeed(operation, operation.named(results), changes)
+                case ("apart", items):
+                    self._succeed(operation, operation.named_apart(items), changes)
+                case (outcome, cause):
                     operation.may_be_committed |= outcome == "unknown"
                     self._cause = str(cause)
                     again.append(operation)
+        self._announce(changes)
         if again:
             self._try_again(again)
         else:
             self._go_on()
+
+    def _succeed(self, operation: _Operation, results: list[Any], changes: list[Change]) -> None:
+        operation.succeed(results)
+        if self._changes.is_heard:
+            changes.extend(operation.changes(results))
+
+    def _announce(self, changes: Sequence[Change]) -> None:
+        """Announce what a commit has changed, once those who asked for it have seen its results."""
+        if changes:
+            self._loop.call_soon(self._changes.announce, changes)
 
     def _go_on(self) -> None:
         """Hand the next batch over, if there is one."""

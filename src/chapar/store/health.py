@@ -31,7 +31,7 @@ class Health:
         """Raise StoreUnavailable unless, within so many seconds, a read works and the writer commits a write."""
         until = asyncio.get_running_loop().time() + patience
         try:
-            await self._commits.submit(CHECK, (), until)
+            await self._commits.one(CHECK, (), until)
             async with asyncio.timeout_at(until):
                 await self._lookups.read(lambda connection: connection.execute(_NONE).first())
         except NotSaved as error:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, and_, bindparam, select, tuple_, update
 
-from chapar.model.acceptance import Key
+from chapar.errors import NotSaved
+from chapar.model.acceptance import KeptAnswer, Key
 from chapar.store.operations import Kind
 from chapar.store.schema import Row, keys
 
@@ -29,9 +30,6 @@ _KEY = select(keys).where(_OWN_KEY)
 _FORGET = keys.delete().where(_OWN_KEY)
 _FREE = keys.delete().where(_OWN_KEY, keys.c.answer_status.is_(None))
 
-Answer = tuple[Row, int, str]
-"""The arguments of an ANSWER: the fields of a key, and the status and body that its first request is answered."""
-
 
 class Keys:
     """The idempotency keys. They are added with their messages, by `Messages.add`."""
@@ -40,13 +38,13 @@ class Keys:
         self._commits = commits
         self._lookups = lookups
 
-    def answer(self, key: Key, status: int, body: str) -> asyncio.Future[Key | None]:
-        """Keep what the first request of a key was answered; later ones get the same.
+    def answer(self, answers: Sequence[KeptAnswer]) -> asyncio.Future[list[Key | NotSaved | None]]:
+        """Keep what the first requests of keys were answered; later ones get the same.
 
-        The future has the key as it is now: with this answer, or with one that was kept before; None where the
+        The future has each key as it is now: with this answer, or with one that was kept before; None where the
         message was withdrawn, and the key with it.
         """
-        return self._commits.submit(ANSWER, (tuple(key), status, body))
+        return self._commits.submit(ANSWER, answers)
 
     async def owner(self, key: tuple[str, str], at: int) -> Key | None:
         """What a principal's idempotency key was used for, None where it is free at the time `at`.
@@ -87,7 +85,7 @@ def free_key(connection: Connection, key: Key) -> bool:
     return connection.execute(_FREE, _own(key)).rowcount == 1
 
 
-def _answer(connection: Connection, answers: Sequence[Answer]) -> Sequence[Row | None]:
+def _answer(connection: Connection, answers: Sequence[tuple[Row, int, str]]) -> Sequence[Row | None]:
     """Each key as it is now: with this answer, or with one that came before; None where its message was withdrawn."""
     owned = [_own(Key._make(key)) for key, _, _ in answers]
     given = [{"status": status, "body": body} for _, status, body in answers]
@@ -96,7 +94,11 @@ def _answer(connection: Connection, answers: Sequence[Answer]) -> Sequence[Row |
     return [None if row is None else tuple(row) for row in found]
 
 
-def _named(_: Answer, row: Row | None) -> Key | None:
+def _packed(answer: KeptAnswer) -> tuple[Row, int, str]:
+    return tuple(answer.key), answer.status, answer.body
+
+
+def _named(_: KeptAnswer, row: Row | None) -> Key | None:
     return None if row is None else Key._make(row)
 
 
@@ -104,4 +106,4 @@ def _own(key: Key) -> dict[str, str]:
     return {"of_principal": key.principal, "of_key": key.key, "of_message": key.message_id}
 
 
-ANSWER: Final[Kind[Answer, Key | None]] = Kind("answer", _answer, _named)
+ANSWER: Final[Kind[KeptAnswer, Key | None]] = Kind("answer", _answer, _packed, _named)

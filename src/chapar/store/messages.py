@@ -2,23 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, bindparam, select
 
-from chapar.model.acceptance import Added, Key, Sender
+from chapar.errors import NotSaved
+from chapar.model.acceptance import Added, Addition, Withdrawal
 from chapar.model.audit import Entry
-from chapar.model.message import Attempt, Message, Status
-from chapar.store.acceptance import ADD, WITHDRAW, addition
-from chapar.store.moves import CANCEL, MOVE, RECORD, move_row
+from chapar.model.change import Cancelled, Change, Move
+from chapar.model.message import Attempt, Message
+from chapar.store.acceptance import ADD, WITHDRAW
+from chapar.store.moves import CANCEL, MOVE, RECORD
 from chapar.store.retained import TAKE_BACK, TakeBack
-from chapar.store.schema import COLUMNS, attempts, messages, to_message, to_row
+from chapar.store.schema import COLUMNS, attempts, messages, to_message
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
     from chapar.store.readers import Readers
-
-UNBOUNDED: Final = 2**31
 
 _FIND = select(*COLUMNS).where(messages.c.id == bindparam("of_message"))
 _FIND_ALL = select(*COLUMNS).where(messages.c.id.in_(bindparam("ids", expanding=True)))
@@ -37,47 +37,39 @@ class Messages:
         self._lookups = lookups
 
     def add(
-        self,
-        message: Message,
-        deadline: float | None = None,
-        *,
-        max_depth: int = UNBOUNDED,
-        key: Key | None = None,
-        sender: Sender | None = None,
-    ) -> asyncio.Future[Added]:
-        """Save a new message, with `key` and what the audit trail says of `sender`; harmless where it is already there.
+        self, additions: Sequence[Addition], deadline: float | None = None
+    ) -> asyncio.Future[list[Added | NotSaved]]:
+        """Save new messages, each with its key and its entry in the audit trail; harmless where it is there already.
 
         A message that would be PUBLISHING is QUEUED instead where its device has something that must leave first.
-        The future says where it stands; Full where its device has `max_depth` unfinished messages, on their way or
+        The future says where each stands; Full where its device has `max_depth` unfinished messages, on their way or
         waiting; the key's owner where the key was used for another message. The last two add nothing.
 
-        It is tried until `deadline` (loop time; None: for ever). The future then raises NotSaved where certainly
-        nothing was committed, OutcomeUnknown where it may have been. Cancelling the future does not stop the commit.
+        Tried until `deadline` (loop time; None: for ever). The future then raises NotSaved where certainly nothing was
+        committed, OutcomeUnknown where all may have been. What cannot be saved alone, for good, is a NotSaved in the
+        list. Cancelling the future does not stop the commit.
         """
-        return self._commits.submit(ADD, addition(message, max_depth, key, sender), deadline)
+        return self._commits.submit(ADD, additions, deadline)
 
-    def move(self, before: Message, after: Message, deadline: float | None = None) -> asyncio.Future[bool]:
-        """Make the message in the database, which is `before`, what `after` says.
+    def move(self, moves: Sequence[Move], deadline: float | None = None) -> asyncio.Future[list[bool | NotSaved]]:
+        """Make messages in the database what they are moved to.
 
-        The future is True once it is so, False where the message no longer was in the state, at the attempt and
-        under the claim of `before`: somebody else moved it. Ask for a move from a state only when the move to it
-        was answered. Deadline, errors and cancelling are as with `add`.
+        Each is True once it is so, False where the message no longer was in the state, at the attempt and under the
+        claim of `before`: somebody else moved it. Ask for a move from a state only when the move to it was answered.
+        Deadline, errors and cancelling are as with `add`.
         """
-        return self._commits.submit(MOVE, move_row(before, after), deadline)
+        return self._commits.submit(MOVE, moves, deadline)
 
-    def record(self, attempt: Attempt) -> asyncio.Future[None]:
-        """Keep an attempt; ask before the move that ends it, so that the two are committed together."""
-        return self._commits.submit(RECORD, attempt)
+    def record(self, attempts: Sequence[Attempt]) -> asyncio.Future[list[NotSaved | None]]:
+        """Keep attempts; ask before the moves that end them, so that all are committed together."""
+        return self._commits.submit(RECORD, attempts)
 
-    async def cancel(self, entry: Entry, deadline: float) -> tuple[bool, Status | None]:
-        """Withdraw the message that `entry` is about, if it waits, and keep `entry` then.
+    async def cancel(self, entries: Sequence[Entry], deadline: float) -> list[Cancelled | NotSaved | None]:
+        """Withdraw the messages that `entries` are about, where they wait, and keep those entries then.
 
-        Whether this withdrew it, and its status now; None where there is no such message.
-
-        Raises NotSaved, OutcomeUnknown.
+        None where there is no such message. Raises NotSaved, OutcomeUnknown.
         """
-        won, status = await self._commits.submit(CANCEL, entry, deadline)
-        return won, None if status is None else Status(status)
+        return await self._commits.submit(CANCEL, entries, deadline)
 
     async def take_back(self, clearing: Message, entry: Entry | None, deadline: float) -> str | None:
         """Have the broker forget a retained message: add `clearing`, which makes it, and keep `entry` then.
@@ -85,15 +77,15 @@ class Messages:
         The id of what clears it, also where that is on its way already. None where the broker does not have it, or
         has or will have a newer one in its place. Raises NotSaved, OutcomeUnknown.
         """
-        return await self._commits.submit(TAKE_BACK, TakeBack(to_row(clearing), entry), deadline)
+        return await self._commits.one(TAKE_BACK, TakeBack(clearing, entry), deadline)
 
-    def withdraw(self, never: Message, claim: str | None, key: Key | None) -> asyncio.Future[bool]:
-        """Take back an `add` whose outcome is unknown: `never` is the message as rejected, `claim` the one it had.
+    def withdraw(self, withdrawals: Sequence[Withdrawal]) -> asyncio.Future[list[Change | NotSaved | None]]:
+        """Take back additions whose outcome is unknown.
 
-        The future is True where it is now certain never to be sent, and its key is free again; False where it was
-        there and has been taken for delivery.
+        Each is how the message ended, certain never to be sent, its key free again; None where it had ended before, or
+        was there and has been taken for delivery.
         """
-        return self._commits.submit(WITHDRAW, (to_row(never), claim, key))
+        return self._commits.submit(WITHDRAW, withdrawals)
 
     async def find(self, message_id: str) -> Message | None:
         """The message with this id; raises StoreUnavailable."""
@@ -109,13 +101,15 @@ class Messages:
 
         Raises StoreUnavailable.
         """
-        found = await self._lookups.read(
-            lambda connection: connection.execute(_ATTEMPTS, {"of_message": message_id}).all()
-        )
-        return [Attempt._make(row) for row in found]
+        return await self._lookups.read(lambda connection: attempts_of(connection, message_id))
 
 
 def find(connection: Connection, message_id: str) -> Message | None:
     """The message with this id."""
     row = connection.execute(_FIND, {"of_message": message_id}).one_or_none()
     return None if row is None else to_message(tuple(row))
+
+
+def attempts_of(connection: Connection, message_id: str) -> list[Attempt]:
+    """The attempts kept of a message, in their order; last, what took it back from the broker."""
+    return [Attempt._make(row) for row in connection.execute(_ATTEMPTS, {"of_message": message_id})]

@@ -9,17 +9,19 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Dialect, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.model.audit import Entry
+from chapar.model.change import Cancelled, Change, Move
 from chapar.model.message import MUTABLE, WAITING, Attempt, Message, Status
 from chapar.store.audit import add_entries
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch
-from chapar.store.schema import Row, attempts, messages
+from chapar.store.schema import COLUMNS, Row, attempts, messages, to_message, to_row
 
+_CANCELLED = "cancelled"  # the reason
 _GUARDS = ("id", "status", "attempts", "claim")
 _set = attrgetter(*MUTABLE[1:])
 
 
 def move_row(before: Message, after: Message) -> Row:
-    """The arguments of a MOVE: what is set, then what must still hold."""
+    """A move as it crosses: what is set, then what must still hold."""
     return (after.status.value, *_set(after), before.id, before.status.value, before.attempts, before.claim)
 
 
@@ -51,18 +53,15 @@ _KEEP = {
 _MUTABLE_NOW = select(*(messages.c[name] for name in MUTABLE)).where(messages.c.id == bindparam("before_id"))
 _CANCEL = (
     update(messages)
-    .where(
-        messages.c.id == bindparam("of_message"),
-        messages.c.status.in_([status.value for status in WAITING]),
-    )
+    .where(messages.c.id == bindparam("of_message"))
     .values(
         status=Status.CANCELLED.value,
-        reason="cancelled",
+        reason=_CANCELLED,
         not_before=None,
         finished_at=bindparam("at", type_=BigInteger),
     )
 )
-_STATUS = select(messages.c.status).where(messages.c.id == bindparam("of_message"))
+_TO_CANCEL = select(*COLUMNS).where(messages.c.id == bindparam("of_message")).with_for_update()
 
 
 def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool]:
@@ -80,15 +79,40 @@ def _is_there(connection: Connection, row: Row) -> bool:
     return now is not None and tuple(now) == row[: len(MUTABLE)]
 
 
-def _cancel(connection: Connection, cancels: Sequence[Entry]) -> Sequence[tuple[bool, str | None]]:
-    """Whether each was withdrawn by this, and its status now; None where there is no such message."""
-    results = []
-    for entry in cancels:
-        message_id = entry.subject
-        won = connection.execute(_CANCEL, {"of_message": message_id, "at": entry.at}).rowcount == 1
-        add_entries(connection, [entry] if won else [])
-        results.append((won, connection.execute(_STATUS, {"of_message": message_id}).scalar_one_or_none()))
-    return results
+def _cancel(connection: Connection, cancels: Sequence[Entry]) -> Sequence[tuple[str | None, Row] | None]:
+    """Where each message waited, if it was withdrawn by this, and its row now; None where there is no such message."""
+    return [_cancel_one(connection, entry) for entry in cancels]
+
+
+def _cancel_one(connection: Connection, entry: Entry) -> tuple[str | None, Row] | None:
+    found = connection.execute(_TO_CANCEL, {"of_message": entry.subject}).one_or_none()
+    if found is None:
+        return None
+    message = to_message(tuple(found))
+    if message.status in WAITING:
+        connection.execute(_CANCEL, {"of_message": message.id, "at": entry.at})
+        add_entries(connection, [entry])
+        cancelled = message.moved(Status.CANCELLED, reason=_CANCELLED, not_before=None, finished_at=entry.at)
+        return message.status.value, to_row(cancelled)
+    if (message.status, message.reason, message.finished_at) == (Status.CANCELLED, _CANCELLED, entry.at):
+        # This is repeated, because its answer was lost.
+        before = Status.QUEUED if (message.deliver_at or 0) <= entry.at else Status.SCHEDULED
+        return before.value, to_row(message)
+    return None, to_row(message)
+
+
+def _cancelled(_: Entry, found: tuple[str | None, Row] | None) -> Cancelled | None:
+    if found is None:
+        return None
+    before, row = found
+    return Cancelled(None if before is None else Status(before), to_message(row))
+
+
+def _change_of_cancel(entry: Entry, cancelled: Cancelled | None) -> Sequence[Change]:
+    if cancelled is None or cancelled.before is None:
+        return ()
+    message = cancelled.message
+    return [Change(message.id, message.imei, cancelled.before, message.status, message.reason, entry.at, message)]
 
 
 def _record(connection: Connection, rows: Sequence[Attempt]) -> Sequence[None]:
@@ -101,6 +125,17 @@ def keep_attempts(connection: Connection, rows: Sequence[Attempt]) -> None:
     connection.execute(_KEEP[connection.dialect.name], [attempt._asdict() for attempt in rows])
 
 
-MOVE: Final[Kind[Row, bool]] = Kind("move", _move)
+def _packed(move: Move) -> Row:
+    return move_row(move.before, move.after)
+
+
+def _change_of_move(move: Move, moved: bool) -> Sequence[Change]:  # noqa: FBT001 - the result of the kind
+    if not moved:
+        return ()
+    after = move.after
+    return [Change(after.id, after.imei, move.before.status, after.status, after.reason, move.at, after)]
+
+
+MOVE: Final[Kind[Move, bool]] = Kind("move", _move, packed=_packed, changes=_change_of_move)
 RECORD: Final[Kind[Attempt, None]] = Kind("record", _record)
-CANCEL: Final[Kind[Entry, tuple[bool, str | None]]] = Kind("cancel", _cancel)
+CANCEL: Final[Kind[Entry, Cancelled | None]] = Kind("cancel", _cancel, named=_cancelled, changes=_change_of_cancel)

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import Connection, String, TableValuedAlias, Text, bindparam, func
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
+from chapar.model.change import Change
 from chapar.store.database import run_on_driver
 from chapar.store.schema import Row, Value
 
@@ -25,12 +26,28 @@ class Kind(Generic[Arguments, Result]):
     """A kind of operation. `apply` runs many of it in the open transaction and gives a result for each.
 
     Arguments and results cross between two processes, and plain values do so at a fraction of the cost of named ones:
-    `named` makes of a result, and the arguments that led to it, what the one who asked is to see.
+    `packed` makes them of the arguments, and `named` makes of a plain result, and the arguments that led to it, what
+    the one who asked is to see. None: they cross as they are.
     """
 
     name: str
-    apply: Callable[[Connection, Sequence[Arguments]], Sequence[Any]]
-    named: Callable[[Arguments, Any], Result] | None = None  #: None: results cross as they are
+    apply: Callable[[Connection, Sequence[Any]], Sequence[Any]]
+    packed: Callable[[Arguments], Any] | None = None
+    named: Callable[[Arguments, Any], Result] | None = None
+    changes: Callable[[Arguments, Result], Sequence[Change]] | None = None  #: what it changed; None: no message
+
+    def crossing(self, arguments: Sequence[Arguments]) -> Sequence[Any]:
+        """The arguments as they cross."""
+        return arguments if self.packed is None else [self.packed(each) for each in arguments]
+
+    def result(self, arguments: Arguments, plain: object) -> Result:
+        """What the one who asked is to see of a plain result."""
+        return cast("Result", plain) if self.named is None else self.named(arguments, plain)
+
+    def run(self, connection: Connection, arguments: Sequence[Arguments]) -> list[Result]:
+        """Run it in a transaction of one's own."""
+        results = self.apply(connection, self.crossing(arguments))
+        return [self.result(each, plain) for each, plain in zip(arguments, results, strict=True)]
 
 
 # The hot statements are compiled once, given plain values and run on the driver's own cursor: what SQLAlchemy does

@@ -8,6 +8,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
+    Update,
     and_,
     bindparam,
     case,
@@ -21,11 +22,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chapar.model.message import Attempt, Status
+from chapar.model.change import Change
+from chapar.model.message import WAITING, Attempt, Status
 from chapar.model.queue import Backlog, Lease, Taken
 from chapar.store.moves import keep_attempts
 from chapar.store.operations import Kind
-from chapar.store.retained import supersede
+from chapar.store.retained import supersede, superseded
 from chapar.store.schema import (
     COLUMNS,
     DATABASE_TIME,
@@ -45,20 +47,29 @@ _PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
 
 _ONE_TAKER = 0x63686170  # the advisory lock under which PostgreSQL lets one process at a time take messages
 
-# What time does: what is too late expires; what was scheduled or put off joins the queue. Nothing but `wake_at` is
-# asked for, so that its index is what every planner takes.
-_too_late = and_(messages.c.expires_at.is_not(None), messages.c.expires_at <= _AT)
-_WAKE = (
-    update(messages)
-    .where(messages.c.wake_at <= _AT)
-    .values(
-        status=case((_too_late, Status.EXPIRED.value), else_=Status.QUEUED.value),
-        reason=case((_too_late, "expired"), else_=messages.c.reason),
-        finished_at=case((_too_late, _AT), else_=messages.c.finished_at),
-        not_before=None,
+_EXPIRED = "expired"  # the reason
+_DIED = "process_died"  # the reason, and the outcome of the attempt
+
+
+def _due(before: Status) -> Update:
+    """What time does to what waits: what is too late expires; what was scheduled or put off joins the queue."""
+    too_late = and_(messages.c.expires_at.is_not(None), messages.c.expires_at <= _AT)
+    return (
+        update(messages)
+        # The empty string keeps every planner at the index by `wake_at`.
+        .where(messages.c.wake_at <= _AT, messages.c.status.concat("") == before.value)
+        .values(
+            status=case((too_late, Status.EXPIRED.value), else_=Status.QUEUED.value),
+            reason=case((too_late, _EXPIRED), else_=messages.c.reason),
+            finished_at=case((too_late, _AT), else_=messages.c.finished_at),
+            not_before=None,
+        )
+        .returning(messages.c.id, messages.c.imei, messages.c.status)
     )
-    .returning(messages.c.id, messages.c.status)
-)
+
+
+# One for each state before, which is not known after it.
+_DUE = {before: _due(before) for before in WAITING}
 _NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(None))
 
 # It stands in the statement as a number: where LIMIT has a parameter, SQLite plans anew at each execution.
@@ -125,12 +136,12 @@ _TAKE_OVER = (
     .where(_left_behind, _PROCESS.is_not_distinct_from(bindparam("owner")))
     .values(
         status=case((_once, Status.UNCONFIRMED.value), else_=Status.QUEUED.value),
-        reason=case((_once, "process_died"), else_=messages.c.reason),
+        reason=case((_once, _DIED), else_=messages.c.reason),
         possible_duplicate=case((_once, messages.c.possible_duplicate), else_=true()),
         claim=None,
         finished_at=case((_once, _AT), else_=messages.c.finished_at),
     )
-    .returning(messages.c.id, messages.c.attempts)
+    .returning(messages.c.id, messages.c.imei, messages.c.status, messages.c.attempts)
 )
 
 
@@ -157,16 +168,15 @@ class Queue:
         Up to `limit` messages become PUBLISHING, their attempt counted. `claim` begins with the token of this
         process and must not have been used before.
         """
-        rows, expired, next_at, superseded = await self._commits.submit(TAKE, Take(claim, limit, at))
-        return Taken([to_message(row) for row in rows], expired, next_at, superseded)
+        return await self._commits.one(TAKE, Take(claim, limit, at))
 
     async def hold(self, lease: Lease) -> None:
         """Say that this process lives; what it holds is its own until the lease is over."""
-        await self._commits.submit(HOLD, lease)
+        await self._commits.one(HOLD, lease)
 
     async def leave(self, process: str) -> None:
         """Give the lease up, so that others take over at once what this process still holds."""
-        await self._commits.submit(LEAVE, process)
+        await self._commits.one(LEAVE, process)
 
     async def settle(self, process: str, at: int) -> int:
         """Settle what dead processes have PUBLISHING, seen from `process`; gives how many messages those were.
@@ -174,7 +184,8 @@ class Queue:
         Nobody knows whether they left: they are queued again as possible duplicates, or UNCONFIRMED where they may
         be sent at most once.
         """
-        return await self._commits.submit(SETTLE, (process, at))
+        settled = await self._commits.one(SETTLE, Settle(process, at))
+        return len(settled)
 
     async def is_alive(self, process: str) -> bool:
         """Whether a process holds a lease that is not over; raises StoreUnavailable."""
@@ -188,10 +199,11 @@ class Queue:
 
         What waits to clear a retained message at its expiry is not counted: nobody sent it.
         """
-        return await self._lookups.read(_backlog)
+        return await self._lookups.read(backlog)
 
 
-def _backlog(connection: Connection) -> Backlog:
+def backlog(connection: Connection) -> Backlog:
+    """How many messages are unfinished, by status, and the one accepted first."""
     depths: dict[Status, int] = {}
     front: int | None = None
     for counted in (LEAVING, SCHEDULED):
@@ -203,11 +215,6 @@ def _backlog(connection: Connection) -> Backlog:
     return Backlog(depths, to_message(tuple(connection.execute(_FRONT, {"front": front}).one())))
 
 
-Found = tuple[list[Row], list[str], int | None, list[str]]
-"""What a TAKE found: the rows taken, the ids of what expired, when there is something to do next, and the ids of the
-clearings that something newer has superseded."""
-
-
 class Take(NamedTuple):
     """The arguments of a TAKE."""
 
@@ -216,15 +223,29 @@ class Take(NamedTuple):
     at: int  #: the time, ms since the epoch
 
 
-def _take(connection: Connection, takes: Sequence[Take]) -> Sequence[Found]:
+class Settle(NamedTuple):
+    """The arguments of a SETTLE."""
+
+    process: str  #: token of the one that settles
+    at: int  #: the time, ms since the epoch
+
+
+_Woken = tuple[str, str, str, str]
+"""Id and device of what time has moved, and its states before and after."""
+_Found = tuple[list[Row], list[_Woken], list[Row], int | None]
+"""What a TAKE found: the rows taken, what time has moved, the rows of what was superseded, and when there is something
+to do next."""
+_Settled = tuple[str, str, str]
+"""Id, device and state of what a dead process had PUBLISHING."""
+
+
+def _take(connection: Connection, takes: Sequence[Take]) -> Sequence[_Found]:
     return [_take_one(connection, take) for take in takes]
 
 
-def _take_one(connection: Connection, take: Take) -> Found:
-    now = {"at": take.at}
-    woken = connection.execute(_WAKE, now).all()
-    expired = [str(id_) for id_, status in woken if status == Status.EXPIRED]
-    superseded: list[str] = []
+def _take_one(connection: Connection, take: Take) -> _Found:
+    woken = _wake(connection, take.at)
+    superseded: list[Row] = []
     taken = _of_claim(connection, take.claim)  # of a TAKE that was committed, and its answer lost
     if not taken and take.limit:
         if connection.dialect.name == "postgresql":
@@ -235,7 +256,40 @@ def _take_one(connection: Connection, take: Take) -> Found:
         )
         taken = _of_claim(connection, take.claim) if found.rowcount else []
         taken, superseded = supersede(connection, taken, take.at)
-    return taken, expired, connection.execute(_NEXT).scalar_one(), superseded
+    return taken, woken, superseded, connection.execute(_NEXT).scalar_one()
+
+
+def _wake(connection: Connection, at: int) -> list[_Woken]:
+    next_at = connection.execute(_NEXT).scalar_one()
+    if next_at is None or next_at > at:
+        return []
+    return [
+        (id_, imei, before.value, status)
+        for before, statement in _DUE.items()
+        for id_, imei, status in sorted(map(tuple, connection.execute(statement, {"at": at})))
+    ]
+
+
+def _taken(take: Take, found: _Found) -> Taken:
+    rows, woken, superseded_rows, next_at = found
+    others = [_woken(take.at, *each) for each in woken]
+    for message in (superseded(to_message(row), take.at) for row in superseded_rows):
+        before, after = Status.QUEUED, message.status
+        others.append(Change(message.id, message.imei, before, after, message.reason, take.at, message))
+    return Taken([to_message(row) for row in rows], next_at, others)
+
+
+def _woken(at: int, id_: str, imei: str, before: str, after: str) -> Change:
+    reason = _EXPIRED if after == Status.EXPIRED else None
+    return Change(id_, imei, Status(before), Status(after), reason, at, None)
+
+
+def _changes_of_take(take: Take, taken: Taken) -> Sequence[Change]:
+    moved = [
+        Change(message.id, message.imei, Status.QUEUED, message.status, None, take.at, message)
+        for message in taken.messages
+    ]
+    return [*(change for change in taken.others if change.before is not change.after), *moved]
 
 
 def _of_claim(connection: Connection, claim: str) -> list[Row]:
@@ -256,28 +310,39 @@ def _leave(connection: Connection, left: Sequence[str]) -> Sequence[None]:
     return [None] * len(left)
 
 
-def _settle(connection: Connection, settles: Sequence[tuple[str, int]]) -> Sequence[int]:
-    """How many messages were in the hands of processes that are dead: no lease, or one that is over."""
+def _settle(connection: Connection, settles: Sequence[Settle]) -> Sequence[list[_Settled]]:
+    """What was in the hands of processes that are dead: no lease, or one that is over."""
     return [_settle_one(connection, process, at) for process, at in settles]
 
 
-def _settle_one(connection: Connection, process: str, at: int) -> int:
+def _settle_one(connection: Connection, process: str, at: int) -> list[_Settled]:
     owners = connection.scalars(_OWNERS, {"process": process}).all()
-    return sum(_take_over(connection, process, owner, at) for owner in owners)
+    return [settled for owner in owners for settled in _take_over(connection, process, owner, at)]
 
 
-def _take_over(connection: Connection, process: str, owner: str | None, at: int) -> int:
-    """Settle what one dead process left; gives how many messages those were.
+def _take_over(connection: Connection, process: str, owner: str | None, at: int) -> list[_Settled]:
+    """Settle what one dead process left.
 
     In one statement: a lease may end, and the dead process's writer commit its last batch, between any two.
     """
-    settled = connection.execute(_TAKE_OVER, {"process": process, "owner": owner, "at": at}).all()
-    if settled:
-        keep_attempts(connection, [Attempt(id_, n, at, owner or "", "process_died", None) for id_, n in settled])
-    return len(settled)
+    found = connection.execute(_TAKE_OVER, {"process": process, "owner": owner, "at": at}).all()
+    if found:
+        keep_attempts(connection, [Attempt(id_, n, at, owner or "", _DIED, None) for id_, _, _, n in found])
+    return sorted((id_, imei, status) for id_, imei, status, _ in found)
 
 
-TAKE: Final[Kind[Take, Found]] = Kind("take", _take)
+def _settled(settle: Settle, found: list[_Settled]) -> list[Change]:
+    changes = []
+    for id_, imei, status in found:
+        after = Status(status)
+        reason = None if after is Status.QUEUED else _DIED
+        changes.append(Change(id_, imei, Status.PUBLISHING, after, reason, settle.at, None))
+    return changes
+
+
+TAKE: Final[Kind[Take, Taken]] = Kind("take", _take, named=_taken, changes=_changes_of_take)
 HOLD: Final[Kind[Lease, None]] = Kind("hold", _hold)
 LEAVE: Final[Kind[str, None]] = Kind("leave", _leave)
-SETTLE: Final[Kind[tuple[str, int], int]] = Kind("settle", _settle)
+SETTLE: Final[Kind[Settle, Sequence[Change]]] = Kind(
+    "settle", _settle, named=_settled, changes=lambda _, changes: changes
+)

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, literal, literal_column, or_, select, update
 
 from chapar.model.audit import Entry
+from chapar.model.change import Change
 from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, first_id, time_of
 from chapar.store.acceptance import insert_messages
 from chapar.store.audit import add_entries
@@ -14,6 +15,7 @@ from chapar.store.schema import Row, messages, to_message, to_row
 
 _SKEW = 3_600_000  # ms by which the clocks of two gateways may differ
 
+_SUPERSEDED = "superseded"  # the reason
 _MICRO_OP = Message._fields.index("micro_op")
 _at_broker = [status.value for status in AT_BROKER]
 _unfinished = [status.value for status in UNFINISHED]
@@ -69,7 +71,7 @@ _SUPERSEDE = (
     .where(messages.c.id == bindparam("clearing"))
     .values(
         status=Status.CANCELLED.value,
-        reason="superseded",
+        reason=_SUPERSEDED,
         attempts=messages.c.attempts - 1,
         claim=None,
         finished_at=bindparam("at"),
@@ -80,13 +82,24 @@ _SUPERSEDE = (
 class TakeBack(NamedTuple):
     """The arguments of a TAKE_BACK."""
 
-    clearing: Row  #: the message that clears the retained one, its origin
+    clearing: Message  #: the message that clears the retained one, its origin
     entry: Entry | None  #: what the audit trail says where it is added
 
 
-def _take_back(connection: Connection, asked: Sequence[TakeBack]) -> Sequence[str | None]:
+def _take_back(connection: Connection, asked: Sequence[tuple[Row, Entry | None]]) -> Sequence[str | None]:
     """For each, the id of what clears it; None where the broker has nothing to forget of it."""
     return [_take_back_one(connection, to_message(clearing), entry) for clearing, entry in asked]
+
+
+def _packed(take_back: TakeBack) -> tuple[Row, Entry | None]:
+    return to_row(take_back.clearing), take_back.entry
+
+
+def _changes(take_back: TakeBack, clearing_id: str | None) -> Sequence[Change]:
+    clearing = take_back.clearing
+    if clearing_id != clearing.id:  # it was under way already, or is not needed
+        return ()
+    return [Change(clearing.id, clearing.imei, None, clearing.status, None, clearing.created_at, clearing)]
 
 
 def _take_back_one(connection: Connection, clearing: Message, entry: Entry | None) -> str | None:
@@ -103,10 +116,10 @@ def _take_back_one(connection: Connection, clearing: Message, entry: Entry | Non
     return clearing.id
 
 
-def supersede(connection: Connection, taken: list[Row], at: int) -> tuple[list[Row], list[str]]:
-    """What was taken, without the clearings that would remove something newer, and their ids: those end here."""
+def supersede(connection: Connection, taken: list[Row], at: int) -> tuple[list[Row], list[Row]]:
+    """What was taken, without the clearings that would remove something newer, and those: they end here."""
     left = list(taken)
-    ended: list[str] = []
+    ended: list[Row] = []
     for row in taken:
         if row[_MICRO_OP]:
             continue
@@ -114,8 +127,14 @@ def supersede(connection: Connection, taken: list[Row], at: int) -> tuple[list[R
         if connection.execute(_REPLACEMENT, _names(clearing, taker=clearing.claim)).first() is not None:
             connection.execute(_SUPERSEDE, {"clearing": clearing.id, "at": at})
             left.remove(row)
-            ended.append(clearing.id)
+            ended.append(row)
     return left, ended
+
+
+def superseded(clearing: Message, at: int) -> Message:
+    """A clearing that was taken, as `supersede` leaves it."""
+    untried = clearing.attempts - 1
+    return clearing._replace(status=Status.CANCELLED, reason=_SUPERSEDED, attempts=untried, claim=None, finished_at=at)
 
 
 def _names(clearing: Message, *, taker: str | None) -> dict[str, str | None]:
@@ -129,4 +148,4 @@ def _names(clearing: Message, *, taker: str | None) -> dict[str, str | None]:
     }
 
 
-TAKE_BACK: Final[Kind[TakeBack, str | None]] = Kind("take_back", _take_back)
+TAKE_BACK: Final[Kind[TakeBack, str | None]] = Kind("take_back", _take_back, packed=_packed, changes=_changes)

@@ -53,7 +53,7 @@ class Retention:
         removed, outlived = _FORGOTTEN, 0
         while _FORGOTTEN in {removed, outlived}:
             began = loop.time()
-            removed, outlived = await self._commits.submit(PRUNE, Prune(first_id(before), before, at, _FORGOTTEN))
+            removed, outlived = await self._commits.one(PRUNE, Prune(first_id(before), before, at, _FORGOTTEN))
             took = loop.time() - began
             yield removed
             if _FORGOTTEN in {removed, outlived}:

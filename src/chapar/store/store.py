@@ -11,6 +11,7 @@ from chapar.runtime.metrics import Metrics
 from chapar.store import administration, database, files, migrations
 from chapar.store.api_keys import ApiKeys
 from chapar.store.audit import Trail
+from chapar.store.changes import Changes
 from chapar.store.commits import Commits
 from chapar.store.health import Health
 from chapar.store.idempotency import Keys
@@ -39,9 +40,10 @@ class Store(NamedTuple):
     api_keys: ApiKeys
     trail: Trail
     health: Health
+    changes: Changes  #: announces what was committed
 
     @classmethod
-    def over(cls, commits: Commits, lookups: Readers, reporters: Readers) -> Self:
+    def over(cls, commits: Commits, lookups: Readers, reporters: Readers, changes: Changes) -> Self:
         """The store over what writes, what an index finds at once, and what may take seconds."""
         return cls(
             Messages(commits, lookups),
@@ -52,6 +54,7 @@ class Store(NamedTuple):
             ApiKeys(commits, lookups),
             Trail(commits, reporters),
             Health(commits, lookups),
+            changes,
         )
 
 
@@ -77,9 +80,10 @@ async def open_store(
             await asyncio.to_thread(migrations.check_schema, database_url)
         await asyncio.to_thread(administration.check_commit, database_url)
         identity = None if lock is None else lock.identity
+        changes = Changes()
         async with (
-            Commits.open(database_url, lock, KINDS, metrics) as commits,
+            Commits.open(database_url, lock, KINDS, changes, metrics) as commits,
             Readers.open(database_url, readers, identity, lambda: commits.gone) as lookups,
             Readers.open(database_url, report_readers, identity, lambda: commits.gone) as reporters,
         ):
-            yield Store.over(commits, lookups, reporters)
+            yield Store.over(commits, lookups, reporters, changes)

@@ -5,15 +5,16 @@ of it in one transaction, commits, and answers each operation. The gateway's end
 
     gateway → writer   (url, descriptor)              once, at first: it names a secret, so it is no argument; the
                                                       descriptor is the locked SQLite file's, inherited, or None
-                       [(kind, row), …]               a batch, only while the writer is ready
+                       [(kind, [row, …]), …]          a batch, only while the writer is ready
     writer → gateway   ("ready",)                     there is a connection
                        ("down", cause)                there is none; the next attempt follows by itself
                        ("gone", file)                 this file of SQLite is not the one that was opened; once it is
                                                       there again, "ready" follows by itself
-                       ("committed", [result, …])     in the batch's order, as nearly always
+                       ("committed", [[result, …], …])  in the batch's order, as nearly always
                        ("answers", [answer, …], ok)   else; not ok: the connection is given up
 
-    answer = ("committed", result) | ("not_saved", cause, transient) | ("unknown", cause)
+    answer = ("committed", [result, …]) | ("apart", [item, …]) | ("not_saved", cause) | ("unknown", cause)
+    item   = ("committed", result) | ("not_saved", cause)      the latter is to blame itself: it would fail again
 """
 
 import os
@@ -24,6 +25,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -43,7 +45,7 @@ _KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in KINDS}
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
 _LOOK_EVERY = 1.0  # seconds between looks for the files while nothing is to be committed
 
-Batch = Sequence[tuple[str, Any]]
+Batch = Sequence[tuple[str, Sequence[Any]]]
 Answer = tuple[object, ...]
 
 
@@ -126,14 +128,14 @@ def commit(connection: Connection, batch: Batch, watch: Watch | None = None) -> 
     try:
         answers = _run(connection, batch)
     except SQLAlchemyError as error:
-        return [("not_saved", cause(error), True)] * len(batch), _rolled_back(connection)
+        return [("not_saved", cause(error))] * len(batch), _rolled_back(connection)
     if watch is not None and (gone := watch.gone()):
-        return [("not_saved", str(DatabaseFileGone(gone)), True)] * len(batch), _rolled_back(connection)
+        return [("not_saved", str(DatabaseFileGone(gone)))] * len(batch), _rolled_back(connection)
     try:
         connection.commit()
     except DBAPIError as error:
         if nothing_committed(error) and _rolled_back(connection):
-            return [("not_saved", cause(error), True)] * len(batch), True
+            return [("not_saved", cause(error))] * len(batch), True
         return [("unknown", cause(error))] * len(batch), False
     if watch is not None:
         watch.wrote()
@@ -155,9 +157,10 @@ def _run_together(connection: Connection, batch: Batch) -> list[Answer]:
     connection.begin()  # the hot statements go past SQLAlchemy, which would do so by itself
     answers: list[Answer] = [()] * len(batch)
     for kind, positions in _by_kind(batch):
-        results = kind.apply(connection, [batch[position][1] for position in positions])
-        for position, result in zip(positions, results, strict=True):
-            answers[position] = ("committed", result)
+        rows = [row for position in positions for row in batch[position][1]]
+        results = iter(kind.apply(connection, rows))
+        for position in positions:
+            answers[position] = ("committed", [*islice(results, len(batch[position][1]))])
     return answers
 
 
@@ -165,18 +168,22 @@ def _run_apart(connection: Connection, batch: Batch) -> list[Answer]:
     answers: list[Answer] = [()] * len(batch)
     for kind, positions in _by_kind(batch):
         for position in positions:
-            answers[position] = _run_alone(connection, kind, batch[position][1])
+            items = [_run_alone(connection, kind, row) for row in batch[position][1]]
+            if all(outcome == "committed" for outcome, _ in items):
+                answers[position] = ("committed", [result for _, result in items])
+            else:
+                answers[position] = ("apart", items)
     return answers
 
 
-def _run_alone(connection: Connection, kind: Kind[Any, Any], arguments: object) -> Answer:
+def _run_alone(connection: Connection, kind: Kind[Any, Any], row: object) -> Answer:
     try:
         with connection.begin_nested():
-            (result,) = kind.apply(connection, [arguments])
+            (result,) = kind.apply(connection, [row])
     except Exception as error:
         if not is_operations_fault(error):
             raise
-        return ("not_saved", cause(error), False)
+        return ("not_saved", cause(error))
     return ("committed", result)
 
 
