@@ -1,0 +1,135 @@
+"""What a commit has changed is announced once, after those who asked have seen the results."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from chapar.errors import NotSaved
+from chapar.model.acceptance import Addition
+from chapar.model.change import Change, Move
+from chapar.model.message import Message, Status
+from chapar.runtime.metrics import Metrics
+from chapar.store.acceptance import ADD
+from chapar.store.changes import Changes
+from chapar.store.commits import LARGEST_BATCH, Commits
+from chapar.store.kinds import KINDS
+from chapar.store.messages import Messages
+from chapar.store.operations import Kind
+from chapar.store.wire import LENGTH, unpack
+from support.fakes import EPOCH
+from support.memory_database import MemoryDatabase
+from support.stores import new_message, published
+
+
+class Writer:
+    """The writer's end, over a database in memory."""
+
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+        self._database = MemoryDatabase(lambda: EPOCH)
+        self.batches: list[Any] = []
+
+    def write(self, frame: bytes) -> None:
+        self.batches.append([*unpack(frame[LENGTH:])])
+        answers = self._database.commit(self.batches[-1])
+        asyncio.get_running_loop().call_soon(self._commits._hear, ("answers", answers, True), self)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.changes = Changes()
+        self.commits = Commits(KINDS, self.changes, Metrics())
+        self.writer = Writer(self.commits)
+        self.commits._hear(("ready",), self.writer)
+        readers: Any = None
+        self.messages = Messages(self.commits, readers)
+        self.heard: list[Sequence[Change]] = []
+
+    async def add(self, *messages: Message) -> None:
+        await self.messages.add([Addition(message) for message in messages])
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+async def test_one_commit_is_announced_once_in_the_order_of_application(bench: Bench) -> None:
+    bench.changes.listen(bench.heard.append)
+    first, second = new_message("A"), new_message("B")
+    await bench.add(first)
+    adding = bench.messages.add([Addition(second)])
+    moving = bench.messages.move([Move(first, published(first), EPOCH)])
+    await asyncio.gather(adding, moving)
+    await asyncio.sleep(0)
+    assert [[(change.id, change.before, change.after) for change in each] for each in bench.heard] == [
+        [(first.id, None, Status.PUBLISHING)],
+        [(first.id, Status.PUBLISHING, Status.PUBLISHED), (second.id, None, Status.PUBLISHING)],
+    ]
+    assert bench.heard[1][1].message == second
+
+
+async def test_who_asked_has_seen_the_result_when_it_is_announced(bench: Bench) -> None:
+    seen: list[str] = []
+    bench.changes.listen(lambda _: seen.append("announced"))
+
+    async def ask() -> None:
+        await bench.add(new_message())
+        seen.append("result")
+
+    await ask()
+    await asyncio.sleep(0)
+    assert seen == ["result", "announced"]
+
+
+async def test_what_failed_alone_and_what_changed_nothing_is_not_announced(bench: Bench) -> None:
+    bench.changes.listen(bench.heard.append)
+    good, bad = new_message("A"), new_message("B", attempts=1 << 70)
+    placed, not_saved = await bench.messages.add([Addition(good), Addition(bad)])
+    assert isinstance(not_saved, NotSaved)
+    moved = await bench.messages.move([Move(good._replace(claim="x"), published(good), EPOCH)])
+    await asyncio.sleep(0)
+    assert (placed, moved) == ((Status.PUBLISHING, good.claim), [False])
+    assert [[change.id for change in each] for each in bench.heard] == [[good.id]]
+
+
+async def test_nothing_is_evaluated_where_nobody_listens() -> None:
+    def fail(*_: object) -> list[Change]:
+        raise AssertionError
+
+    bench, deaf = Bench(), Kind("add", ADD.apply, ADD.packed, ADD.named, fail)
+    assert await bench.commits.submit(deaf, [Addition(message := new_message())]) == [(message.status, message.claim)]
+
+
+async def test_a_listener_that_fails_does_not_stop_the_rest(bench: Bench) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("a test says so")
+
+    bench.changes.listen(fail)
+    bench.changes.listen(bench.heard.append)
+    with capture_logs() as logged:
+        await bench.add(new_message())
+        await asyncio.sleep(0)
+    assert [entry["event"] for entry in logged] == ["listener_failed"]
+    assert len(bench.heard) == 1
+
+
+async def test_a_list_shares_a_commit_with_others_up_to_the_bound_and_is_never_divided(bench: Bench) -> None:
+    sizes = (1, LARGEST_BATCH - 1, 1, LARGEST_BATCH + 7, 2)
+    lists = [[Addition(new_message(f"D{number}")) for number in range(size)] for size in sizes]
+    found = await asyncio.gather(*(bench.messages.add(each) for each in lists))
+    assert [len(each) for each in found] == list(sizes)
+    assert [[len(rows) for _, rows in batch] for batch in bench.writer.batches] == [
+        [1, LARGEST_BATCH - 1],
+        [1],
+        [LARGEST_BATCH + 7],
+        [2],
+    ]
+
+
+async def test_nothing_asked_for_is_answered_at_once(bench: Bench) -> None:
+    assert await bench.messages.add([]) == []
+    assert bench.writer.batches == []
