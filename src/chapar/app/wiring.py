@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 from starlette.types import ASGIApp
 
-from chapar import __version__
 from chapar.access.door import Door
 from chapar.access.jwks import TokenOptions, token_verifier
 from chapar.access.keyring import Keyring
@@ -32,13 +31,12 @@ from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings, listed
 from chapar.runtime.supervision import supervised
 from chapar.store.store import Store, open_store
-from chapar.web.api import documentation
 from chapar.web.api.audit import audit_router
+from chapar.web.api.documentation import documented_api
 from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
 from chapar.web.api.messages import messaging_router
 from chapar.web.api.reports import reporting_router
-from chapar.web.http import problems
 from chapar.web.http.connection import Bounds, affordable
 from chapar.web.http.direct import DirectRoutes
 from chapar.web.http.entrance import Entrance
@@ -68,15 +66,6 @@ class Running(NamedTuple):
 
 def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp:
     """The HTTP API, behind everything that a request passes first."""
-    app = documentation.DocumentedAPI(
-        title="Chapar",
-        version=__version__,
-        description=documentation.DESCRIPTION,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
-    )
     routers = [
         messaging_router(running.messaging, running.cancellation, running.reporting, limits),
         reporting_router(running.reporting),
@@ -84,11 +73,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
         keys_router(running.keyring, running.cancellation),
         audit_router(running.trail),
     ]
-    for router in routers:
-        app.include_router(router)
-    problems.install(app)
-    documentation.install(app)
-    entrance = Entrance(DirectRoutes(app, routers), running.door, limits, running.metrics)
+    entrance = Entrance(DirectRoutes(documented_api(routers), routers), running.door, limits, running.metrics)
     origins = Origins(
         entrance,
         host=settings.host,

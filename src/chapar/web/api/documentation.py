@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,9 @@ from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from chapar import __version__
 from chapar.web.api.schemas import SendRequest
+from chapar.web.http import problems
 from chapar.web.http.entrance import GuardedRoute, Identity, allow, check
 from chapar.web.http.problems import Problem, answers
 
@@ -24,7 +27,7 @@ _ANY_REQUEST: Final = (400, 408, 414, 421, 431, 503)  # of the connection's boun
 _AT_THE_ENTRANCE: Final = (401, 403, 429, 503)  # and 403 for what a page of another site asks for
 _INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
-DESCRIPTION: Final = """
+_DESCRIPTION: Final = """
 The command gateway for MQTT devices: one call sends an operation to a device, and you learn the truth about it.
 
 | answer to `POST /messaging/send` | what it promises |
@@ -56,7 +59,7 @@ _SECURITY_SCHEMES: Final = {
 }
 
 
-class DocumentedAPI(FastAPI):
+class _DocumentedAPI(FastAPI):
     """FastAPI, whose OpenAPI document also knows the shape of a problem."""
 
     def openapi(self) -> dict[str, Any]:
@@ -85,7 +88,25 @@ class DocumentedAPI(FastAPI):
         return document
 
 
-def install(app: FastAPI) -> None:
+def documented_api(routers: Iterable[APIRouter]) -> FastAPI:
+    """The application of these routers, which answers errors as problems and explains itself."""
+    app = _DocumentedAPI(
+        title="Chapar",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
+    for router in routers:
+        app.include_router(router)
+    problems.install(app)
+    _install(app)
+    return app
+
+
+def _install(app: FastAPI) -> None:
     """Serve the OpenAPI document, and Swagger UI from our own files."""
     router = APIRouter(route_class=GuardedRoute)
     page = get_swagger_ui_html(
