@@ -28,6 +28,7 @@ from chapar.errors import (
     PublicationInvalid,
     ReleaseRefused,
 )
+from chapar.link.publication import Publication
 from chapar.model.message import Message, Status
 from chapar.model.queue import Taken
 from support.fakes import EPOCH, LEASE, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, until
@@ -702,6 +703,24 @@ async def test_a_fault_before_a_byte_left_rejects_the_message_at_once_and_no_oth
     assert [(entry["event"], entry["message_id"], entry["exc_info"]) for entry in logged] == [
         ("delivery_failed", message.id, fault)
     ]
+
+
+async def test_a_message_that_makes_no_publication_stops_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = bench.taken("A"), bench.taken("B")
+    real = bench.dispatcher._publication
+
+    def publication(message: Message) -> Publication:
+        if message.id == bad.id:
+            raise FAULT
+        return real(message)
+
+    monkeypatch.setattr(bench.dispatcher, "_publication", publication)
+    bench.link.answers.append(0x00)
+    rejected, published = bench.delivers(bad), bench.delivers(good)
+    assert ((await rejected).status, (await published).status) == (Status.REJECTED, Status.PUBLISHED)
+    assert bench.store.now(bad).reason == "internal_error"
 
 
 @pytest.fixture
