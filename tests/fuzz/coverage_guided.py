@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,12 @@ _SHOWN: Final = 6000  # characters of what a fuzzer printed before it ended badl
 _RSS_LIMIT: Final = 1024  # MB; a session or a body takes a thousandth
 _RSS_AT_START: Final = 120  # MB of the interpreter with all that is imported
 _RSS_GROWTH: Final = 200  # MB that libFuzzer's own corpus and tables may take
+_SMALL_PARENT: Final = (
+    "sh",
+    "-c",
+    '"$@"; exit $?',
+    "sh",
+)  # a process begins with the peak of the one it is forked from
 _LONGEST_UNIT: Final = 10  # seconds after which an input counts as a hang
 
 Seeds = Callable[[random.Random], bytes]
@@ -39,6 +44,7 @@ def runner(module: str, seeds: Seeds) -> Callable[[int], Outcome]:
 
 def _fuzz(module: str, executions: int, corpus: Path) -> Outcome:
     command = [
+        *_SMALL_PARENT,
         sys.executable,
         "-P",
         "-m",
@@ -64,8 +70,6 @@ def _fuzz(module: str, executions: int, corpus: Path) -> Outcome:
     if done.returncode or outcome.cases < executions:
         inputs = [f"{each.name}: {each.read_bytes()!r}" for each in corpus.parent.glob("*-*") if each.is_file()]
         outcome.findings.append(f"{inputs or 'no input kept'}\n{printed[-_SHOWN:]}")
-    # A process begins with the peak of the one that it was forked from.
-    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    if peak > max(_RSS_AT_START, inherited) + _RSS_GROWTH:
+    if peak > _RSS_AT_START + _RSS_GROWTH:
         outcome.findings.append(f"it took {peak} MB")
     return outcome
