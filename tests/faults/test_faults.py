@@ -34,6 +34,7 @@ def test_every_promise_is_kept(fault: FaultClass, surroundings: Surroundings) ->
         pytest.skip(missing)
     surroundings.name = fault.name
     outcome = asyncio.run(fault.run(fault.short, surroundings))
-    assert not {what.value: offenders for what, offenders in outcome.verdict.broken.items() if offenders}
+    broken = [f"{what.value}: {each}" for what, offenders in outcome.verdict.broken.items() for each in offenders]
+    assert not broken, "\n".join(broken)  # in full
     assert not outcome.wrong
     assert outcome.verdict.accepted

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -130,6 +131,20 @@ def test_the_gateways_clock_is_read_from_its_answers() -> None:
         assert gateway.clock == datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
 
 
+def options_of(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the client of a gateway there is made with."""
+    made: dict[str, Any] = {}
+
+    class Client(httpx.Client):
+        def __init__(self, **options: Any) -> None:
+            made.update(options)
+            super().__init__(**options)
+
+    monkeypatch.setattr("chapar.cli.client.httpx.Client", Client)
+    GatewayClient(url, "en").__exit__(None, None, None)
+    return made
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "gateway.example"])
 def test_no_proxy_and_no_password_of_the_environment_is_used(
     host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -138,18 +153,17 @@ def test_no_proxy_and_no_password_of_the_environment_is_used(
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://192.0.2.1:3128")
-    with GatewayClient(f"http://{host}:8000", "en") as gateway:
-        assert not gateway._http.trust_env
-        assert gateway._http._mounts == {}
+    options = options_of(f"http://{host}:8000", monkeypatch)
+    assert (options["trust_env"], options["proxy"]) == (False, None)
 
 
-@pytest.mark.parametrize(("host", "mounted"), [("127.0.0.1", 0), ("localhost", 0), ("gateway.example", 1)])
+@pytest.mark.parametrize(("host", "is_used"), [("127.0.0.1", False), ("localhost", False), ("gateway.example", True)])
 def test_the_proxy_of_the_setting_stands_before_a_gateway_elsewhere(
-    host: str, mounted: int, monkeypatch: pytest.MonkeyPatch
+    host: str, monkeypatch: pytest.MonkeyPatch, *, is_used: bool
 ) -> None:
     monkeypatch.setenv("CHAPAR_PROXY", "http://anna:c4nary@proxy.example:3128\n")
-    with GatewayClient(f"http://{host}:8000", "en") as gateway:
-        assert len(gateway._http._mounts) == mounted
+    proxy = options_of(f"http://{host}:8000", monkeypatch)["proxy"]
+    assert (proxy is not None) is is_used
 
 
 def test_a_password_in_the_url_is_used_and_never_shown() -> None:

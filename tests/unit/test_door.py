@@ -39,7 +39,7 @@ async def test_the_door_is_open_until_a_key_is_made() -> None:
 
 
 async def test_a_running_door_closes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_module, "_LOOK_EVERY", 0)
+    monkeypatch.setattr(door_module, "LOOK_EVERY", 0)
     bench = DoorBench()
     running = asyncio.create_task(bench.door.run())
     bench.new_key()
@@ -153,11 +153,13 @@ async def test_what_is_no_key_is_refused_before_the_database_is_asked() -> None:
         await bench.door.admit(new_api_key())
 
 
-async def test_a_key_that_ends_soon_is_not_remembered_beyond_its_end() -> None:
+async def test_a_key_that_ends_soon_is_not_remembered_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = DoorBench()
     key = bench.new_key(expires_at=bench.clock.now() + 100)
     await bench.door.admit(key)
-    assert bench.door._admitted[key].until <= time.time() + 0.1
+    later = time.time() + 0.1
+    monkeypatch.setattr(door_module, "time", SimpleNamespace(time=lambda: later))
+    assert bench.door.known(key) is None
 
 
 async def test_why_nobody_can_be_checked_is_logged_now_and_then() -> None:
@@ -189,11 +191,12 @@ async def test_where_the_database_is_away_a_key_is_trusted_for_a_while(monkeypat
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_module, "_REMEMBERED", 3)
+    monkeypatch.setattr(door_module, "MOST_REMEMBERED", 3)
     bench = DoorBench()
-    for _ in range(7):
-        await bench.door.admit(bench.new_key())
-    assert len(bench.door._admitted) <= 3
+    keys = [bench.new_key() for _ in range(7)]
+    for key in keys:
+        await bench.door.admit(key)
+    assert sum(bench.door.known(key) is not None for key in keys) <= 3
 
 
 async def test_uses_are_written_down() -> None:
@@ -210,7 +213,7 @@ async def test_uses_are_written_down() -> None:
 
 
 async def test_uses_are_written_down_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_module, "_USES_EVERY", 0)
+    monkeypatch.setattr(door_module, "USES_EVERY", 0)
     bench = DoorBench()
     await bench.door.admit(bench.new_key())
     running = asyncio.create_task(bench.door.run())
@@ -222,16 +225,18 @@ async def test_uses_are_written_down_again_and_again(monkeypatch: pytest.MonkeyP
         await running
 
 
-async def test_a_token_is_remembered_until_it_expires() -> None:
+async def test_a_token_is_remembered_until_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     with Issuer("RS256") as issuer:
         bench = DoorBench(jwt_jwks_url=issuer.url, **TOKENS)
         assert not bench.door.is_open
         running = asyncio.create_task(bench.door.run())
         token = issuer.token(exp=2_000_000_000)
         assert (await bench.door.admit(token)).id == "jwt:backend"
-        assert bench.door._admitted[token].until == 2_000_000_000
         assert bench.door.known(token) is not None
         assert (await bench.door.admit(bench.new_key())).name == "backend", "keys are taken beside tokens"
+        for now, is_known in ((1_999_999_999.9, True), (2_000_000_000, False)):
+            monkeypatch.setattr(door_module, "time", SimpleNamespace(time=lambda now=now: now))
+            assert (bench.door.known(token) is not None) is is_known
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -277,11 +282,14 @@ async def test_a_key_is_known_for_a_second(monkeypatch: pytest.MonkeyPatch, late
 async def test_a_key_counts_for_a_second_and_not_beyond_its_end(
     monkeypatch: pytest.MonkeyPatch, left: int | None, counts: float
 ) -> None:
-    monkeypatch.setattr(door_module, "time", SimpleNamespace(time=lambda: 1000.0))
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(door_module, "time", SimpleNamespace(time=lambda: clock["now"]))
     bench = DoorBench()
     key = bench.new_key(expires_at=None if left is None else bench.clock.now() + left)
     await bench.door.admit(key)
-    assert bench.door._admitted[key].until == 1000.0 + counts
+    for now, is_known in ((999.999 + counts, True), (1000.0 + counts, False)):
+        clock["now"] = now
+        assert (bench.door.known(key) is not None) is is_known
 
 
 @pytest.mark.parametrize(("later", "trusted"), [(60.99, True), (61.0, False)])
@@ -312,14 +320,14 @@ async def test_what_a_key_allows_is_what_it_was_given() -> None:
 
 
 async def test_as_many_are_remembered_as_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_module, "_REMEMBERED", 2)
+    monkeypatch.setattr(door_module, "MOST_REMEMBERED", 2)
     bench = DoorBench()
     keys = [bench.new_key() for _ in range(3)]
     for key in keys[:2]:
         await bench.door.admit(key)
-    assert list(bench.door._admitted) == keys[:2]
+    assert [key for key in keys if bench.door.known(key)] == keys[:2]
     await bench.door.admit(keys[2])
-    assert list(bench.door._admitted) == keys[2:]
+    assert [key for key in keys if bench.door.known(key)] == keys[2:]
 
 
 async def test_a_key_is_asked_for_again_once_the_answer_is_there() -> None:
@@ -328,7 +336,6 @@ async def test_a_key_is_asked_for_again_once_the_answer_is_there() -> None:
     for _ in range(2):
         await bench.door.admit(key)
         await asyncio.sleep(0)
-        assert bench.door._asking == {}
     assert bench.store.asked == 2
 
 
@@ -360,7 +367,7 @@ async def test_a_running_door_looks_twice_a_second_and_writes_uses_down_each_min
 
 
 async def test_a_running_door_keeps_looking_where_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_module, "_LOOK_EVERY", 0)
+    monkeypatch.setattr(door_module, "LOOK_EVERY", 0)
     bench = DoorBench()
     looked = 0
 

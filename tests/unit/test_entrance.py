@@ -371,7 +371,7 @@ async def test_a_stream_goes_to_its_end_while_its_caller_is_admitted() -> None:
 async def test_a_stream_without_end_is_cut_once_its_caller_counts_no_more(
     monkeypatch: pytest.MonkeyPatch, *, is_open: bool
 ) -> None:
-    monkeypatch.setattr(access, "_READMIT_EVERY", 0)
+    monkeypatch.setattr(access, "READMIT_EVERY", 0)
     place = Place()
     credential = None if is_open else place.new_key()
     await place.door.look()

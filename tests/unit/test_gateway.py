@@ -756,7 +756,7 @@ async def test_what_is_out_of_reach_is_neither_sent_nor_withdrawn_nor_sent_again
 async def test_whatever_waits_of_what_somebody_sent_is_withdrawn_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancellation_module, "_CANCELLED_AT_ONCE", 2)
+    monkeypatch.setattr(cancellation_module, "CANCELLED_AT_ONCE", 2)
     sender = reaching(devices="*")
     sent = [await bench.messaging.send(sender, LATER._replace(imei=f"D{number}")) for number in range(5)]
     of_others = await bench.send(LATER)

@@ -21,7 +21,7 @@ steps_of = st.sampled_from([2, 3, 7, 16, 31, 16 * 1024])  # bytes
 
 def found(body: bytes, bytes_at_a_time: int = 16 * 1024) -> list[bytes]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(items, "_AT_A_TIME", bytes_at_a_time)
+        patch.setattr(items, "AT_A_TIME", bytes_at_a_time)
         return [body[place] for place in items.in_list(body) if place is not None]
 
 
@@ -47,7 +47,7 @@ def test_every_line_is_found(lines: list[str], at: int) -> None:
     for end in ("\n", "\r\n", "\n \n\n"):
         body = "".join(line + end for line in lines).encode()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(items, "_AT_A_TIME", at)
+            patch.setattr(items, "AT_A_TIME", at)
             places = [place for place in items.in_lines(body) if place is not None]
         assert [body[place].decode().strip() for place in places] == [line.strip() for line in lines]
 

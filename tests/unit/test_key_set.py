@@ -117,7 +117,7 @@ async def good(writer: asyncio.StreamWriter) -> None:
 
 
 async def keeps_the_last_set(serve: Serve, monkeypatch: pytest.MonkeyPatch, seconds: float = 5.0) -> None:
-    monkeypatch.setattr(jwks, "_COOLDOWN", 0)
+    monkeypatch.setattr(jwks, "COOLDOWN", 0)
     serving = good
     metrics = Metrics()
 
@@ -129,7 +129,7 @@ async def keeps_the_last_set(serve: Serve, monkeypatch: pytest.MonkeyPatch, seco
         await key_set.refresh()
         assert measured(metrics, "chapar_key_set_failures_total") == 0
         serving = serve
-        monkeypatch.setattr(jwks, "_TIMEOUT", seconds)
+        monkeypatch.setattr(jwks, "TIMEOUT", seconds)
         await key_set.refresh()
         assert measured(metrics, "chapar_key_set_failures_total") == 1
         assert await key_set.key("good") is not None
@@ -168,7 +168,7 @@ async def test_an_answer_without_end_is_not_waited_for(monkeypatch: pytest.Monke
 
 async def test_usable_keys_beside_hostile_ones_are_taken() -> None:
     entries = [None, [], {"kty": ["RSA"]}, rsa(n=7), jwk_of(KEY, "good", "EdDSA") | {"x5c": ["A" * 9000], "ext": {}}]
-    assert set(jwks._keys_of(keys(*entries))) == {"good", None}
+    assert set(jwks.keys_of(keys(*entries))) == {"good", None}
 
 
 async def test_a_key_set_is_fetched_past_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

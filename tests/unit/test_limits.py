@@ -116,18 +116,25 @@ def test_bodies_are_bounded_for_each_caller_and_in_all(budget: BodyBudget) -> No
         second.take(largest)
         with pytest.raises(BodiesExhausted, match="CHAPAR_MAX_BODIES_BYTES"):
             second.take(1)
-    assert (budget._held, budget._total) == ({}, 0)
+    with closing(budget.share(OTHER)) as first, closing(budget.share(BACKEND)) as second:
+        first.take(2 * largest)
+        second.take(largest)
 
 
 def test_a_body_gives_back_what_it_took_and_leaves_the_rest_of_its_caller(budget: BodyBudget) -> None:
+    allowed = 2 * (1024 + MAX_MESSAGES * MESSAGE_SIZE)
     with closing(budget.share(BACKEND)) as first:
         first.take(100)
         with closing(budget.share(BACKEND)) as second:
             second.take(50)
-        assert budget._total == 100
+        with closing(budget.share(BACKEND)) as third:
+            third.take(allowed - 100)
+            with pytest.raises(BodiesExhausted):
+                third.take(1)
     with closing(budget.share(BACKEND)):
         pass
-    assert budget._total == 0
+    with closing(budget.share(BACKEND)) as fourth:
+        fourth.take(allowed)
 
 
 def test_the_largest_bulk_call_fits_however_little_is_allowed() -> None:
@@ -167,9 +174,9 @@ def test_when_there_is_room_again_is_told_in_whole_seconds_that_are_not_over(
     monkeypatch: pytest.MonkeyPatch, now: float, left: int
 ) -> None:
     monkeypatch.setattr(limits_module, "time", SimpleNamespace(time=lambda: now))
-    bound = limits(requests_per_second=1, messages_per_second=2, address_requests_per_second=3)
     window: Any = Window()
-    bound._limiter = window
+    monkeypatch.setattr(limits_module, "SlidingWindowCounterRateLimiter", lambda _: window)
+    bound = limits(requests_per_second=1, messages_per_second=2, address_requests_per_second=3)
     assert bound.headers(BACKEND) == [
         (b"ratelimit-policy", b'"requests";q=100;w=100'),
         (b"ratelimit", f'"requests";r=3;t={left}'.encode()),

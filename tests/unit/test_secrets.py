@@ -1,14 +1,16 @@
 """A secret comes from the environment or a file, and is never repeated: not by a sentence, not by `repr`."""
 
+import contextlib
 import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from chapar.cli.client import GatewayClient
-from chapar.errors import ChaparError, SettingInvalid
+from chapar.errors import ChaparError, GatewayError, SettingInvalid
 from chapar.link.publication import SignOn
 from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.secret_files import secrets_of
@@ -171,6 +173,22 @@ def test_an_odd_password_arrives_whole() -> None:
 class TestTheKeyOfTheCommandLine:
     KEY = f"chapar_{CANARY}"
 
+    @staticmethod
+    def sent_authorization() -> str | None:
+        sent: list[str | None] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            sent.append(request.headers.get("authorization"))
+            return httpx.Response(404)
+
+        with (
+            GatewayClient("http://127.0.0.1:1", "en", httpx.MockTransport(answer)) as gateway,
+            contextlib.suppress(GatewayError),
+        ):
+            gateway.message("id")
+        [authorization] = sent
+        return authorization
+
     @pytest.mark.parametrize("around", AROUND)
     def test_what_stands_around_it_is_no_part_of_it(
         self, around: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -179,8 +197,7 @@ class TestTheKeyOfTheCommandLine:
         forms = {"CHAPAR_API_KEY": around.format(self.KEY), "CHAPAR_API_KEY_FILE": str(tmp_path / "key")}
         for name, value in forms.items():
             monkeypatch.setenv(name, value)
-            with GatewayClient("http://127.0.0.1:1", "en") as gateway:
-                assert gateway._http.headers["authorization"] == f"Bearer {self.KEY}"
+            assert self.sent_authorization() == f"Bearer {self.KEY}"
             monkeypatch.delenv(name)
 
     @pytest.mark.parametrize("inside", CONTROLS)
@@ -200,5 +217,4 @@ class TestTheKeyOfTheCommandLine:
 
     def test_an_empty_one_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CHAPAR_API_KEY", " \n")
-        with GatewayClient("http://127.0.0.1:1", "en") as gateway:
-            assert "authorization" not in gateway._http.headers
+        assert self.sent_authorization() is None

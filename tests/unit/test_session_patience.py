@@ -1,6 +1,7 @@
 """A broker that is alive and leaves a publication unanswered, and what waits behind it."""
 
 import asyncio
+from collections.abc import Callable
 
 import mqtt5
 import pytest
@@ -48,14 +49,31 @@ class Clock:
     """The loop's time for one session, moved by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at = asyncio.get_running_loop().time()
-        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.at)
+        loop = asyncio.get_running_loop()
+        self.at = loop.time()
+        self._timers: list[tuple[asyncio.TimerHandle, Callable[[], object]]] = []
+        monkeypatch.setattr(loop, "time", lambda: self.at)
+        monkeypatch.setattr(loop, "call_at", self._call_at)
 
-    async def passes(self, seconds: float, session: Session) -> None:
-        """The time is over, and the session's timer has run."""
+    @property
+    def next(self) -> float:
+        """When the next timer runs."""
+        return min(timer.when() for timer, _ in self._timers if not timer.cancelled())
+
+    async def passes(self, seconds: float) -> None:
+        """The time is over, and whatever was due by then has run."""
         self.at += seconds
-        session._watch()
+        while due := [each for each in self._timers if each[0].when() <= self.at]:
+            self._timers = [each for each in self._timers if each not in due]
+            for timer, callback in due:
+                if not timer.cancelled():
+                    callback()
         await asyncio.sleep(0)
+
+    def _call_at(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, (), asyncio.get_running_loop())
+        self._timers.append((timer, callback))
+        return timer
 
 
 @pytest.fixture
@@ -75,29 +93,29 @@ async def stuck(*, window: int = 3) -> tuple[Session, RecordingTransport, list[a
 
 async def test_a_broker_that_is_alive_and_does_not_answer_is_given_up(clock: Clock) -> None:
     session, transport, outcomes = await stuck()
-    await clock.passes(9.9, session)
+    await clock.passes(9.9)
     assert session.unanswered_for is None
     with capture_logs() as logged:
-        await clock.passes(0.2, session)
-        await clock.passes(1, session)
+        await clock.passes(0.2)
+        await clock.passes(1)
     assert session.unanswered_for == pytest.approx(11.1)
     assert [entry["event"] for entry in logged] == ["broker_leaves_unanswered"]
     early = published(session, publication())
     await asyncio.sleep(0)
-    await clock.passes(19, session)
+    await clock.passes(19)
     late = published(session, publication())
     await asyncio.sleep(0)
     assert (session.in_flight, session.waiting) == (2, 1), "nothing more leaves"
     session.data_received(b"\x40\x02\x00\x03")
     assert await early == 0
-    await clock.passes(1, session)
+    await clock.passes(1)
     assert transport.written[-1] == PINGREQ
-    await clock.passes(0.1, session)
+    await clock.passes(0.1)
     assert transport.written[-1] == PINGREQ
     assert session.up
     clock.at += 0.1
     session.data_received(PINGRESP)
-    await clock.passes(0, session)
+    await clock.passes(0)
     with pytest.raises(BrokerUnanswered) as error:
         await session.ended()
     assert error.value.seconds == pytest.approx(31.3)
@@ -110,11 +128,11 @@ async def test_a_broker_that_is_alive_and_does_not_answer_is_given_up(clock: Clo
 
 async def test_answers_that_waited_to_be_read_after_our_own_standstill_count(clock: Clock) -> None:
     session, transport, outcomes = await stuck()
-    await clock.passes(100, session)
+    await clock.passes(100)
     assert transport.written == [PINGREQ]
     late = published(session, publication())
     session.data_received(b"\x40\x02\x00\x01" + PINGRESP)
-    await clock.passes(0.1, session)
+    await clock.passes(0.1)
     await asyncio.sleep(0)
     assert await outcomes[0] == 0
     assert (session.up, session.in_flight, session.unanswered_for) == (True, 1, None)
@@ -131,10 +149,10 @@ async def test_what_waits_in_line_expires_on_time_and_can_be_taken_back(clock: C
     assert session._watch_at == clock.at + 2
     assert session.take_back("gone")
     assert not session.take_back("gone")
-    await clock.passes(2, session)
+    await clock.passes(2)
     with pytest.raises(PublicationExpired):
         await brief
-    assert session._watch_at == clock.at + 7
+    assert clock.next == clock.at + 7
     for packet_id in (1, 2):
         session.data_received(bytes([0x40, 2, 0, packet_id]))
         await asyncio.sleep(0)

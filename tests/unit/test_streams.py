@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from chapar.runtime.streams import MOST_WAITING, LineWriter
-
-PATIENCE = 30.0  # seconds
+from support.site import until
 
 
 class Pipe:
@@ -59,11 +58,6 @@ def pipe() -> Iterator[Pipe]:
     pipe.end()
 
 
-def all_written(writer: LineWriter) -> None:
-    with writer._changed:
-        assert writer._changed.wait_for(lambda: not writer._size, PATIENCE)
-
-
 def test_lines_are_written_in_their_order(pipe: Pipe) -> None:
     writer = LineWriter(pipe.writer)
     for number in range(100):
@@ -78,8 +72,7 @@ def test_a_reader_that_is_gone_costs_the_line_only(pipe: Pipe) -> None:
     pipe.close(pipe.reader)
     for _ in range(3):
         writer.write("nobody reads this")
-    all_written(writer)
-    assert writer.lost == 3
+    until(lambda: writer.lost == 3)
 
 
 @pytest.mark.parametrize("place", ["/dev/full", "closed"])
@@ -89,10 +82,9 @@ def test_a_disk_without_room_or_a_closed_descriptor_costs_the_line_only(place: s
     if place == "closed":
         os.close(descriptor)
     writer.write("no room")
-    all_written(writer)
+    until(lambda: writer.lost == 1)
     if place == "/dev/full":
         os.close(descriptor)
-    assert writer.lost == 1
 
 
 @pytest.mark.parametrize("blocking", [True, False])
@@ -107,7 +99,6 @@ def test_a_reader_that_does_not_read_holds_nobody_up(pipe: Pipe, *, blocking: bo
     assert writer.lost == 5
     pipe.read(in_pipe)
     assert pipe.read(MOST_WAITING) == f"{line}\n".encode() * (MOST_WAITING // 1024)
-    all_written(writer)
     writer.write("again")
     assert pipe.read_until(b"again\n") == b"again\n"
     assert recovered == [5]

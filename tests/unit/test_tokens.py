@@ -143,7 +143,7 @@ async def test_a_rotated_key_is_found_and_the_old_one_counts_no_more(
     verifier = verifier_of(issuer, changes)
     old = issuer.token()
     await verifier.verify(old)
-    monkeypatch.setattr(jwks, "_COOLDOWN", 0)
+    monkeypatch.setattr(jwks, "COOLDOWN", 0)
     issuer.keys["RS256"] = new_key()
     issuer.entries = [jwk_of(issuer.keys["RS256"], "key-2", "RS256")]
     new = jwt.encode(claims(), issuer.keys["RS256"], "RS256", headers={"kid": "key-2"})
@@ -195,7 +195,7 @@ async def test_it_fails_closed(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) 
     with unavailable("it answers 500"):
         await verifier.verify(issuer.token())
     issuer.status = 200
-    monkeypatch.setattr(jwks, "_COOLDOWN", 0)
+    monkeypatch.setattr(jwks, "COOLDOWN", 0)
     await verifier.verify(issuer.token())
     issuer.status = 500
     now = time.monotonic()
@@ -215,7 +215,7 @@ async def test_a_set_that_is_too_large_is_not_read_to_its_end(issuer: Issuer) ->
 async def test_an_issuer_that_does_not_answer_is_not_waited_for_without_end(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "_TIMEOUT", 0.0)
+    monkeypatch.setattr(jwks, "TIMEOUT", 0.0)
     with unavailable("no answer within 0 s"):
         await verifier_of(issuer).verify(issuer.token())
 
@@ -255,7 +255,7 @@ async def test_the_only_key_is_for_tokens_that_name_none(issuer: Issuer) -> None
     ],
 )
 def test_why_a_set_cannot_be_fetched_is_told_without_numbers_of_the_system(said: str, told: str) -> None:
-    assert jwks._cause(httpx.ConnectError(said)) == told
+    assert jwks.cause_of(httpx.ConnectError(said)) == told
 
 
 async def test_where_a_set_cannot_be_fetched_from_is_told(issuer: Issuer) -> None:
@@ -339,7 +339,7 @@ async def test_callers_who_come_at_once_fetch_the_set_once(issuer: Issuer) -> No
 async def test_whoever_remembers_tokens_hears_of_other_keys_only(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "_COOLDOWN", 0)
+    monkeypatch.setattr(jwks, "COOLDOWN", 0)
     changes: list[None] = []
     key_set = KeySet(issuer.url, Metrics())
     key_set.listen(lambda: changes.append(None))
@@ -353,15 +353,15 @@ def test_a_set_holds_a_hundred_keys_at_most(count: int, *, usable: bool) -> None
     key = new_key("EdDSA")
     document = json.dumps({"keys": [jwk_of(key, f"key-{number}", "EdDSA") for number in range(count)]}).encode()
     if usable:
-        assert len(jwks._keys_of(document)) == count
+        assert len(jwks.keys_of(document)) == count
     else:
         with pytest.raises(ValueError, match="no list of up to 100 keys"):
-            jwks._keys_of(document)
+            jwks.keys_of(document)
 
 
 def test_an_empty_answer_has_no_keys() -> None:
     with pytest.raises(ValueError, match="EOF"):
-        jwks._keys_of(b"")
+        jwks.keys_of(b"")
 
 
 @pytest.mark.parametrize(
@@ -380,14 +380,14 @@ def test_an_empty_answer_has_no_keys() -> None:
 )
 def test_a_key_of_a_set_is_for_signatures_of_its_own_kind(fields: dict[str, Any], *, taken: bool) -> None:
     entry = jwk_of(new_key("EdDSA"), "key-1", "EdDSA", **fields)
-    assert (jwks._key_of(entry) is not None) is taken
+    assert (jwks.key_of(entry) is not None) is taken
 
 
 def test_a_key_that_does_not_say_what_it_is_for_is_taken_and_a_private_one_is_not_kept() -> None:
     key = new_key("EdDSA")
     entry = jwk_of(key, "key-1", "EdDSA")
     del entry["alg"], entry["kid"]
-    found = jwks._key_of(entry | {"d": "AA"})
+    found = jwks.key_of(entry | {"d": "AA"})
     assert found is not None
     assert found.algorithm == "EdDSA"
     assert found.key == key.public_key()

@@ -30,10 +30,10 @@ KEY_KNOWN: Final = 1.0
 """Seconds for which an API key is accepted without asking the database again: how late a revocation may come."""
 
 _KEY_TRUSTED: Final = 60.0  # seconds for which a key is trusted where the database cannot be asked: nor can it commit
-_REMEMBERED: Final = 10_000  # credentials; what is forgotten is checked again
-_LOOK_EVERY: Final = KEY_KNOWN / 2  # seconds between looks whether the first key was made
+MOST_REMEMBERED: Final = 10_000  # credentials; what is forgotten is checked again
+LOOK_EVERY: Final = KEY_KNOWN / 2  # seconds between looks whether the first key was made
 _SAY_EVERY: Final = 10.0  # seconds between lines of the log on why nobody can be checked, however many ask
-_USES_EVERY: Final = 60.0  # seconds between writing down when keys were used
+USES_EVERY: Final = 60.0  # seconds between writing down when keys were used
 
 
 class Admission(NamedTuple):
@@ -119,13 +119,13 @@ class Door:
 
     async def _watch(self) -> None:
         while self.is_open:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(LOOK_EVERY)
             with suppress(StoreUnavailable):
                 await self.look()
 
     async def _keep_uses(self) -> None:
         while True:
-            await asyncio.sleep(_USES_EVERY)
+            await asyncio.sleep(USES_EVERY)
             await self.write_uses()
 
     def _check_shape(self, credential: str) -> None:
@@ -144,7 +144,7 @@ class Door:
             verified = await self._tokens.verify(credential)
             admission = Admission(verified.principal, verified.expires_at)
             admitted = self._admitted  # what it is verified with is fetched first, and nothing waits after that
-        if len(admitted) >= _REMEMBERED:
+        if len(admitted) >= MOST_REMEMBERED:
             admitted.clear()
         admitted[credential] = admission
         return admission

@@ -31,9 +31,9 @@ MIN_SECRET: Final = 32  # bytes: as many as the hash has (RFC 7518 §3.2)
 _MIN_RSA: Final = 2048  # bits (RFC 7518 §3.3)
 _FRESH: Final = 300.0  # seconds for which a set is not asked for again, unless a token names a key that is not in it
 _REFRESH: Final = 240.0  # seconds between fetches; before the set stops being fresh, so that no caller waits for one
-_COOLDOWN: Final = 10.0  # seconds between two looks for such a key, so that made-up ids cost the issuer nothing
+COOLDOWN: Final = 10.0  # seconds between two looks for such a key, so that made-up ids cost the issuer nothing
 _STALE: Final = 3600.0  # seconds after which a set that cannot be fetched any more is not trusted any more
-_TIMEOUT: Final = 5.0  # seconds
+TIMEOUT: Final = 5.0  # seconds
 _MAX_SIZE: Final = 1 << 20  # bytes
 _MAX_KEYS: Final = 100
 _MAX_MEMBER: Final = 4096  # characters of one member of a key: an RSA modulus of 16,384 bits has 2,731
@@ -173,7 +173,7 @@ class KeySet:
         """The key with this id; without an id, the only key. Raises AccessUnavailable."""
         now = time.monotonic()
         known = key_id in self._keys
-        if now - self._fetched_at > _FRESH or (not known and now - self._tried_at > _COOLDOWN):
+        if now - self._fetched_at > _FRESH or (not known and now - self._tried_at > COOLDOWN):
             await self.refresh()
         if time.monotonic() - self._fetched_at > _STALE:
             raise AccessUnavailable(self._problem)
@@ -182,13 +182,13 @@ class KeySet:
     async def refresh(self) -> None:
         """Fetch the set, unless somebody just did; where that fails, the last one stays for as long as it may."""
         async with self._fetching:
-            if time.monotonic() - self._tried_at < _COOLDOWN:
+            if time.monotonic() - self._tried_at < COOLDOWN:
                 return
             self._tried_at = time.monotonic()
             try:
-                keys = _keys_of(await self._fetch())
+                keys = keys_of(await self._fetch())
             except Exception as error:  # noqa: BLE001 - whatever the issuer's answer makes a library stumble over
-                self._problem = f"the key set at {_shown(self._url)} cannot be fetched ({_cause(error)})."
+                self._problem = f"the key set at {_shown(self._url)} cannot be fetched ({cause_of(error)})."
                 self._metrics.key_set_failures.inc()
                 log.warning("jwks_unavailable", problem=self._problem)
                 return
@@ -203,9 +203,9 @@ class KeySet:
         body = bytearray()
         trusted = await asyncio.to_thread(client_context, self._ca_file)
         async with (
-            asyncio.timeout(_TIMEOUT),
+            asyncio.timeout(TIMEOUT),
             httpx.AsyncClient(
-                timeout=_TIMEOUT,
+                timeout=TIMEOUT,
                 follow_redirects=False,
                 trust_env=False,
                 proxy=self._proxy,
@@ -223,7 +223,7 @@ class KeySet:
         return bytes(body)
 
 
-def _keys_of(document: bytes) -> dict[str | None, VerificationKey]:
+def keys_of(document: bytes) -> dict[str | None, VerificationKey]:
     """The usable keys of a set by id; under None too where there is one only. Raises ValueError."""
     parsed = from_json(document)  # bounded in depth
     entries = parsed.get("keys") if isinstance(parsed, dict) else None
@@ -231,7 +231,7 @@ def _keys_of(document: bytes) -> dict[str | None, VerificationKey]:
         raise ValueError(f"it has no list of up to {_MAX_KEYS} keys")
     keys: dict[str | None, VerificationKey] = {}
     for entry in entries:
-        if isinstance(entry, dict) and (key := _key_of(entry)) is not None:
+        if isinstance(entry, dict) and (key := key_of(entry)) is not None:
             keys[entry.get("kid")] = key
     if not keys:
         raise ValueError("it has no key for RS256, ES256 or EdDSA")
@@ -240,7 +240,7 @@ def _keys_of(document: bytes) -> dict[str | None, VerificationKey]:
     return keys
 
 
-def _key_of(entry: Mapping[str, object]) -> VerificationKey | None:
+def key_of(entry: Mapping[str, object]) -> VerificationKey | None:
     """The key in a JWK that is for signatures of public keys; None for every other: a secret has no place here."""
     public = {name: entry[name] for name in _PUBLIC if name in entry}
     texts = [entry.get("kid", ""), *public.values()]
@@ -262,9 +262,10 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _cause(error: Exception) -> str:
+def cause_of(error: Exception) -> str:
+    """Why a key set cannot be fetched, without numbers of the system."""
     if isinstance(error, httpx.HTTPStatusError):
         return f"it answers {error.response.status_code}"
     if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return f"no answer within {_TIMEOUT:.0f} s"
+        return f"no answer within {TIMEOUT:.0f} s"
     return (str(error).partition("] ")[2] or str(error) or type(error).__name__)[:_MAX_CAUSE]

@@ -17,7 +17,7 @@ from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.store.store import Store
 
-_CANCELLED_AT_ONCE: Final = 500  # messages withdrawn in one commit: a few milliseconds
+CANCELLED_AT_ONCE: Final = 500  # messages withdrawn in one commit: a few milliseconds
 _KEY_REVOKED: Final = "key revoked"  # why, in the audit trail
 
 
@@ -84,7 +84,7 @@ class Cancellation:
         Raises NotSaved, OutcomeUnknown, StoreUnavailable.
         """
         cancelled = 0
-        async for waiting in self._store.reports.waiting_of(sender, _CANCELLED_AT_ONCE):
+        async for waiting in self._store.reports.waiting_of(sender, CANCELLED_AT_ONCE):
             entries = [cancellation(caller, message, self._clock.now(), _KEY_REVOKED) for message in waiting]
             deadline = self._loop.time() + self._patience
             answers = await self._store.messages.cancel(entries, deadline)

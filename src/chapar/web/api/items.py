@@ -15,7 +15,7 @@ Steps = Generator[slice | None, None, None]
 
 MAX_DEPTH: Final = 512  # levels of one message's lists and objects; far below it, a message fails alone
 
-_AT_A_TIME: Final = 16 * 1024  # bytes that one step looks at: a few milliseconds where each is a bracket
+AT_A_TIME: Final = 16 * 1024  # bytes that one step looks at: a few milliseconds where each is a bracket
 _SMALL: Final = 64 * 1024  # bytes; of a larger body that is no list of messages nobody says whether it is JSON
 
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
@@ -57,7 +57,7 @@ def _elements(body: bytes, at: int) -> Generator[slice | None, None, int]:
     begin = at = yield from _past(_SPACE, body, at)
     is_empty = body.startswith(b"]", at)
     while at < len(body):
-        found = _BRACKET_OR_COMMA.match(body, at, at + _AT_A_TIME)
+        found = _BRACKET_OR_COMMA.match(body, at, at + AT_A_TIME)
         assert found is not None  # noqa: S101 - it matches everywhere
         at = found.end()
         match found[1]:
@@ -82,7 +82,7 @@ def _behind_brackets(body: bytes, at: int) -> Generator[None, None, int]:
     """Where the list or object ends that begins at `at`."""
     depth = 0
     while at < len(body):
-        for found in _BRACKET.finditer(body, at, at + _AT_A_TIME):
+        for found in _BRACKET.finditer(body, at, at + AT_A_TIME):
             at = found.end()
             if found[1] is None:
                 at = yield from _behind_string(body, found)
@@ -119,9 +119,9 @@ def _behind(sign: bytes, body: bytes, at: int) -> Generator[None, None, int]:
 def _past(pattern: re.Pattern[bytes], body: bytes, at: int) -> Generator[None, None, int]:
     """Where that ends which matches from `at` on."""
     while True:
-        found = pattern.match(body, at, at + _AT_A_TIME)
+        found = pattern.match(body, at, at + AT_A_TIME)
         assert found is not None  # noqa: S101 - it matches everywhere
         begin, at = at, found.end()
-        if at - begin < _AT_A_TIME - 1:  # an escape may stand across the border
+        if at - begin < AT_A_TIME - 1:  # an escape may stand across the border
             return at
         yield None

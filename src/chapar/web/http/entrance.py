@@ -31,7 +31,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _JSON: Final = "application/json"
 _MANY_DIGITS: Final = 6  # of a length: 100 kB
-_READMIT_EVERY: Final = 0.5  # seconds between checks of who is being sent a stream
+READMIT_EVERY: Final = 0.5  # seconds between checks of who is being sent a stream
 _READING: Final = frozenset({"GET", "HEAD"})
 
 
@@ -212,7 +212,7 @@ async def _until_turned_away(scope: ASGIScope) -> None:
     """Check the caller's credential again and again; raises AccessError once it counts no more."""
     door, credential = scope["admission"]
     while True:
-        await asyncio.sleep(_READMIT_EVERY)
+        await asyncio.sleep(READMIT_EVERY)
         await door.readmit(credential)
 
 
