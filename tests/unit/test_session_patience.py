@@ -146,7 +146,7 @@ async def test_what_waits_in_line_expires_on_time_and_can_be_taken_back(clock: C
         for name, seconds in (("brief", 2), ("gone", 9), ("patient", 9))
     )
     await asyncio.sleep(0)
-    assert session._watch_at == clock.at + 2
+    assert clock.next == clock.at + 2
     assert session.take_back("gone")
     assert not session.take_back("gone")
     await clock.passes(2)
