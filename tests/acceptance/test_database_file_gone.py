@@ -103,7 +103,7 @@ def test_a_second_gateway_is_refused_whatever_it_calls_the_file(
     ]
     for second in started:
         try:
-            _, said = second.communicate(timeout=30)
+            _, said = second.communicate(timeout=90)
         finally:
             second.kill()
         assert second.returncode == 1

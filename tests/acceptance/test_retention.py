@@ -58,7 +58,7 @@ def store_as_of(site: Site, days: float, status: Status, **fields: Any) -> str:
 def chapar(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {"PATH": os.environ["PATH"], "CHAPAR_DATABASE_URL": database_url}
     command = [find_command(), *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=90, check=False)
 
 
 def test_a_gateway_forgets_what_is_older_than_the_days_it_is_told_and_nothing_else(site: Site) -> None:

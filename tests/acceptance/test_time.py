@@ -216,13 +216,13 @@ def test_what_is_scheduled_is_heard_soon_after_its_time_and_never_before(
     due = {imei: written(first + number * 0.013) for number, imei in enumerate(imeis)}
     with site.device(*imeis) as device:
         ids = [site.accepted(imei, deliver_at=due[imei]) for imei in reversed(imeis)]
-        heard = device.wait_for(SCHEDULED, timeout=20.0)
+        heard = device.wait_for(SCHEDULED)
     began = time.time() - time.monotonic()
     lateness = sorted(began + each.at - seconds_of(due[each.topic.removeprefix("devices/")]) for each in heard)
     assert lateness[0] > -SLEWED
     for message_id in ids:
         row = site.message_in(message_id, "published")
-        assert row["published_at"] >= row["deliver_at"]
+        assert seconds_of(row["published_at"]) >= seconds_of(due[row["imei"]])
         assert row["attempts"] == 1
     figure(
         f"scheduled: {SCHEDULED} messages were heard {lateness[SCHEDULED // 2] * 1000:.1f} ms after their time "

@@ -130,7 +130,7 @@ async def test_nobody_administers_a_served_file_under_a_name_with_another_log(
             administrate()
     with administer(symbolic_link(file)) as connection:  # SQLite follows it, so the log is the same
         connection.execute(text("SELECT 1"))
-    await store.health.check()
+    await store.health.check(30.0)
 
 
 def test_an_old_database_that_is_served_is_not_migrated(file: Path) -> None:
@@ -308,7 +308,7 @@ async def test_no_lookup_waits_behind_reports(any_store: Store) -> None:
         assert await any_store.messages.find(message.id) == message
         assert not await any_store.api_keys.any()
         assert await any_store.api_keys.find_by_hash("none") is None
-        await any_store.health.check()
+        await any_store.health.check(30.0)
         assert not any(report.done() for report in reports)
     finally:
         over.set()

@@ -99,7 +99,7 @@ async def test_what_callers_are_told_before_their_patience_ends_is_true(database
 async def test_an_operation_in_the_hands_of_a_stopped_writer_is_unknown(database_url: str) -> None:
     loop = asyncio.get_running_loop()
     async with open_store(database_url) as store:
-        await store.health.check()
+        await store.health.check(30.0)
         [writer] = writer_processes()
         os.kill(writer, signal.SIGSTOP)
         handed_over = add_one(store, new_message(), loop.time() + 0.2)
@@ -118,7 +118,7 @@ async def test_an_operation_in_the_hands_of_a_stopped_writer_is_unknown(database
 
 async def test_a_gateway_that_is_gone_takes_its_writer_along(database_url: str) -> None:
     async with open_store(database_url) as store:
-        await store.health.check()
+        await store.health.check(30.0)
         writers = writer_processes()
     assert len(writers) == 1
     assert wait_until_gone(writers) == []
@@ -190,7 +190,7 @@ async def test_a_full_disk_saves_nothing_and_recovers(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     async with open_store(f"sqlite:///{small_disk}/chapar.db") as store:
         ledger = Ledger()
-        await store.health.check()
+        await store.health.check(30.0)
         fill(ballast)
         while not ledger.not_saved:  # SQLite first uses up the room that its log already has
             message = new_message(params="x" * 1000)
@@ -209,7 +209,7 @@ async def test_a_full_disk_saves_nothing_and_recovers(small_disk: Path) -> None:
         await patient
         ledger.saved[waiting.id] = waiting
         await ledger.check(store)
-        await store.health.check()
+        await store.health.check(30.0)
 
 
 def fill(ballast: Path) -> None:

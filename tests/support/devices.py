@@ -79,7 +79,7 @@ class Device:
         self._certificates = certificates
         self._client = self._new_client()
 
-    def start(self, timeout: float = 10.0) -> Self:
+    def start(self, timeout: float = 60.0) -> Self:
         """Connect, however long the broker takes within `timeout` seconds, and subscribe."""
         self._problem = None
         self._client = self._new_client()  # paho leaks two sockets where one client starts twice
@@ -105,14 +105,14 @@ class Device:
         with self._changed:
             self._subscribed = False
 
-    def wait_until_subscribed(self, timeout: float = 10.0) -> None:
+    def wait_until_subscribed(self, timeout: float = 60.0) -> None:
         """After a broker restart: until the device is back and listens."""
         with self._changed:
             self._changed.wait_for(lambda: self._subscribed or self._problem, timeout)
             if not self._subscribed:
                 raise AssertionError(f"device {self.imei} is not subscribed: {self._problem or 'no answer'}")
 
-    def wait_for(self, enough: int | Callable[[list[Heard]], bool], timeout: float = 5.0) -> list[Heard]:
+    def wait_for(self, enough: int | Callable[[list[Heard]], bool], timeout: float = 30.0) -> list[Heard]:
         """What was heard once there are `enough` messages, or once `enough(heard)` holds."""
         reached = enough if callable(enough) else lambda heard: len(heard) >= enough
         with self._changed:

@@ -95,7 +95,7 @@ class GatewayProcess:
         what = "does not get" if self.program.running else f"ended with {self.program.wait()} before it was"
         raise AssertionError(f"the gateway {what} {state} ({answer}):\n{self.program.output}")
 
-    def terminate(self, timeout: float = 15.0) -> int:
+    def terminate(self, timeout: float = 60.0) -> int:
         """Ctrl-C; gives the exit code."""
         code = self.program.end(signal.SIGINT, timeout)
         self._forget()

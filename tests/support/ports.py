@@ -40,7 +40,7 @@ def accepts(port: int) -> bool:
     return True
 
 
-def wait_until_accepts(port: int, timeout: float = 10.0) -> None:
+def wait_until_accepts(port: int, timeout: float = 60.0) -> None:
     """Return once `port` accepts connections; raises TimeoutError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not accepts(port):

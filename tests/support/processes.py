@@ -64,7 +64,7 @@ class Program:
     def output(self) -> str:
         return "\n".join(self.lines[-_SHOWN_LINES:])
 
-    def wait_for_line(self, text: str, timeout: float = 10.0) -> str:
+    def wait_for_line(self, text: str, timeout: float = 60.0) -> str:
         """The first line printed that contains `text`."""
         with self._printed:
             self._printed.wait_for(lambda: any(text in line for line in self.lines), timeout)
@@ -73,7 +73,7 @@ class Program:
                     return line
         raise AssertionError(f"{self.name} did not print {text!r} in {timeout} s:\n{self.output}")
 
-    def wait_until_accepts(self, port: int, timeout: float = 20.0) -> None:
+    def wait_until_accepts(self, port: int, timeout: float = 60.0) -> None:
         """Return once `port` accepts connections; raises AssertionError where the program ends or hangs instead."""
         deadline = time.monotonic() + timeout
         while not accepts(port):
@@ -84,14 +84,14 @@ class Program:
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Its exit code, negative where a signal ended it; raises AssertionError where it goes on."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} still runs after {timeout} s:\n{self.output}") from None
 
-    def end(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10.0) -> int:
+    def end(self, number: signal.Signals = signal.SIGTERM, timeout: float = 60.0) -> int:
         """Send the signal and wait for the end; gives the exit code."""
         if number is not signal.SIGKILL:
             self.send_signal(signal.SIGCONT)  # a paused program hears nothing else
@@ -138,7 +138,7 @@ def of_session(session: int) -> list[int]:
     return found
 
 
-def wait_until_gone(pids: Iterable[int], timeout: float = 10.0) -> list[int]:
+def wait_until_gone(pids: Iterable[int], timeout: float = 30.0) -> list[int]:
     """Wait until none of `pids` runs; gives those that still do after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     left = [pid for pid in pids if runs(pid)]

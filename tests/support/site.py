@@ -28,7 +28,7 @@ _LOOK_EVERY = 0.01  # seconds
 Found = TypeVar("Found")
 
 
-def until(look: Callable[[], Found], within: float = 20.0) -> Found:
+def until(look: Callable[[], Found], within: float = 60.0) -> Found:
     """The first answer of `look` that is true; raises AssertionError with the last one after `within` seconds."""
     deadline = time.monotonic() + within
     while not (found := look()):

@@ -47,7 +47,7 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert list(temporary.iterdir()) == []
@@ -157,7 +157,7 @@ def start(script: str, tmp_path: Path, hostile: Path, programs: Path) -> subproc
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
