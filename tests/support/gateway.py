@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 
-from support.ports import LOOPBACK, free_port
+from support.ports import LOOPBACK, accepts, free_port
 from support.processes import Program, describe, kill, of_session, wait_until_gone
 
 _LOOK_EVERY = 0.02  # seconds
@@ -83,6 +83,9 @@ class GatewayProcess:
         trusted = ssl.create_default_context(cafile=self.env.get("CHAPAR_CA_FILE"))
         answer = "no answer"
         while self.program.running and time.monotonic() < deadline:
+            if not accepts(self.port):  # a hundred times cheaper to ask than the API
+                time.sleep(_LOOK_EVERY)
+                continue
             try:
                 health = httpx.get(f"{self.url}/health/{state}", timeout=5.0, verify=trusted)
             except httpx.TransportError as error:
