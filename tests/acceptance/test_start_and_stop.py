@@ -20,7 +20,7 @@ from support.processes import children, wait_until_gone
 from support.raw_http import RawRequest
 from support.senders import Senders
 
-PATIENCE = 30  # seconds
+PATIENCE = 90  # seconds
 NO_BROKER = "mqtt://127.0.0.1:1"  # nobody listens there; the gateway starts all the same
 
 
