@@ -1,13 +1,50 @@
 """Parts of the gateway against real brokers and databases, in the test's own process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_asyncio
+from sqlalchemy import delete
 
 from chapar.link.embedded import EmbeddedBroker
 from chapar.runtime.metrics import Metrics
+from chapar.store import schema
+from chapar.store.database import Role, open_engine
+from chapar.store.store import Store
 from support.builtin import BuiltinBroker
 from support.mosquitto import Mosquitto
+from support.postgres import PostgresServer
+from support.stores import open_store
+
+# All but the audit trail, from which nothing is ever removed.
+_EMPTIED = (schema.attempts, schema.keys, schema.messages, schema.processes, schema.api_keys)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The database of `shared_store`; the module runs once with each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('shared') / 'chapar.db'}"
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.create_database()
+        yield url
+        server.drop_database(url)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_store(shared_url: str) -> AsyncIterator[Store]:
+    async with open_store(shared_url) as store:
+        yield store
+
+
+@pytest.fixture
+def shared_store(one_store: Store, shared_url: str) -> Store:
+    """The one store, and so the one writer process, of a module whose tests run in one loop; empty for each test."""
+    with open_engine(shared_url, Role.ADMINISTRATOR).begin() as connection:
+        for table in _EMPTIED:
+            connection.execute(delete(table))
+    return one_store
 
 
 @pytest.fixture(params=["mosquitto", "builtin"])

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from itertools import count
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import event
 
 from chapar.model.acceptance import UNBOUNDED, Added, Full, KeptAnswer, Key, Place, Withdrawal
@@ -15,17 +15,17 @@ from chapar.store.database import Role, open_engine
 from chapar.store.queue import LEAVE, SETTLE
 from chapar.store.store import Store
 from support.callers import cancelling
-from support.stores import CLAIM, PROCESS, add_one, move_one, new_message, now, open_store, published, single
+from support.stores import CLAIM, PROCESS, add_one, move_one, new_message, now, published, single
 
 OTHER = "fedcba9876543210"
 CLAIMS = count(1)
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    async with open_store(database_url) as store:
-        await store.queue.hold(Lease(PROCESS, "this", 60, alone=False))
-        yield store
+@pytest_asyncio.fixture(loop_scope="module")
+async def store(shared_store: Store) -> Store:
+    await shared_store.queue.hold(Lease(PROCESS, "this", 60, alone=False))
+    return shared_store
 
 
 def queued(imei: str = "A", **fields: object) -> Message:
@@ -195,14 +195,14 @@ async def test_a_lease_that_is_over_is_no_lease(store: Store) -> None:
 
 @pytest.mark.parametrize("statements", range(5))
 async def test_what_may_be_sent_once_is_not_queued_where_a_lease_ends_while_it_is_settled(
-    store: Store, database_url: str, statements: int
+    store: Store, shared_url: str, statements: int
 ) -> None:
-    if not database_url.startswith("postgresql"):
+    if not shared_url.startswith("postgresql"):
         pytest.skip("nobody else writes to SQLite meanwhile")
     await store.queue.hold(Lease(OTHER, "other", 60, alone=False))
     once = new_message(claim=f"{OTHER}.1")._replace(at_most_once=True)
     await add_all(store, once)
-    await asyncio.to_thread(_settle_while_a_lease_ends, database_url, statements)
+    await asyncio.to_thread(_settle_while_a_lease_ends, shared_url, statements)
     await store.queue.leave(OTHER)
     await store.queue.settle(PROCESS, now())
     after = await store.messages.find(once.id)
