@@ -9,16 +9,16 @@ import pytest
 
 from chapar.delivery import acceptance as sending
 from chapar.delivery import idempotency, outcomes
-from chapar.delivery.acceptance import Draft, Sending
+from chapar.delivery.acceptance import Draft, Sending, Sent
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.outcomes import Facts, Outcome
 from chapar.delivery.suspects import Suspects
 from chapar.errors import BrokerRefused, LinkLost, NotSaved, NotSent
 from chapar.link.publication import Publication
-from chapar.model.acceptance import Key
 from chapar.model.audit import Entry
 from chapar.model.change import Cancelled
-from chapar.model.message import Message, Status
+from chapar.model.message import Message, Status, Wait
+from chapar.model.principal import Caller
 from chapar.store.acceptance import LANES_SQL
 from chapar.store.messages import Messages
 from simulation.invariants import broken
@@ -71,8 +71,10 @@ def queued_is_refused(message: Message) -> NotSent | None:
     return _not_sent(message)
 
 
-async def key_is_not_kept(self: Sending, draft: Draft, _: Key) -> Message | Key:
-    return await _send(self, draft)
+async def key_is_not_kept(
+    self: Sending, caller: Caller, drafts: Sequence[Draft], wait: Wait, patience: float | None
+) -> list[Sent]:
+    return await _send(self, caller, [draft._replace(key=None) for draft in drafts], wait, patience)
 
 
 MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from chapar.app import wiring
 from chapar.app.wiring import Running
 from chapar.delivery import acceptance as sending
-from chapar.delivery import dispatcher, outcomes
+from chapar.delivery import dispatcher, outcomes, waiting
 from chapar.delivery.idempotency import Use
 from chapar.delivery.messages import Messaging
 from chapar.errors import ChaparError
@@ -477,6 +477,7 @@ def simulated() -> Iterator[None]:
             patch.multiple(backoff, LONGEST_GAP=0.5),
             patch.multiple(outcomes, _FIRST_BACKOFF=100, _LONGEST_BACKOFF=2000),
             patch.multiple(dispatcher, _POLL_SHARED=0.4),
+            patch.multiple(waiting, _POLL_SHARED=0.4),
         ):
             yield
     finally:

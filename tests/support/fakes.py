@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
+from chapar.delivery.counters import Counters
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.lease import ProcessLease
+from chapar.delivery.waiting import Waiters
 from chapar.errors import BrokerError, LinkDown, StoreUnavailable, TakenBack
 from chapar.link.answers import Answers
 from chapar.link.publication import Publication
@@ -203,8 +205,13 @@ async def until(condition: Any) -> None:
 
 def dispatcher_of(
     store: MemoryStore, link: FakeLink, clock: FakeClock, *, alone: bool = True, clears_expired: bool = True
-) -> Dispatcher:
-    """A dispatcher between these edges."""
+) -> tuple[Dispatcher, Waiters, Metrics]:
+    """A dispatcher between these edges, who waits for it, and what is counted; all hear what changes."""
     edges: Any = (store, link)
+    metrics = Metrics()
     lease = ProcessLease(store.queue, clock, PROCESS, LEASE, alone=alone)
-    return Dispatcher(*edges, lease, clock, PROCESS, Metrics(), alone=alone, clears_expired=clears_expired)
+    waiters = Waiters(store.messages, alone=alone)
+    dispatcher = Dispatcher(*edges, lease, waiters, clock, metrics, clears_expired=clears_expired)
+    for listener in (waiters.heard, dispatcher.heard, Counters(metrics).heard):
+        store.changes.listen(listener)
+    return dispatcher, waiters, metrics

@@ -1,9 +1,8 @@
 """What comes of a delivery, for everything that a link can answer."""
 
 import asyncio
-import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +11,10 @@ from structlog.testing import capture_logs
 from chapar.delivery import dispatcher as dispatcher_module
 from chapar.delivery import lease as lease_module
 from chapar.delivery import outcomes
-from chapar.delivery.dispatcher import MAX_TAKEN, MAX_UNDER_WAY, PAGE
+from chapar.delivery.dispatcher import MAX_TAKEN, PAGE
 from chapar.delivery.outcomes import MAX_ATTEMPTS
 from chapar.delivery.suspects import Trial
+from chapar.delivery.waiting import Waiting
 from chapar.errors import (
     BrokerClosed,
     BrokerError,
@@ -29,12 +29,14 @@ from chapar.errors import (
     ReleaseRefused,
 )
 from chapar.link.publication import Publication
+from chapar.model.change import Change
 from chapar.model.message import Message, Status
 from chapar.model.queue import Taken
 from support.fakes import EPOCH, LEASE, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, until
 from support.stores import new_message
 from support.timers import Timers
 
+NEVER = 1e9  # loop time
 NOT_AUTHORIZED = 0x87
 PACKET_TOO_LARGE = 0x95
 QUOTA_EXCEEDED = 0x97
@@ -51,8 +53,10 @@ class Bench:
 
     def __init__(self, *, alone: bool = True, clears_expired: bool = True) -> None:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
-        self.dispatcher = dispatcher_of(self.store, self.link, self.clock, alone=alone, clears_expired=clears_expired)
-        self.departures, self.metrics = self.dispatcher._departures, self.dispatcher._metrics
+        self.dispatcher, self.waiters, self.metrics = dispatcher_of(
+            self.store, self.link, self.clock, alone=alone, clears_expired=clears_expired
+        )
+        self.departures = self.dispatcher._departures
 
     def taken(self, imei: str = "A", **fields: object) -> Message:
         """A message that this process has taken."""
@@ -62,27 +66,47 @@ class Bench:
         fields = {"claim": None, "attempts": 0, "created_at": EPOCH} | fields
         return self.store.put(new_message(imei, Status.QUEUED, **fields))
 
-    def delivers(self, message: Message) -> asyncio.Future[Message]:
+    def delivers(self, message: Message) -> asyncio.Task[Message]:
         """The delivery of what was taken from the queue, as a page of its own, begins."""
         self.departures.asks_for_page()
-        trial = self.departures.trial(message, direct=False)
-        return self.dispatcher._deliver(self.dispatcher._begin(message, direct=False), trial)
+        return self._ended(
+            message, lambda: self.dispatcher._deliver(message, self.departures.trial(message, direct=False))
+        )
+
+    def delivers_direct(self, message: Message, caller: Waiting | None = None) -> asyncio.Task[Message]:
+        return self._ended(message, lambda: self.dispatcher.deliver_direct(message, caller))
+
+    def _ended(self, message: Message, begin: Callable[[], None]) -> asyncio.Task[Message]:
+        before = {*self.dispatcher._under_way}
+        begin()
+        [delivery] = self.dispatcher._under_way - before
+
+        async def ended() -> Message:
+            await until(lambda: delivery not in self.dispatcher._under_way)
+            return self.store.now(message)
+
+        return asyncio.create_task(ended())
 
     async def deliver(self, message: Message, *answers: int | Exception) -> Message:
         self.link.answers.extend(answers)
         return await self.delivers(message)
 
     async def deliver_direct(
-        self, message: Message, *answers: int | Exception, caller: asyncio.Future[Message | None] | None = None
+        self, message: Message, *answers: int | Exception, caller: Waiting | None = None
     ) -> Message:
         self.link.answers.extend(answers)
-        return await self.dispatcher.deliver_direct(message, caller)
+        return await self.delivers_direct(message, caller)
 
-    def outcome(self, message_id: str, deadline: float) -> asyncio.Future[Message | None]:
-        """What somebody waits for."""
-        told: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
-        self.dispatcher.await_outcome(message_id, told, deadline)
-        return told
+    def awaits(self, message_id: str, deadline: float = NEVER) -> Waiting:
+        """Somebody waits for a message that is saved."""
+        waiting = Waiting([message_id])
+        self.waiters.add(waiting)
+        self.waiters.time(waiting, deadline)
+        return waiting
+
+    def wake(self) -> None:
+        """Let it know of something that another has queued."""
+        self.dispatcher.heard([Change("m", "A", None, Status.QUEUED, None, EPOCH, None)])
 
     async def again(self, message: Message, answer: int | Exception) -> Message:
         """Take a message that is queued, and deliver it once more."""
@@ -93,14 +117,20 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        run = asyncio.create_task(self.dispatcher.run())
+        runs = [asyncio.create_task(self.dispatcher.run()), asyncio.create_task(self.waiters.run())]
         try:
             yield
         finally:
             self.dispatcher.stop()
-            run.cancel()
-            with suppress(asyncio.CancelledError):
-                await run
+            for run in runs:
+                run.cancel()
+            await asyncio.gather(*runs, return_exceptions=True)
+
+
+async def found(waiting: Waiting) -> Message | None:
+    """How the message stood that somebody waited for; None: nobody knew when time was up."""
+    await asyncio.wait_for(waiting.done, 5)
+    return next(iter(waiting.found.values()), None)
 
 
 @pytest.fixture
@@ -197,11 +227,11 @@ async def test_a_message_put_off_too_often_is_given_up(bench: Bench) -> None:
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_direct_message_is_put_off_only_where_nobody_waits_for_it(bench: Bench, *, waits: bool) -> None:
     message = bench.taken()
-    outcome = bench.outcome(message.id, math.inf) if waits else None
+    outcome = bench.awaits(message.id) if waits else None
     after = await bench.deliver_direct(message, QUOTA_EXCEEDED, caller=outcome)
     assert after.status is (Status.REJECTED if waits else Status.QUEUED)
     if outcome is not None:
-        assert await outcome == after
+        assert await found(outcome) == after
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -209,13 +239,13 @@ async def test_a_direct_message_without_a_link_is_rejected_only_where_somebody_w
     bench: Bench, *, waits: bool
 ) -> None:
     message = bench.taken()
-    outcome = bench.outcome(message.id, math.inf) if waits else None
+    outcome = bench.awaits(message.id) if waits else None
     after = await bench.deliver_direct(message, LinkDown(), caller=outcome)
     assert after.attempts == 0
     assert after.status is (Status.REJECTED if waits else Status.QUEUED)
     assert after.reason == ("broker_unreachable" if waits else None)
     if outcome is not None:
-        assert await outcome == after
+        assert await found(outcome) == after
 
 
 async def test_a_message_from_the_queue_goes_back_without_a_link_and_its_attempt_does_not_count(bench: Bench) -> None:
@@ -227,11 +257,11 @@ async def test_a_message_from_the_queue_goes_back_without_a_link_and_its_attempt
 @pytest.mark.parametrize("cause", [None, SILENT, BLAMED, UNHEARD])
 async def test_a_lost_link_makes_a_possible_duplicate(bench: Bench, cause: BrokerError | None) -> None:
     message = bench.taken()
-    outcome = bench.outcome(message.id, math.inf)
+    outcome = bench.awaits(message.id)
     after = await bench.deliver(message, LinkLost(cause))
     assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
     assert [attempt.outcome for attempt in await bench.store.messages.attempts(message.id)] == ["link_lost"]
-    assert await outcome == after, "whoever waits is told that the outcome is in doubt"
+    assert await found(outcome) == after, "whoever waits is told that the outcome is in doubt"
 
 
 async def test_a_lost_link_leaves_what_may_be_sent_once_unconfirmed(bench: Bench) -> None:
@@ -314,7 +344,7 @@ async def test_what_is_left_unanswered_is_tried_again_beside_the_others_and_one_
     async with bench.running():
         await until(lambda: len(bench.link.published) == 7)
         other = bench.queued("E")
-        bench.dispatcher.wake()
+        bench.wake()
         await until(lambda: other.id in bench.link.waiting)
         assert [*bench.link.waiting] == [mute[0].id, mute[2].id, other.id], "half of the window, and no more"
         assert bench.dispatcher.takes_direct
@@ -324,7 +354,7 @@ async def test_what_is_left_unanswered_is_tried_again_beside_the_others_and_one_
         bench.link.answer(mute[0].id, 0x00)
         bench.link.answer(mute[2].id, LinkLost(UNANSWERED, singled_out=True))
         bench.clock.at += 1001
-        bench.dispatcher.wake()
+        bench.wake()
         await until(lambda: bench.store.now(mute[2]).status is Status.REJECTED)
         await until(lambda: mute[1].id in bench.link.waiting)
     assert bench.metrics.unanswered._value.get() == 6
@@ -343,12 +373,12 @@ async def test_a_suspect_that_never_reaches_the_link_does_not_keep_its_device(be
     async with bench.running():
         await until(lambda: bench.departures.suspects.is_unanswered("A"))
         bench.clock.at += 1001
-        bench.dispatcher.wake()
+        bench.wake()
         await turns()
         following = bench.queued("A")
         for _ in range(3):
             bench.clock.at += 1001
-            bench.dispatcher.wake()
+            bench.wake()
             await turns()
         assert {suspect.id, following.id} & set(bench.link.waiting)
 
@@ -378,7 +408,7 @@ async def test_what_the_link_has_not_sent_can_be_taken_back(bench: Bench) -> Non
         await until(lambda: len(bench.link.waiting) == 2)
         assert await bench.dispatcher.take_back(message.id)
         assert not await bench.dispatcher.take_back("another")
-        bench.dispatcher.wake()
+        bench.wake()
         await turns()
         after = bench.store.now(message)
         assert (after.status, after.attempts, after.claim, after.not_before) == (Status.QUEUED, 0, None, EPOCH + 1000)
@@ -427,14 +457,17 @@ async def test_a_message_that_somebody_else_moved_is_told_as_it_is_or_not_at_all
     bench: Bench, *, readable: bool
 ) -> None:
     message = bench.taken()
-    outcome = bench.outcome(message.id, math.inf)
+    outcome = bench.awaits(message.id)
     moved = message._replace(status=Status.QUEUED, claim=None, possible_duplicate=True)
     bench.store.put(moved)
     bench.store.readers.failing = not readable
+    looking = asyncio.create_task(bench.waiters.run())
     await bench.deliver(message, 0x00)
+    await turns()
+    looking.cancel()
     assert bench.store.now(message) == moved
-    assert outcome.done() is readable
-    assert not readable or outcome.result() == moved
+    assert outcome.done.done() is readable
+    assert not readable or await found(outcome) == moved
 
 
 async def test_the_queue_is_taken_in_order_and_delivered(bench: Bench) -> None:
@@ -457,7 +490,7 @@ async def test_each_take_has_a_claim_of_its_own_that_begins_with_the_process(ben
     async with bench.running():
         for number in range(1, 4):
             await until(lambda number=number: len(bench.store.asked("take")) == number)
-            bench.dispatcher.wake()
+            bench.wake()
     claims = [take.claim for take in bench.store.asked("take")]
     assert len({*claims}) == len(claims)
     assert all(claim.startswith(f"{PROCESS}.") and not claim.endswith(".0") for claim in claims)
@@ -477,12 +510,13 @@ async def test_deliveries_from_the_queue_are_bounded_and_leave_room_for_direct_o
         await until(lambda: len(bench.link.published) == MAX_TAKEN + PAGE)
 
 
-async def test_direct_deliveries_under_way_are_bounded(bench: Bench) -> None:
-    for number in range(MAX_UNDER_WAY):
+async def test_direct_deliveries_under_way_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "MAX_UNDER_WAY", 50)
+    for number in range(50):
         assert bench.dispatcher.takes_direct
         bench.dispatcher.deliver_direct(bench.taken(f"D{number}"), None)
     assert not bench.dispatcher.takes_direct
-    await until(lambda: len(bench.link.waiting) == MAX_UNDER_WAY)
+    await until(lambda: len(bench.link.waiting) == 50)
     bench.link.answer(bench.link.ids[0], 0x00)
     await until(lambda: bench.dispatcher.takes_direct)
 
@@ -530,54 +564,32 @@ async def test_a_process_that_outlived_its_lease_sends_nothing_more() -> None:
 
 async def test_who_waits_for_a_message_is_told_that_it_expired(bench: Bench) -> None:
     message = bench.queued(expires_at=EPOCH)
-    outcome = bench.outcome(message.id, math.inf)
+    outcome = bench.awaits(message.id)
     async with bench.running():
-        assert (await outcome).status is Status.EXPIRED
+        assert (await found(outcome)).status is Status.EXPIRED
 
 
 @pytest.mark.parametrize("status", [Status.PUBLISHED, Status.CANCELLED, Status.REJECTED])
 async def test_who_waits_is_told_what_another_process_did(status: Status) -> None:
     bench = Bench(alone=False)
     message = bench.queued()
-    outcome = bench.outcome(message.id, math.inf)
+    outcome = bench.awaits(message.id)
     bench.link.up = False
     async with bench.running():
         await until(lambda: bench.store.asked("take"))
         ended = bench.store.put(message._replace(status=status, finished_at=EPOCH))
-        assert await asyncio.wait_for(outcome, 5) == ended
+        assert await found(outcome) == ended
 
 
 async def test_a_database_that_cannot_be_read_does_not_end_the_dispatcher() -> None:
     bench = Bench(alone=False)
     message = bench.queued()
-    outcome = bench.outcome(message.id, math.inf)
+    outcome = bench.awaits(message.id)
     bench.store.readers.failing = True
     async with bench.running():
         await until(lambda: bench.store.asked("take") and message.id in bench.link.waiting)
         bench.link.answer(message.id, 0x00)
-        assert (await outcome).status is Status.PUBLISHED
-
-
-async def test_who_waits_longer_than_the_gateway_lives_is_told_that_time_is_up(bench: Bench) -> None:
-    waiting = bench.outcome("one", math.inf)
-    bench.dispatcher.hurry()
-    assert await waiting is None
-    assert await bench.outcome("another", math.inf) is None
-
-
-async def test_each_who_waits_is_told_at_its_own_time(bench: Bench) -> None:
-    now = asyncio.get_running_loop().time()
-    later = bench.outcome("later", now + 0.2)
-    never = bench.outcome("never", math.inf)
-    soon = bench.outcome("soon", now + 0.05)
-    gone = bench.outcome("gone", now + 0.01)
-    gone.cancel()
-    assert await soon is None
-    assert not later.done()
-    assert await later is None
-    assert asyncio.get_running_loop().time() >= now + 0.2
-    assert not never.done()
-    assert bench.dispatcher._waiters.all() == ["never"]
+        assert (await found(outcome)).status is Status.PUBLISHED
 
 
 async def test_stopping_takes_nothing_more_and_what_is_under_way_goes_on(bench: Bench) -> None:
@@ -606,7 +618,7 @@ async def test_a_dispatcher_that_is_cancelled_as_it_is_woken_ends(bench: Bench) 
     await until(lambda: bench.store.asked("take"))
     for _ in range(10):
         await asyncio.sleep(0)
-    bench.dispatcher.wake()
+    bench.wake()
     await asyncio.sleep(0)
     run.cancel()
     await asyncio.wait([run], timeout=3)
@@ -614,15 +626,6 @@ async def test_a_dispatcher_that_is_cancelled_as_it_is_woken_ends(bench: Bench) 
     bench.dispatcher.stop()
     await asyncio.wait([run])
     assert ended
-
-
-async def test_who_was_told_already_is_not_told_that_time_is_up(bench: Bench) -> None:
-    message = bench.taken()
-    told, waiting = bench.outcome(message.id, math.inf), bench.outcome("another", math.inf)
-    bench.dispatcher.tell(message)
-    bench.dispatcher.hurry()
-    assert await told == message
-    assert await waiting is None
 
 
 async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_anything(
@@ -645,13 +648,13 @@ async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_
 async def test_who_waits_is_not_told_of_what_has_not_come_to_an_end(status: Status) -> None:
     bench = Bench(alone=False)
     message = bench.store.put(new_message(status=status, claim=None, created_at=EPOCH))
-    outcome = bench.outcome(message.id, math.inf)
+    outcome = bench.awaits(message.id)
     bench.link.up = False
     async with bench.running():
         await until(lambda: bench.store.asked("take"))
         for _ in range(20):
             await asyncio.sleep(0)
-        assert not outcome.done()
+        assert not outcome.done.done()
 
 
 FAULT = RuntimeError("nobody thought of it")
@@ -659,12 +662,12 @@ FAULT = RuntimeError("nobody thought of it")
 
 async def test_what_cannot_be_committed_any_more_is_left_as_it_is(bench: Bench) -> None:
     message = bench.taken()
-    outcome = bench.outcome(message.id, math.inf)
+    outcome = bench.awaits(message.id)
     bench.store.commits.failing["move"] = NotSaved("a test says so.")
     bench.dispatcher.stop()
     with capture_logs() as logged:
         assert await bench.deliver(message, 0x00) == message
-    assert bench.store.now(message) == await outcome == message
+    assert bench.store.now(message) == await found(outcome) == message
     assert [entry["event"] for entry in logged] == ["left_behind"]
 
 
@@ -683,15 +686,15 @@ async def test_a_fault_before_a_byte_left_rejects_the_message_at_once_and_no_oth
     bench: Bench, fault: Exception, *, direct: bool
 ) -> None:
     before, message, after = (bench.taken() for _ in range(3))
-    told = bench.outcome(message.id, math.inf)
+    told = bench.awaits(message.id)
     bench.link.answers.extend([0x00, fault, 0x00])
     with capture_logs() as logged:
         messages = (before, message, after)
-        ended = [bench.dispatcher.deliver_direct(each, told) if direct else bench.delivers(each) for each in messages]
+        ended = [bench.delivers_direct(each, told) if direct else bench.delivers(each) for each in messages]
         statuses = [(await each).status for each in ended]
     assert statuses == [Status.PUBLISHED, Status.REJECTED, Status.PUBLISHED]
     rejected = bench.store.now(message)
-    assert await told == rejected
+    assert await found(told) == rejected
     assert (rejected.status, rejected.reason, rejected.attempts, rejected.claim, rejected.finished_at) == (
         Status.REJECTED,
         "internal_error",
@@ -736,10 +739,10 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> int:
 
 async def test_a_fault_once_it_may_have_left_is_an_unknown_outcome(bench: Bench, unreadable: int) -> None:
     message, other = bench.taken(), bench.taken("B")
-    told = bench.outcome(message.id, math.inf)
+    told = bench.awaits(message.id)
     after = await bench.deliver(message, unreadable)
     assert (after.status, after.possible_duplicate, after.attempts) == (Status.QUEUED, True, 1)
-    assert bench.store.now(message) == await told == after
+    assert bench.store.now(message) == await found(told) == after
     again = await bench.again(message, 0x00)
     assert (again.status, again.possible_duplicate) == (Status.PUBLISHED, True)
     assert (await bench.deliver(other, 0x00)).status is Status.PUBLISHED
@@ -780,13 +783,13 @@ async def test_an_end_that_the_database_does_not_take_becomes_another(
 
 async def test_what_the_database_never_takes_stops_no_other_delivery(bench: Bench) -> None:
     message, other = bench.taken(), bench.taken("B")
-    told = bench.outcome(message.id, math.inf)
+    told = bench.awaits(message.id)
     bench.store.commits.refusing[message.id] = [FAULT, FAULT]
     with capture_logs() as logged:
         assert await bench.deliver(message, 0x00) == message
         assert (await bench.deliver(other, 0x00)).status is Status.PUBLISHED
         await bench.dispatcher.drained()
-    assert await told == message, "whoever waits is told that nobody knows"
+    assert await found(told) == message, "whoever waits is told that nobody knows"
     assert [entry["event"] for entry in logged] == ["delivery_failed", "left_behind"]
 
 
@@ -882,11 +885,11 @@ async def test_a_process_alone_asks_only_for_what_has_just_expired(
     monkeypatch.setattr(bench.store.messages, "find_all", find_all)
     bench.queued("A", expires_at=EPOCH)
     waited_for, kept = bench.queued("B", expires_at=EPOCH), bench.queued("C", not_before=EPOCH + 1)
-    outcomes = [bench.outcome(message.id, math.inf) for message in (waited_for, kept)]
+    outcomes = [bench.awaits(message.id) for message in (waited_for, kept)]
     async with bench.running():
         await turns()
     assert asked == [[waited_for.id]]
-    assert not any(outcome.done() for outcome in outcomes)
+    assert not any(outcome.done.done() for outcome in outcomes)
 
 
 async def test_what_ends_is_counted_by_how_and_why(bench: Bench) -> None:
@@ -912,16 +915,6 @@ async def test_how_long_the_broker_took_is_measured(bench: Bench, monkeypatch: p
     monkeypatch.setattr(dispatcher_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     await bench.deliver(bench.taken(), 0x00)
     assert 'chapar_stage_seconds_sum{stage="publish"} 0.25' in bench.metrics.exposition().decode()
-
-
-async def test_who_waited_is_forgotten(bench: Bench) -> None:
-    message = bench.taken()
-    told, given_up = bench.outcome(message.id, math.inf), bench.outcome("another", math.inf)
-    bench.dispatcher.tell(message)
-    given_up.cancel()
-    await turns()
-    assert told.done()
-    assert bench.dispatcher._waiters.all() == []
 
 
 async def test_a_process_that_cannot_say_who_holds_a_message_claims_nothing(bench: Bench) -> None:
@@ -977,7 +970,7 @@ async def test_what_was_on_its_way_back_and_is_taken_again_is_not_given_back_for
         await until(lambda: len(bench.link.waiting) == 3)
         for message in messages:
             bench.link.answer(message.id, LinkDown())
-        bench.dispatcher.wake()  # so that the next take is asked for while they are on their way
+        bench.wake()  # so that the next take is asked for while they are on their way
         await until(lambda: len(bench.link.waiting) == 3)
     assert bench.link.ids == [message.id for message in messages] * 2
 
@@ -992,7 +985,7 @@ async def test_what_comes_direct_takes_no_room_of_the_queue(bench: Bench) -> Non
 async def test_what_goes_back_untried_takes_room_until_it_is_back(bench: Bench) -> None:
     message = bench.taken("A")
     bench.departures._went_back.add("A")
-    await bench.dispatcher._deliver_all([message])
+    await bench.dispatcher._deliver_page([message])
     assert len(bench.dispatcher._taken) == 1
     await until(lambda: not bench.dispatcher._taken)
     assert bench.store.now(message).status is Status.QUEUED
@@ -1003,8 +996,3 @@ async def test_until_when_a_message_may_leave_is_exact(bench: Bench, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.get_running_loop(), "time", lambda: 7.0)
         assert bench.dispatcher._publication(message).deadline == 9.5
-
-
-async def test_where_nobody_waits_there_is_nothing_to_look_through(bench: Bench) -> None:
-    bench.dispatcher._waiters._sweep()
-    assert bench.dispatcher._waiters._timer is None

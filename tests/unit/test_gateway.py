@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from chapar.access.trail import AuditTrail
 from chapar.app.health import Monitor
+from chapar.app.wiring import rules_of
 from chapar.delivery import cancellation as cancellation_module
 from chapar.delivery import capacity as capacity_module
 from chapar.delivery.acceptance import Sending
@@ -47,7 +48,6 @@ from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.model.queue import Lease
 from chapar.model.report import Filters, Position
-from chapar.runtime.metrics import Metrics
 from chapar.store.acceptance import packed_addition
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, fake_settings, until
@@ -74,23 +74,31 @@ class Bench:
     def __init__(self, *, alone: bool = True, **settings: Any) -> None:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
         self.settings = fake_settings(alone=alone, **settings)
-        edges: Any = (self.store, self.link)
-        self.dispatcher = dispatcher_of(self.store, self.link, self.clock, alone=alone)
-        self.metrics = Metrics()
+        self.dispatcher, self.waiters, self.metrics = dispatcher_of(self.store, self.link, self.clock, alone=alone)
         self.room = Room(self.settings.max_queue, self.store.queue, self.metrics)
-        self.sending = Sending(self.settings, *edges, self.dispatcher, self.room, self.clock, PROCESS, self.metrics)
-        self.keys = IdempotencyKeys(self.store, self.clock, PROCESS, self.sending.when_landed)
-        self.messaging = Messaging(self.store.messages, self.sending, self.keys)
-        self.cancellation = Cancellation(
-            *edges,
+        self.sending = Sending(
+            rules_of(self.settings),
+            self.store.messages,
             self.dispatcher,
-            self.messaging,
+            self.waiters,
             self.room,
             self.clock,
+            PROCESS,
             self.metrics,
+        )
+        store: Any = self.store
+        link: Any = self.link
+        self.keys = IdempotencyKeys(store, self.clock, PROCESS, self.sending.when_landed)
+        self.messaging = Messaging(self.store.messages, self.sending, self.keys)
+        self.cancellation = Cancellation(
+            store,
+            self.dispatcher,
+            self.waiters,
+            self.messaging,
+            self.clock,
             patience=self.settings.publish_timeout,
         )
-        self.monitor = Monitor(self.store.health, edges[1], self.room, self.clock, self.metrics)
+        self.monitor = Monitor(self.store.health, link, self.room, self.clock, self.metrics)
 
     async def send(self, command: Command = ASKED) -> Message:
         return await self.messaging.send(CALLER, command)
@@ -237,6 +245,71 @@ async def test_a_message_that_waits_in_the_queue_is_told_when_it_was_published(b
     assert sent.status is Status.PUBLISHED
     bench.dispatcher.stop()
     await run
+
+
+async def test_many_are_saved_together_and_each_has_its_own_answer(bench: Bench) -> None:
+    bench.link.answers.extend([0x00, NOT_AUTHORIZED, LinkLost(BrokerClosed("mqtt://fake", "reset"))])
+    devices = ["A1", "A2", "B", "A3", "A4", "A5"]
+    commands = [ASKED._replace(imei=imei) for imei in devices]
+    commands[3] = commands[3]._replace(expires_in=1e9)
+    commands[4] = commands[4]._replace(deliver_at=EPOCH - 60_001)
+    sent = await bench.messaging.send_all(reaching(devices="A*"), commands)
+    assert [type(each) for each in sent] == [Message, BrokerRefused, OutOfReach, FieldInvalid, FieldInvalid, Message]
+    first, *_, last = sent
+    assert isinstance(first, Message)
+    assert isinstance(last, Message)
+    assert (first.imei, first.status, last.imei, last.possible_duplicate) == ("A1", Status.PUBLISHED, "A5", True)
+    assert [row.imei for row in bench.stored()] == ["A1", "A2", "A5"]
+    assert [kind for kind, _ in bench.store.commits.asked[:3]] == ["add"] * 3
+
+
+async def test_many_of_which_none_is_accepted_save_nothing(bench: Bench) -> None:
+    [sent] = await bench.messaging.send_all(reaching(devices="B"), [ASKED])
+    assert isinstance(sent, OutOfReach)
+    assert bench.store.commits.asked == []
+
+
+async def test_a_fault_in_saving_is_nobody_s_answer(bench: Bench) -> None:
+    bench.store.commits.failing["add"] = RuntimeError("a test says so.")
+    with pytest.raises(RuntimeError):
+        await bench.messaging.send_all(CALLER, [ASKED, LATER])
+    assert not bench.waiters._waiting
+
+
+async def test_many_that_are_not_saved_all_say_so(bench: Bench) -> None:
+    for error in (NotSaved("a test says so."), OutcomeUnknown()):
+        bench.store.commits.failing["add"] = error
+        assert await bench.messaging.send_all(CALLER, [ASKED, LATER]) == [error, error]
+    await bench.sending.quiet()
+    assert [row.reason for row in bench.stored()] == ["outcome_unknown"] * 2
+
+
+async def test_many_are_answered_at_the_deadline_with_what_is_known(bench: Bench) -> None:
+    commands = [ASKED._replace(imei=imei) for imei in ("A", "B")]
+    sending = asyncio.create_task(bench.messaging.send_all(CALLER, commands))
+    await until(lambda: len(bench.link.waiting) == 2)
+    bench.link.answer(bench.link.ids[0], 0x00)
+    await until(lambda: bench.stored()[0].status is Status.PUBLISHED)
+    await until(lambda: len(bench.waiters._waiting) == 1)
+    bench.waiters.release_all()
+    first, second = await sending
+    assert isinstance(first, Message)
+    assert isinstance(second, Message)
+    assert (first.status, second.status) == (Status.PUBLISHED, Status.PUBLISHING)
+    bench.link.answer(second.id, LinkDown())
+    await until(lambda: not bench.dispatcher._under_way)
+    assert bench.store.now(second).status is Status.QUEUED, "it was promised"
+
+
+async def test_many_whose_caller_goes_away_before_they_are_saved_take_no_room() -> None:
+    bench = Bench(max_queue=1)
+    async with bench.room._counting:
+        sending = asyncio.create_task(bench.messaging.send_all(CALLER, [LATER, LATER]))
+        await until(lambda: bench.room._joining)
+        sending.cancel()
+        await until(sending.done)
+    assert bench.room._joining == {}
+    assert bench.stored() == []
 
 
 async def test_an_expiry_counts_from_now_or_from_when_the_message_is_due(bench: Bench) -> None:
@@ -722,7 +795,7 @@ async def test_what_the_link_has_not_sent_is_cancelled(bench: Bench) -> None:
 async def test_a_gateway_that_stops_answers_who_waits(bench: Bench) -> None:
     sending = bench.in_flight()
     await until(lambda: bench.link.waiting)
-    bench.dispatcher.hurry()
+    bench.waiters.release_all()
     sent = await sending
     assert isinstance(sent, Message)
     assert sent.status is Status.PUBLISHING

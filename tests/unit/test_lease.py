@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from chapar.delivery import lease as lease_module
 from chapar.delivery.lease import ProcessLease
@@ -23,20 +24,16 @@ class Bench:
     def __init__(self, *, alone: bool = False) -> None:
         self.store = MemoryStore()
         self.lease = ProcessLease(self.store.queue, FakeClock(), PROCESS, SECONDS, alone=alone)
-        self.settled = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        run = asyncio.create_task(self.lease.run(self._settled))
+        run = asyncio.create_task(self.lease.run())
         try:
             yield
         finally:
             run.cancel()
             with suppress(asyncio.CancelledError):
                 await run
-
-    def _settled(self) -> None:
-        self.settled += 1
 
 
 async def test_a_lease_says_who_holds_it_and_until_when(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +87,12 @@ async def test_what_a_dead_process_left_is_settled_and_said(monkeypatch: pytest.
     bench, timers = Bench(), Timers()
     monkeypatch.setattr(lease_module, "asyncio", timers)
     left = bench.store.put(new_message("A", claim="fedcba9876543210.1", created_at=EPOCH))
-    async with bench.running():
-        await until(lambda: timers.sleeps)
-    assert (bench.store.now(left).status, bench.settled) == (Status.QUEUED, 1)
-    async with bench.running():
-        await until(lambda: len(timers.sleeps) == 2)
-    assert bench.settled == 1
+    with capture_logs() as logged:
+        async with bench.running():
+            await until(lambda: timers.sleeps)
+        async with bench.running():
+            await until(lambda: len(timers.sleeps) == 2)
+    assert bench.store.now(left).status is Status.QUEUED
+    assert [entry for entry in logged if entry["event"] == "left_behind_by_dead_process"] == [
+        {"event": "left_behind_by_dead_process", "log_level": "warning", "messages": 1}
+    ]

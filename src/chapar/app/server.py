@@ -76,7 +76,7 @@ async def serve_on(
             certificate,
             running.metrics,
             when_started=lambda: announce(address_of(listener, settings), running.door.is_open),
-            when_stopping=running.dispatcher.hurry,
+            when_stopping=running.waiters.release_all,
         )
         _collect_rarely()
         async with _kept_fresh(certificate, running.metrics):

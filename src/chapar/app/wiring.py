@@ -15,15 +15,17 @@ from chapar.access.tokens import TokenVerifier
 from chapar.access.trail import AuditTrail
 from chapar.app.brokers import broker_access
 from chapar.app.health import Monitor
-from chapar.delivery.acceptance import Sending
+from chapar.delivery.acceptance import Rules, Sending
 from chapar.delivery.cancellation import Cancellation
 from chapar.delivery.capacity import Room
+from chapar.delivery.counters import Counters
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.idempotency import IdempotencyKeys
 from chapar.delivery.lease import ProcessLease
 from chapar.delivery.messages import Messaging
 from chapar.delivery.reports import Reporting
 from chapar.delivery.retention import Forgetting
+from chapar.delivery.waiting import Waiters
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.keeper import Link
 from chapar.runtime.clock import Clock
@@ -54,6 +56,7 @@ class Running(NamedTuple):
     """What a gateway process consists of while it runs, as the API sees it."""
 
     dispatcher: Dispatcher
+    waiters: Waiters
     messaging: Messaging
     cancellation: Cancellation
     reporting: Reporting
@@ -112,6 +115,17 @@ def store_of(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsyncCo
     )
 
 
+def rules_of(settings: Settings) -> Rules:
+    """What holds for every message."""
+    return Rules(
+        settings.command_topic,
+        settings.default_expiry,
+        settings.max_expiry,
+        settings.publish_timeout,
+        settings.max_device_queue,
+    )
+
+
 def tokens_of(settings: Settings, metrics: Metrics) -> TokenVerifier | None:
     """What verifies tokens, None where none are expected; raises SettingInvalid."""
     options = TokenOptions(
@@ -156,23 +170,23 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
         store = await stack.enter_async_context(store_of(settings, metrics))
         lease = ProcessLease(store.queue, clock, process, settings.lease, alone=settings.serves_alone)
+        waiters = Waiters(store.messages, alone=settings.serves_alone)
         dispatcher = Dispatcher(
             store,
             link,
             lease,
+            waiters,
             clock,
-            process,
             metrics,
-            alone=settings.serves_alone,
             clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
         )
         room = Room(settings.max_queue, store.queue, metrics)
-        sending = Sending(settings, store, link, dispatcher, room, clock, process, metrics)
+        for listener in (waiters.heard, dispatcher.heard, Counters(metrics).heard):
+            store.changes.listen(listener)
+        sending = Sending(rules_of(settings), store.messages, dispatcher, waiters, room, clock, process, metrics)
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
         messaging = Messaging(store.messages, sending, keys)
-        cancellation = Cancellation(
-            store, link, dispatcher, messaging, room, clock, metrics, patience=settings.publish_timeout
-        )
+        cancellation = Cancellation(store, dispatcher, waiters, messaging, clock, patience=settings.publish_timeout)
         monitor = Monitor(store.health, link, room, clock, metrics)
         forgetting = Forgetting(store.retention, clock, settings.retention_days)
         door = Door(tokens_of(settings, metrics), store.api_keys, clock, metrics)
@@ -184,6 +198,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             loops = [
                 tasks.create_task(supervised("link", link.run, metrics), name="link"),
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
+                tasks.create_task(supervised("waiters", waiters.run, metrics), name="waiters"),
                 tasks.create_task(supervised("backlog", room.run, metrics), name="backlog"),
                 tasks.create_task(supervised("measurements", monitor.run, metrics), name="measurements"),
                 tasks.create_task(supervised("retention", forgetting.run, metrics), name="retention"),
@@ -192,6 +207,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             try:
                 yield Running(
                     dispatcher,
+                    waiters,
                     messaging,
                     cancellation,
                     Reporting(store.reports),

@@ -2,55 +2,72 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chapar.delivery.capacity import Room
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.outcomes import not_sent
-from chapar.errors import BrokerUnreachable, FieldInvalid, NotSaved, OutcomeUnknown, OutOfReach, Phrase, QueueFull
-from chapar.link.keeper import Link
+from chapar.delivery.waiting import Waiters, Waiting
+from chapar.errors import (
+    ChaparError,
+    FieldInvalid,
+    NotSaved,
+    OutcomeUnknown,
+    OutOfReach,
+    Phrase,
+    QueueFull,
+)
 from chapar.model.acceptance import Added, Addition, Full, Key, Place, Sender, Withdrawal
-from chapar.model.change import Change
 from chapar.model.message import Command, Message, Status, Wait, new_id
 from chapar.model.principal import EVERYTHING, Caller, Reach
 from chapar.model.reason import Reason
 from chapar.model.times import rfc3339
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
-from chapar.runtime.settings import Settings
-from chapar.store.store import Store
+from chapar.store.messages import Messages
 
 _LATE = 60_000  # ms by which `deliver_at` may have passed: clocks differ, and a call takes its time
+_IN_QUEUE = frozenset({Status.SCHEDULED, Status.QUEUED})
+_ON_THE_WAY = frozenset({Status.QUEUED, Status.PUBLISHING})
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
+
+
+class Rules(NamedTuple):
+    """What holds for every message."""
+
+    command_topic: str  #: with `{imei}` for the device
+    default_expiry: float  #: seconds
+    max_expiry: float  #: seconds that a message may wait at most, and lie ahead
+    publish_timeout: float  #: seconds that a caller waits who does not say how long
+    max_device_queue: int  #: unfinished messages of one device
 
 
 class Draft(NamedTuple):
     """A message that may be sent, before it is saved."""
 
     message: Message
-    caller: Caller
-    command: Command
+    asked_for: int | None  #: the time at which it was to be delivered, ms since the epoch
     began: float  #: by `time.perf_counter`
+    key: Key | None = None  #: of its request
 
 
-_Landing = asyncio.Future[list[Added | NotSaved]] | asyncio.Future[list[Change | NotSaved | None]]
+Sent = Message | Key | ChaparError
+"""What came of a draft: how the message stands, whose its key is, or why it was not sent or not accepted."""
 
 
 @dataclass(eq=False, slots=True)
 class _Call:
     """A send under way: its caller waits for one thing only, whatever happens on the way there."""
 
-    message: Message  #: as it stands, as far as is known
     reach: Reach  #: what the caller may see
-    key: Key | None
-    deadline: float  #: loop time until which the caller waits for the broker
-    waits: bool  #: whether it does at all
-    began: float  #: by `time.perf_counter`
-    told: asyncio.Future[Message | None]  #: what became of the message; None: nobody knows, or its key has an owner
-    owner: Key | None = None  #: whose request was answered with another message
+    drafts: Sequence[Draft]  #: those to be saved
+    sent: dict[str, Sent]  #: by message, as far as is known
+    waiting: Waiting
+    waits: bool  #: whether its caller waits for the broker
+    deadline: float  #: loop time until which it does
 
 
 class Sending:
@@ -58,25 +75,25 @@ class Sending:
 
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
-        link: Link,
+        rules: Rules,
+        messages: Messages,
         dispatcher: Dispatcher,
+        waiters: Waiters,
         room: Room,
         clock: Clock,
         process: str,
         metrics: Metrics,
     ) -> None:
-        self._settings = settings
-        self._store = store
-        self._link = link
+        self._rules = rules
+        self._messages = messages
         self._dispatcher = dispatcher
+        self._waiters = waiters
         self._room = room
         self._clock = clock
         self._direct_claim = f"{process}.0"  # the dispatcher numbers its own from 1
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._landing: dict[str, _Landing] = {}  # commits under way, by message
+        self._landing: dict[str, asyncio.Future[Any]] = {}  # commits under way, by the first message of each
 
     async def quiet(self) -> None:
         """Wait until what is being saved has been handed on to be delivered."""
@@ -97,48 +114,71 @@ class Sending:
         message = self._accepted(command, origin)
         if not caller.principal.reach.covers(message.imei, message.micro_op):
             raise OutOfReach(message.imei, message.micro_op)
-        return Draft(message, caller, command, began)
+        return Draft(message, command.deliver_at, began)
 
-    async def send(self, draft: Draft, key: Key | None = None) -> Message | Key:
-        """Save a message, with the `key` of its request, and deliver it.
+    async def send(self, caller: Caller, drafts: Sequence[Draft], wait: Wait, patience: float | None) -> list[Sent]:
+        """Save messages, deliver them, and say of each how it stands when what the caller waits for is there.
 
-        Returns and raises what `Messaging.send` promises; or whose the key is, where it made another message before.
+        `patience` is how long all of them may be waited for, in seconds; None: as the setting says.
         """
-        message, caller, command, began = draft
-        if command.deliver_at is not None and message.created_at - command.deliver_at > _LATE:
-            raise _gone_by(message.created_at)
-        if message.status in {Status.SCHEDULED, Status.QUEUED}:
-            await self._room.check(caller.principal.reach)
-        patience = command.patience or self._settings.publish_timeout
-        call = _Call(
-            message=message,
-            reach=caller.principal.reach,
-            key=key,
-            deadline=self._loop.time() + patience,
-            waits=command.wait is Wait.BROKER,
-            began=began,
-            told=self._loop.create_future(),
-        )
-        self._add(call, Sender(caller.principal.id, caller.principal.name, caller.address))
-        told = await call.told
-        if call.owner is not None:
-            return call.owner
-        if told is not None and (error := not_sent(told)) is not None:
-            raise error
-        self._metrics.whole.observe(time.perf_counter() - began)
-        return told or call.message
+        sent: dict[str, Sent] = {}
+        taken = await self._taken(drafts, caller.principal.reach, sent)
+        if taken:
+            waits = wait is Wait.BROKER
+            awaited = [draft.message.id for draft in taken if waits and draft.message.status in _ON_THE_WAY]
+            deadline = self._loop.time() + (patience or self._rules.publish_timeout)
+            call = _Call(caller.principal.reach, taken, sent, Waiting(awaited), waits, deadline)
+            self._add(call, Sender(caller.principal.id, caller.principal.name, caller.address))
+            await call.waiting.done
+            sent.update(call.waiting.found)
+        return [self._said(draft, sent[draft.message.id]) for draft in drafts]
+
+    async def _taken(self, drafts: Sequence[Draft], reach: Reach, sent: dict[str, Sent]) -> list[Draft]:
+        """Those of the drafts that come in time and for which there is room; why the others are not taken is `sent`."""
+        taken: list[Draft] = []
+        try:
+            for draft in drafts:
+                message = draft.message
+                try:
+                    if draft.asked_for is not None and message.created_at - draft.asked_for > _LATE:
+                        raise _gone_by(message.created_at)
+                    if message.status in _IN_QUEUE:
+                        await self._room.check(reach)
+                except (FieldInvalid, QueueFull) as error:
+                    sent[message.id] = error
+                    continue
+                taken.append(draft)
+                if message.status in _IN_QUEUE:
+                    self._room.joins(message.id)
+        except BaseException:
+            self._joined(taken)
+            raise
+        return taken
+
+    def _joined(self, drafts: Sequence[Draft]) -> None:
+        """Whether these are in the queue has been decided."""
+        for draft in drafts:
+            if draft.message.status in _IN_QUEUE:
+                self._room.joined(draft.message.id)
+
+    def _said(self, draft: Draft, sent: Sent) -> Sent:
+        if isinstance(sent, Message):
+            if (error := not_sent(sent)) is not None:
+                return error
+            self._metrics.whole.observe(time.perf_counter() - draft.began)
+        return sent
 
     def _accepted(self, command: Command, origin: str | None) -> Message:
         """The message that a command makes, not yet in a state of its own."""
         stamp = self._clock.now_ns()
         now = stamp // 1_000_000
         deliver_at = command.deliver_at if command.deliver_at is not None and command.deliver_at > now else None
-        longest = self._settings.max_expiry
-        expires_in = min(self._settings.default_expiry, longest) if command.expires_in is None else command.expires_in
+        longest = self._rules.max_expiry
+        expires_in = min(self._rules.default_expiry, longest) if command.expires_in is None else command.expires_in
         if expires_in > longest:
             raise _too_far("expires_in", longest)
-        if deliver_at is not None and deliver_at - now > self._settings.max_expiry * 1000:
-            raise _too_far("deliver_at", self._settings.max_expiry)
+        if deliver_at is not None and deliver_at - now > self._rules.max_expiry * 1000:
+            raise _too_far("deliver_at", self._rules.max_expiry)
         status = self._first_status(command.wait, deliver_at)
         is_claimed, is_over = status is Status.PUBLISHING, status is Status.REJECTED
         return Message(
@@ -146,7 +186,7 @@ class Sending:
             imei=command.imei,
             micro_op=command.micro_op,
             params=command.params,
-            topic=self._settings.command_topic.replace("{imei}", command.imei),
+            topic=self._rules.command_topic.replace("{imei}", command.imei),
             qos=command.qos,
             retain=command.retain,
             at_most_once=command.at_most_once or command.qos == 0,
@@ -170,90 +210,86 @@ class Sending:
         """Where a new message begins: scheduled, in the queue, on its way, or rejected for want of a broker."""
         if deliver_at is not None:
             return Status.SCHEDULED
-        if wait is Wait.BROKER and not self._link.up:
+        if wait is Wait.BROKER and not self._dispatcher.reaches_broker:
             return Status.REJECTED
         if wait is Wait.BROKER and self._dispatcher.takes_direct:
             return Status.PUBLISHING
         return Status.QUEUED
 
     def _add(self, call: _Call, sender: Sender) -> None:
-        """Save the message. What is saved is delivered, also where the caller is gone by then."""
-        message = call.message
+        """Save messages. What is saved is delivered, also where the caller is gone by then."""
         # However little the caller waits for the broker, the database has its time to commit.
-        patience = self._loop.time() + self._settings.publish_timeout
-        bound = self._settings.max_device_queue
-        deadline = max(call.deadline, patience)
-        added = self._store.messages.add([Addition(message, bound, call.key, sender)], deadline)
-        if message.status in {Status.SCHEDULED, Status.QUEUED}:
-            self._room.joins(message.id)
-        self._landing[message.id] = added
+        deadline = max(call.deadline, self._loop.time() + self._rules.publish_timeout)
+        depth = self._rules.max_device_queue
+        self._waiters.add(call.waiting)
+        added = self._messages.add(
+            [Addition(draft.message, depth, draft.key, sender) for draft in call.drafts], deadline
+        )
+        self._landing[call.drafts[0].message.id] = added
         added.add_done_callback(partial(self._landed, call))
 
     def _landed(self, call: _Call, added: asyncio.Future[list[Added | NotSaved]]) -> None:
         """What follows from a commit, at once and whoever still waits for it."""
-        self._landing.pop(call.message.id, None)
-        self._room.joined(call.message.id)
-        landed = added.exception() or added.result()[0]
-        if not isinstance(landed, BaseException):
-            self._metrics.commit.observe(time.perf_counter() - call.began)
-        match landed:
+        del self._landing[call.drafts[0].message.id]
+        self._joined(call.drafts)
+        error = added.exception()
+        if error is None:
+            ended = [
+                draft.message.id
+                for draft, result in zip(call.drafts, added.result(), strict=True)
+                if not self._placed(call, draft, result)
+            ]
+        elif isinstance(error, ChaparError):
+            if isinstance(error, OutcomeUnknown):
+                self._withdraw(call.drafts)
+            ended = [draft.message.id for draft in call.drafts]
+            call.sent.update(dict.fromkeys(ended, error))
+        else:
+            call.waiting.done.set_exception(error)
+            ended = [draft.message.id for draft in call.drafts]
+        self._waiters.time(call.waiting, call.deadline, without=ended)
+
+    def _placed(self, call: _Call, draft: Draft, result: Added | NotSaved) -> bool:
+        """Go on with a message where it stands; answer whether more is to come."""
+        message = draft.message
+        match result:
             case Place() as place:
-                self._placed(call, place)
-            case Key() as owner:
-                call.owner = owner
-                _tell(call, None)
-            case Full() as full:
-                bound = self._settings.max_device_queue
-                oldest = full.oldest if call.reach.operations == EVERYTHING else None
-                _refuse(call, QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, oldest, _DEVICE_PATIENCE))
-            case error:
-                if isinstance(error, OutcomeUnknown):
-                    self._withdraw(call)
-                _refuse(call, error)
+                is_as_asked = place == (message.status, message.claim)
+                if not is_as_asked:
+                    attempts = min(message.attempts, place.claim is not None)
+                    message = message._replace(status=place.status, claim=place.claim, attempts=attempts)
+                call.sent[message.id] = message
+                self._metrics.commit.observe(time.perf_counter() - draft.began)
+                if is_as_asked and place.status is Status.PUBLISHING:
+                    self._dispatcher.deliver_direct(message, call.waiting if call.waits else None)
+                elif place.status in _IN_QUEUE:
+                    self._room.queued()
+                return place.status in _ON_THE_WAY
+            case Full(oldest):
+                shown = oldest if call.reach.operations == EVERYTHING else None
+                bound = self._rules.max_device_queue
+                call.sent[message.id] = QueueFull("CHAPAR_MAX_DEVICE_QUEUE", bound, shown, _DEVICE_PATIENCE)
+                return False
+            case owner_or_error:
+                call.sent[message.id] = owner_or_error
+                return False
 
-    def _placed(self, call: _Call, place: Place) -> None:
-        message = call.message
-        self._metrics.accepted[place.status.value,].inc()
-        is_as_asked = place == (message.status, message.claim)
-        if not is_as_asked:
-            attempts = min(message.attempts, place.claim is not None)
-            call.message = message._replace(status=place.status, claim=place.claim, attempts=attempts)
-        if place.status is Status.REJECTED:
-            self._metrics.finished[place.status.value, message.reason or ""].inc()
-            _refuse(call, BrokerUnreachable(message.id))
-        elif not (call.waits and place.status in {Status.PUBLISHING, Status.QUEUED}):
-            _tell(call, call.message)
-        elif not call.told.done():
-            self._dispatcher.await_outcome(message.id, call.told, call.deadline)
-        if is_as_asked and place.status is Status.PUBLISHING:
-            self._dispatcher.deliver_direct(message, call.told if call.waits else None)
-        elif place.status in {Status.QUEUED, Status.SCHEDULED}:
-            self._room.queued()
-            self._dispatcher.wake()
-
-    def _withdraw(self, call: _Call) -> None:
-        """The row may be there, or still appear. Unless it is on its way already, it must not go any more."""
-        message = call.message
-        never = message._replace(
-            status=Status.REJECTED,
-            reason=Reason.OUTCOME_UNKNOWN.value,
-            attempts=0,
-            claim=None,
-            finished_at=self._clock.now(),
-        )
-        withdrawal = self._store.messages.withdraw([Withdrawal(never, message.claim, call.key)])
-        self._landing[message.id] = withdrawal
-        withdrawal.add_done_callback(lambda _: self._landing.pop(message.id, None))
-
-
-def _tell(call: _Call, message: Message | None) -> None:
-    if not call.told.done():  # else its caller is gone
-        call.told.set_result(message)
-
-
-def _refuse(call: _Call, error: BaseException) -> None:
-    if not call.told.done():
-        call.told.set_exception(error)
+    def _withdraw(self, drafts: Sequence[Draft]) -> None:
+        """The rows may be there, or still appear. Unless one is on its way already, it must not go any more."""
+        now = self._clock.now()
+        reason = Reason.OUTCOME_UNKNOWN.value
+        withdrawals = [
+            Withdrawal(
+                message._replace(status=Status.REJECTED, reason=reason, attempts=0, claim=None, finished_at=now),
+                message.claim,
+                key,
+            )
+            for message, _, _, key in drafts
+        ]
+        withdrawal = self._messages.withdraw(withdrawals)
+        first = drafts[0].message.id
+        self._landing[first] = withdrawal
+        withdrawal.add_done_callback(lambda _: self._landing.pop(first))
 
 
 def _gone_by(now: int) -> FieldInvalid:

@@ -3,18 +3,16 @@
 import asyncio
 from typing import Final
 
-from chapar.delivery.capacity import Room
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.messages import Messaging
 from chapar.delivery.outcomes import not_sent
+from chapar.delivery.waiting import Waiters, Waiting
 from chapar.errors import MessageNotFound, NotCancellable, NotSaved
-from chapar.link.keeper import Link
 from chapar.model.audit import Entry, cancellation
 from chapar.model.change import Cancelled
 from chapar.model.message import UNFINISHED, Message, Status, clearing
 from chapar.model.principal import Caller
 from chapar.runtime.clock import Clock
-from chapar.runtime.metrics import Metrics
 from chapar.store.store import Store
 
 CANCELLED_AT_ONCE: Final = 500  # messages withdrawn in one commit: a few milliseconds
@@ -27,23 +25,19 @@ class Cancellation:
     def __init__(
         self,
         store: Store,
-        link: Link,
         dispatcher: Dispatcher,
+        waiters: Waiters,
         messaging: Messaging,
-        room: Room,
         clock: Clock,
-        metrics: Metrics,
         *,
         patience: float,
     ) -> None:
         """`patience`: seconds that the database and the broker may take."""
         self._store = store
-        self._link = link
         self._dispatcher = dispatcher
+        self._waiters = waiters
         self._messaging = messaging
-        self._room = room
         self._clock = clock
-        self._metrics = metrics
         self._patience = patience
         self._loop = asyncio.get_running_loop()
 
@@ -59,13 +53,10 @@ class Cancellation:
         deadline = self._loop.time() + self._patience
         message = await self._messaging.find(caller, message_id)
         entry = cancellation(caller, message, self._clock.now())
-        cancelled = await self._withdraw(entry, deadline)
+        cancelled = await self._withdrawn(entry, deadline)
         if cancelled.message.status is Status.PUBLISHING and await self._dispatcher.take_back(message_id):
-            cancelled = await self._withdraw(entry, deadline)
+            cancelled = await self._withdrawn(entry, deadline)
         won, status = cancelled.won, cancelled.message.status
-        if won:
-            self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc()
-            self._dispatcher.wake()  # what was behind it need not wait any more
         is_withdrawn = won or status is Status.CANCELLED
         if message.retain and not message.clears and status not in UNFINISHED:
             cleared = await self._take_back(message, None if won else entry, deadline)
@@ -74,9 +65,15 @@ class Cancellation:
             is_withdrawn |= cleared is not None
         if not is_withdrawn:
             raise NotCancellable(message_id, status.value)
-        message = await self._messaging.look_up(message_id)
-        self._dispatcher.tell(message)
-        return message
+        return await self._messaging.look_up(message_id)
+
+    async def _withdrawn(self, entry: Entry, deadline: float) -> Cancelled:
+        [cancelled] = await self._store.messages.cancel([entry], deadline)
+        if cancelled is None:
+            raise MessageNotFound(entry.subject)
+        if isinstance(cancelled, NotSaved):
+            raise cancelled
+        return cancelled
 
     async def cancel_all_of(self, caller: Caller, sender: str) -> int:
         """Withdraw whatever waits of what a principal sent; gives how many messages. For a caller who reaches them all.
@@ -87,24 +84,10 @@ class Cancellation:
         async for waiting in self._store.reports.waiting_of(sender, CANCELLED_AT_ONCE):
             entries = [cancellation(caller, message, self._clock.now(), _KEY_REVOKED) for message in waiting]
             deadline = self._loop.time() + self._patience
-            answers = await self._store.messages.cancel(entries, deadline)
-            for answer in answers:
-                if isinstance(answer, NotSaved):
-                    raise answer
-            withdrawn = [answer.message for answer in answers if isinstance(answer, Cancelled) and answer.won]
-            for message in withdrawn:
-                self._dispatcher.tell(message)
-            self._metrics.finished[Status.CANCELLED.value, "cancelled"].inc(len(withdrawn))
-            cancelled += len(withdrawn)
-        self._dispatcher.wake()
-        return cancelled
-
-    async def _withdraw(self, entry: Entry, deadline: float) -> Cancelled:
-        [cancelled] = await self._store.messages.cancel([entry], deadline)
-        if cancelled is None:
-            raise MessageNotFound(entry.subject)
-        if isinstance(cancelled, NotSaved):
-            raise cancelled
+            for each in await self._store.messages.cancel(entries, deadline):
+                if isinstance(each, NotSaved):
+                    raise each
+                cancelled += each is not None and each.won
         return cancelled
 
     async def _take_back(self, retained: Message, entry: Entry | None, deadline: float) -> Message | None:
@@ -114,16 +97,19 @@ class Cancellation:
         the broker refuses it.
         """
         empty = clearing(retained, self._clock.now_ns())
-        clearing_id = await self._store.messages.take_back(empty, entry, deadline)
-        if clearing_id is None:
-            return None
-        if clearing_id != empty.id:
-            return await self._messaging.look_up(clearing_id)
-        self._room.queued()
-        self._dispatcher.wake()
-        told: asyncio.Future[Message | None] = self._loop.create_future()
-        self._dispatcher.await_outcome(clearing_id, told, deadline if self._link.up else 0)
-        outcome = await told or await self._messaging.look_up(clearing_id)
+        waiting = Waiting([empty.id])
+        self._waiters.add(waiting)
+        try:
+            clearing_id = await self._store.messages.take_back(empty, entry, deadline)
+            if clearing_id is None:
+                return None
+            if clearing_id != empty.id:
+                return await self._messaging.look_up(clearing_id)
+            self._waiters.time(waiting, deadline if self._dispatcher.reaches_broker else 0)
+            await waiting.done
+        finally:
+            self._waiters.remove(waiting)
+        outcome = waiting.found.get(clearing_id) or await self._messaging.look_up(clearing_id)
         if outcome.status is Status.CANCELLED:  # a newer one was on its way before
             return None
         if (error := not_sent(outcome)) is not None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -26,33 +25,32 @@ class ProcessLease:
     def __init__(self, queue: Queue, clock: Clock, process: str, seconds: float, *, alone: bool) -> None:
         self._queue = queue
         self._clock = clock
-        self._process = process
+        self.process = process  #: token
         self._seconds = seconds
-        self._alone = alone  # no other process can take anything over
+        self.alone = alone  #: no other process can take anything over, or move or queue anything
         self._loop = asyncio.get_running_loop()
         self._until = 0.0  # loop time
 
     @property
     def is_held(self) -> bool:
         """Whether nobody takes over what this process holds."""
-        return self._alone or self._loop.time() < self._until
+        return self.alone or self._loop.time() < self._until
 
     async def hold(self) -> None:
         """Take the lease, or renew it."""
         asked = self._loop.time()
         name = f"{socket.gethostname()}:{os.getpid()}"
-        await self._queue.hold(Lease(self._process, name, self._seconds, self._alone))
+        await self._queue.hold(Lease(self.process, name, self._seconds, self.alone))
         self._until = asked + self._seconds
 
-    async def run(self, settled: Callable[[], None]) -> None:
-        """Renew it until cancelled, and settle what dead processes left; `settled` is called where there was some."""
+    async def run(self) -> None:
+        """Renew it until cancelled, and settle what dead processes left."""
         while True:
             await self.hold()
-            if messages := await self._queue.settle(self._process, self._clock.now()):
+            if messages := await self._queue.settle(self.process, self._clock.now()):
                 log.warning("left_behind_by_dead_process", messages=messages)
-                settled()
             await asyncio.sleep(self._seconds / _RENEWALS)
 
     async def leave(self) -> None:
         """Give it up: other processes take over at once what is left."""
-        await self._queue.leave(self._process)
+        await self._queue.leave(self.process)

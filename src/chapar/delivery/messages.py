@@ -1,10 +1,11 @@
 """What may be asked about one message: send it, send it again, find it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from chapar.delivery.acceptance import Sending
+from chapar.delivery.acceptance import Draft, Sending
 from chapar.delivery.idempotency import Answer, IdempotencyKeys, Replay, Use
-from chapar.errors import MessageNotFound, NotRepeatable, NotSent
+from chapar.errors import ChaparError, FieldInvalid, MessageNotFound, NotRepeatable, NotSent, OutOfReach
+from chapar.model.acceptance import Key
 from chapar.model.message import Attempt, Command, Message, Wait
 from chapar.model.principal import Caller
 from chapar.store.messages import Messages
@@ -26,9 +27,28 @@ class Messaging:
 
         Raises FieldInvalid, OutOfReach, NotSent, QueueFull, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
-        sent = await self._sending.send(self._sending.draft(caller, command, origin))
+        draft = self._sending.draft(caller, command, origin)
+        [sent] = await self._sending.send(caller, [draft], command.wait, command.patience)
+        if isinstance(sent, ChaparError):
+            raise sent
         assert isinstance(sent, Message)  # noqa: S101 - there is no key that another request may have
         return sent
+
+    async def send_all(self, caller: Caller, commands: Sequence[Command]) -> list[Message | ChaparError]:
+        """Send many messages, and give of each what `send` would have returned or raised, in their order.
+
+        Those of one device leave in that order. All wait for the same, and equally long: as the first command says.
+        """
+        drafts: list[Draft | ChaparError] = []
+        for command in commands:
+            try:
+                drafts.append(self._sending.draft(caller, command))
+            except (FieldInvalid, OutOfReach) as error:
+                drafts.append(error)
+        accepted = [draft for draft in drafts if isinstance(draft, Draft)]
+        sent = iter(await self._sending.send(caller, accepted, commands[0].wait, commands[0].patience))
+        said = [next(sent) if isinstance(draft, Draft) else draft for draft in drafts]
+        return [each for each in said if not isinstance(each, Key)]  # there are no keys that others may have
 
     async def send_once(
         self, caller: Caller, command: Command, use: Use, answer: Callable[[Message | NotSent], Answer]
@@ -39,7 +59,14 @@ class Messaging:
         is answered, and KeyMismatch, KeyInFlight, MessageNotFound.
         """
         draft = self._sending.draft(caller, command)
-        return await self._keys.once(use, draft.message, lambda key: self._sending.send(draft, key), answer)
+
+        async def send(key: Key) -> Message | Key:
+            [sent] = await self._sending.send(caller, [draft._replace(key=key)], command.wait, command.patience)
+            if isinstance(sent, ChaparError):
+                raise sent
+            return sent
+
+        return await self._keys.once(use, draft.message, send, answer)
 
     async def resend(self, caller: Caller, message_id: str, wait: Wait, patience: float | None) -> Message:
         """Send the same operation once more, as a new message that names its origin.

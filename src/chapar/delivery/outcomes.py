@@ -15,6 +15,7 @@ from chapar.errors import (
     PublicationExpired,
     PublicationInvalid,
     Quarantined,
+    TakenBack,
 )
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_name, reason_slug
 from chapar.model.message import Attempt, Message, MutableFields, Status
@@ -22,6 +23,7 @@ from chapar.model.reason import Reason
 
 MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the last comes two minutes after the first
 
+_LATER = 1_000  # ms until a message is tried again that was not to be tried now
 _FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
 _LONGEST_BACKOFF = 60_000  # … up to this
 
@@ -34,7 +36,7 @@ class Facts(NamedTuple):
     reports_subscribers: bool  #: whether 0x00 from this broker means that somebody was subscribed
 
 
-Said = int | LinkDown | LinkLost | PublicationExpired | PublicationInvalid
+Said = int | LinkDown | LinkLost | PublicationExpired | PublicationInvalid | TakenBack
 """What the link says of a publication: the reason code of the broker's answer, or why there is none."""
 
 
@@ -55,6 +57,8 @@ def outcome(message: Message, said: Said, facts: Facts, *, may_queue: bool) -> O
             return _answered(message, said, facts, may_queue=may_queue)
         case LinkDown():
             return unsent(message, facts, may_queue=may_queue)
+        case TakenBack():
+            return put_aside(message, facts)
         case LinkLost():
             return in_doubt(message, said, facts)
         case PublicationExpired():
@@ -69,6 +73,11 @@ def given_back(message: Message, not_before: int | None = None) -> Outcome:
     """It was not tried: it waits where it came from, and not to be tried before a time (ms since the epoch)."""
     attempts = message.attempts - 1
     return Outcome(message.moved(Status.QUEUED, attempts=attempts, claim=None, not_before=not_before))
+
+
+def put_aside(message: Message, facts: Facts) -> Outcome:
+    """It is not to be tried now, nor for a while."""
+    return given_back(message, facts.now + _LATER)
 
 
 def unsent(message: Message, facts: Facts, *, may_queue: bool) -> Outcome:

@@ -1,70 +1,178 @@
-"""Callers who wait for what becomes of their messages, each until a time of its own."""
+"""Callers waiting for what becomes of their messages, each with its own deadline."""
 
 import asyncio
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Final
 
-from chapar.model.message import Message
+from chapar.errors import StoreUnavailable
+from chapar.model.change import Change
+from chapar.model.message import UNFINISHED, Message, Status
+from chapar.store.messages import Messages
+
+ENDS: Final = frozenset(Status) - UNFINISHED
+"""What is waited for where nothing else is asked: that the gateway owes the message nothing more."""
+
+_POLL_SHARED: Final = 0.1  # seconds between looks for what other processes have moved
 
 
-class _Waiter(NamedTuple):
-    told: asyncio.Future[Message | None]
-    deadline: float  #: loop time
+class Waiting:
+    """One caller, and the messages that it waits for: each until it comes into one of some states, or is in doubt.
+
+    `done` has a result once all have, or when time is up; cancelled, it is waited for no more. A message that is in
+    doubt is not waited for either: a 201 is for what was heard once.
+    """
+
+    __slots__ = ("deadline", "done", "found", "pending", "statuses")
+
+    def __init__(self, ids: Iterable[str], statuses: frozenset[Status] = ENDS) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.pending = set(ids)
+        self.statuses = statuses
+        self.found: dict[str, Message] = {}  #: messages as they stood when they came to be what is waited for
+        self.deadline = math.inf  #: loop time; it runs from when all are saved
+
+    def concerns(self, status: Status, *, in_doubt: bool) -> bool:
+        """Whether a message in this state is what is waited for."""
+        return status in self.statuses or (in_doubt and status is Status.QUEUED)
+
+    def end(self, message: Message) -> None:
+        """Note how a message stands: it need not be waited for any more."""
+        self.found[message.id] = message
+        self.release([message.id])
+
+    def release(self, ids: Iterable[str]) -> None:
+        """These messages are waited for no more."""
+        self.pending.difference_update(ids)
+        if not self.pending and self.deadline < math.inf:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Let the caller go on with what is known."""
+        if not self.done.done():
+            self.done.set_result(None)
 
 
 class Waiters:
-    """Who waits, by the message that they wait for."""
+    """Who waits, by the message that they wait for: a listener of what has changed.
 
-    def __init__(self) -> None:
+    A change that does not bring the whole message is looked up, and so is now and then whatever is waited for, where
+    other processes may move it.
+    """
+
+    def __init__(self, messages: Messages, *, alone: bool) -> None:
+        self._messages = messages
+        self._alone = alone
         self._loop = asyncio.get_running_loop()
-        self._waiters: dict[str, _Waiter] = {}
+        self._waiting: dict[str, list[Waiting]] = {}
+        self._timed: set[Waiting] = set()  # whose deadline runs
         self._timer: asyncio.Handle | None = None
         self._sweep_at = math.inf  # loop time of the next sweep
-        self._hurried = False
+        self._unknown: set[str] = set()  # messages to look up
+        self._asked = asyncio.Event()  # to look some up
+        self._stopping = False
 
-    def add(self, message_id: str, told: asyncio.Future[Message | None], deadline: float) -> None:
-        """Let `told` be the message once it has ended; None at the `deadline` (loop time), or once all are hurried.
+    async def run(self) -> None:
+        """Look up what is not known, until cancelled."""
+        while True:
+            ids: set[str] = set()
+            try:
+                async with asyncio.timeout(None if self._alone else _POLL_SHARED):
+                    await self._asked.wait()
+            except TimeoutError:
+                ids = set(self._waiting)
+            self._asked.clear()
+            ids |= self._unknown & self._waiting.keys()
+            self._unknown.clear()
+            if ids:
+                with suppress(StoreUnavailable):
+                    for message in await self._messages.find_all(list(ids)):
+                        self.notify(message)
 
-        Cancelling the future is how a caller stops waiting.
-        """
-        if self._hurried:
-            told.set_result(None)
+    def add(self, waiting: Waiting) -> None:
+        """Have a caller wait for its messages, which are about to be saved or are there."""
+        for message_id in waiting.pending:
+            self._waiting.setdefault(message_id, []).append(waiting)
+
+    def time(self, waiting: Waiting, deadline: float, without: Iterable[str] = ()) -> None:
+        """Let a caller wait until the `deadline` (loop time) for what is saved now, `without` the rest."""
+        self._forget(waiting, without)
+        waiting.deadline = deadline
+        waiting.release(without)
+        if self._stopping or not waiting.pending:
+            waiting.give_up()
+        if waiting.done.done():
+            self._forget(waiting, waiting.pending)
             return
-        self._waiters[message_id] = _Waiter(told, deadline)
+        self._timed.add(waiting)
         if deadline < self._sweep_at:
             self._sweep_by(deadline)
 
-    def tell(self, message: Message) -> None:
-        """Tell who waits for this message what became of it."""
-        waiter = self._waiters.pop(message.id, None)
-        if waiter is not None and not waiter.told.done():
-            waiter.told.set_result(message)
+    def remove(self, waiting: Waiting) -> None:
+        """A caller does not wait any more."""
+        self._timed.discard(waiting)
+        self._forget(waiting, waiting.pending)
 
-    def hurry(self) -> None:
-        """Whoever waits, now or later, is told that time is up."""
-        self._hurried = True
+    def heard(self, changes: Sequence[Change]) -> None:
+        """Notify whoever waits for what has changed."""
+        if not self._waiting:
+            return
+        for change in changes:
+            # Nobody waits for what is unfinished, unless it is in doubt.
+            if change.after in UNFINISHED and not (change.message is not None and change.message.possible_duplicate):
+                continue
+            if change.id in self._waiting:
+                if change.message is None:
+                    self.look_up(change.id)
+                else:
+                    self.notify(change.message)
+
+    def look_up(self, message_id: str) -> None:
+        """Find out how a message stands, and notify whoever waits for it."""
+        self._unknown.add(message_id)
+        self._asked.set()
+
+    def notify(self, message: Message) -> None:
+        """Notify whoever waits for a message to be as it is now."""
+        waitings = self._waiting.get(message.id, [])
+        left = []
+        for waiting in waitings:
+            if waiting.concerns(message.status, in_doubt=message.possible_duplicate):
+                self._end(waiting, message)
+            elif not waiting.done.done():
+                left.append(waiting)
+        self._keep(message.id, left)
+
+    def give_up(self, message: Message) -> None:
+        """Nobody can say what comes of a message: whoever waits for it goes on."""
+        for waiting in self._waiting.pop(message.id, []):
+            self._end(waiting, message)
+
+    def release_all(self) -> None:
+        """The gateway stops: for whoever waits, now or later, time is up."""
+        self._stopping = True
         self._give_up(math.inf)
 
-    def is_awaited(self, message_id: str) -> bool:
-        """Whether somebody waits for this message and has not been told."""
-        waiter = self._waiters.get(message_id)
-        return waiter is not None and not waiter.told.done()
+    def _end(self, waiting: Waiting, message: Message) -> None:
+        waiting.end(message)
+        if waiting.done.done():
+            self._timed.discard(waiting)
 
-    def among(self, message_ids: Iterable[str]) -> list[str]:
-        """Those of the messages that somebody waits for."""
-        return [message_id for message_id in message_ids if self.is_awaited(message_id)]
+    def _forget(self, waiting: Waiting, ids: Iterable[str]) -> None:
+        for message_id in ids:
+            self._keep(message_id, [each for each in self._waiting.get(message_id, []) if each is not waiting])
 
-    def all(self) -> list[str]:
-        """Every message that somebody waits for."""
-        return self.among(self._waiters)
+    def _keep(self, message_id: str, waitings: list[Waiting]) -> None:
+        if waitings:
+            self._waiting[message_id] = waitings
+        else:
+            self._waiting.pop(message_id, None)
 
     def _give_up(self, now: float) -> None:
-        late = [message_id for message_id, waiter in self._waiters.items() if waiter.deadline <= now]
-        for message_id in late:
-            told = self._waiters.pop(message_id).told
-            if not told.done():
-                told.set_result(None)
+        for waiting in [each for each in self._timed if each.deadline <= now or each.done.done()]:
+            self.remove(waiting)
+            waiting.give_up()
 
     # One timer for all: nearly every send would start one of its own only to stop it again.
     def _sweep_by(self, at: float) -> None:
@@ -76,6 +184,6 @@ class Waiters:
     def _sweep(self) -> None:
         self._give_up(self._loop.time())
         self._timer, self._sweep_at = None, math.inf
-        left = min((waiter.deadline for waiter in self._waiters.values()), default=None)
+        left = min((waiting.deadline for waiting in self._timed), default=None)
         if left is not None:
             self._sweep_by(left)

@@ -17,7 +17,7 @@ from chapar.model.message import Command
 from chapar.model.principal import Scope
 from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.web.api.items import Steps, in_lines, in_list
-from chapar.web.api.sending import Answer, read_command, refusal, send
+from chapar.web.api.sending import Answer, read_command, refusal, send, sent_answer
 from chapar.web.http.body import check_grammar, read_body
 from chapar.web.http.chunks import in_chunks
 from chapar.web.http.entrance import RequestRoute, allow, caller_of
@@ -133,34 +133,57 @@ class _Call:
 
     async def send_all(self, places: Sequence[slice], turns: Turns) -> list[Answer]:
         """An answer for each message; the first ones are committed while the next are read."""
-        answering: list[Answer | asyncio.Task[Answer]] = []
+        answers: dict[int, Answer] = {}
+        together: dict[int, Command] = {}  # commands to be sent as one list, by their number
         async with asyncio.TaskGroup() as tasks, turns.work() as work:
             for number, place in enumerate(places):
-                answering.append(self._begin(number, place, tasks))
-                if number % _AT_A_TIME == 0:
+                try:
+                    command, use = self._read(number, place)
+                except ChaparError as error:
+                    answers[number] = refusal(error, self._language)
+                else:
+                    if use is not None:
+                        tasks.create_task(self._send_once(number, command, use, answers))
+                    elif together and not _wait_alike(command, next(iter(together.values()))):
+                        tasks.create_task(self._send(together, answers))
+                        together = {number: command}
+                    else:
+                        together[number] = command
+                if number % _AT_A_TIME == 0 and together:
+                    tasks.create_task(self._send(together, answers))
+                    together = {}
                     await work.end_turn()
                 await work.share()
-        return [each if isinstance(each, Answer) else each.result() for each in answering]
+            if together:
+                tasks.create_task(self._send(together, answers))
+        return [answers[number] for number in range(len(places))]
 
-    def _begin(self, number: int, place: slice, tasks: asyncio.TaskGroup) -> Answer | asyncio.Task[Answer]:
-        try:
-            if not self._is_short(place):
-                raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")
-            item = self._body[place]
-            command = read_command(item)
-            use = use_of_key(self._request, item, f"\n{number}")  # which no key of a single call has
-        except ChaparError as error:
-            return refusal(error, self._language)
-        return tasks.create_task(self._send(without_waiting(command) if self.asynchronous else command, use))
+    def _read(self, number: int, place: slice) -> tuple[Command, Use | None]:
+        """The command that stands there, and how its part of the request uses a key; raises RequestError."""
+        if not self._is_short(place):
+            raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")
+        item = self._body[place]
+        command = read_command(item)
+        use = use_of_key(self._request, item, f"\n{number}")  # which no key of a single call has
+        return without_waiting(command) if self.asynchronous else command, use
 
-    async def _send(self, command: Command, use: Use | None) -> Answer:
+    async def _send_once(self, number: int, command: Command, use: Use, answers: dict[int, Answer]) -> None:
         try:
-            return await send(self._messaging, self._caller, command, use, self._language)
+            answers[number] = await send(self._messaging, self._caller, command, use, self._language)
         except ChaparError as error:
-            return refusal(error, self._language)
+            answers[number] = refusal(error, self._language)
+
+    async def _send(self, commands: dict[int, Command], answers: dict[int, Answer]) -> None:
+        sent = await self._messaging.send_all(self._caller, [*commands.values()])
+        for number, each in zip(commands, sent, strict=True):
+            answers[number] = refusal(each, self._language) if isinstance(each, ChaparError) else sent_answer(each)
 
     def _is_short(self, place: slice) -> bool:
         return int(place.stop) - int(place.start) <= self._limit
+
+
+def _wait_alike(one: Command, other: Command) -> bool:
+    return (one.wait, one.patience) == (other.wait, other.patience)
 
 
 async def _places(steps: Steps, work: Work) -> list[slice]:

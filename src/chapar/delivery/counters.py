@@ -1,0 +1,31 @@
+"""Counts of what is accepted and what ends: a listener of what has changed."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from chapar.model.change import Change
+from chapar.model.message import UNFINISHED
+from chapar.runtime.metrics import Metrics
+
+
+class Counters:
+    """Counts messages by the status in which they begin, and by the status and reason with which they end.
+
+    What makes a broker forget a retained message is nobody's message, so it is counted only where it ends.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def heard(self, changes: Sequence[Change]) -> None:
+        """Count what has changed."""
+        accepted, finished = Counter[str](), Counter[tuple[str, str]]()
+        for change in changes:
+            if change.before is None and not (change.message is not None and change.message.clears):
+                accepted[change.after.value] += 1
+            if change.after not in UNFINISHED:
+                finished[change.after.value, change.reason or ""] += 1
+        for status, count in accepted.items():
+            self._metrics.accepted[status,].inc(count)
+        for labels, count in finished.items():
+            self._metrics.finished[labels].inc(count)

@@ -1,0 +1,236 @@
+"""Callers waiting for what becomes of their messages."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+import pytest
+
+from chapar.delivery import waiting as waiting_module
+from chapar.delivery.waiting import ENDS, Waiters, Waiting
+from chapar.model.change import Change
+from chapar.model.message import Message, Status
+from support.fakes import EPOCH, MemoryStore, until
+from support.stores import new_message
+from support.timers import Timers
+
+FAR = 1e9  # loop time
+
+
+class Bench:
+    def __init__(self, *, alone: bool = True) -> None:
+        self.store = MemoryStore()
+        self.waiters = Waiters(self.store.messages, alone=alone)
+
+    def put(self, status: Status = Status.PUBLISHING, **fields: object) -> Message:
+        return self.store.put(new_message(status=status, **{"claim": None, "created_at": EPOCH} | fields))
+
+    def awaits(self, *ids: str, deadline: float | None = FAR, statuses: frozenset[Status] = ENDS) -> Waiting:
+        waiting = Waiting(ids, statuses)
+        self.waiters.add(waiting)
+        if deadline is not None:
+            self.waiters.time(waiting, deadline)
+        return waiting
+
+    def changed(self, *messages: Message, known: bool = True) -> None:
+        self.waiters.heard([change_to(message, known=known) for message in messages])
+
+
+def change_to(message: Message, *, known: bool = True) -> Change:
+    now = message if known else None
+    return Change(message.id, message.imei, Status.QUEUED, message.status, message.reason, EPOCH, now)
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+async def looking(bench: Bench) -> AsyncIterator[Bench]:
+    """Who waits is looked after."""
+    run = asyncio.create_task(bench.waiters.run())
+    yield bench
+    run.cancel()
+    with suppress(asyncio.CancelledError):
+        await run
+
+
+@pytest.mark.parametrize("status", sorted(ENDS))
+async def test_who_waits_goes_on_when_its_message_has_ended(bench: Bench, status: Status) -> None:
+    message = bench.put(status)
+    waiting = bench.awaits(message.id)
+    bench.changed(message)
+    assert waiting.done.done()
+    assert waiting.found == {message.id: message}
+    assert not bench.waiters._waiting
+    assert not bench.waiters._timed, "nothing of it is kept until its deadline"
+
+
+@pytest.mark.parametrize("status", [Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING])
+async def test_what_has_not_ended_is_waited_for(bench: Bench, status: Status) -> None:
+    message = bench.put(status)
+    waiting = bench.awaits(message.id)
+    bench.changed(message)
+    assert not waiting.done.done()
+
+
+async def test_what_is_in_doubt_is_not_waited_for(bench: Bench) -> None:
+    for status, ends in ((Status.PUBLISHING, False), (Status.QUEUED, True)):
+        message = bench.put(status, possible_duplicate=True)
+        waiting = bench.awaits(message.id)
+        bench.changed(message)
+        assert waiting.done.done() is ends
+
+
+async def test_several_wait_for_one_message_each_for_what_it_wants(bench: Bench) -> None:
+    message = bench.put(Status.PUBLISHED)
+    sent, other = bench.awaits(message.id), bench.awaits(message.id)
+    answered = bench.awaits(message.id, statuses=frozenset({Status.SUCCEEDED, Status.FAILED}))
+    bench.changed(message)
+    assert sent.done.done()
+    assert other.done.done()
+    assert not answered.done.done()
+    bench.changed(done := message._replace(status=Status.SUCCEEDED))
+    assert answered.found == {message.id: done}
+
+
+async def test_one_waits_for_several_messages_until_the_last(bench: Bench) -> None:
+    first, second, third = (bench.put(Status.PUBLISHED) for _ in range(3))
+    waiting = bench.awaits(first.id, second.id, third.id)
+    bench.changed(second, first)
+    assert not waiting.done.done()
+    bench.changed(third)
+    assert waiting.done.done()
+    assert waiting.found == {message.id: message for message in (first, second, third)}
+
+
+async def test_nobody_goes_on_before_what_it_waits_for_is_saved(bench: Bench) -> None:
+    message = bench.put(Status.EXPIRED)
+    waiting = bench.awaits(message.id, deadline=None)
+    bench.changed(message)
+    assert not waiting.done.done()
+    bench.waiters.time(waiting, FAR)
+    assert waiting.done.done()
+    assert waiting.found == {message.id: message}
+
+
+async def test_what_was_not_saved_is_not_waited_for(bench: Bench) -> None:
+    saved, refused = bench.put(Status.PUBLISHED), bench.put()
+    waiting = bench.awaits(saved.id, refused.id, deadline=None)
+    bench.waiters.time(waiting, FAR, without=[refused.id])
+    assert not waiting.done.done()
+    bench.changed(saved)
+    assert waiting.done.done()
+    nothing = bench.awaits(refused.id, deadline=None)
+    bench.waiters.time(nothing, FAR, without=[refused.id])
+    assert nothing.done.done()
+    assert not bench.waiters._waiting
+
+
+async def test_each_goes_on_at_its_own_deadline(bench: Bench) -> None:
+    now = asyncio.get_running_loop().time()
+    later = bench.awaits("later", deadline=now + 0.2)
+    never = bench.awaits("never")
+    soon = bench.awaits("soon", deadline=now + 0.05)
+    gone = bench.awaits("gone", deadline=now + 0.01)
+    gone.done.cancel()
+    await soon.done
+    assert not later.done.done()
+    await later.done
+    assert asyncio.get_running_loop().time() >= now + 0.2
+    assert not never.done.done()
+    assert (later.found, soon.found) == ({}, {})
+    assert [*bench.waiters._waiting] == ["never"]
+
+
+async def test_who_comes_too_late_goes_on_at_once(bench: Bench) -> None:
+    waiting = bench.awaits("m", deadline=0.0)
+    await waiting.done
+    assert not bench.waiters._waiting
+
+
+async def test_who_is_gone_is_forgotten(bench: Bench) -> None:
+    message = bench.put()
+    gone, left = bench.awaits(message.id), bench.awaits(message.id)
+    gone.done.cancel()
+    bench.waiters.notify(message)
+    assert bench.waiters._waiting == {message.id: [left]}
+    bench.waiters.remove(left)
+    assert not bench.waiters._waiting
+    waiting = bench.awaits("another", deadline=None)
+    waiting.done.cancel()
+    bench.waiters.time(waiting, FAR)
+    assert not bench.waiters._waiting
+
+
+async def test_when_the_gateway_stops_time_is_up_for_everybody(bench: Bench) -> None:
+    waiting, unsaved = bench.awaits("one"), bench.awaits("two", deadline=None)
+    bench.waiters.release_all()
+    assert waiting.done.done()
+    assert not unsaved.done.done()
+    bench.waiters.time(unsaved, FAR)
+    assert unsaved.done.done()
+    assert bench.awaits("three").done.done()
+
+
+async def test_where_nobody_can_say_what_comes_of_a_message_who_waits_goes_on(bench: Bench) -> None:
+    message = bench.put()
+    waiting = bench.awaits(message.id)
+    bench.waiters.give_up(message)
+    bench.waiters.give_up(message)
+    assert waiting.found == {message.id: message}
+    assert waiting.done.done()
+
+
+async def test_a_change_that_does_not_bring_the_message_is_looked_up(looking: Bench) -> None:
+    looking.waiters.look_up("nobody's")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    message, waits = looking.put(Status.EXPIRED), looking.put()
+    waiting, other = looking.awaits(message.id), looking.awaits(waits.id)
+    looking.changed(message, waits, looking.put(Status.EXPIRED), known=False)
+    await until(waiting.done.done)
+    assert waiting.found == {message.id: message}
+    assert not other.done.done()
+
+
+async def test_a_database_that_cannot_be_read_ends_nothing(looking: Bench) -> None:
+    message = looking.put(Status.EXPIRED)
+    waiting = looking.awaits(message.id)
+    looking.store.readers.failing = True
+    looking.waiters.look_up(message.id)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    looking.store.readers.failing = False
+    looking.waiters.look_up(message.id)
+    await until(waiting.done.done)
+
+
+@pytest.mark.parametrize(("alone", "seconds"), [(True, None), (False, 0.1)])
+async def test_whoever_waits_is_looked_after_where_others_may_have_moved_a_message(
+    monkeypatch: pytest.MonkeyPatch, *, alone: bool, seconds: float | None
+) -> None:
+    timers, asked = Timers(), []
+    monkeypatch.setattr(waiting_module, "asyncio", timers)
+    bench = Bench(alone=alone)
+    find_all = bench.store.messages.find_all
+
+    async def asking(ids: Sequence[str]) -> list[Message]:
+        asked.append([*ids])
+        return await find_all(ids)
+
+    monkeypatch.setattr(bench.store.messages, "find_all", asking)
+    moved, waits = bench.put(Status.CANCELLED), bench.put(Status.QUEUED)
+    waiting, other = bench.awaits(moved.id), bench.awaits(waits.id)
+    run = asyncio.create_task(bench.waiters.run())
+    await until(lambda: timers.timeouts)
+    assert (timers.timeouts, asked) == ([seconds], [])
+    if not alone:
+        timers.run_out()
+        await until(waiting.done.done)
+        assert {*asked[0]} == {moved.id, waits.id}
+        assert not other.done.done()
+    run.cancel()
+    with suppress(asyncio.CancelledError):
+        await run
