@@ -1,4 +1,5 @@
-"""What Chapar remembers: one table of messages, in SQLite or PostgreSQL.
+"""What Chapar remembers, in SQLite or PostgreSQL.
 
-`store.Store` is what the rest of the program may use; everything else in here serves it.
+`store.open_store` gives a `Store`: one class a subject, and `changes`, which announces what was committed. Everything
+else in here serves these.
 """
