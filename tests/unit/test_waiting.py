@@ -144,6 +144,37 @@ async def test_each_goes_on_at_its_own_deadline(bench: Bench) -> None:
     assert [*bench.waiters._waiting] == ["never"]
 
 
+@pytest.mark.parametrize("end", ["rejected", "something else", "unknown"])
+async def test_what_is_about_to_be_rejected_holds_its_caller_past_the_deadline(bench: Bench, end: str) -> None:
+    message, other = bench.put(), bench.put()
+    now = asyncio.get_running_loop().time()
+    waiting = bench.awaits(message.id, other.id, deadline=now + 0.01)
+    waiting.hold(message.id, rejected=True)
+    await bench.awaits("another", deadline=now + 0.02).done
+    assert not waiting.done.done(), "else its caller is told that the delivery goes on"
+    match end:
+        case "rejected":
+            bench.changed(message._replace(status=Status.REJECTED))
+            assert waiting.found[message.id].status is Status.REJECTED
+        case "something else":
+            waiting.hold(message.id, rejected=False)
+        case _:
+            bench.waiters.give_up(message)
+    await waiting.done
+    assert other.id not in waiting.found
+
+
+async def test_what_others_are_told_holds_nobody(bench: Bench) -> None:
+    message, other = bench.put(), bench.put()
+    waiting = bench.awaits(message.id, other.id)
+    waiting.hold(message.id, rejected=True)
+    waiting.hold(other.id, rejected=False)
+    bench.changed(message._replace(status=Status.REJECTED))
+    assert not waiting.is_held
+    bench.changed(other._replace(status=Status.PUBLISHED))
+    await waiting.done
+
+
 async def test_who_comes_too_late_goes_on_at_once(bench: Bench) -> None:
     waiting = bench.awaits("m", deadline=0.0)
     await waiting.done

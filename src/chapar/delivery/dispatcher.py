@@ -347,6 +347,8 @@ class Dispatcher:
         moves: list[Move] = []
         clearings: list[Addition] = []
         for delivery, (after, kept) in ended:
+            if delivery.caller is not None:
+                delivery.caller.hold(after.id, rejected=after.status is Status.REJECTED)
             if after.status is Status.QUEUED:
                 self._goes_back(delivery)
             attempts += kept
@@ -379,6 +381,8 @@ class Dispatcher:
                 continue
             if not result:
                 log.warning("moved_by_another_process", message_id=after.id)
+                if delivery.caller is not None:
+                    delivery.caller.hold(after.id, rejected=False)
                 self._waiters.look_up(after.id)
             self._end(delivery, is_back=result and after.status is Status.QUEUED)
         if again:

@@ -21,10 +21,11 @@ class Waiting:
     """One caller, and the messages that it waits for: each until it comes into one of some states, or is in doubt.
 
     `done` has a result once all have, or when time is up; cancelled, it is waited for no more. A message that is in
-    doubt is not waited for either: a 201 is for what was heard once.
+    doubt is not waited for either: a 201 is for what was heard once. One that is about to be rejected holds its caller
+    past the deadline, who would else be told that its delivery goes on.
     """
 
-    __slots__ = ("deadline", "done", "found", "pending", "statuses")
+    __slots__ = ("_rejected", "deadline", "done", "found", "is_late", "pending", "statuses")
 
     def __init__(self, ids: Iterable[str], statuses: frozenset[Status] = ENDS) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -32,6 +33,22 @@ class Waiting:
         self.statuses = statuses
         self.found: dict[str, Message] = {}  #: messages as they stood when they came to be what is waited for
         self.deadline = math.inf  #: loop time; it runs from when all are saved
+        self.is_late = False  #: whether time is up
+        self._rejected: set[str] = set()  # messages of which that is being committed
+
+    @property
+    def is_held(self) -> bool:
+        """Whether something is about to be rejected."""
+        return bool(self._rejected)
+
+    def hold(self, message_id: str, *, rejected: bool) -> None:
+        """What comes of a message is being committed: that it is `rejected`, or something else."""
+        if rejected:
+            self._rejected.add(message_id)
+            return
+        self._rejected.discard(message_id)
+        if self.is_late and not self._rejected:
+            self.give_up()
 
     def concerns(self, status: Status, *, in_doubt: bool) -> bool:
         """Whether a message in this state is what is waited for."""
@@ -45,7 +62,9 @@ class Waiting:
     def release(self, ids: Iterable[str]) -> None:
         """These messages are waited for no more."""
         self.pending.difference_update(ids)
-        if not self.pending and self.deadline < math.inf:
+        self._rejected &= self.pending
+        is_over = not self.pending or (self.is_late and not self._rejected)
+        if is_over and self.deadline < math.inf:
             self.give_up()
 
     def give_up(self) -> None:
@@ -171,6 +190,10 @@ class Waiters:
 
     def _give_up(self, now: float) -> None:
         for waiting in [each for each in self._timed if each.deadline <= now or each.done.done()]:
+            if waiting.is_held and not waiting.done.done():
+                self._timed.discard(waiting)
+                waiting.is_late = True
+                continue
             self.remove(waiting)
             waiting.give_up()
 
