@@ -16,7 +16,7 @@ from chapar.delivery import cancellation as cancellation_module
 from chapar.delivery import capacity as capacity_module
 from chapar.delivery.acceptance import Sending
 from chapar.delivery.cancellation import Cancellation
-from chapar.delivery.capacity import Room
+from chapar.delivery.capacity import Capacity
 from chapar.delivery.idempotency import KEY_KEPT, IdempotencyKeys, Replay, Use
 from chapar.delivery.messages import Messaging
 from chapar.delivery.reports import Reporting
@@ -75,13 +75,13 @@ class Bench:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
         self.settings = fake_settings(alone=alone, **settings)
         self.dispatcher, self.waiters, self.metrics = dispatcher_of(self.store, self.link, self.clock, alone=alone)
-        self.room = Room(self.settings.max_queue, self.store.queue, self.metrics)
+        self.capacity = Capacity(self.settings.max_queue, self.store.queue, self.metrics)
         self.sending = Sending(
             rules_of(self.settings),
             self.store.messages,
             self.dispatcher,
             self.waiters,
-            self.room,
+            self.capacity,
             self.clock,
             PROCESS,
             self.metrics,
@@ -98,7 +98,7 @@ class Bench:
             self.clock,
             patience=self.settings.publish_timeout,
         )
-        self.monitor = Monitor(self.store.health, link, self.room, self.clock, self.metrics)
+        self.monitor = Monitor(self.store.health, link, self.capacity, self.clock, self.metrics)
 
     async def send(self, command: Command = ASKED) -> Message:
         return await self.messaging.send(CALLER, command)
@@ -115,7 +115,7 @@ class Bench:
 
     async def counted(self) -> None:
         """Let what is unfinished be counted."""
-        await for_a_moment(self.room.run())
+        await for_a_moment(self.capacity.run())
 
 
 async def for_a_moment(loop: Coroutine[None, None, None]) -> None:
@@ -303,12 +303,12 @@ async def test_many_are_answered_at_the_deadline_with_what_is_known(bench: Bench
 
 async def test_many_whose_caller_goes_away_before_they_are_saved_take_no_room() -> None:
     bench = Bench(max_queue=1)
-    async with bench.room._counting:
+    async with bench.capacity._counting:
         sending = asyncio.create_task(bench.messaging.send_all(CALLER, [LATER, LATER]))
-        await until(lambda: bench.room._joining)
+        await until(lambda: bench.capacity._joining)
         sending.cancel()
         await until(sending.done)
-    assert bench.room._joining == {}
+    assert bench.capacity._joining == {}
     assert bench.stored() == []
 
 

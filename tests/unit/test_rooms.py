@@ -125,7 +125,6 @@ def test_only_the_wiring_takes_all_settings() -> None:
         parts = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)] if room == "cli" else [tree]
         if room not in WIRING and (functions := [name for part in parts for name in takes_settings(part)]):
             found[module] = functions
-    found.pop("chapar.delivery.acceptance", None)  # the last one
     assert found == {}
 
 

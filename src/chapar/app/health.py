@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from chapar.delivery.capacity import Room
+from chapar.delivery.capacity import Capacity
 from chapar.errors import StoreUnavailable
 from chapar.link.keeper import Link
 from chapar.runtime import logs
@@ -24,10 +24,10 @@ _MEASURE_EVERY: Final = 1.0  # seconds
 class Monitor:
     """Watches the database, the link, the queue and the clock."""
 
-    def __init__(self, database: Health, link: Link, room: Room, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, database: Health, link: Link, capacity: Capacity, clock: Clock, metrics: Metrics) -> None:
         self._database = database
         self._link = link
-        self._room = room
+        self._capacity = capacity
         self._clock = clock
         self._metrics = metrics
         self._reconnects = 0  # of the link, as counted so far
@@ -58,7 +58,7 @@ class Monitor:
         return self._metrics.exposition()
 
     def _measure(self) -> None:
-        self._room.measure(self._clock.now())
+        self._capacity.measure(self._clock.now())
         self._metrics.link_up.set(self._link.up)
         self._metrics.in_flight.set(self._link.in_flight)
         self._metrics.window.set(self._link.window)

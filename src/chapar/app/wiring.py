@@ -17,7 +17,7 @@ from chapar.app.brokers import broker_access
 from chapar.app.health import Monitor
 from chapar.delivery.acceptance import Rules, Sending
 from chapar.delivery.cancellation import Cancellation
-from chapar.delivery.capacity import Room
+from chapar.delivery.capacity import Capacity
 from chapar.delivery.counters import Counters
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.idempotency import IdempotencyKeys
@@ -180,14 +180,14 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             metrics,
             clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
         )
-        room = Room(settings.max_queue, store.queue, metrics)
+        capacity = Capacity(settings.max_queue, store.queue, metrics)
         for listener in (waiters.heard, dispatcher.heard, Counters(metrics).heard):
             store.changes.listen(listener)
-        sending = Sending(rules_of(settings), store.messages, dispatcher, waiters, room, clock, process, metrics)
+        sending = Sending(rules_of(settings), store.messages, dispatcher, waiters, capacity, clock, process, metrics)
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
         messaging = Messaging(store.messages, sending, keys)
         cancellation = Cancellation(store, dispatcher, waiters, messaging, clock, patience=settings.publish_timeout)
-        monitor = Monitor(store.health, link, room, clock, metrics)
+        monitor = Monitor(store.health, link, capacity, clock, metrics)
         forgetting = Forgetting(store.retention, clock, settings.retention_days)
         door = Door(tokens_of(settings, metrics), store.api_keys, clock, metrics)
         keyring = Keyring(store.api_keys, door, clock, settings.publish_timeout, alone=settings.serves_alone)
@@ -199,7 +199,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                 tasks.create_task(supervised("link", link.run, metrics), name="link"),
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
                 tasks.create_task(supervised("waiters", waiters.run, metrics), name="waiters"),
-                tasks.create_task(supervised("backlog", room.run, metrics), name="backlog"),
+                tasks.create_task(supervised("backlog", capacity.run, metrics), name="backlog"),
                 tasks.create_task(supervised("measurements", monitor.run, metrics), name="measurements"),
                 tasks.create_task(supervised("retention", forgetting.run, metrics), name="retention"),
                 tasks.create_task(door.run(), name="door"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from chapar.delivery.capacity import Room
+from chapar.delivery.capacity import Capacity
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.outcomes import not_sent
 from chapar.delivery.waiting import Waiters, Waiting
@@ -79,7 +79,7 @@ class Sending:
         messages: Messages,
         dispatcher: Dispatcher,
         waiters: Waiters,
-        room: Room,
+        capacity: Capacity,
         clock: Clock,
         process: str,
         metrics: Metrics,
@@ -88,7 +88,7 @@ class Sending:
         self._messages = messages
         self._dispatcher = dispatcher
         self._waiters = waiters
-        self._room = room
+        self._capacity = capacity
         self._clock = clock
         self._direct_claim = f"{process}.0"  # the dispatcher numbers its own from 1
         self._metrics = metrics
@@ -143,13 +143,13 @@ class Sending:
                     if draft.asked_for is not None and message.created_at - draft.asked_for > _LATE:
                         raise _gone_by(message.created_at)
                     if message.status in _IN_QUEUE:
-                        await self._room.check(reach)
+                        await self._capacity.check(reach)
                 except (FieldInvalid, QueueFull) as error:
                     sent[message.id] = error
                     continue
                 taken.append(draft)
                 if message.status in _IN_QUEUE:
-                    self._room.joins(message.id)
+                    self._capacity.joins(message.id)
         except BaseException:
             self._joined(taken)
             raise
@@ -159,7 +159,7 @@ class Sending:
         """Whether these are in the queue has been decided."""
         for draft in drafts:
             if draft.message.status in _IN_QUEUE:
-                self._room.joined(draft.message.id)
+                self._capacity.joined(draft.message.id)
 
     def _said(self, draft: Draft, sent: Sent) -> Sent:
         if isinstance(sent, Message):
@@ -263,7 +263,7 @@ class Sending:
                 if is_as_asked and place.status is Status.PUBLISHING:
                     self._dispatcher.deliver_direct(message, call.waiting if call.waits else None)
                 elif place.status in _IN_QUEUE:
-                    self._room.queued()
+                    self._capacity.queued()
                 return place.status in _ON_THE_WAY
             case Full(oldest):
                 shown = oldest if call.reach.operations == EVERYTHING else None

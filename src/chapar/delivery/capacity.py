@@ -17,8 +17,8 @@ _PATIENCE = 5  # seconds after which the whole full queue is worth another try
 _COUNT_EVERY = 1.0  # seconds between counts of what is unfinished
 
 
-class Room:
-    """Room in the whole queue: a count of the database now and then, and what was queued here since."""
+class Capacity:
+    """Whether the whole queue has room: a count of the database now and then, and what was queued here since."""
 
     def __init__(self, limit: int, queue: Queue, metrics: Metrics) -> None:
         """`limit`: messages in all (CHAPAR_MAX_QUEUE)."""
