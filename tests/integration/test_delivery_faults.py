@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from chapar.delivery.dispatcher import Dispatcher
 from chapar.model.message import Message, Status
 from chapar.runtime.clock import Clock
 from chapar.store.store import Store
-from support.fakes import PROCESS, FakeLink
-from support.stores import add_one, new_message, open_store, settings_for
+from support.fakes import FakeLink, dispatcher_of
+from support.stores import add_one, new_message, open_store
 
 MESSAGES = 20
 
@@ -21,24 +20,22 @@ async def store(database_url: str) -> AsyncIterator[Store]:
         yield store
 
 
-async def delivered(store: Store, database_url: str, link: FakeLink, faulty: Message, others: int) -> list[Message]:
+async def delivered(store: Store, link: FakeLink, faulty: Message, others: int) -> list[Message]:
     """What became of one message among others, as the database says."""
-    dispatcher = Dispatcher(settings_for(database_url), store, link, Clock(), PROCESS)  # type: ignore[arg-type]
-    await dispatcher.enter()
+    real: Any = (store, link, Clock())
+    dispatcher, _, _ = dispatcher_of(*real)
     messages = [new_message() for _ in range(others)]
     messages.insert(others // 2, faulty)
     for message in messages:
         await add_one(store, message)
     link.answers.extend([0x00] * len(messages))
     for message in messages:
-        dispatcher.deliver(message, direct=True)
+        dispatcher.deliver_direct(message, None)
     await dispatcher.drained()
     return await store.messages.find_all([message.id for message in messages])
 
 
-async def test_a_text_that_cannot_be_encoded_is_rejected_alone(
-    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_text_that_cannot_be_encoded_is_rejected_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     payload = Message.payload
 
     def encoded(message: Message) -> Any:
@@ -48,21 +45,21 @@ async def test_a_text_that_cannot_be_encoded_is_rejected_alone(
 
     monkeypatch.setattr(Message, "payload", property(encoded))
     faulty = new_message(micro_op="unspeakable")
-    found = {message.id: message for message in await delivered(store, database_url, FakeLink(), faulty, MESSAGES)}
+    found = {message.id: message for message in await delivered(store, FakeLink(), faulty, MESSAGES)}
     after = found.pop(faulty.id)
     assert (after.status, after.reason, after.attempts) == (Status.REJECTED, "internal_error", 0)
     assert {message.status for message in found.values()} == {Status.PUBLISHED}
     assert [attempt.outcome for attempt in await store.messages.attempts(faulty.id)] == ["internal_error"]
 
 
-async def test_an_end_that_no_column_takes_is_an_unknown_outcome(store: Store, database_url: str) -> None:
+async def test_an_end_that_no_column_takes_is_an_unknown_outcome(store: Store) -> None:
     faulty = new_message(at_most_once=True)
 
     class Answers(FakeLink):
         def answer(self, message_id: str, answer: int | Exception) -> None:
             super().answer(message_id, answer if message_id != faulty.id else 2**70)
 
-    found = {message.id: message for message in await delivered(store, database_url, Answers(), faulty, MESSAGES)}
+    found = {message.id: message for message in await delivered(store, Answers(), faulty, MESSAGES)}
     after = found.pop(faulty.id)
     assert (after.status, after.reason) == (Status.UNCONFIRMED, "internal_error")
     assert {message.status for message in found.values()} == {Status.PUBLISHED}
