@@ -415,6 +415,21 @@ async def test_what_the_link_has_not_sent_can_be_taken_back(bench: Bench) -> Non
         assert [*bench.link.waiting] == [other.id]
 
 
+async def test_a_fault_at_what_is_taken_back_does_not_block_its_device(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise FAULT
+
+    message = bench.queued("A")
+    async with bench.running():
+        await until(lambda: message.id in bench.link.waiting)
+        monkeypatch.setattr(outcomes, "put_aside", fails)
+        assert not await bench.dispatcher.take_back(message.id)
+    assert bench.store.now(message).status is Status.REJECTED
+    assert not bench.departures._returning
+
+
 async def test_what_has_left_is_not_taken_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.link, "take_back", lambda _: False)
     message = bench.taken()
