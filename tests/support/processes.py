@@ -102,19 +102,16 @@ class Program:
         """Make sure that it is gone, and leave its output to pytest."""
         self._process.kill()
         self._process.wait()
-        # A child that outlived it may still hold the pipe, so the reader may not end.
-        self._reader.join(1.0)
-        if not self._reader.is_alive():
-            assert self._process.stdout is not None
-            self._process.stdout.close()
+        self._reader.join(1.0)  # a child that outlived it may hold the pipe for longer
         sys.stdout.write(f"----- {self.name} (pid {self.pid}) -----\n{self.output}\n")
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with self._printed:
-                self.lines.append(line.rstrip("\n"))
-                self._printed.notify_all()
+        with self._process.stdout as output:
+            for line in output:
+                with self._printed:
+                    self.lines.append(line.rstrip("\n"))
+                    self._printed.notify_all()
 
 
 def children(pid: int) -> list[int]:
