@@ -485,6 +485,21 @@ async def test_a_message_that_somebody_else_moved_is_told_as_it_is_or_not_at_all
     assert not readable or await found(outcome) == moved
 
 
+async def test_a_caller_is_held_while_its_message_is_being_rejected_and_not_where_somebody_else_moved_it(
+    bench: Bench,
+) -> None:
+    message = bench.taken()
+    outcome = bench.awaits(message.id)
+    bench.store.put(message._replace(status=Status.QUEUED, claim=None))  # another process took it over
+    delivery = bench.delivers_direct(message, outcome)
+    await until(lambda: message.id in bench.link.waiting)
+    bench.link.answer(message.id, LinkDown())
+    await until(lambda: outcome.is_held)
+    await delivery
+    assert not outcome.is_held
+    assert bench.store.now(message).status is Status.QUEUED
+
+
 async def test_the_queue_is_taken_in_order_and_delivered(bench: Bench) -> None:
     messages = [bench.queued(imei) for imei in "ABA"]
     bench.link.answers.extend([0x00] * 3)
