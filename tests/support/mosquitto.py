@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -88,7 +89,7 @@ class Mosquitto:
         )
 
     def start(self) -> None:
-        """Returns once the port accepts connections."""
+        """Returns once it hears its clients: it accepts them a moment earlier, but a SIGTERM in that moment is lost."""
         config = self._folder / "mosquitto.conf"
         config.write_text("\n".join(self._config()) + "\n")
         mosquitto = shutil.which("mosquitto", path=_SEARCHED)
@@ -96,6 +97,10 @@ class Mosquitto:
             raise AssertionError("Mosquitto is not installed")
         self._program = Program([mosquitto, "-c", config], folder=self._folder)
         self._program.wait_until_accepts(self.port)
+        with socket.create_connection((LOOPBACK, self.port), timeout=60.0) as probe:
+            probe.shutdown(socket.SHUT_WR)
+            while probe.recv(4096):
+                pass  # closed by it, then
 
     def stop(self) -> None:
         """Let it say good-bye, as a service manager does."""
