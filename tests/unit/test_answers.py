@@ -9,7 +9,7 @@ import pytest
 from chapar.errors import LinkDown, LinkLost, PublicationInvalid, TakenBack
 from chapar.link.answers import Answer, Answers
 from chapar.link.publication import Publication
-from chapar.link.session import MAX_BATCH
+from chapar.link.publisher import MAX_BATCH
 from support.links import connected, publication
 
 
@@ -124,13 +124,13 @@ async def test_a_list_is_encoded_once_each_and_leaves_in_few_writes(
     monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     session, transport = connected(connack=mqtt5.ConnAckPacket(receive_max=1000).write())
-    encoded, real = [], session._encoded
+    encoded, real = [], session._publisher.encode
 
     def counted(sent: Publication, packet_id: int) -> bytes:
         encoded.append(sent)
         return real(sent, packet_id)
 
-    monkeypatch.setattr(session, "_encoded", counted)
+    monkeypatch.setattr(session._publisher, "encode", counted)
     sent = publications(batch)
     session.publish(sent)
     await asyncio.sleep(0)

@@ -25,6 +25,7 @@ from chapar.errors import (
 )
 from chapar.link import session as session_module
 from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.link.publisher import MAX_BATCH
 from chapar.link.session import Session
 from chapar.runtime.settings import Settings
 from support.fake_broker import FakeBroker
@@ -193,14 +194,14 @@ async def test_limits_are_checked_before_anything_leaves(broker: FakeBroker) -> 
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_one_that_cannot_be_sent_after_all_takes_none_of_its_batch_along(broker: FakeBroker, qos: int) -> None:
     async with open_session(broker.url) as session:
-        encoded = session._encoded
+        encoded = session._publisher.encode
 
         def fails(sent: Publication, packet_id: int) -> bytes:
             if sent.message_id == "bad":
                 raise MemoryError
             return encoded(sent, packet_id)
 
-        session._encoded = fails  # type: ignore[method-assign]
+        session._publisher.encode = fails  # type: ignore[method-assign]
         good, bad, behind = (
             published(session, publication(b"x", qos=qos if name == "bad" else 1)._replace(message_id=name))
             for name in ("good", "bad", "behind")
@@ -227,7 +228,7 @@ async def test_one_that_cannot_be_encoded_fails_its_caller_alone(broker: FakeBro
 async def test_a_broker_that_does_not_read_holds_the_queue_back() -> None:
     """With 64 KiB a publication, a batch is one publication, and the transport pauses after each."""
     session, transport = connected()
-    outcomes = [published(session, publication(b"x" * session_module.MAX_BATCH)) for _ in range(3)]
+    outcomes = [published(session, publication(b"x" * MAX_BATCH)) for _ in range(3)]
     session.pause_writing()
     await asyncio.sleep(0)
     assert session.waiting == 3

@@ -21,7 +21,6 @@ from chapar.errors import (
     MalformedPacket,
     Phrase,
     ProtocolUnsupported,
-    ReleaseRefused,
     SubscriptionRefused,
     TlsFailed,
 )
@@ -33,6 +32,7 @@ from chapar.link.limits import MAX_PACKET_SIZE, Limits
 from chapar.link.packets import read_packet, read_puback, words_of
 from chapar.link.patience import Patience, Step
 from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.link.publisher import MAX_BATCH, Publisher
 from chapar.link.reason_codes import (
     FIRST_FAILURE,
     UNSUPPORTED_PROTOCOL_VERSION,
@@ -44,10 +44,8 @@ from chapar.runtime.certificates import tls_problem
 CLOSE_TIMEOUT: Final = 1.0  # seconds that the last bytes may take to leave
 MAX_INCOMING_PACKET: Final = 1024 * 1024  # bytes; devices' messages are small, and this is held in memory
 MAX_WINDOW: Final = 1024  # what one lost link leaves in doubt, where the broker would allow up to 65,535
-MAX_BATCH: Final = 64 * 1024  # bytes per write, so that the transport's backpressure has a say between two
 
-_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE, mqtt5.QoS.EXACTLY_ONCE)
-_ANY_PACKET_ID: Final = 1  # for measuring: each packet id takes two bytes
+_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
 _WithReasonCode = (
     mqtt5.ConnAckPacket | mqtt5.PubAckPacket | mqtt5.PubRecPacket | mqtt5.PubCompPacket | mqtt5.DisconnectPacket
 )
@@ -97,8 +95,8 @@ class Session(asyncio.Protocol):
         self.session_present = False  #: whether the broker still had our session
         self.strays = Counter[str]()  #: packets that nobody waited for, by type
 
-        self._limits = Limits()
         self._window = Window()
+        self._publisher = Publisher(endpoint, self._window, self._reply, properties=sign_on.properties)
         self._subscribing: dict[int, asyncio.Future[list[int]]] = {}
         self._subscribe_ids = cycle(range(LAST_PACKET_ID + 1, 65_536))
         self._inbox = Inbox(self._reply, on_delivery)
@@ -164,16 +162,8 @@ class Session(asyncio.Protocol):
         """
         if not self._up:
             return Answers.alike(publications, LinkDown())
-        answers = Answers(len(publications))
-        for publication in publications:
-            try:
-                self._check(publication)
-            except Exception as error:  # noqa: BLE001 - one bad publication must not stop the rest
-                answers.add(publication, error)
-            else:
-                self._window.add(publication, answers)
         self._schedule_flush()
-        return answers
+        return self._publisher.add(publications)
 
     def take_back(self, message_id: str) -> bool:
         """End the publication of a message with TakenBack where nothing of it was sent; answer whether that is so."""
@@ -272,7 +262,7 @@ class Session(asyncio.Protocol):
         packet, unlisted = read_packet(frame)
         match packet:
             case mqtt5.PubAckPacket() | mqtt5.PubRecPacket() | mqtt5.PubCompPacket():
-                is_expected = self._take_answer(packet, _code(packet, unlisted))
+                is_expected = self._publisher.answered(packet, _code(packet, unlisted))
             case mqtt5.PubRelPacket():
                 is_expected = self._inbox.release(packet.packet_id)
             case mqtt5.SubAckPacket():
@@ -286,27 +276,6 @@ class Session(asyncio.Protocol):
                 is_expected = isinstance(packet, mqtt5.PingRespPacket)  # that it was heard is noted already
         if not is_expected:
             self._stray(type(packet).__name__.removesuffix("Packet").upper())
-
-    def _take_answer(self, packet: mqtt5.PubAckPacket | mqtt5.PubRecPacket | mqtt5.PubCompPacket, code: int) -> bool:
-        """Settle what it answers; answer whether anything waited for it."""
-        packet_id = packet.packet_id
-        match packet:
-            case mqtt5.PubAckPacket():
-                return self._window.acknowledged(packet_id, code)
-            case mqtt5.PubRecPacket():
-                is_expected = self._window.received(packet_id, code)
-                if code < FIRST_FAILURE:
-                    self._release(packet_id)
-                return is_expected
-            case mqtt5.PubCompPacket():
-                refusal = ReleaseRefused(self.endpoint, reason_name(code), code) if code >= FIRST_FAILURE else None
-                return self._window.completed(packet_id, refusal)
-
-    def _release(self, packet_id: int) -> None:
-        """Answer PUBREC, also a repeated one and one of an unknown packet id (MQTT 5.0 §4.3.3, §3.6.2.1)."""
-        is_known = self._window.is_received(packet_id)
-        code = mqtt5.PubRelReasonCode.SUCCESS if is_known else mqtt5.PubRelReasonCode.PACKET_ID_NOT_FOUND
-        self._reply(mqtt5.PubRelPacket(packet_id, reason_code=code).write())
 
     def _take_suback(self, packet: mqtt5.SubAckPacket, unlisted: bytes) -> bool:
         """Tell who subscribed; answer whether anybody waited for it."""
@@ -338,7 +307,7 @@ class Session(asyncio.Protocol):
 
     def _establish(self, connack: mqtt5.ConnAckPacket) -> None:
         self._window.size = min(connack.receive_max, MAX_WINDOW)
-        self._limits = Limits(
+        self._publisher.limits = Limits(
             max_packet_size=min(
                 connack.max_packet_size or MAX_PACKET_SIZE, self._sign_on.max_packet_size or MAX_PACKET_SIZE
             ),
@@ -353,37 +322,6 @@ class Session(asyncio.Protocol):
         self._established.set_result(None)
         self._watch()
 
-    def _check(self, publication: Publication) -> None:
-        """Raise PublicationInvalid where the broker's limits forbid it."""
-        self._limits.check(publication)
-        if self._limits.may_exceed_size(publication):
-            self._limits.check_size(len(self._encoded(publication, _ANY_PACKET_ID)))
-
-    def _encoded(self, publication: Publication, packet_id: int) -> bytes:
-        # DUP stays 0 on a second attempt: it marks the same packet sent again within one session (MQTT 5.0 §3.3.1.1),
-        # and ours begin clean. That it is one, the property `attempt` tells the device.
-        properties = self._sign_on.properties
-        user_properties = [("message-id", publication.message_id)]
-        if publication.attempt > 1:
-            user_properties.append(("attempt", str(publication.attempt)))
-        return mqtt5.PublishPacket(
-            publication.topic,
-            publication.payload,
-            qos=_QOS[publication.qos],
-            retain=publication.retain,
-            packet_id=packet_id if publication.qos else None,
-            message_expiry_interval=self._seconds_left(publication) if properties else None,
-            response_topic=publication.response_topic if properties else None,
-            correlation_data=publication.message_id.encode("ascii") if properties else None,
-            user_properties=user_properties if properties else None,
-        ).write()
-
-    def _seconds_left(self, publication: Publication) -> int | None:
-        """The Message Expiry Interval: whole seconds, rounded down, and 1 for what is left of the last one."""
-        if publication.deadline is None:
-            return None
-        return max(1, int(publication.deadline - self._loop.time()))
-
     def _schedule_flush(self) -> None:
         """Write at the end of this turn of the event loop, so that all its packets leave in one go."""
         if not self._flush_scheduled:
@@ -394,15 +332,8 @@ class Session(asyncio.Protocol):
         """Write what may leave, at most one batch in a turn of the event loop."""
         self._flush_scheduled = False
         batch, self._replies = self._replies, bytearray()
-        now = self._loop.time()
-        flows = self._up and self._writable and self._step < Step.HOLD
-        while flows and len(batch) < MAX_BATCH and (outgoing := self._window.next(now)):
-            try:
-                batch += self._encoded(outgoing.publication, outgoing.packet_id)
-            except Exception as error:  # noqa: BLE001 - what else is in this batch counts as sent, so it must leave
-                self._window.fail_one(outgoing, error)
-            else:
-                self._window.written(outgoing)
+        if self._up and self._writable and self._step < Step.HOLD:
+            self._publisher.fill(batch, self._loop.time())
         if batch:
             self._write(batch)
         if len(batch) >= MAX_BATCH:

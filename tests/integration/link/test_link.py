@@ -96,7 +96,7 @@ class TestStayingConnected:
     async def test_a_packet_that_costs_the_session_is_told_by_its_reason(self) -> None:
         with Mosquitto("max_packet_size 1000") as broker:
             async with open_session(broker.url) as session:
-                session._limits = Limits()  # as if the broker had not announced it
+                session._publisher.limits = Limits()  # as if the broker had not announced it
                 outcome = published(session, publication(b"x" * 2000))
                 with pytest.raises(LinkLost) as lost:
                     await outcome
