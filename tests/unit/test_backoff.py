@@ -26,6 +26,7 @@ from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.store import commits
 from chapar.store.changes import Changes
+from chapar.store.writer_process import Channel
 from simulation.virtual_time import VirtualLoop
 
 SPAN = 30.0  # seconds of virtual time
@@ -143,7 +144,7 @@ async def worker(tried: list[float], lives: float, tmp_path: Path = Path("/nowhe
 
 async def writer(tried: list[float], lives: float) -> None:
     @contextlib.asynccontextmanager
-    async def process(channel: commits._Channel, _: object) -> AsyncIterator[Any]:
+    async def process(channel: Channel, _: object) -> AsyncIterator[Any]:
         note(tried)
         transport: Any = type("Transport", (), {"write": lambda *_: None})()
         channel.connection_made(transport)
@@ -152,7 +153,7 @@ async def writer(tried: list[float], lives: float) -> None:
         yield transport
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commits, "_writer_process", process)
+        patch.setattr(commits, "writer_process", process)
         await commits.Commits([], Changes(), commits.Metrics())._keep_writer("sqlite://", None)
 
 

@@ -5,14 +5,13 @@ The writer itself is a process of its own (`writer.py`, which also describes the
 
 import asyncio
 import math
-import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar
 
 import structlog
 
@@ -24,7 +23,8 @@ from chapar.runtime.supervision import supervised
 from chapar.store.changes import Changes
 from chapar.store.files import Lock
 from chapar.store.operations import Kind
-from chapar.store.wire import pack, split, unpack
+from chapar.store.wire import pack
+from chapar.store.writer_process import Channel, writer_process
 
 log = structlog.get_logger()
 
@@ -34,7 +34,6 @@ _LONGEST_BACKOFF = 0.5  # … up to this, so that recovery is noticed within a c
 _STANDSTILL = 0.1  # seconds by which a timer is late only where the process was stopped or starved
 _AFTER_STANDSTILL = 0.05  # seconds until answers that came meanwhile have been read
 _CLOSE_PATIENCE = 5.0  # seconds in which closing still commits what is queued
-_EXIT_PATIENCE = 5.0  # seconds the writer may take to end once its socket is closed
 
 Arguments = TypeVar("Arguments")
 Result = TypeVar("Result")
@@ -325,9 +324,9 @@ class Commits:
         inherit, locked = ((), None) if lock is None else (lock.descriptors, lock.database)
         backoff = Backoff()
         while True:
-            channel = _Channel(self._hear)
+            channel = Channel(self._hear)
             try:
-                async with _writer_process(channel, inherit) as writer:
+                async with writer_process(channel, inherit) as writer:
                     writer.write(pack((database_url, locked)))
                     try:
                         with backoff.working():
@@ -375,59 +374,3 @@ class Commits:
         again = [operation for operation in operations if not operation.over]
         self._queue.extendleft(reversed(again))
         self._repeated = len(again)
-
-
-class _Channel(asyncio.Protocol):
-    """What one writer process sends. It is heard as it arrives: a stream and its reader would be a turn of the loop."""
-
-    def __init__(self, hear: Callable[[tuple[Any, ...], asyncio.WriteTransport], None]) -> None:
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._hear = hear
-        self._transport: asyncio.WriteTransport
-        self._received = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
-        self._transport = cast("asyncio.WriteTransport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
-        bodies, self._received = split(self._received + data)
-        for body in bodies:
-            self._hear(unpack(body), self._transport)
-
-    def connection_lost(self, _: Exception | None) -> None:
-        """Called by asyncio."""
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-
-@asynccontextmanager
-async def _writer_process(channel: _Channel, inherit: tuple[int, ...]) -> AsyncIterator[asyncio.WriteTransport]:
-    """A running writer, heard by `channel`; leaving closes the way to it, at which it ends. Raises OSError."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        writer, _ = await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # a file in the working folder must not stand in for a module
-                "-m",
-                "chapar.store.writer",
-                str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *inherit),
-                start_new_session=True,  # Ctrl-C is the gateway's to hear
-            )
-        except BaseException:
-            writer.close()
-            raise
-    try:
-        yield writer
-    finally:
-        writer.close()
-        try:
-            await asyncio.wait_for(process.wait(), _EXIT_PATIENCE)
-        except TimeoutError:
-            process.kill()
-            await process.wait()

@@ -1,0 +1,68 @@
+"""The writer as the gateway sees it: a process that is started, heard, and ended with its socket."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from chapar.store.wire import split, unpack
+
+_EXIT_PATIENCE: Final = 5.0  # seconds the writer may take to end once its socket is closed
+
+
+class Channel(asyncio.Protocol):
+    """What one writer process sends. It is heard as it arrives: a stream and its reader would be a turn of the loop."""
+
+    def __init__(self, hear: Callable[[tuple[Any, ...], asyncio.WriteTransport], None]) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hear = hear
+        self._transport: asyncio.WriteTransport
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        self._transport = cast("asyncio.WriteTransport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio."""
+        bodies, self._received = split(self._received + data)
+        for body in bodies:
+            self._hear(unpack(body), self._transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Called by asyncio."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+@asynccontextmanager
+async def writer_process(channel: Channel, inherit: tuple[int, ...]) -> AsyncIterator[asyncio.WriteTransport]:
+    """A running writer, heard by `channel`; leaving closes the way to it, at which it ends. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        writer, _ = await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # a file in the working folder must not stand in for a module
+                "-m",
+                "chapar.store.writer",
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *inherit),
+                start_new_session=True,  # Ctrl-C is the gateway's to hear
+            )
+        except BaseException:
+            writer.close()
+            raise
+    try:
+        yield writer
+    finally:
+        writer.close()
+        try:
+            await asyncio.wait_for(process.wait(), _EXIT_PATIENCE)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
