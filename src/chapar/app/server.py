@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar.app import wiring
 from chapar.errors import Phrase, PortTaken, SettingInvalid
-from chapar.runtime import logs
+from chapar.runtime import descriptors, logs
 from chapar.runtime.addresses import is_loopback
 from chapar.runtime.certificates import ServerCertificate, server_certificate
 from chapar.runtime.metrics import Metrics
@@ -205,7 +205,7 @@ def _check_loopback(host: str) -> None:
 
 def listen(settings: Settings) -> socket.socket:
     """Take the API's port, before anything else is started; raises PortTaken, SettingInvalid."""
-    connection.raise_descriptor_limit()
+    descriptors.raise_limit()
     host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     every_address = host == "::" and socket.has_dualstack_ipv6()

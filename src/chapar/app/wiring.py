@@ -29,6 +29,7 @@ from chapar.delivery.waiting import Waiters
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.keeper import Link
 from chapar.runtime.clock import Clock
+from chapar.runtime.descriptors import affordable
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings, listed
 from chapar.runtime.supervision import supervised
@@ -39,7 +40,7 @@ from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
 from chapar.web.api.messages import messaging_router
 from chapar.web.api.reports import reporting_router
-from chapar.web.http.connection import Bounds, affordable
+from chapar.web.http.connection import Bounds
 from chapar.web.http.direct import DirectRoutes
 from chapar.web.http.entrance import Entrance
 from chapar.web.http.origins import Origins

@@ -1,9 +1,7 @@
 """A client's connection, within bounds: how large a head may be, how long a client may take, how many there may be."""
 
 import asyncio
-import contextlib
 import enum
-import resource
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, assert_never, runtime_checkable
@@ -36,7 +34,6 @@ MAX_TARGET: Final = 8000  # bytes of path and query (RFC 9110 §4.1)
 _HEAD_END: Final = b"\r\n\r\n"  # the parser takes nothing else for it
 _GATHERED: Final = 64 * 1024  # bytes that wait to be read, or written, before more is let in; as without TLS
 _VERSIONS: Final = frozenset({"1.0", "1.1"})  # llhttp knows further ones
-_RESERVE: Final = 64  # descriptors for the database, the broker, the writer and the log
 _LEEWAY: Final = 1.0  # seconds; whoever reads a body, and uvicorn's own timer, are first to say that it took too long
 
 
@@ -400,16 +397,3 @@ def look_after(connections: Iterable[object], now: float) -> None:
     for connection in tuple(connections):
         if isinstance(connection, Connection):
             connection.look_after(now)
-
-
-def affordable(connections: int, readers: int) -> int:
-    """So many connections, or as many as there are descriptors for beside those of the database's readers."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, min(connections, descriptors - _RESERVE - readers))
-
-
-def raise_descriptor_limit() -> None:
-    """Let this process and its children open as many files and connections as the system allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it does not grant
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
