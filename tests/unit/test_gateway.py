@@ -276,6 +276,15 @@ async def test_a_fault_in_saving_is_nobody_s_answer(bench: Bench) -> None:
     assert not bench.waiters._waiting
 
 
+async def test_a_fault_in_saving_leaves_nothing_of_a_caller_who_is_gone(bench: Bench) -> None:
+    bench.store.commits.failing["add"] = RuntimeError("a test says so.")
+    sending = asyncio.create_task(bench.messaging.send_all(CALLER, [ASKED]))
+    await asyncio.sleep(0)
+    sending.cancel()
+    await until(lambda: not bench.waiters._waiting)
+    assert sending.cancelled()
+
+
 async def test_many_that_are_not_saved_all_say_so(bench: Bench) -> None:
     for error in (NotSaved("a test says so."), OutcomeUnknown()):
         bench.store.commits.failing["add"] = error

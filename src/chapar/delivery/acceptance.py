@@ -232,21 +232,17 @@ class Sending:
         """What follows from a commit, at once and whoever still waits for it."""
         del self._landing[call.drafts[0].message.id]
         self._joined(call.drafts)
+        ended = [draft.message.id for draft in call.drafts]
         error = added.exception()
         if error is None:
-            ended = [
-                draft.message.id
-                for draft, result in zip(call.drafts, added.result(), strict=True)
-                if not self._placed(call, draft, result)
-            ]
+            placed = zip(call.drafts, added.result(), strict=True)
+            ended = [draft.message.id for draft, result in placed if not self._placed(call, draft, result)]
         elif isinstance(error, ChaparError):
             if isinstance(error, OutcomeUnknown):
                 self._withdraw(call.drafts)
-            ended = [draft.message.id for draft in call.drafts]
             call.sent.update(dict.fromkeys(ended, error))
-        else:
+        elif not call.waiting.done.done():  # else its caller is gone
             call.waiting.done.set_exception(error)
-            ended = [draft.message.id for draft in call.drafts]
         self._waiters.time(call.waiting, call.deadline, without=ended)
 
     def _placed(self, call: _Call, draft: Draft, result: Added | NotSaved) -> bool:
