@@ -41,7 +41,7 @@ GRANT = Grant("backend", frozenset({Scope.SEND, Scope.READ}), Reach(("farm1-*",)
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Store]:
     async with open_store(database_url) as store:
-        await store.queue.hold(Lease(PROCESS, "this", 60, alone=False))
+        await store.queue.acquire_lease(Lease(PROCESS, "this", 60, alone=False))
         yield store
 
 
@@ -297,7 +297,7 @@ async def test_a_gateway_that_does_not_own_the_tables_cannot_rewrite_the_trail(
             connection.exec_driver_sql(granting)
         url = postgres_url.replace("//postgres@", "//chapar@")
         async with open_store(url) as store:
-            await store.queue.hold(Lease(PROCESS, "this", 60, alone=False))
+            await store.queue.acquire_lease(Lease(PROCESS, "this", 60, alone=False))
             message = new_message()
             await add_one(store, message, sender=ANNA)
             key = await created(store)

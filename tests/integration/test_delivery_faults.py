@@ -31,7 +31,7 @@ async def delivered(store: Store, link: FakeLink, faulty: Message, others: int) 
     link.answers.extend([0x00] * len(messages))
     for message in messages:
         dispatcher.deliver_direct(message, None)
-    await dispatcher.drained()
+    await dispatcher.drain()
     return await store.messages.find_all([message.id for message in messages])
 
 

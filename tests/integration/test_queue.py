@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import event
 
-from chapar.model.acceptance import UNBOUNDED, Added, Full, KeptAnswer, Key, Place, Withdrawal
+from chapar.model.acceptance import UNBOUNDED, Added, Full, IdempotencyKey, KeptAnswer, Placement, Withdrawal
 from chapar.model.message import Message, Status, clearing
 from chapar.model.queue import Backlog, Lease, Taken
 from chapar.store.database import Role, open_engine
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def store(shared_store: Store) -> Store:
-    await shared_store.queue.hold(Lease(PROCESS, "this", 60, alone=False))
+    await shared_store.queue.acquire_lease(Lease(PROCESS, "this", 60, alone=False))
     return shared_store
 
 
@@ -36,10 +36,12 @@ async def take(store: Store, limit: int = 100, at: int | None = None, process: s
     return await store.queue.take(f"{process}.{next(CLAIMS)}", limit, now() if at is None else at)
 
 
-async def add(store: Store, message: Message, max_depth: int = UNBOUNDED, key: Key | None = None) -> Added | Status:
+async def add(
+    store: Store, message: Message, max_depth: int = UNBOUNDED, key: IdempotencyKey | None = None
+) -> Added | Status:
     """What came of it: the status alone where the message was added."""
     added = await add_one(store, message, max_depth=max_depth, key=key)
-    return added.status if isinstance(added, Place) else added
+    return added.status if isinstance(added, Placement) else added
 
 
 async def cancel(store: Store, message_id: str, at: int = 0) -> tuple[bool, Status] | None:
@@ -107,7 +109,7 @@ async def test_what_was_taken_from_the_queue_is_not_overtaken(store: Store) -> N
 
 
 async def test_what_another_process_has_in_flight_keeps_its_device(store: Store) -> None:
-    await store.queue.hold(Lease(OTHER, "other", 60, alone=False))
+    await store.queue.acquire_lease(Lease(OTHER, "other", 60, alone=False))
     await add_all(store, new_message("A", claim=f"{OTHER}.1"))
     assert await add(store, new_message("A")) is Status.QUEUED
     await add_all(store, queued("B"))
@@ -169,7 +171,7 @@ async def test_a_message_on_its_way_is_not_withdrawn(store: Store) -> None:
 
 
 async def test_a_dead_process_is_settled_and_a_living_one_left_alone(store: Store) -> None:
-    await store.queue.hold(Lease(OTHER, "other", 60, alone=False))
+    await store.queue.acquire_lease(Lease(OTHER, "other", 60, alone=False))
     own, living = new_message("A"), new_message("B", claim=f"{OTHER}.1")
     dead, once = new_message("C", claim="0000000000000000.7"), new_message("D", claim="0000000000000000.8")
     once = once._replace(at_most_once=True)
@@ -181,12 +183,12 @@ async def test_a_dead_process_is_settled_and_a_living_one_left_alone(store: Stor
     assert (after[dead.id].status, after[dead.id].possible_duplicate) == (Status.QUEUED, True)
     assert (after[once.id].status, after[once.id].reason) == (Status.UNCONFIRMED, "process_died")
     assert [attempt.outcome for attempt in await store.messages.attempts(dead.id)] == ["process_died"]
-    await store.queue.leave(OTHER)
+    await store.queue.release_lease(OTHER)
     assert await store.queue.settle(PROCESS, now()) == 1
 
 
 async def test_a_lease_that_is_over_is_no_lease(store: Store) -> None:
-    await store.queue.hold(Lease(OTHER, "other", 0, alone=False))
+    await store.queue.acquire_lease(Lease(OTHER, "other", 0, alone=False))
     await add_all(store, new_message(claim=f"{OTHER}.1"))
     assert await store.queue.is_alive(OTHER) is False
     assert await store.queue.is_alive(PROCESS) is True
@@ -199,11 +201,11 @@ async def test_what_may_be_sent_once_is_not_queued_where_a_lease_ends_while_it_i
 ) -> None:
     if not shared_url.startswith("postgresql"):
         pytest.skip("nobody else writes to SQLite meanwhile")
-    await store.queue.hold(Lease(OTHER, "other", 60, alone=False))
+    await store.queue.acquire_lease(Lease(OTHER, "other", 60, alone=False))
     once = new_message(claim=f"{OTHER}.1")._replace(at_most_once=True)
     await add_all(store, once)
     await asyncio.to_thread(_settle_while_a_lease_ends, shared_url, statements)
-    await store.queue.leave(OTHER)
+    await store.queue.release_lease(OTHER)
     await store.queue.settle(PROCESS, now())
     after = await store.messages.find(once.id)
     assert after is not None
@@ -254,8 +256,8 @@ async def test_what_is_on_its_way_counts_as_unfinished_too(store: Store) -> None
     assert [isinstance(each, Full) for each in await asyncio.gather(*together)] == [False] * 2 + [True] * 3
 
 
-def key(message: Message, name: str = "k", fingerprint: str = "f", kept_until: int | None = None) -> Key:
-    return Key("me", name, fingerprint, message.id, PROCESS, None, None, kept_until or now() + 60_000)
+def key(message: Message, name: str = "k", fingerprint: str = "f", kept_until: int | None = None) -> IdempotencyKey:
+    return IdempotencyKey("me", name, fingerprint, message.id, PROCESS, None, None, kept_until or now() + 60_000)
 
 
 async def test_a_key_makes_one_message_and_keeps_its_first_answer(store: Store) -> None:
@@ -322,7 +324,7 @@ async def test_what_is_on_its_way_is_not_withdrawn_and_keeps_its_key(store: Stor
     await add(store, message, key=key(message))
     await take(store)
     assert await single(store.messages.withdraw([Withdrawal(never(message), message.claim, key(message))])) is None
-    assert isinstance(await add(store, queued(), key=key(queued())), Key)
+    assert isinstance(await add(store, queued(), key=key(queued())), IdempotencyKey)
 
 
 async def test_a_full_device_leaves_the_key_unused(store: Store) -> None:
@@ -349,10 +351,10 @@ async def test_what_waits_to_clear_a_retained_message_is_no_backlog(store: Store
     assert await store.queue.backlog() == Backlog({Status.SCHEDULED: 1}, scheduled)
 
 
-async def owner(store: Store, message: Message) -> Key:
+async def owner(store: Store, message: Message) -> IdempotencyKey:
     """The row of the key, as somebody else who asks for it is told."""
     found = await add(store, queued(), key=key(queued()))
-    assert isinstance(found, Key)
+    assert isinstance(found, IdempotencyKey)
     assert found.message_id == message.id
     return found
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from chapar.model.acceptance import UNBOUNDED, Added, Addition, Full, KeptAnswer, Key, Place, Withdrawal
+from chapar.model.acceptance import UNBOUNDED, Added, Addition, Full, IdempotencyKey, KeptAnswer, Placement, Withdrawal
 from chapar.model.change import Change, Move
 from chapar.model.message import MOVES, MUTABLE, UNFINISHED, Attempt, Message, Status, clearing
 from chapar.model.queue import Lease
@@ -195,7 +195,11 @@ class Messages(RuleBasedStateMachine):
             retain=once_and_retained[1],
             finished_at=EPOCH if status is Status.REJECTED else None,
         )
-        use = None if key is None else Key(self.principal, key, "f", message.id, process, None, None, EPOCH + 60_000)
+        use = (
+            None
+            if key is None
+            else IdempotencyKey(self.principal, key, "f", message.id, process, None, None, EPOCH + 60_000)
+        )
         self.additions[message.id] = ("add", Addition(message, max_depth, use))
         before = [other for other in self.now.values() if other.imei == imei and other.status in UNFINISHED]
         (added,) = self.ask(self.additions[message.id])
@@ -209,9 +213,9 @@ class Messages(RuleBasedStateMachine):
             case Full(oldest):
                 assert is_full
                 assert oldest == next(other.id for other in before if not other.clears)
-            case Key():
+            case IdempotencyKey():
                 assert added.message_id != message.id
-            case Place(status, claim):
+            case Placement(status, claim):
                 assert not is_full or status is Status.REJECTED
                 goes_behind = any(
                     other.status is Status.QUEUED
@@ -222,13 +226,13 @@ class Messages(RuleBasedStateMachine):
                     assert (status, claim) == (Status.QUEUED, None)
                 else:
                     assert (status, claim) == (message.status, message.claim)
-        assert (message.id in self.now) == isinstance(added, Place)
+        assert (message.id in self.now) == isinstance(added, Placement)
 
     @rule(id_=messages)
     def add_again(self, id_: str) -> None:
         (found,) = self.ask(self.additions[id_])
-        if (message := self.now.get(id_)) is not None and not isinstance(found, Key):
-            assert found == Place(message.status, message.claim)
+        if (message := self.now.get(id_)) is not None and not isinstance(found, IdempotencyKey):
+            assert found == Placement(message.status, message.claim)
 
     @rule(id_=messages)
     def withdraw(self, id_: str) -> None:

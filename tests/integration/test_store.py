@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, event, select
 
 from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
-from chapar.model.acceptance import Key, Sender
+from chapar.model.acceptance import IdempotencyKey, Sender
 from chapar.model.message import Message, Status, new_id
 from chapar.model.report import Filters, Page, Position
 from chapar.runtime.metrics import Metrics
@@ -258,7 +258,9 @@ async def test_outlived_keys_are_forgotten_in_batches_and_messages_stay(
     monkeypatch.setattr(retention, "_FORGOTTEN", 2)
     sent = [new_message("A", Status.PUBLISHED, claim=None) for _ in range(6)]
     for number, message in enumerate(sent):
-        key = Key("me", f"key-{number}", "", message.id, "", None, None, kept_until=now() + (number - 4) * 10**6)
+        key = IdempotencyKey(
+            "me", f"key-{number}", "", message.id, "", None, None, kept_until=now() + (number - 4) * 10**6
+        )
         await add_one(store, message, key=key)
     assert [removed async for removed in store.retention.prune(0, now())] == [0, 0, 0]
     with open_engine(database_url, Role.ADMINISTRATOR).connect() as connection:  # which keeps none open

@@ -101,7 +101,7 @@ class WriterProcess:
         if self._batch is None:
             return
         self._batch = None
-        self._commits._hear(("answers", answers, usable), self)
+        self._commits._receive(("answers", answers, usable), self)
         if not usable:
             self._ready_later()
 
@@ -110,7 +110,7 @@ class WriterProcess:
 
     def _ready(self) -> None:
         if not self._process.dead:
-            self._commits._hear(("ready",), self)
+            self._commits._receive(("ready",), self)
 
 
 class SimulatedReaders(Readers):
@@ -161,7 +161,7 @@ async def open_store(_: str, metrics: Metrics, **__: object) -> "AsyncIterator[S
     commits, readers = SimulatedCommits(process, changes, metrics), SimulatedReaders(process.world)
     process.commits = commits
     store = Store.over(commits, readers, readers, changes)
-    commits._hear(("ready",), commits.writer)
+    commits._receive(("ready",), commits.writer)
     try:
         yield store._replace(health=_Healthy(commits, readers), api_keys=_SomeKeys(commits, readers))
     finally:

@@ -85,7 +85,7 @@ class _Commits:
             results = self._database.ask(*((kind.name, each) for each in arguments))
             if not future.done():
                 future.set_result(results)
-            if self._changes.is_heard and kind.changes is not None:
+            if self._changes.has_listeners and kind.changes is not None:
                 changed = [change for pair in zip(arguments, results, strict=True) for change in kind.changes(*pair)]
                 asyncio.get_running_loop().call_soon(self._changes.announce, changed)
         elif not future.done():
@@ -212,6 +212,6 @@ def dispatcher_of(
     lease = ProcessLease(store.queue, clock, PROCESS, LEASE, alone=alone)
     waiters = Waiters(store.messages, alone=alone)
     dispatcher = Dispatcher(*edges, lease, waiters, clock, metrics, clears_expired=clears_expired)
-    for listener in (waiters.heard, dispatcher.heard, Counters(metrics).heard):
+    for listener in (waiters.received, dispatcher.received, Counters(metrics).received):
         store.changes.listen(listener)
     return dispatcher, waiters, metrics

@@ -113,7 +113,7 @@ class TestServing:
         files.renew()
         with pytest.raises(ssl.SSLCertVerificationError):
             shown_by(certificate, files.ca_file, name)
-        certificate.look()
+        certificate.refresh()
         assert shown_by(certificate, files.ca_file, name) != before
 
     def test_half_a_renewal_changes_nothing(self, files: Certificates, tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ class TestServing:
         files.renew()
         new_key = files.server_key_file.read_bytes()
         files.server_key_file.write_bytes(key)
-        certificate.look()
+        certificate.refresh()
         assert shown_by(certificate, ca_file) == before
         files.server_key_file.unlink()
-        certificate.look()
+        certificate.refresh()
         assert shown_by(certificate, ca_file) == before
         files.server_key_file.write_bytes(new_key)
-        certificate.look()
+        certificate.refresh()
         assert shown_by(certificate, files.ca_file) != before
 
 

@@ -35,7 +35,7 @@ class Writer:
     def write(self, frame: bytes) -> None:
         self.batches.append([*unpack(frame[LENGTH:])])
         answers = self._database.commit(self.batches[-1])
-        asyncio.get_running_loop().call_soon(self._commits._hear, ("answers", answers, True), self)
+        asyncio.get_running_loop().call_soon(self._commits._receive, ("answers", answers, True), self)
 
 
 class Bench:
@@ -43,7 +43,7 @@ class Bench:
         self.changes = Changes()
         self.commits = Commits(KINDS, self.changes, Metrics())
         self.writer = Writer(self.commits)
-        self.commits._hear(("ready",), self.writer)
+        self.commits._receive(("ready",), self.writer)
         readers: Any = None
         self.messages = Messages(self.commits, readers)
         self.heard: list[Sequence[Change]] = []

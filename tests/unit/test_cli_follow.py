@@ -104,7 +104,7 @@ def follower(gateway: GatewayClient) -> Follower:
 
 
 def seen(follower: Follower) -> list[tuple[str, str]]:
-    return [(message.id, message.status) for message in follower.look().changed]
+    return [(message.id, message.status) for message in follower.refresh().changed]
 
 
 def test_what_was_there_before_is_not_new(fake: FakeGateway, gateway: GatewayClient) -> None:
@@ -137,16 +137,16 @@ def test_every_change_of_state_is_seen_once(fake: FakeGateway, follower: Followe
 
 def test_another_attempt_is_a_change(fake: FakeGateway, follower: Follower) -> None:
     new = fake.accept("publishing")
-    follower.look()
+    follower.refresh()
     fake.messages[new]["attempts"] = 2
     assert seen(follower) == [(new, "publishing")]
 
 
 def test_a_message_that_becomes_visible_after_later_ones_is_seen(fake: FakeGateway, follower: Follower) -> None:
     fake.pass_time(20)
-    follower.look()
+    follower.refresh()
     fake.accept()
-    follower.look()
+    follower.refresh()
     late = fake.accept(ago=15)
     assert seen(follower) == [(late, "published")]
 
@@ -155,7 +155,7 @@ def test_what_happened_while_the_gateway_was_out_of_reach_is_seen(fake: FakeGate
     fake.down = True
     fake.pass_time(1800)
     with pytest.raises(GatewayUnreachable):
-        follower.look()
+        follower.refresh()
     early = fake.accept(ago=1700)
     fake.pass_time(1800)
     late = fake.accept()
@@ -165,20 +165,20 @@ def test_what_happened_while_the_gateway_was_out_of_reach_is_seen(fake: FakeGate
 
 def test_a_look_that_fails_halfway_loses_nothing(fake: FakeGateway, follower: Follower) -> None:
     old = fake.accept("queued")
-    follower.look()
+    follower.refresh()
     fake.pass_time(3600)
     fake.move(old, "published")
     new = fake.accept()
     fake.breaks_at_status = True
     with pytest.raises(GatewayLost):
-        follower.look()
+        follower.refresh()
     fake.breaks_at_status = False
     assert seen(follower) == [(old, "published"), (new, "published")]
 
 
 def test_a_message_that_ends_long_after_it_was_accepted_is_seen(fake: FakeGateway, follower: Follower) -> None:
     old = fake.accept("queued")
-    follower.look()
+    follower.refresh()
     fake.pass_time(3600)
     assert seen(follower) == []
     fake.move(old, "expired")
@@ -207,12 +207,12 @@ def test_many_old_messages_that_end_at_once_are_seen_in_turn(fake: FakeGateway, 
 
 def test_a_message_that_was_deleted_is_forgotten(fake: FakeGateway, follower: Follower) -> None:
     old = fake.accept("queued")
-    follower.look()
+    follower.refresh()
     del fake.messages[old]
     fake.pass_time(3600)
     assert seen(follower) == []
     fake.asked.clear()
-    follower.look()
+    follower.refresh()
     assert not any(old in path for path in fake.asked)
 
 
@@ -230,10 +230,10 @@ def test_memory_is_bounded_and_still_nothing_is_seen_twice(
 
 def test_what_is_finished_and_out_of_the_window_is_forgotten(fake: FakeGateway, follower: Follower) -> None:
     fake.accept()
-    follower.look()
+    follower.refresh()
     fake.pass_time(2 * WINDOW.total_seconds())
-    follower.look()
-    follower.look()
+    follower.refresh()
+    follower.refresh()
     assert follower._known == {}
 
 
@@ -242,14 +242,14 @@ def test_more_than_a_look_reads_is_said_and_the_newest_are_seen(
 ) -> None:
     monkeypatch.setattr(follow, "MOST_READ", 5)
     fake.accept(ago=1)
-    assert not follower.look().missed
+    assert not follower.refresh().missed
     new = [fake.accept(ago=(9 - number) / 100) for number in range(9)]
-    look = follower.look()
+    look = follower.refresh()
     assert look.missed
     assert [message.id for message in look.changed] == new[4:]
     assert seen(follower) == []
     newer = fake.accept()
-    look = follower.look()
+    look = follower.refresh()
     assert not look.missed
     assert [message.id for message in look.changed] == [newer]
 

@@ -14,7 +14,7 @@ def change(before: Status | None, after: Status, reason: str | None = None, mess
 
 def counted(*changes: Change) -> dict[str, float]:
     metrics = Metrics()
-    Counters(metrics).heard(changes)
+    Counters(metrics).received(changes)
     lines = metrics.exposition().decode().splitlines()
     counts = [line.rpartition(" ")[::2] for line in lines if line.startswith("chapar_messages_")]
     return {name.removeprefix("chapar_messages_"): float(value) for name, value in counts}

@@ -106,7 +106,7 @@ class Bench:
 
     def wake(self) -> None:
         """Let it know of something that another has queued."""
-        self.dispatcher.heard([Change("m", "A", None, Status.QUEUED, None, EPOCH, None)])
+        self.dispatcher.received([Change("m", "A", None, Status.QUEUED, None, EPOCH, None)])
 
     async def again(self, message: Message, answer: int | Exception) -> Message:
         """Take a message that is queued, and deliver it once more."""
@@ -630,7 +630,7 @@ async def test_stopping_takes_nothing_more_and_what_is_under_way_goes_on(bench: 
     await run
     bench.queued("B")
     bench.link.answer(message.id, 0x00)
-    await bench.dispatcher.drained()
+    await bench.dispatcher.drain()
     assert bench.store.now(message).status is Status.PUBLISHED
     assert bench.link.ids == [message.id]
 
@@ -818,7 +818,7 @@ async def test_what_the_database_never_takes_stops_no_other_delivery(bench: Benc
     with capture_logs() as logged:
         assert await bench.deliver(message, 0x00) == message
         assert (await bench.deliver(other, 0x00)).status is Status.PUBLISHED
-        await bench.dispatcher.drained()
+        await bench.dispatcher.drain()
     assert await found(told) == message, "whoever waits is told that nobody knows"
     assert [entry["event"] for entry in logged] == ["delivery_failed", "left_behind"]
 
@@ -828,7 +828,7 @@ async def test_a_delivery_goes_on_where_nobody_waits_for_its_end_any_more(bench:
     with capture_logs() as logged:
         delivery = bench.delivers(message)
         delivery.cancel()
-        draining = asyncio.create_task(bench.dispatcher.drained())
+        draining = asyncio.create_task(bench.dispatcher.drain())
         await turns()
         assert not draining.done()
         bench.link.answer(message.id, 0x00)
@@ -857,7 +857,7 @@ async def test_a_lease_is_renewed_when_a_third_of_it_is_over(bench: Bench, timer
         await turns()
         assert timers.sleeps == [LEASE / 3]
         assert "lease" in {task.get_name() for task in asyncio.all_tasks()}
-    assert len(bench.store.asked("hold")) == 1
+    assert len(bench.store.asked("acquire_lease")) == 1
 
 
 @pytest.mark.parametrize(("alone", "seconds"), [(True, 1.0), (False, 0.1)])

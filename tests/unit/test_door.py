@@ -28,13 +28,13 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 async def test_the_door_is_open_until_a_key_is_made() -> None:
     bench = DoorBench()
-    await bench.door.look()
+    await bench.door.refresh()
     assert bench.door.is_open
     bench.new_key()
-    await bench.door.look()
+    await bench.door.refresh()
     assert not bench.door.is_open
     bench.store.by_hash.clear()
-    await bench.door.look()
+    await bench.door.refresh()
     assert not bench.door.is_open, "it never opens by itself"
 
 
@@ -71,7 +71,7 @@ async def test_who_was_let_in_is_checked_anew_whatever_is_remembered() -> None:
     bench = DoorBench()
     await bench.door.readmit(None)  # it is open
     key = bench.new_key()
-    await bench.door.look()
+    await bench.door.refresh()
     with pytest.raises(Unauthenticated):
         await bench.door.readmit(None)
     await bench.door.admit(key)

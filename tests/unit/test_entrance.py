@@ -68,7 +68,7 @@ class Place(DoorBench):
     async def closed(self) -> None:
         """Make a key, and close the door."""
         self.new_key()
-        await self.door.look()
+        await self.door.refresh()
 
     @asynccontextmanager
     async def calling(self, credential: str | bytes | None = None) -> AsyncIterator[httpx.AsyncClient]:
@@ -364,7 +364,7 @@ async def test_a_stream_goes_to_its_end_while_its_caller_is_admitted() -> None:
         sent = await streamed_to(place, credential, pieces())
         assert [message.get("body") for message in sent] == [None, b"all", b""]
         assert not sent[-1]["more_body"]
-        await place.door.look()
+        await place.door.refresh()
 
 
 @pytest.mark.parametrize("is_open", [True, False])
@@ -374,7 +374,7 @@ async def test_a_stream_without_end_is_cut_once_its_caller_counts_no_more(
     monkeypatch.setattr(access, "READMIT_EVERY", 0)
     place = Place()
     credential = None if is_open else place.new_key()
-    await place.door.look()
+    await place.door.refresh()
 
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(20):
@@ -383,7 +383,7 @@ async def test_a_stream_without_end_is_cut_once_its_caller_counts_no_more(
         keys = place.store.by_hash
         if is_open:
             place.new_key()
-            await place.door.look()
+            await place.door.refresh()
         place.store.by_hash = {hash_: row._replace(revoked_at=1) for hash_, row in keys.items()}
         while True:
             yield b"more"

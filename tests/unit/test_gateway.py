@@ -42,7 +42,7 @@ from chapar.errors import (
     OutOfReach,
     QueueFull,
 )
-from chapar.model.acceptance import Addition, Key
+from chapar.model.acceptance import Addition, IdempotencyKey
 from chapar.model.audit import AuditFilters
 from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
@@ -289,7 +289,7 @@ async def test_many_that_are_not_saved_all_say_so(bench: Bench) -> None:
     for error in (NotSaved("a test says so."), OutcomeUnknown()):
         bench.store.commits.failing["add"] = error
         assert await bench.messaging.send_all(CALLER, [ASKED, LATER]) == [error, error]
-    await bench.sending.quiet()
+    await bench.sending.drain()
     assert [row.reason for row in bench.stored()] == ["outcome_unknown"] * 2
 
 
@@ -494,7 +494,7 @@ async def test_what_may_have_been_saved_is_withdrawn_with_its_key(bench: Bench) 
     assert (row.status, row.reason, row.attempts) == (Status.REJECTED, "outcome_unknown", 0)
     assert await bench.store.keys.owner(("me", "key"), EPOCH) is None
     bench.store.commits.failing.clear()
-    await bench.sending.quiet()
+    await bench.sending.drain()
     bench.link.answers.append(0x00)
     assert sent_of(await bench.once()).status is Status.PUBLISHED
 
@@ -553,7 +553,7 @@ async def test_a_caller_who_goes_away_leaves_its_key_to_the_next_once_the_messag
     await asyncio.sleep(0)
     with pytest.raises(KeyInFlight):
         await bench.once()
-    await bench.sending.quiet()
+    await bench.sending.drain()
     [row] = bench.stored()
     assert sent_of(await bench.once()) == row
     assert await bench.once() == Replay(row.id, 202, "{}")
@@ -572,11 +572,11 @@ async def test_an_answer_that_is_being_kept_is_kept_also_where_its_caller_is_gon
 
 
 async def test_a_key_that_a_living_process_is_to_answer_is_in_flight(bench: Bench) -> None:
-    await bench.store.queue.hold(Lease(OTHER, "other", 60, alone=False))
+    await bench.store.queue.acquire_lease(Lease(OTHER, "other", 60, alone=False))
     message = key_of_another(bench)
     with pytest.raises(KeyInFlight):
         await bench.once()
-    await bench.store.queue.leave(OTHER)
+    await bench.store.queue.release_lease(OTHER)
     assert sent_of(await bench.once()) == message
 
 
@@ -1051,5 +1051,5 @@ def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) 
     return message
 
 
-def key_for(message: Message) -> Key:
-    return Key(*USE, message.id, OTHER, None, None, EPOCH + KEY_KEPT)
+def key_for(message: Message) -> IdempotencyKey:
+    return IdempotencyKey(*USE, message.id, OTHER, None, None, EPOCH + KEY_KEPT)

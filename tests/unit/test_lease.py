@@ -40,12 +40,12 @@ async def test_a_lease_says_who_holds_it_and_until_when(monkeypatch: pytest.Monk
     bench = Bench()
     assert not bench.lease.is_held
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 7.0)
-    await bench.lease.hold()
-    (asked,) = bench.store.asked("hold")
+    await bench.lease.acquire()
+    (asked,) = bench.store.asked("acquire_lease")
     assert (asked.process, asked.seconds, asked.alone) == (PROCESS, SECONDS, False)
     assert asked.name == f"{socket.gethostname()}:{os.getpid()}"
     assert await bench.store.queue.is_alive(PROCESS)
-    await bench.lease.leave()
+    await bench.lease.release()
     assert not await bench.store.queue.is_alive(PROCESS)
 
 
@@ -53,7 +53,7 @@ async def test_a_lease_says_who_holds_it_and_until_when(monkeypatch: pytest.Monk
 async def test_a_lease_is_over_at_its_end(monkeypatch: pytest.MonkeyPatch, now: float, *, is_held: bool) -> None:
     bench, alone, at = Bench(), Bench(alone=True), 7.0
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: at)
-    await bench.lease.hold()
+    await bench.lease.acquire()
     at = now
     assert bench.lease.is_held is is_held
     assert alone.lease.is_held, "nobody is there to take anything over"
@@ -61,16 +61,16 @@ async def test_a_lease_is_over_at_its_end(monkeypatch: pytest.MonkeyPatch, now: 
 
 async def test_it_counts_from_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     bench, at = Bench(), 7.0
-    hold = bench.store.queue.hold
+    acquire = bench.store.queue.acquire_lease
 
     async def slow(lease: Lease) -> None:
         nonlocal at
         at = 37.0
-        await hold(lease)
+        await acquire(lease)
 
-    monkeypatch.setattr(bench.store.queue, "hold", slow)
+    monkeypatch.setattr(bench.store.queue, "acquire_lease", slow)
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: at)
-    await bench.lease.hold()
+    await bench.lease.acquire()
     assert not bench.lease.is_held
 
 
@@ -80,7 +80,7 @@ async def test_it_is_renewed_when_a_third_of_it_is_over(monkeypatch: pytest.Monk
     async with bench.running():
         await until(lambda: timers.sleeps)
         assert timers.sleeps == [SECONDS / 3]
-    assert len(bench.store.asked("hold")) == 1
+    assert len(bench.store.asked("acquire_lease")) == 1
 
 
 async def test_what_a_dead_process_left_is_settled_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_no_answer_for_a_quarter_over_the_interval_is_the_end() -> None:
 def test_any_byte_is_an_answer() -> None:
     keep_alive = KeepAlive(10, heard_at=100, sent_at=100)
     keep_alive.asked(105)
-    keep_alive.heard(112)
+    keep_alive.received(112)
     assert not keep_alive.is_silent(112.5)
 
 
@@ -63,7 +63,7 @@ def test_a_dead_connection_is_found_between_one_and_one_and_a_half_intervals(
         if traffic and traffic[0][0] <= keep_alive.look_at():
             now, kind = traffic.pop(0)
             if kind == "heard":
-                keep_alive.heard(now)
+                keep_alive.received(now)
             else:
                 keep_alive.sent_at = now
         else:

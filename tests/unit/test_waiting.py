@@ -33,7 +33,7 @@ class Bench:
         return waiting
 
     def changed(self, *messages: Message, known: bool = True) -> None:
-        self.waiters.heard([change_to(message, known=known) for message in messages])
+        self.waiters.received([change_to(message, known=known) for message in messages])
 
 
 def change_to(message: Message, *, known: bool = True) -> Change:

@@ -62,7 +62,7 @@ class Door:
         if tokens is not None:
             tokens.on_new_keys(self.forget)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Close the door where a key was made; raises StoreUnavailable."""
         if self.is_open and await self._keys.any():
             self.is_open = False
@@ -121,7 +121,7 @@ class Door:
         while self.is_open:
             await asyncio.sleep(LOOK_EVERY)
             with suppress(StoreUnavailable):
-                await self.look()
+                await self.refresh()
 
     async def _keep_uses(self) -> None:
         while True:

@@ -134,7 +134,7 @@ class Keyring:
         """Make a key; raises FieldInvalid, GrantTooWide, NotSaved, OutcomeUnknown."""
         issued = issue(caller, grant, self._clock.now())
         await self._keys.create(issued.key, issued.entry, self._deadline())
-        await self._door.look()
+        await self._door.refresh()
         return issued
 
     async def all(self, caller: Caller) -> AsyncIterator[list[ApiKey]]:

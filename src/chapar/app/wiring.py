@@ -182,7 +182,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
         )
         capacity = Capacity(settings.max_queue, store.queue, metrics)
-        for listener in (waiters.heard, dispatcher.heard, Counters(metrics).heard):
+        for listener in (waiters.received, dispatcher.received, Counters(metrics).received):
             store.changes.listen(listener)
         sending = Sending(rules_of(settings), store.messages, dispatcher, waiters, capacity, clock, process, metrics)
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
@@ -193,8 +193,8 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         door = Door(tokens_of(settings, metrics), store.api_keys, clock, metrics)
         keyring = Keyring(store.api_keys, door, clock, settings.publish_timeout, alone=settings.serves_alone)
         await store.health.check(_WRITER_START)
-        await door.look()
-        await lease.hold()
+        await door.refresh()
+        await lease.acquire()
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(supervised("link", link.run, metrics), name="link"),
@@ -218,16 +218,16 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     monitor,
                     metrics,
                 )
-                await _at_most(GRACE, sending.quiet())
+                await _at_most(GRACE, sending.drain())
                 dispatcher.stop()
-                await _at_most(GRACE, dispatcher.drained())
+                await _at_most(GRACE, dispatcher.drain())
             finally:
                 for loop in loops:
                     loop.cancel()
         # The link is closed now: what was still under way has its outcome, and only has to be committed.
-        await _at_most(GRACE, dispatcher.drained())
+        await _at_most(GRACE, dispatcher.drain())
         await _at_most(GRACE, door.write_uses())
-        await _at_most(GRACE, lease.leave())
+        await _at_most(GRACE, lease.release())
 
 
 async def _at_most(seconds: float, waiting: Coroutine[None, None, None]) -> None:

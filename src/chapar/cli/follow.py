@@ -53,7 +53,7 @@ class Follower:
         """Take what is there now for known; raises GatewayError."""
         self._gateway.messages(self._filters, 1)  # tells the gateway's time
         self._since = self._window_start()
-        self.look()
+        self.refresh()
 
     def know(self, messages: Iterable[ShownMessage]) -> None:
         """Take these messages for known as they are."""
@@ -61,7 +61,7 @@ class Follower:
             self._known.pop(message.id, None)
             self._known[message.id] = _Known.of(message)
 
-    def look(self) -> Look:
+    def refresh(self) -> Look:
         """What has changed since the last look. Raises GatewayError, and forgets nothing then."""
         next_since = self._window_start()
         recent = self._gateway.messages(self._filters._replace(since=self._since), MOST_READ)

@@ -98,7 +98,7 @@ def follow_messages(
     while True:
         pause(LOOK_EVERY)
         try:
-            look = follower.look()
+            look = follower.refresh()
         except GatewayError as error:
             if not error.passing:
                 raise

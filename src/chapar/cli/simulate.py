@@ -1,4 +1,4 @@
-"""`chapar simulate`: devices that print what they are told."""
+"""`chapar simulate`: devices that print what they receive."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ import typer
 
 from chapar.app.brokers import broker_access
 from chapar.cli.terminal import PATIENCE, check_output, local_time, show_progress
-from chapar.devices.simulated import Fleet, Told
+from chapar.devices.simulated import Fleet, ReceivedCommand
 from chapar.errors import Language, LinkError, Phrase, Problem, UsageInvalid, persian_digits
 from chapar.link.broker_access import BrokerAccess
 from chapar.model.lines import plain
@@ -92,10 +92,10 @@ class _Simulation:
             tasks.create_task(self._fleet.run(), name="fleet")
             tasks.create_task(self._announce(), name="announce")
             while True:
-                told = await self._fleet.told()
-                typer.echo(line(told, datetime.now(UTC), self._language))
+                command = await self._fleet.received()
+                typer.echo(line(command, datetime.now(UTC), self._language))
                 check_output()
-                told.delivery.acknowledge()
+                command.delivery.acknowledge()
                 self._heard += 1
 
     def say(self, name: str) -> None:
@@ -132,11 +132,11 @@ class _Simulation:
         typer.echo(f"chapar: {plain(error.sentence(self._language))}", err=True)
 
 
-def line(told: Told, at: datetime, language: Language) -> str:
-    """What a device was told, on one line that nothing in it can break."""
-    delivery = told.delivery
-    parts = [local_time(at, language), told.device, plain(delivery.payload.decode(errors="backslashreplace"))]
-    message_id = _message_id(told)
+def line(command: ReceivedCommand, at: datetime, language: Language) -> str:
+    """What a device received, on one line that nothing in it can break."""
+    delivery = command.delivery
+    parts = [local_time(at, language), command.device, plain(delivery.payload.decode(errors="backslashreplace"))]
+    message_id = _message_id(command)
     if message_id:
         parts.append(plain(message_id))
     if delivery.retain:
@@ -144,11 +144,11 @@ def line(told: Told, at: datetime, language: Language) -> str:
     return "  ".join(parts)
 
 
-def _message_id(told: Told) -> str | None:
+def _message_id(command: ReceivedCommand) -> str | None:
     """The gateway sends it as correlation data and as a user property; other senders may not send it at all."""
-    if told.delivery.correlation_data is not None:
-        return told.delivery.correlation_data.decode(errors="backslashreplace")
-    return dict(told.delivery.user_properties).get("message-id")
+    if command.delivery.correlation_data is not None:
+        return command.delivery.correlation_data.decode(errors="backslashreplace")
+    return dict(command.delivery.user_properties).get("message-id")
 
 
 def _checked(broker: str | None) -> str | None:

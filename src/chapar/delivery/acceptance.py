@@ -20,7 +20,7 @@ from chapar.errors import (
     Phrase,
     QueueFull,
 )
-from chapar.model.acceptance import Added, Addition, Full, Key, Place, Sender, Withdrawal
+from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Sender, Withdrawal
 from chapar.model.message import Command, Message, Status, Wait, new_id
 from chapar.model.principal import EVERYTHING, Caller, Reach
 from chapar.model.reason import Reason
@@ -51,10 +51,10 @@ class Draft(NamedTuple):
     message: Message
     asked_for: int | None  #: the time at which it was to be delivered, ms since the epoch
     began: float  #: by `time.perf_counter`
-    key: Key | None = None  #: of its request
+    key: IdempotencyKey | None = None  #: of its request
 
 
-Sent = Message | Key | ChaparError
+Sent = Message | IdempotencyKey | ChaparError
 """What came of a draft: how the message stands, whose its key is, or why it was not sent or not accepted."""
 
 
@@ -95,7 +95,7 @@ class Sending:
         self._loop = asyncio.get_running_loop()
         self._landing: dict[str, asyncio.Future[Any]] = {}  # commits under way, by the first message of each
 
-    async def quiet(self) -> None:
+    async def drain(self) -> None:
         """Wait until what is being saved has been handed on to be delivered."""
         while self._landing:
             await asyncio.wait(list(self._landing.values()))
@@ -249,7 +249,7 @@ class Sending:
         """Go on with a message where it stands; answer whether more is to come."""
         message = draft.message
         match result:
-            case Place() as place:
+            case Placement() as place:
                 is_as_asked = place == (message.status, message.claim)
                 if not is_as_asked:
                     attempts = min(message.attempts, place.claim is not None)

@@ -17,7 +17,7 @@ class Counters:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def heard(self, changes: Sequence[Change]) -> None:
+    def received(self, changes: Sequence[Change]) -> None:
         """Count what has changed."""
         accepted, finished = Counter[str](), Counter[tuple[str, str]]()
         for change in changes:

@@ -129,7 +129,7 @@ class Dispatcher:
         self._work.set()
         self._room.set()
 
-    async def drained(self) -> None:
+    async def drain(self) -> None:
         """Wait until every delivery under way has come to an end."""
         while self._under_way:
             self._fewer.clear()
@@ -162,7 +162,7 @@ class Dispatcher:
                 return await delivery.taken_back
         return False
 
-    def heard(self, changes: Sequence[Change]) -> None:
+    def received(self, changes: Sequence[Change]) -> None:
         """Something has changed: the queue is looked at where something was put there, or blocks it no more."""
         for change in changes:
             # What was due was looked at in the same commit.

@@ -16,7 +16,7 @@ from chapar.errors import (
     OutcomeUnknown,
     QueueFull,
 )
-from chapar.model.acceptance import KeptAnswer, Key
+from chapar.model.acceptance import IdempotencyKey, KeptAnswer
 from chapar.model.message import LONGEST_WAIT, Message
 from chapar.runtime.clock import Clock
 from chapar.store.store import Store
@@ -70,13 +70,13 @@ class IdempotencyKeys:
         self._clock = clock
         self._process = process
         self._when_landed = when_landed
-        self._answering: dict[tuple[str, str], Key] = {}  # keys whose first request has not been answered
+        self._answering: dict[tuple[str, str], IdempotencyKey] = {}  # keys whose first request has not been answered
 
     async def once(
         self,
         use: Use,
         message: Message,
-        send: Callable[[Key], Awaitable[Message | Key]],
+        send: Callable[[IdempotencyKey], Awaitable[Message | IdempotencyKey]],
         answer: Callable[[Message | NotSent], Answer],
     ) -> Answer | Replay:
         """Answer a request that is done once, however often it comes: send `message`, and keep the `answer`.
@@ -87,7 +87,7 @@ class IdempotencyKeys:
         Raises KeyMismatch, KeyInFlight, MessageNotFound, StoreUnavailable, OutcomeUnknown, and what `send` raises.
         """
         key = self._take(use, message)
-        keeping: asyncio.Future[list[Key | NotSaved | None]] | None = None
+        keeping: asyncio.Future[list[IdempotencyKey | NotSaved | None]] | None = None
         try:
             sent = await self._sent(key, send)
             if isinstance(sent, Replay):
@@ -106,9 +106,9 @@ class IdempotencyKeys:
             return given
         return Replay(kept.message_id, kept.answer_status, kept.answer_body or "")  # another process was first
 
-    def _take(self, use: Use, message: Message) -> Key:
+    def _take(self, use: Use, message: Message) -> IdempotencyKey:
         """The key under which a message is to be saved; raises KeyMismatch and KeyInFlight where it is taken."""
-        key = Key(
+        key = IdempotencyKey(
             *use,
             message_id=message.id,
             process=self._process,
@@ -120,10 +120,12 @@ class IdempotencyKeys:
             raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
         return key
 
-    def _release(self, key: Key, *_: object) -> None:
+    def _release(self, key: IdempotencyKey, *_: object) -> None:
         self._answering.pop(key[:2], None)
 
-    async def _sent(self, key: Key, send: Callable[[Key], Awaitable[Message | Key]]) -> Message | NotSent | Replay:
+    async def _sent(
+        self, key: IdempotencyKey, send: Callable[[IdempotencyKey], Awaitable[Message | IdempotencyKey]]
+    ) -> Message | NotSent | Replay:
         """What came of the message, or what the first request with its key was answered."""
         try:
             sent = await send(key)
@@ -138,9 +140,9 @@ class IdempotencyKeys:
         except NotSaved:
             # Whether the key has made a message before, only the database could have said.
             raise OutcomeUnknown from None
-        return await self._repeated(sent, key) if isinstance(sent, Key) else sent
+        return await self._repeated(sent, key) if isinstance(sent, IdempotencyKey) else sent
 
-    async def _repeated(self, owner: Key, use: Key) -> Message | NotSent | Replay:
+    async def _repeated(self, owner: IdempotencyKey, use: IdempotencyKey) -> Message | NotSent | Replay:
         """What to answer a request whose key made another message before: what it was answered, else that message."""
         if owner.fingerprint != use.fingerprint:
             raise KeyMismatch
@@ -156,7 +158,7 @@ class IdempotencyKeys:
         self._answering[owner[:2]] = owner
         return not_sent(message) or message
 
-    def _keep(self, key: Key, given: Given) -> asyncio.Future[list[Key | NotSaved | None]]:
+    def _keep(self, key: IdempotencyKey, given: Given) -> asyncio.Future[list[IdempotencyKey | NotSaved | None]]:
         """Keep an answer before it is given; whoever repeats the call until then finds the first one in flight."""
         keeping = self._store.keys.answer([KeptAnswer(key, given.status, given.body.decode())])
         keeping.add_done_callback(partial(self._release, key))

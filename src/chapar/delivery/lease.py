@@ -19,7 +19,7 @@ _RENEWALS: Final = 3  # in the time that one lease lasts, so that two may fail
 class ProcessLease:
     """Says to other processes that this one lives. What it holds is its own until the lease is over.
 
-    `hold()` must be done before anything is claimed; `run()` renews it, and settles what dead processes left.
+    `acquire()` must be done before anything is claimed; `run()` renews it, and settles what dead processes left.
     """
 
     def __init__(self, queue: Queue, clock: Clock, process: str, seconds: float, *, alone: bool) -> None:
@@ -36,21 +36,21 @@ class ProcessLease:
         """Whether nobody takes over what this process holds."""
         return self.alone or self._loop.time() < self._until
 
-    async def hold(self) -> None:
+    async def acquire(self) -> None:
         """Take the lease, or renew it."""
         asked = self._loop.time()
         name = f"{socket.gethostname()}:{os.getpid()}"
-        await self._queue.hold(Lease(self.process, name, self._seconds, self.alone))
+        await self._queue.acquire_lease(Lease(self.process, name, self._seconds, self.alone))
         self._until = asked + self._seconds
 
     async def run(self) -> None:
         """Renew it until cancelled, and settle what dead processes left."""
         while True:
-            await self.hold()
+            await self.acquire()
             if messages := await self._queue.settle(self.process, self._clock.now()):
                 log.warning("left_behind_by_dead_process", messages=messages)
             await asyncio.sleep(self._seconds / _RENEWALS)
 
-    async def leave(self) -> None:
+    async def release(self) -> None:
         """Give it up: other processes take over at once what is left."""
-        await self._queue.leave(self.process)
+        await self._queue.release_lease(self.process)

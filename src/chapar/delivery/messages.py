@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from chapar.delivery.acceptance import Draft, Sending
 from chapar.delivery.idempotency import Answer, IdempotencyKeys, Replay, Use
 from chapar.errors import ChaparError, FieldInvalid, MessageNotFound, NotRepeatable, NotSent, OutOfReach
-from chapar.model.acceptance import Key
+from chapar.model.acceptance import IdempotencyKey
 from chapar.model.message import Attempt, Command, Message, Wait
 from chapar.model.principal import Caller
 from chapar.store.messages import Messages
@@ -48,7 +48,7 @@ class Messaging:
         accepted = [draft for draft in drafts if isinstance(draft, Draft)]
         sent = iter(await self._sending.send(caller, accepted, commands[0].wait, commands[0].patience))
         said = [next(sent) if isinstance(draft, Draft) else draft for draft in drafts]
-        return [each for each in said if not isinstance(each, Key)]  # there are no keys that others may have
+        return [each for each in said if not isinstance(each, IdempotencyKey)]  # there are no keys that others may have
 
     async def send_once(
         self, caller: Caller, command: Command, use: Use, answer: Callable[[Message | NotSent], Answer]
@@ -60,7 +60,7 @@ class Messaging:
         """
         draft = self._sending.draft(caller, command)
 
-        async def send(key: Key) -> Message | Key:
+        async def send(key: IdempotencyKey) -> Message | IdempotencyKey:
             [sent] = await self._sending.send(caller, [draft._replace(key=key)], command.wait, command.patience)
             if isinstance(sent, ChaparError):
                 raise sent

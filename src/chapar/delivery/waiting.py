@@ -133,7 +133,7 @@ class Waiters:
         self._timed.discard(waiting)
         self._forget(waiting, waiting.pending)
 
-    def heard(self, changes: Sequence[Change]) -> None:
+    def received(self, changes: Sequence[Change]) -> None:
         """Notify whoever waits for what has changed."""
         if not self._waiting:
             return

@@ -1,4 +1,4 @@
-"""A fleet of simulated devices: each keeps a session of its own with the broker and listens for what it is told."""
+"""A fleet of simulated devices: each keeps a session of its own with the broker and listens for commands."""
 
 import asyncio
 import contextlib
@@ -18,8 +18,8 @@ from chapar.link.session import Session
 MOST_DIALLING: Final = 100  # connections opened at a time; a broker's backlog is not endless
 
 
-class Told(NamedTuple):
-    """What a device was told. The broker keeps it until `delivery.acknowledge()`."""
+class ReceivedCommand(NamedTuple):
+    """A command that reached a device. The broker keeps it until `delivery.acknowledge()`."""
 
     device: str
     delivery: Delivery
@@ -28,7 +28,7 @@ class Told(NamedTuple):
 class Fleet:
     """Devices that listen on the command topic, a template with `{imei}`.
 
-    `run()` keeps all of them connected until cancelled; `told()` gives what they hear, one by one. Why a session
+    `run()` keeps all of them connected until cancelled; `received()` gives what they hear, one by one. Why a session
     could not be had goes to `on_problem`, each reason once an outage and not once a device.
     """
 
@@ -45,7 +45,8 @@ class Fleet:
         self._command_topic = command_topic
         self._on_problem = on_problem
         self._run_id = secrets.token_hex(4)  # two fleets with the same devices would take over each other's sessions
-        self._told: asyncio.Queue[Told] = asyncio.Queue()  # bounded by what brokers send ahead of acknowledgements
+        # bounded by what brokers send ahead of acknowledgements
+        self._received: asyncio.Queue[ReceivedCommand] = asyncio.Queue()
         self._dialling = asyncio.Semaphore(MOST_DIALLING)
         self._changed = asyncio.Condition()
         self._said: set[str] = set()  # problems since all were last connected
@@ -61,9 +62,9 @@ class Fleet:
             for device in self.devices:
                 tasks.create_task(stay_connected(self._access, partial(self._session, device), self._note), name=device)
 
-    async def told(self) -> Told:
+    async def received(self) -> ReceivedCommand:
         """What a device has heard; waits for it."""
-        return await self._told.get()
+        return await self._received.get()
 
     async def until(self, *, complete: bool) -> None:
         """Wait until every device listens, or until one does not."""
@@ -80,7 +81,7 @@ class Fleet:
             password=endpoint.broker.password,
         )
         async with self._dialling:
-            session = await dial(endpoint, self._access, sign_on, partial(self._hear, device))
+            session = await dial(endpoint, self._access, sign_on, partial(self._receive, device))
         try:
             await session.subscribe([self._command_topic.replace("{imei}", device)])
             await self._count(1)
@@ -98,8 +99,8 @@ class Fleet:
                 self._said.clear()
             self._changed.notify_all()
 
-    def _hear(self, device: str, delivery: Delivery) -> None:
-        self._told.put_nowait(Told(device, delivery))
+    def _receive(self, device: str, delivery: Delivery) -> None:
+        self._received.put_nowait(ReceivedCommand(device, delivery))
 
     def _note(self, error: BrokerError) -> None:
         if str(error) not in self._said:

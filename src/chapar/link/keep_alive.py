@@ -19,7 +19,7 @@ class KeepAlive:
     sent_at: float
     asked_at: float | None = None  #: when PINGREQ left, until something is heard
 
-    def heard(self, now: float) -> None:
+    def received(self, now: float) -> None:
         """A byte of the broker came."""
         self.heard_at, self.asked_at = now, None
 

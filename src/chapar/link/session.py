@@ -201,7 +201,7 @@ class Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take whole packets out of what came, then send what their acknowledgements made room for."""
-        self._keep_alive.heard(self._loop.time())
+        self._keep_alive.received(self._loop.time())
         try:
             for frame in self._frames.feed(data):
                 if self._ending:

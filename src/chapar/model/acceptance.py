@@ -7,7 +7,7 @@ from chapar.model.message import Message, Status
 UNBOUNDED: Final = 2**31
 
 
-class Key(NamedTuple):
+class IdempotencyKey(NamedTuple):
     """An idempotency key, and what it was used for. The fields are the columns of the table, in their order."""
 
     principal: str  #: whose key it is
@@ -23,7 +23,7 @@ class Key(NamedTuple):
 class KeptAnswer(NamedTuple):
     """What the first request of a key is answered."""
 
-    key: Key
+    key: IdempotencyKey
     status: int
     body: str
 
@@ -41,11 +41,11 @@ class Addition(NamedTuple):
 
     message: Message
     max_depth: int = UNBOUNDED  #: unfinished messages that its device may have
-    key: Key | None = None
+    key: IdempotencyKey | None = None
     sender: Sender | None = None  #: whom the audit trail names; None: it says nothing
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """Where a message that was added stands."""
 
     status: Status
@@ -58,7 +58,7 @@ class Full(NamedTuple):
     oldest: str  #: id of the one in front
 
 
-Added = Place | Key | Full
+Added = Placement | IdempotencyKey | Full
 """What came of adding a message: where it stands; the key's owner, where that is another message; or Full."""
 
 
@@ -67,4 +67,4 @@ class Withdrawal(NamedTuple):
 
     never: Message  #: as it is recorded where it is not there: rejected
     claim: str | None  #: under which it was to be added
-    key: Key | None  #: which is free again
+    key: IdempotencyKey | None  #: which is free again

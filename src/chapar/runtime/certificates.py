@@ -188,9 +188,9 @@ class ServerCertificate:
         """Look at the files from time to time, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            await asyncio.to_thread(self.look)
+            await asyncio.to_thread(self.refresh)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Take renewed files; what cannot be used is logged, and the certificate before goes on."""
         if not self._files.changed():
             return

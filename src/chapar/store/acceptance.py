@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, Dialect, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chapar.model.acceptance import Added, Addition, Full, Key, Place, Withdrawal
+from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Withdrawal
 from chapar.model.audit import Action
 from chapar.model.change import Change
 from chapar.model.message import Message, Status
@@ -83,23 +83,23 @@ def _placed(addition: Addition, result: Row | None) -> Added:
     """What came of an ADD. It crosses as None where the message was added as asked, else as the fields alone."""
     match result:
         case None:
-            return Place(addition.message.status, addition.message.claim)
+            return Placement(addition.message.status, addition.message.claim)
         case (oldest,):
             return Full(str(oldest))
         case (status, claim):
-            return Place(Status(str(status)), None if claim is None else str(claim))
+            return Placement(Status(str(status)), None if claim is None else str(claim))
         case owner:
-            return Key._make(owner)
+            return IdempotencyKey._make(owner)
 
 
 def _change_of_add(addition: Addition, added: Added) -> Sequence[Change]:
-    if not isinstance(added, Place):
+    if not isinstance(added, Placement):
         return ()
     message = addition.message
     now: Message | None
-    if added == Place(message.status, message.claim):
+    if added == Placement(message.status, message.claim):
         now = message
-    elif added == Place(Status.QUEUED, None):
+    elif added == Placement(Status.QUEUED, None):
         now = message._replace(status=Status.QUEUED, attempts=0, claim=None)
     else:  # this was repeated, because its answer was lost, and the message has been moved since
         now = None
@@ -134,12 +134,12 @@ def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[Row | 
     owners = owners_of(connection, asked)
     lanes = _lanes(connection, additions)
     results: list[Row | None] = []
-    new_keys: list[Key] = []
+    new_keys: list[IdempotencyKey] = []
     new_rows: list[Row] = []
     entries: list[Row] = []
     for row, max_depth, key_row, sender in additions:
         message = Message._make(row)
-        key = None if key_row is None else Key._make(key_row)
+        key = None if key_row is None else IdempotencyKey._make(key_row)
         if key is not None and owners.setdefault(key[:2], key).message_id != message.id:
             results.append(tuple(owners[key[:2]]))
             continue
@@ -211,7 +211,7 @@ def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Row 
         is_ours = (found.reason, found.finished_at) == (never.reason, never.finished_at)
         return (None, found.status.value) if is_ours else None  # this is repeated, because its answer was lost
     ends = _ended_before_it_left(found, claim)
-    if ends is None or (key is not None and not free_key(connection, Key._make(key))):
+    if ends is None or (key is not None and not free_key(connection, IdempotencyKey._make(key))):
         # It has been taken for delivery; or another process has answered a repetition of the request, and that answer
         # is a promise.
         return None

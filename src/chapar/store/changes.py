@@ -27,7 +27,7 @@ class Changes:
         self._listeners.append(listener)
 
     @property
-    def is_heard(self) -> bool:
+    def has_listeners(self) -> bool:
         """Whether anybody listens; else nothing need be announced."""
         return bool(self._listeners)
 

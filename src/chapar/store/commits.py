@@ -238,7 +238,7 @@ class Commits:
 
     def _succeed(self, operation: _Operation, results: list[Any], changes: list[Change]) -> None:
         operation.succeed(results)
-        if self._changes.is_heard:
+        if self._changes.has_listeners:
             changes.extend(operation.changes(results))
 
     def _announce(self, changes: Sequence[Change]) -> None:
@@ -324,7 +324,7 @@ class Commits:
         inherit, locked = ((), None) if lock is None else (lock.descriptors, lock.database)
         backoff = Backoff()
         while True:
-            channel = Channel(self._hear)
+            channel = Channel(self._receive)
             try:
                 async with writer_process(channel, inherit) as writer:
                     writer.write(pack((database_url, locked)))
@@ -340,7 +340,7 @@ class Commits:
             log.error("writer_died", cause=str(self._cause))  # it has logged its own traceback
             await backoff.pause()
 
-    def _hear(self, frame: tuple[Any, ...], writer: asyncio.WriteTransport) -> None:
+    def _receive(self, frame: tuple[Any, ...], writer: asyncio.WriteTransport) -> None:
         match frame:
             case ("committed", results):
                 self._writer = writer

@@ -170,11 +170,11 @@ class Queue:
         """
         return await self._commits.one(TAKE, Take(claim, limit, at))
 
-    async def hold(self, lease: Lease) -> None:
+    async def acquire_lease(self, lease: Lease) -> None:
         """Say that this process lives; what it holds is its own until the lease is over."""
         await self._commits.one(HOLD, lease)
 
-    async def leave(self, process: str) -> None:
+    async def release_lease(self, process: str) -> None:
         """Give the lease up, so that others take over at once what this process still holds."""
         await self._commits.one(LEAVE, process)
 

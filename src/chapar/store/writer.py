@@ -87,7 +87,7 @@ def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch
     gone: str | None = None
     while True:
         if watch is not None and not _is_readable(channel, _LOOK_EVERY):
-            gone = _look(channel, connection, watch, gone)
+            gone = _check_file(channel, connection, watch, gone)
             continue
         batch = _receive(channel)
         if batch is None:
@@ -101,10 +101,10 @@ def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch
             connection.invalidate()
             return answers[0][0] != "unknown"
         if watch is not None:
-            gone = _look(channel, connection, watch, gone)
+            gone = _check_file(channel, connection, watch, gone)
 
 
-def _look(channel: socket.socket, connection: Connection, watch: Watch, before: str | None) -> str | None:
+def _check_file(channel: socket.socket, connection: Connection, watch: Watch, before: str | None) -> str | None:
     """Say where a file has gone since `before`, or is back; gives which one is gone now."""
     gone = watch.gone()
     if gone == before:

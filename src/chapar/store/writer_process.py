@@ -13,11 +13,11 @@ _EXIT_PATIENCE: Final = 5.0  # seconds the writer may take to end once its socke
 
 
 class Channel(asyncio.Protocol):
-    """What one writer process sends. It is heard as it arrives: a stream and its reader would be a turn of the loop."""
+    """What one writer process sends, handed on frame by frame: a stream and its reader would be a turn of the loop."""
 
-    def __init__(self, hear: Callable[[tuple[Any, ...], asyncio.WriteTransport], None]) -> None:
+    def __init__(self, on_frame: Callable[[tuple[Any, ...], asyncio.WriteTransport], None]) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._hear = hear
+        self._on_frame = on_frame
         self._transport: asyncio.WriteTransport
         self._received = b""
 
@@ -29,7 +29,7 @@ class Channel(asyncio.Protocol):
         """Called by asyncio."""
         bodies, self._received = split(self._received + data)
         for body in bodies:
-            self._hear(unpack(body), self._transport)
+            self._on_frame(unpack(body), self._transport)
 
     def connection_lost(self, _: Exception | None) -> None:
         """Called by asyncio."""

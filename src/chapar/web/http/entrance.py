@@ -163,7 +163,7 @@ class Entrance:
         scope["admission"] = self._door, credential
         share = scope["body_share"] = self._limits.bodies.share(caller)
         try:
-            await self._app(scope, receive, self._telling(caller, send) if self._limits.has_headers else send)
+            await self._app(scope, receive, self._with_rates(caller, send) if self._limits.has_headers else send)
         finally:
             share.close()
 
@@ -172,15 +172,15 @@ class Entrance:
             return ANYBODY if self._door.is_open else NOBODY
         return self._door.known(credential) or await self._door.admit(credential)
 
-    def _telling(self, caller: Caller, send: Send) -> Send:
+    def _with_rates(self, caller: Caller, send: Send) -> Send:
         """Tell the caller with each answer how much is left."""
 
-        async def tell(message: Message) -> None:
+        async def send_with_rates(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *self._limits.headers(caller)]
             await send(message)
 
-        return tell
+        return send_with_rates
 
 
 class AdmittedStream(StreamingResponse):
