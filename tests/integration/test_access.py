@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from chapar.access.keyring import Grant, issue, new_end, revocation
 from chapar.errors import DatabaseInUse, StoreUnavailable
-from chapar.model.acceptance import Key, Sender
+from chapar.model.acceptance import IdempotencyKey, Sender
 from chapar.model.api_key import ApiKey
 from chapar.model.audit import Action, AuditFilters, Entry
 from chapar.model.message import Status
@@ -407,7 +407,7 @@ def test_more_rights_than_this_version_knows_are_none(sqlite_url: str) -> None:
 
 async def test_what_a_key_was_used_for_is_found_until_it_may_be_used_anew(store: Store) -> None:
     message = new_message()
-    key = Key("key:anna", "k", "0" * 64, message.id, PROCESS, None, None, kept_until=1000)
+    key = IdempotencyKey("key:anna", "k", "0" * 64, message.id, PROCESS, None, None, kept_until=1000)
     await add_one(store, message, key=key)
     assert await store.keys.owner(key[:2], 999) == key
     assert await store.keys.owner(key[:2], 1000) is None

@@ -12,7 +12,7 @@ from chapar.model.acceptance import UNBOUNDED, Added, Full, IdempotencyKey, Kept
 from chapar.model.message import Message, Status, clearing
 from chapar.model.queue import Backlog, Lease, Taken
 from chapar.store.database import Role, open_engine
-from chapar.store.queue import LEAVE, SETTLE
+from chapar.store.queue import RELEASE_LEASE, SETTLE
 from chapar.store.store import Store
 from support.callers import cancelling
 from support.stores import CLAIM, PROCESS, add_one, move_one, new_message, now, published, single
@@ -222,7 +222,7 @@ def _settle_while_a_lease_ends(database_url: str, statements: int) -> None:
         @event.listens_for(connection, "after_cursor_execute")
         def leave(*_: object) -> None:
             if next(executed) == statements:
-                LEAVE.apply(another, [OTHER])
+                RELEASE_LEASE.apply(another, [OTHER])
                 another.commit()
 
         SETTLE.apply(connection, [(PROCESS, now())])

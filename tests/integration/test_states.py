@@ -82,7 +82,7 @@ class Server:
                 ended = message._replace(status=Status.REJECTED, claim=None, not_before=None, finished_at=EPOCH)
                 self.ask(("move", Move(message, ended, EPOCH)))
         for process in PROCESSES:
-            self.ask(("leave", process))
+            self.ask(("release_lease", process))
 
 
 def check(before: Message | None, after: Message) -> None:
@@ -333,12 +333,12 @@ class Messages(RuleBasedStateMachine):
     @rule(process=st.sampled_from(PROCESSES), seconds=st.sampled_from([0, 3600]))
     def hold(self, process: str, seconds: int) -> None:
         # In memory time stands still, so a lease of 0 s is over; on a server it has begun before it is asked about.
-        self.ask(("hold", Lease(process, "a test", -3600 if seconds == 0 else seconds, alone=False)))
+        self.ask(("acquire_lease", Lease(process, "a test", -3600 if seconds == 0 else seconds, alone=False)))
         self.alive = self.alive | {process} if seconds else self.alive - {process}
 
     @rule(process=st.sampled_from(PROCESSES))
     def leave(self, process: str) -> None:
-        self.ask(("leave", process))
+        self.ask(("release_lease", process))
         self.alive.discard(process)
 
     @rule(process=st.sampled_from(PROCESSES), at=TIMES)

@@ -152,7 +152,7 @@ def test_sqlite_plans_the_statements_of_the_queue_once() -> None:
         queued = new_message(f"B{number}", Status.QUEUED, claim=None, attempts=0)
         database.put(retained)
         for operation in (
-            ("hold", Lease(PROCESS, "a test", 5, alone=True)),
+            ("acquire_lease", Lease(PROCESS, "a test", 5, alone=True)),
             ("add", Addition(queued)),
             ("take_back", TakeBack(clearing(retained, EPOCH * 1_000_000), None)),
             ("take", Take(f"{PROCESS}.{number}", 100, EPOCH)),

@@ -9,7 +9,7 @@ from chapar.store.health import CHECK
 from chapar.store.idempotency import ANSWER
 from chapar.store.moves import CANCEL, MOVE, RECORD
 from chapar.store.operations import Kind
-from chapar.store.queue import HOLD, LEAVE, SETTLE, TAKE
+from chapar.store.queue import ACQUIRE_LEASE, RELEASE_LEASE, SETTLE, TAKE
 from chapar.store.retained import TAKE_BACK
 from chapar.store.retention import PRUNE
 
@@ -19,9 +19,9 @@ KINDS: Final[tuple[Kind[Any, Any], ...]] = (
     MOVE,
     CANCEL,
     TAKE_BACK,
-    HOLD,
+    ACQUIRE_LEASE,
     SETTLE,
-    LEAVE,
+    RELEASE_LEASE,
     WITHDRAW,
     ADD,
     CREATE_KEY,

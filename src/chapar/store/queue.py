@@ -110,7 +110,7 @@ _TAKEN = (
 )
 
 _until = DATABASE_TIME + bindparam("lasts", type_=BigInteger)
-_HOLD = {
+_ACQUIRE_LEASE = {
     "postgresql": postgresql.insert(processes)
     .values(lease_until=_until)
     .on_conflict_do_update(index_elements=["token"], set_={"lease_until": _until}),
@@ -118,7 +118,7 @@ _HOLD = {
     .values(lease_until=_until)
     .on_conflict_do_update(index_elements=["token"], set_={"lease_until": _until}),
 }
-_LEAVE = delete(processes).where(processes.c.token == bindparam("process"))
+_RELEASE_LEASE = delete(processes).where(processes.c.token == bindparam("process"))
 _FORGET_OTHERS = delete(processes).where(processes.c.token != bindparam("process"))
 
 _alive = select(processes.c.token).where(processes.c.lease_until > DATABASE_TIME)
@@ -172,11 +172,11 @@ class Queue:
 
     async def acquire_lease(self, lease: Lease) -> None:
         """Say that this process lives; what it holds is its own until the lease is over."""
-        await self._commits.one(HOLD, lease)
+        await self._commits.one(ACQUIRE_LEASE, lease)
 
     async def release_lease(self, process: str) -> None:
         """Give the lease up, so that others take over at once what this process still holds."""
-        await self._commits.one(LEAVE, process)
+        await self._commits.one(RELEASE_LEASE, process)
 
     async def settle(self, process: str, at: int) -> int:
         """Settle what dead processes have PUBLISHING, seen from `process`; gives how many messages those were.
@@ -296,17 +296,17 @@ def _of_claim(connection: Connection, claim: str) -> list[Row]:
     return [tuple(row) for row in connection.execute(_TAKEN, {"taker": claim})]
 
 
-def _hold(connection: Connection, leases: Sequence[Lease]) -> Sequence[None]:
+def _acquire_lease(connection: Connection, leases: Sequence[Lease]) -> Sequence[None]:
     for lease in leases:
         if lease.alone:
             connection.execute(_FORGET_OTHERS, {"process": lease.process})
         held = {"token": lease.process, "name": lease.name, "lasts": round(lease.seconds * 1000)}
-        connection.execute(_HOLD[connection.dialect.name], held)
+        connection.execute(_ACQUIRE_LEASE[connection.dialect.name], held)
     return [None] * len(leases)
 
 
-def _leave(connection: Connection, left: Sequence[str]) -> Sequence[None]:
-    connection.execute(_LEAVE, [{"process": process} for process in left])
+def _release_lease(connection: Connection, left: Sequence[str]) -> Sequence[None]:
+    connection.execute(_RELEASE_LEASE, [{"process": process} for process in left])
     return [None] * len(left)
 
 
@@ -341,8 +341,8 @@ def _settled(settle: Settle, found: list[_Settled]) -> list[Change]:
 
 
 TAKE: Final[Kind[Take, Taken]] = Kind("take", _take, named=_taken, changes=_changes_of_take)
-HOLD: Final[Kind[Lease, None]] = Kind("hold", _hold)
-LEAVE: Final[Kind[str, None]] = Kind("leave", _leave)
+ACQUIRE_LEASE: Final[Kind[Lease, None]] = Kind("acquire_lease", _acquire_lease)
+RELEASE_LEASE: Final[Kind[str, None]] = Kind("release_lease", _release_lease)
 SETTLE: Final[Kind[Settle, Sequence[Change]]] = Kind(
     "settle", _settle, named=_settled, changes=lambda _, changes: changes
 )
