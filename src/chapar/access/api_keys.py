@@ -22,7 +22,7 @@ def new_api_key() -> str:
 
 
 def is_api_key(text: str) -> bool:
-    """Whether this can be a key. What was cut off or mistyped is told apart here, before the database is asked."""
+    """Return whether this can be a key. What is cut off or mistyped is found here, before the database is asked."""
     secret, checksum = text[len(PREFIX) : -_CHECKSUM_LENGTH], text[-_CHECKSUM_LENGTH:]
     return len(text) == _LENGTH and text.startswith(PREFIX) and text.isascii() and checksum == _checksum(secret)
 

@@ -1,4 +1,4 @@
-"""Where the keys that tokens are signed with come from: a secret, a file, or a set of keys at a URL (RFC 7517)."""
+"""Sources of the keys that tokens are signed with: a secret, a file, or a set of keys at a URL (RFC 7517)."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ _PUBLIC: Final = ("kty", "crv", "n", "e", "x", "y")  # the members of public key
 
 
 class TokenOptions(NamedTuple):
-    """How tokens are to be verified, by one of three sources of keys; None where nothing is set."""
+    """Settings for verifying tokens, with one of three sources of keys; None where nothing is set."""
 
     secret: str | None = None
     key_file: Path | None = None
@@ -55,7 +55,7 @@ class TokenOptions(NamedTuple):
 
 
 def token_verifier(options: TokenOptions, metrics: Metrics) -> TokenVerifier | None:
-    """What verifies tokens, None where none are expected.
+    """Make the verifier of tokens; None where none are expected.
 
     Raises SettingInvalid where tokens are set up in a way that cannot be trusted, or that nothing could verify: access
     would stand open.
@@ -263,7 +263,7 @@ def _shown(url: str) -> str:
 
 
 def cause_of(error: Exception) -> str:
-    """Why a key set cannot be fetched, without numbers of the system."""
+    """Return why a key set cannot be fetched, without numbers of the system."""
     if isinstance(error, httpx.HTTPStatusError):
         return f"it answers {error.response.status_code}"
     if isinstance(error, httpx.TimeoutException | TimeoutError):

@@ -1,4 +1,4 @@
-"""What is done with API keys: make, list, limit and revoke them. Nobody gives away more than they have."""
+"""API keys: make, list, limit and revoke them. Nobody gives away more than they have."""
 
 import asyncio
 import secrets
@@ -23,7 +23,7 @@ _ID_ALPHABET: Final = string.digits + string.ascii_lowercase
 
 
 class Grant(NamedTuple):
-    """What a new key is to be."""
+    """The rights, name and end of a new key."""
 
     name: str
     scopes: frozenset[Scope]
@@ -86,7 +86,7 @@ def new_end(caller: Caller, key: ApiKey, expires_at: int | None, now: int) -> Ke
 
 
 def may_see(caller: Caller, key: ApiKey) -> bool:
-    """Whether a key is the caller's business: it has no right that the caller has not."""
+    """Return whether a key is the caller's business: it has no right that the caller has not."""
     return caller.principal.scopes >= key.scopes and caller.principal.reach.includes(key.reach)
 
 
@@ -102,7 +102,7 @@ def _check_own_end(caller: Caller, expires_at: int | None) -> None:
 
 
 def _is_later(end: int | None, other: int | None) -> bool:
-    """Whether one end is after another; None is never."""
+    """Return whether one end is after another; None is never."""
     return other is not None and (end is None or end > other)
 
 

@@ -26,7 +26,7 @@ class VerificationKey(NamedTuple):
 
 
 class KeySource(Protocol):
-    """Where the keys are from."""
+    """A source of signing keys."""
 
     async def key(self, key_id: str | None) -> VerificationKey | None:
         """The key with this id (`kid`), None where there is none; raises AccessUnavailable."""
@@ -56,14 +56,14 @@ class OneKey:
 
 
 class Verified(NamedTuple):
-    """What a token proves."""
+    """The claims of a verified token."""
 
     principal: Principal
     expires_at: float  #: seconds since the epoch
 
 
 def is_token(text: str) -> bool:
-    """Whether this has the shape of a signed token: three parts (RFC 7515 §7.1), and not too long."""
+    """Return whether this has the shape of a signed token: three parts (RFC 7515 §7.1), and not too long."""
     return len(text) <= MAX_TOKEN_LENGTH and text.isascii() and text.count(".") == _DOTS
 
 
@@ -84,7 +84,7 @@ class TokenVerifier:
         self._keys.listen(listener)
 
     async def verify(self, token: str) -> Verified:
-        """What the token proves; raises CredentialInvalid, AccessUnavailable."""
+        """Return what the token proves; raises CredentialInvalid, AccessUnavailable."""
         if not is_token(token):
             raise CredentialInvalid(Phrase("credential.no_token"))
         key = await self._keys.key(_key_id(token))

@@ -1,4 +1,4 @@
-"""Who did what: the audit trail, as far as whoever asks may see it."""
+"""The audit trail, who did what, as far as its reader may see it."""
 
 from chapar.model.audit import AuditFilters, AuditPage
 from chapar.model.principal import Caller

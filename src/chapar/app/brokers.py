@@ -1,4 +1,4 @@
-"""How the settings say that the brokers are reached, for the gateway and for simulated devices."""
+"""Access to the brokers as the settings give it, for the gateway and for simulated devices."""
 
 from chapar.link.broker_access import BrokerAccess, TlsFiles
 from chapar.runtime.settings import Settings

@@ -1,4 +1,4 @@
-"""Whether the gateway can deliver, and what it measures of itself."""
+"""The gateway's readiness to deliver, and its own measures."""
 
 import asyncio
 from collections import Counter
@@ -41,7 +41,7 @@ class Monitor:
             await asyncio.sleep(_MEASURE_EVERY)
 
     async def readiness(self) -> Readiness:
-        """Whether database and broker are both there."""
+        """Return whether database and broker are both there."""
         try:
             await self._database.check()
         except StoreUnavailable as error:

@@ -222,7 +222,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def address_of(listener: socket.socket, settings: Settings) -> str:
-    """Where a browser finds what listens there."""
+    """Return the URL under which a browser finds what listens there."""
     scheme = "http" if settings.tls_cert_file is None else "https"
     host, port = listener.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

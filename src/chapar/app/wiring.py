@@ -54,7 +54,7 @@ _WRITER_START: Final = 60.0  # seconds a writer may take until it commits; a sma
 
 
 class Running(NamedTuple):
-    """What a gateway process consists of while it runs, as the API sees it."""
+    """The parts of a running gateway process, as the API sees them."""
 
     dispatcher: Dispatcher
     waiters: Waiters
@@ -88,7 +88,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
 
 
 def limits_of(settings: Settings) -> Limits:
-    """How much one caller may ask, and all of them."""
+    """Read how much one caller may ask, and all of them."""
     rates = Rates(
         settings.requests_per_second,
         settings.messages_per_second,
@@ -117,7 +117,7 @@ def store_of(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsyncCo
 
 
 def rules_of(settings: Settings) -> Rules:
-    """What holds for every message."""
+    """Read the rules that hold for every message."""
     return Rules(
         settings.command_topic,
         settings.default_expiry,
@@ -128,7 +128,7 @@ def rules_of(settings: Settings) -> Rules:
 
 
 def tokens_of(settings: Settings, metrics: Metrics) -> TokenVerifier | None:
-    """What verifies tokens, None where none are expected; raises SettingInvalid."""
+    """Make the verifier of tokens, None where none are expected; raises SettingInvalid."""
     options = TokenOptions(
         secret=None if settings.jwt_secret is None else settings.jwt_secret.get_secret_value(),
         key_file=settings.jwt_key_file,
@@ -142,7 +142,7 @@ def tokens_of(settings: Settings, metrics: Metrics) -> TokenVerifier | None:
 
 
 def bounds_of(settings: Settings) -> Bounds:
-    """How much of the gateway one client's connection may hold."""
+    """Read how much of the gateway one client's connection may hold."""
     return Bounds(
         connections=affordable(settings.max_connections, settings.readers + settings.report_readers),
         head_size=settings.max_head_bytes,

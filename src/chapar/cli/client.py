@@ -69,7 +69,7 @@ class Page(BaseModel):
 
 
 class Filters(NamedTuple):
-    """Which messages; what is None or empty does not narrow."""
+    """Conditions on messages; what is None or empty does not narrow."""
 
     imei: str | None = None
     micro_op: str | None = None
@@ -230,6 +230,6 @@ def _query(filters: Filters, limit: int, cursor: str | None) -> dict[str, str | 
 
 
 def _cause(error: httpx.RequestError) -> str:
-    """What the system said, without its error number."""
+    """Return the system's sentence without its error number."""
     text = str(error)
     return text.partition("] ")[2] or text or type(error).__name__

@@ -1,4 +1,4 @@
-"""What is new at a gateway, and what has changed there, look by look.
+"""Follow a gateway: its new messages and their changes, one refresh after another.
 
 Ids and times do not become visible in their order: a message waits for its commit while a later one is there
 already. So each look reads the recent past again and compares it with what is remembered of it.
@@ -18,7 +18,7 @@ MOST_REMEMBERED: Final = 2 * MOST_READ  # messages; a few hundred bytes each
 
 
 class Look(NamedTuple):
-    """What one look found."""
+    """The result of one refresh."""
 
     changed: list[ShownMessage]  #: new, or in another state than before; oldest first
     missed: bool  #: more became visible than a look reads, so some are not in `changed`
@@ -62,7 +62,7 @@ class Follower:
             self._known[message.id] = _Known.of(message)
 
     def refresh(self) -> Look:
-        """What has changed since the last look. Raises GatewayError, and forgets nothing then."""
+        """Return what has changed since the last refresh. Raises GatewayError, and forgets nothing then."""
         next_since = self._window_start()
         recent = self._gateway.messages(self._filters._replace(since=self._since), MOST_READ)
         unfinished = self._gateway.messages(self._filters._replace(status=tuple(UNFINISHED)), MOST_READ)

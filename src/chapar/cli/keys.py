@@ -225,7 +225,7 @@ def _database_url() -> str:
 
 
 def _caller() -> Caller:
-    """Whoever can open the database owns it."""
+    """Return the owner as the caller: whoever can open the database owns it."""
     from chapar.store.audit import local_user  # noqa: PLC0415 - see above
 
     return Caller(local_user(), "")

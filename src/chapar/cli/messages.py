@@ -114,7 +114,7 @@ def follow_messages(
 
 
 def _printer(as_json: bool, language: Language) -> Printer:  # noqa: FBT001 - it is the option's value
-    """How messages are printed: with headings once, and nothing where there is nothing."""
+    """Return a printer of messages: headings once, and nothing where there is nothing."""
     if as_json:
         return _print_json
     table = MessageTable(language)

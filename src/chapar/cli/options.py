@@ -1,4 +1,4 @@
-"""What several commands take: the gateway's URL, and points in time."""
+"""Options of several commands: the gateway's URL, and points in time."""
 
 import re
 from datetime import UTC, datetime, timedelta

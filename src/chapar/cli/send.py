@@ -74,7 +74,7 @@ def send(  # noqa: PLR0913 - each is an option of the command
 
 
 def told(sent: Sent, operation: str, language: Language) -> str:
-    """What became of the message, for a person."""
+    """Return for a person what became of the message."""
     kinds = ["sent" if sent.acknowledged else "accepted"]
     if sent.body.get("status") == Status.UNCONFIRMED:
         kinds = ["unconfirmed"]

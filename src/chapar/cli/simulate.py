@@ -111,7 +111,7 @@ class _Simulation:
             await self._fleet.until(complete=False)
 
     async def _show_progress(self) -> None:
-        """Where it takes longer than a second, until all are connected for the first time."""
+        """Show it where it takes longer than a second, until all are connected for the first time."""
         wait = PATIENCE
         while not self._fleet.complete:
             try:
@@ -133,7 +133,7 @@ class _Simulation:
 
 
 def line(command: ReceivedCommand, at: datetime, language: Language) -> str:
-    """What a device received, on one line that nothing in it can break."""
+    """Return what a device received, on one line that nothing in it can break."""
     delivery = command.delivery
     parts = [local_time(at, language), command.device, plain(delivery.payload.decode(errors="backslashreplace"))]
     message_id = _message_id(command)

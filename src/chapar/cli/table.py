@@ -81,7 +81,7 @@ class MessageTable:
 
 
 def note(message: ShownMessage, language: Language) -> str:
-    """What is unusual about the message: why it ended so, further attempts, nobody there."""
+    """Return what is unusual about the message: why it ended so, further attempts, nobody there."""
     words = _NOTES[language]
     parts = []
     if message.reason is not None:

@@ -1,4 +1,4 @@
-"""What reaches the terminal: text from elsewhere made harmless, times and numbers as a person reads them."""
+"""Text for the terminal: made harmless where it is from elsewhere, times and numbers as a person reads them."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""What follows a send: it is accepted, committed with its key, handed on to be delivered, and its caller is told."""
+"""Acceptance of messages: each is committed with its key and handed on to be delivered, and its caller is answered."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth anot
 
 
 class Rules(NamedTuple):
-    """What holds for every message."""
+    """Rules that hold for every message."""
 
     command_topic: str  #: with `{imei}` for the device
     default_expiry: float  #: seconds
@@ -156,7 +156,7 @@ class Sending:
         return taken
 
     def _joined(self, drafts: Sequence[Draft]) -> None:
-        """Whether these are in the queue has been decided."""
+        """Return whether these are in the queue has been decided."""
         for draft in drafts:
             if draft.message.status in _IN_QUEUE:
                 self._capacity.joined(draft.message.id)
@@ -207,7 +207,7 @@ class Sending:
         )
 
     def _first_status(self, wait: Wait, deliver_at: int | None) -> Status:
-        """Where a new message begins: scheduled, in the queue, on its way, or rejected for want of a broker."""
+        """Return a new message's first state: scheduled, in the queue, on its way, or rejected for want of a broker."""
         if deliver_at is not None:
             return Status.SCHEDULED
         if wait is Wait.BROKER and not self._dispatcher.reaches_broker:
@@ -229,7 +229,7 @@ class Sending:
         added.add_done_callback(partial(self._landed, call))
 
     def _landed(self, call: _Call, added: asyncio.Future[list[Added | NotSaved]]) -> None:
-        """What follows from a commit, at once and whoever still waits for it."""
+        """Go on after a commit, at once and whoever still waits for it."""
         del self._landing[call.drafts[0].message.id]
         self._joined(call.drafts)
         ended = [draft.message.id for draft in call.drafts]

@@ -1,4 +1,4 @@
-"""How much is unfinished on all devices, and whether there is room for more."""
+"""The capacity of the whole queue: how much is unfinished on all devices, and whether there is room for more."""
 
 import asyncio
 from contextlib import suppress
@@ -18,7 +18,7 @@ _COUNT_EVERY = 1.0  # seconds between counts of what is unfinished
 
 
 class Capacity:
-    """Whether the whole queue has room: a count of the database now and then, and what was queued here since."""
+    """Room in the whole queue: a count of the database now and then, and what was queued here since."""
 
     def __init__(self, limit: int, queue: Queue, metrics: Metrics) -> None:
         """`limit`: messages in all (CHAPAR_MAX_QUEUE)."""
@@ -51,7 +51,7 @@ class Capacity:
         self._joining[message_id] = None
 
     def joined(self, message_id: str) -> None:
-        """Whether it was queued has been decided."""
+        """Return whether it was queued has been decided."""
         self._joining.pop(message_id, None)
 
     def queued(self) -> None:

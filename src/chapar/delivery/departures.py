@@ -1,4 +1,4 @@
-"""Whether a message may leave now: the order of its device, the lease of this process, and what may end sessions."""
+"""Decide whether a message may leave now: by its device's order, this process's lease, and what may end sessions."""
 
 from collections.abc import Sequence
 
@@ -22,11 +22,11 @@ class Departures:
 
     @property
     def takes_direct(self) -> bool:
-        """Whether a message may be published as it comes; else it belongs into the queue."""
+        """Return whether a message may be published as it comes; else it belongs into the queue."""
         return self._link.up and not self.isolating
 
     def trial(self, message: Message, *, direct: bool) -> Trial:
-        """How a claimed message is to be tried now; `direct`: it never was in the queue."""
+        """Decide how a claimed message is tried now; `direct`: it never was in the queue."""
         # Nothing overtakes an earlier message of its device, and nothing is sent that another may have taken over.
         if message.imei in self._returning or not self._lease.is_held:
             return Trial.BACK

@@ -1,4 +1,4 @@
-"""What is due goes over the link, and what came of it goes into the store."""
+"""Publish what is due over the link, and save what came of it."""
 
 import asyncio
 import time
@@ -64,7 +64,7 @@ class _Delivery:
 
     @property
     def may_queue(self) -> bool:
-        """Whether it waits in the queue where the broker cannot take it now; else it is rejected.
+        """Return whether it waits in the queue where the broker cannot take it now; else it is rejected.
 
         A call that is answered before its message has ended was told that the delivery goes on.
         """
@@ -137,12 +137,12 @@ class Dispatcher:
 
     @property
     def reaches_broker(self) -> bool:
-        """Whether there is a session with the broker."""
+        """Return whether there is a session with the broker."""
         return self._link.up
 
     @property
     def takes_direct(self) -> bool:
-        """Whether a message may be published as it comes; else it belongs into the queue."""
+        """Return whether a message may be published as it comes; else it belongs into the queue."""
         return self._departures.takes_direct and len(self._under_way) < MAX_UNDER_WAY
 
     def deliver_direct(self, message: Message, caller: Waiting | None) -> None:
@@ -188,7 +188,7 @@ class Dispatcher:
 
     @property
     def _has_room(self) -> bool:
-        """Whether another page may be taken."""
+        """Return whether another page may be taken."""
         return len(self._taken) <= MAX_TAKEN - PAGE
 
     async def _deliver_page(self, messages: Sequence[Message]) -> None:
@@ -315,7 +315,7 @@ class Dispatcher:
         )
 
     def _outcome(self, delivery: _Delivery, said: int | Exception, facts: Facts) -> tuple[_Delivery, Outcome]:
-        """What comes of a delivery of which the link `said` this."""
+        """Return what comes of a delivery of which the link `said` this."""
         message = delivery.message
         try:
             if self._suspects:
@@ -389,7 +389,7 @@ class Dispatcher:
             self._commit(again)
 
     def _is_left_behind(self, delivery: _Delivery, error: BaseException) -> bool:
-        """Whether the database does not take any end of a delivery: the next start settles what its row says then."""
+        """Return whether the database takes no end of a delivery: the next start settles what its row says then."""
         is_closed = self._stopping and isinstance(error, StoreError)
         if not (delivery.is_faulty or is_closed):
             return False

@@ -126,7 +126,7 @@ class IdempotencyKeys:
     async def _sent(
         self, key: IdempotencyKey, send: Callable[[IdempotencyKey], Awaitable[Message | IdempotencyKey]]
     ) -> Message | NotSent | Replay:
-        """What came of the message, or what the first request with its key was answered."""
+        """Return what came of the message, or what the first request with its key was answered."""
         try:
             sent = await send(key)
         except NotSent as error:
@@ -143,7 +143,7 @@ class IdempotencyKeys:
         return await self._repeated(sent, key) if isinstance(sent, IdempotencyKey) else sent
 
     async def _repeated(self, owner: IdempotencyKey, use: IdempotencyKey) -> Message | NotSent | Replay:
-        """What to answer a request whose key made another message before: what it was answered, else that message."""
+        """Return the answer to a request whose key made another message before: the first answer, else that message."""
         if owner.fingerprint != use.fingerprint:
             raise KeyMismatch
         if owner.answer_status is not None:

@@ -33,7 +33,7 @@ class ProcessLease:
 
     @property
     def is_held(self) -> bool:
-        """Whether nobody takes over what this process holds."""
+        """Return whether nobody takes over what this process holds."""
         return self.alone or self._loop.time() < self._until
 
     async def acquire(self) -> None:

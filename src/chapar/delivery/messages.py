@@ -1,4 +1,4 @@
-"""What may be asked about one message: send it, send it again, find it."""
+"""Single messages: send one, send it again, find it."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""What comes of an attempt: from a message, and what the link said of it, to where the message stands next. No I/O."""
+"""Outcomes of attempts: from a message, and what the link said of it, to where the message stands next. No I/O."""
 
 from typing import Final, NamedTuple, Unpack, assert_never
 from zlib import crc32
@@ -29,7 +29,7 @@ _LONGEST_BACKOFF = 60_000  # … up to this
 
 
 class Facts(NamedTuple):
-    """What is so when the link says what came of a publication."""
+    """The facts that an outcome depends on, beside what the link said."""
 
     now: int  #: ms since the epoch
     process: str  #: token of the process that made the attempt
@@ -41,14 +41,14 @@ Said = int | LinkDown | LinkLost | PublicationExpired | PublicationInvalid | Tak
 
 
 class Outcome(NamedTuple):
-    """What comes of an attempt."""
+    """The result of an attempt: the message's next state, and what is recorded."""
 
     message: Message  #: as it stands next
     attempts: tuple[Attempt, ...] = ()  #: what is kept of its history with that
 
 
 def outcome(message: Message, said: Said, facts: Facts, *, may_queue: bool) -> Outcome:
-    """What comes of an attempt of which the link `said` this.
+    """Return what comes of an attempt of which the link `said` this.
 
     `may_queue`: whether the message waits in the queue where the broker cannot take it now; else it is rejected.
     """
@@ -124,7 +124,7 @@ def faulty(message: Message, facts: Facts, *, may_have_left: bool) -> Outcome:
 
 
 def not_sent(message: Message) -> NotSent | None:
-    """Why a message was not sent and never will be; None unless that is certain."""
+    """Return why a message was not sent and never will be; None unless that is certain."""
     if message.possible_duplicate:
         return None
     match message.status:
@@ -174,7 +174,7 @@ def _answered(message: Message, reason_code: int, facts: Facts, *, may_queue: bo
 
 
 def _success(message: Message, reason_code: int, facts: Facts) -> tuple[Attempt, ...]:
-    """What is kept of a success: that it was not the first attempt, and what it made the broker forget."""
+    """Return what is kept of a success: that it was not the first attempt, and what it made the broker forget."""
     kept = (attempt(message, Status.PUBLISHED.value, reason_code, facts),) if message.attempts > 1 else ()
     if not message.clears or message.origin is None:
         return kept

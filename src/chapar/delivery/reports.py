@@ -1,4 +1,4 @@
-"""What was sent: lists, reports and counts, narrowed to what the caller reaches."""
+"""Reports of what was sent: lists, downloads and counts, narrowed to what the caller reaches."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

@@ -12,7 +12,7 @@ _ENOUGH: Final = 4  # times that it went wrong, whoever was to blame: so often i
 
 
 class Trial(Enum):
-    """How a message is tried."""
+    """The way a message is tried: with others, alone, or not again."""
 
     PLAIN = auto()  #: like every other
     ALONE = auto()  #: with nothing else in flight: where the session ends again, it is the cause
@@ -32,7 +32,7 @@ class _Suspicion:
 
 
 class Suspects:
-    """What is held against messages since this process started; true where there is anything.
+    """Evidence against messages since this process started; true where there is anything.
 
     A session that ends makes suspects of all that was in flight. Each is tried alone next, so nobody else is sent again
     because of it. What a broker that goes on leaves unanswered would make everybody wait for its time-out each time, so
@@ -47,16 +47,16 @@ class Suspects:
         return bool(self._suspicions or self._unanswered)
 
     def is_unanswered(self, imei: str) -> bool:
-        """Whether the broker left the last message of this device unanswered."""
+        """Return whether the broker left the last message of this device unanswered."""
         return imei in self._unanswered
 
     def reason_code(self, message: Message) -> int | None:
-        """What the broker said when it went wrong last."""
+        """Return what the broker said when it went wrong last."""
         suspicion = self._suspicions.get(message.id)
         return None if suspicion is None else suspicion.reason_code
 
     def trial(self, message: Message, window: int, *, broker_was_there: bool) -> Trial:
-        """How to try it now, with this window; `broker_was_there`: when the last session had ended."""
+        """Decide how to try it now, with this window; `broker_was_there`: when the last session had ended."""
         suspicion = self._suspicions.get(message.id)
         beside = sum(tried is not None for tried in self._unanswered.values())
         if suspicion is not None and self._is_cause(suspicion, broker_was_there=broker_was_there):
@@ -99,13 +99,13 @@ class Suspects:
         self._suspicions.pop(message_id, None)
 
     def forget_late(self, now: int) -> None:
-        """Whatever has expired by `now` (ms since the epoch) has come to its end, whoever saw to it."""
+        """Forget what has expired by `now` (ms since the epoch): it has come to its end, whoever saw to it."""
         late = [id_ for id_, each in self._suspicions.items() if each.expires_at is not None and each.expires_at <= now]
         for message_id in late:
             del self._suspicions[message_id]
 
     @staticmethod
     def _is_cause(suspicion: _Suspicion, *, broker_was_there: bool) -> bool:
-        """Whether to give it up. A broker that was away meanwhile has ended the session for reasons of its own."""
+        """Return whether to give it up. A broker that was away meanwhile had reasons of its own to end the session."""
         is_proven = suspicion.singled_out and (broker_was_there or suspicion.went_on)
         return suspicion.times >= (_PROVEN if is_proven else _ENOUGH)

@@ -38,11 +38,11 @@ class Waiting:
 
     @property
     def is_held(self) -> bool:
-        """Whether something is about to be rejected."""
+        """Return whether something is about to be rejected."""
         return bool(self._rejected)
 
     def hold(self, message_id: str, *, rejected: bool) -> None:
-        """What comes of a message is being committed: that it is `rejected`, or something else."""
+        """Note that what comes of a message is being committed: that it is `rejected`, or something else."""
         if rejected:
             self._rejected.add(message_id)
             return
@@ -51,7 +51,7 @@ class Waiting:
             self.give_up()
 
     def concerns(self, status: Status, *, in_doubt: bool) -> bool:
-        """Whether a message in this state is what is waited for."""
+        """Return whether a message in this state is what is waited for."""
         return status in self.statuses or (in_doubt and status is Status.QUEUED)
 
     def end(self, message: Message) -> None:
@@ -74,7 +74,7 @@ class Waiting:
 
 
 class Waiters:
-    """Who waits, by the message that they wait for: a listener of what has changed.
+    """Waiting callers by the message that they wait for: a listener of what has changed.
 
     A change that does not bring the whole message is looked up, and so is now and then whatever is waited for, where
     other processes may move it.

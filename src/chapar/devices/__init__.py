@@ -1,1 +1,1 @@
-"""Who is out there."""
+"""Devices: who is out there."""

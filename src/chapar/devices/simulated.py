@@ -53,7 +53,7 @@ class Fleet:
 
     @property
     def complete(self) -> bool:
-        """Whether every device listens."""
+        """Return whether every device listens."""
         return self.connected == len(self.devices)
 
     async def run(self) -> None:
@@ -63,7 +63,7 @@ class Fleet:
                 tasks.create_task(stay_connected(self._access, partial(self._session, device), self._note), name=device)
 
     async def received(self) -> ReceivedCommand:
-        """What a device has heard; waits for it."""
+        """Return the next command that a device received; waits for it."""
         return await self._received.get()
 
     async def until(self, *, complete: bool) -> None:

@@ -1,4 +1,4 @@
-"""Why a caller is not let in, or not let do what it asks: nothing was stored, nothing was sent."""
+"""Refusals of callers, who are not let in, or not let do what they ask: nothing was stored, nothing was sent."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Unauthenticated(AccessError):
 
 @dataclass(eq=False)
 class CredentialInvalid(Unauthenticated):
-    """What the caller sent does not prove who it is; the problem reads on from `it`."""
+    """The caller's credential does not prove who it is; the problem reads on from `it`."""
 
     code = "credential_invalid"
 
@@ -58,7 +58,7 @@ class GrantTooWide(AccessError):
 
 @dataclass(eq=False)
 class AccessUnavailable(AccessError):
-    """What the check needs cannot be read now, so nobody is let in on trust.
+    """The check cannot be made now, so nobody is let in on trust.
 
     `cause` is for the log: whoever asks has yet to prove who they are, and addresses of ours are not for everybody.
     """

@@ -1,4 +1,4 @@
-"""What goes wrong between the command line and the gateway that it calls."""
+"""Errors between the command line and the gateway that it calls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class GatewayError(ChaparError):
 
     @property
     def passing(self) -> bool:
-        """Whether it may be over soon, as when the gateway restarts."""
+        """Return whether it may be over soon, as when the gateway restarts."""
         return True
 
 
@@ -61,12 +61,12 @@ class GatewayUntrusted(GatewayError):
 
     @property
     def cause(self) -> Phrase:
-        """What was wrong."""
+        """Return what was wrong."""
         return self.problem.cause
 
     @property
     def cure(self) -> Phrase:
-        """What helps against it."""
+        """Return what helps against it."""
         return GATEWAY_CURES[self.problem.fault]
 
     @property
@@ -102,7 +102,7 @@ class GatewayRefused(GatewayError):
 
 @dataclass(eq=False)
 class NotAGateway(GatewayError):
-    """What answers is something else, or a proxy whose gateway is away."""
+    """Something else answers, or a proxy whose gateway is away."""
 
     code = "not_a_gateway"
 

@@ -1,4 +1,4 @@
-"""Why a message was not sent and never will be."""
+"""Reasons why a message was not sent and never will be."""
 
 from dataclasses import dataclass
 

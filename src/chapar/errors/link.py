@@ -1,4 +1,4 @@
-"""What the link to the broker did not do, and why there is no session."""
+"""Errors of the link to the broker: what it did not do, and why there is no session."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -58,14 +58,14 @@ class PublicationInvalid(LinkError):
 
 @dataclass(eq=False)
 class PublicationExpired(LinkError):
-    """Its time ran out while it waited for room in the broker's window; nothing left."""
+    """The publication's time ran out while it waited for room in the broker's window; nothing left."""
 
     code = "publication_expired"
 
 
 @dataclass(eq=False)
 class TakenBack(LinkError):
-    """Its owner took it back before it left."""
+    """The publication was taken back by its owner before it left."""
 
     code = "taken_back"
 
@@ -81,7 +81,7 @@ class EmbeddedBrokerFailed(LinkError):
 
 @dataclass(eq=False)
 class BrokerError(LinkError):
-    """Why there is no session with `endpoint`; the link logs it and dials again."""
+    """A reason why there is no session with `endpoint`; the link logs it and dials again."""
 
     code = "broker_error"
 
@@ -126,12 +126,12 @@ class TlsFailed(BrokerError):
 
     @property
     def cause(self) -> Phrase:
-        """What was wrong."""
+        """Return what was wrong."""
         return self.problem.cause
 
     @property
     def cure(self) -> Phrase:
-        """What helps against it."""
+        """Return what helps against it."""
         return BROKER_CURES[self.problem.fault]
 
 
@@ -145,7 +145,7 @@ class TlsFilesUnusable(BrokerError):
 
 
 class BrokerWords(NamedTuple):
-    """What the broker says about it itself: short, printable, and shown as its own words."""
+    """The broker's own words about it: short, printable, and shown as such."""
 
     reason: str = ""  #: its Reason String (MQTT 5.0 §3.2.2.3.9)
     server: str = ""  #: its Server Reference, another broker to use (MQTT 5.0 §3.2.2.3.16)

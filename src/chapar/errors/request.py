@@ -1,4 +1,4 @@
-"""Why a request is refused: nothing was stored, nothing was sent."""
+"""Refusals of requests: nothing was stored, nothing was sent."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class RequestError(ChaparError):
 
 @dataclass(eq=False)
 class HeadMalformed(RequestError):
-    """What came is not the head of an HTTP/1.1 request (RFC 9112)."""
+    """The bytes are not the head of an HTTP/1.1 request (RFC 9112)."""
 
     code = "head_malformed"
 
@@ -222,7 +222,7 @@ class KeyInFlight(ChaparError):
 
 @dataclass(eq=False)
 class ConnectionsExhausted(ChaparError):
-    """As many connections are open as may be; this one is closed at once."""
+    """The gateway has as many connections open as it may; this one is closed at once."""
 
     code = "too_many_connections"
 

@@ -72,7 +72,7 @@ class ChaparError(Exception):
 
 
 def _key(error: type[ChaparError]) -> str:
-    """Where the sentence of an error stands; a family without one of its own has its parent's."""
+    """Find the sentence of an error; a family without one of its own has its parent's."""
     keys = (f"error.{kind.code}" for kind in error.__mro__ if issubclass(kind, ChaparError))
     return next(key for key in keys if key in CATALOGS["en"])
 

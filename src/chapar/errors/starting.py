@@ -1,4 +1,4 @@
-"""Why the gateway does not start; `StoreError` and `LinkError` have reasons of their own."""
+"""Reasons why the gateway does not start; `StoreError` and `LinkError` have reasons of their own."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from chapar.errors.root import ChaparError, Phrase
 
 
 class Problem(ValueError):
-    """What is wrong with a value; the phrase reads on from the setting's name and never repeats a secret."""
+    """A fault in a value; the phrase reads on from the setting's name and never repeats a secret."""
 
     def __init__(self, phrase: Phrase) -> None:
         super().__init__(str(phrase))

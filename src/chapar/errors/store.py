@@ -1,4 +1,4 @@
-"""What the database did not do, and why it is not used."""
+"""Errors of the database: what it did not do, and why it is not used."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Why TLS with another machine failed, in words, and what helps against it."""
+"""Failures of TLS with another machine, in words, and what helps against them."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from chapar.errors.root import Phrase
 
 
 class TlsFault(StrEnum):
-    """What was wrong, each with its words in the catalogs, where `its` is the other machine's."""
+    """Faults of a TLS handshake, each with its words in the catalogs, where `its` is the other machine's."""
 
     SELF_SIGNED = "self_signed"
     UNKNOWN_AUTHORITY = "unknown_authority"
@@ -37,7 +37,7 @@ class TlsProblem(NamedTuple):
 
     @property
     def cause(self) -> Phrase:
-        """What was wrong, without a full stop."""
+        """Return what was wrong, without a full stop."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         return Phrase(f"tls.{self.fault}", name=self.name, detail=self.detail, now=now)
 

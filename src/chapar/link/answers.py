@@ -1,4 +1,4 @@
-"""What became of publications, as the link learns it."""
+"""Answers to publications, as the link learns them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from chapar.link.publication import Publication
 
 
 class Answer(NamedTuple):
-    """What became of one publication: the reason code of its PUBACK or PUBREC, 0 at QoS 0, or why there is none.
+    """The answer to one publication: the reason code of its PUBACK or PUBREC, 0 at QoS 0, or why there is none.
 
     LinkLost means that it may have arrived. After every other exception nothing of it has left; one that is named
     here neither is a fault of ours.

@@ -1,4 +1,4 @@
-"""How to reach the brokers, as whoever connects is told it."""
+"""Access to the brokers, for whoever connects."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class BrokerAccess:
-    """Where the brokers are, and how to connect to them. Times are in seconds."""
+    """Addresses of the brokers, and how to connect to them. Times are in seconds."""
 
     brokers: tuple[BrokerAddress, ...]  #: in the order in which they are tried
     connect_timeout: float  #: for each step of connecting

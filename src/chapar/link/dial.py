@@ -106,5 +106,5 @@ async def _connected_socket(endpoint: Endpoint, patience: float) -> socket.socke
 
 
 def _failed(endpoint: Endpoint, error: OSError) -> BrokerError:
-    """In the operating system's own words: asyncio's repeat the address."""
+    """Make the error, in the operating system's own words: asyncio's repeat the address."""
     return ConnectionFailed(str(endpoint), os.strerror(error.errno) if error.errno else str(error))

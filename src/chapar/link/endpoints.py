@@ -1,4 +1,4 @@
-"""Where the brokers are: every IP address of every one of them, in turn."""
+"""Addresses of the brokers: every IP address of every one of them, in turn."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ class Endpoint:
 
 
 class Rotation:
-    """Which address is tried next: each one once a round, in the order of the URLs and of the name server's answers.
+    """Turns of the addresses: each one once a round, in the order of the URLs and of the name server's answers.
 
     A session that was lost goes on with the address behind its own. A name is looked up again for each of its
     addresses, because a session may have lived for days since.

@@ -1,4 +1,4 @@
-"""What the broker publishes to us: acknowledged by its owner where there is one, else at once, and dropped."""
+"""Publications from the broker: acknowledged by their owner where there is one, else at once, and dropped."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""When to ask a silent broker for a sign of life, and when to give it up (MQTT 5.0 §3.1.2.10). Pure: no clock."""
+"""Decide when to ask a silent broker for a sign of life, when to give it up (MQTT 5.0 §3.1.2.10). Pure: no clock."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +12,7 @@ ANSWER_WITHIN: Final = 0.75
 
 @dataclass(slots=True)
 class KeepAlive:
-    """What was last heard and sent on one connection. Times are seconds of one monotonic clock."""
+    """Times of the last packets in and out on one connection, in seconds of one monotonic clock."""
 
     interval: float
     heard_at: float
@@ -28,11 +28,11 @@ class KeepAlive:
         self.asked_at = now
 
     def should_ask(self, now: float) -> bool:
-        """Whether to send PINGREQ: half an interval passed in which we heard nothing, or sent nothing."""
+        """Return whether to send PINGREQ: half an interval passed in which we heard nothing, or sent nothing."""
         return self.asked_at is None and now >= self.look_at()
 
     def is_silent(self, now: float) -> bool:
-        """Whether to take the connection for dead."""
+        """Return whether to take the connection for dead."""
         return self.asked_at is not None and now >= self.look_at()
 
     def look_at(self) -> float:

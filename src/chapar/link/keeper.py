@@ -89,7 +89,7 @@ class Link:
 
     @property
     def up(self) -> bool:
-        """Whether there is a session now."""
+        """Return whether there is a session now."""
         return self._session is not None and self._session.up
 
     @property
@@ -119,7 +119,7 @@ class Link:
 
     @property
     def trouble(self) -> BrokerError | None:
-        """Why nothing, or not everything, can be delivered now; None where there is a session and it answers."""
+        """Return why nothing, or not everything, can be delivered now; None where there is a session and it answers."""
         session = self._session
         if session is None or not session.up:
             return self.last_error
@@ -133,7 +133,7 @@ class Link:
 
     @property
     def reports_subscribers(self) -> bool:
-        """Whether 0x00 from the connected broker means that somebody was subscribed.
+        """Return whether 0x00 from the connected broker means that somebody was subscribed.
 
         A broker may answer 0x10 where nobody is, and need not (MQTT 5.0 §3.4.2.1); nothing in CONNACK tells, and a
         probe would have to publish where an ACL may end the session. So it counts once this process has seen 0x10

@@ -1,4 +1,4 @@
-"""What a broker takes from us, as its CONNACK announced it (MQTT 5.0 §3.2.2.3)."""
+"""Limits of a broker, as its CONNACK announced them (MQTT 5.0 §3.2.2.3)."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -29,7 +29,7 @@ class Limits:
         self.check_size(len(publication.payload))
 
     def may_exceed_size(self, publication: Publication) -> bool:
-        """Whether the packet has to be encoded to know that it is small enough."""
+        """Return whether the packet has to be encoded to know that it is small enough."""
         text = len(publication.topic) + 2 * len(publication.message_id) + len(publication.response_topic or "")
         most = _MOST_AROUND + _BYTES_OF_CHARACTER * text + len(publication.payload)
         return most > self.max_packet_size

@@ -25,7 +25,7 @@ class Outgoing:
 
 
 class Line:
-    """What waits. A topic, so a device, has its turn while fewer than `share` of its publications are in flight.
+    """Waiting publications. A topic, so a device, has its turn while fewer than `share` of its own are in flight.
 
     With one line for all, a device with two hundred publications held up every other one until the last of its own
     was answered, and one whose publications were not answered held them up for good.

@@ -83,7 +83,7 @@ def read_publish(frame: memoryview) -> tuple[int, int]:
 
 
 def words_of(packet: mqtt5.ConnAckPacket | mqtt5.DisconnectPacket) -> BrokerWords:
-    """What the broker says about it itself, printable and short, so that it cannot be taken for ours."""
+    """Return the broker's own words about it, printable and short, so that they cannot be taken for ours."""
     return BrokerWords(_shown(packet.reason_str), _shown(packet.server_reference))
 
 
@@ -105,7 +105,7 @@ def _decoded(frame: memoryview) -> mqtt5.Packet:
 
 
 def _reason_codes(frame: memoryview) -> slice:
-    """Where the reason codes are; empty where the packet has none."""
+    """Return the slice of the reason codes; empty where the packet has none."""
     kind = frame[0] >> 4
     begin = end = len(frame)
     if kind in _BEFORE_CODE:
@@ -119,7 +119,7 @@ def _reason_codes(frame: memoryview) -> slice:
 
 
 def _body(frame: memoryview) -> int:
-    """Where the variable header begins."""
+    """Return the offset of the variable header."""
     return _variable(frame, 1)[1]
 
 

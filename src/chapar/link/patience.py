@@ -1,4 +1,4 @@
-"""How long the broker may leave a publication unanswered on a connection that is alive. Pure: no clock."""
+"""Decide how long the broker may leave a publication unanswered on a connection that is alive. Pure: no clock."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,7 +10,7 @@ _ASK_EVERY: Final = 0.1  # seconds between looks for the answer that proves that
 
 
 class Step(IntEnum):
-    """What to do about the publication that has been unanswered for longest; each includes those before it."""
+    """Steps against a publication that goes unanswered, the oldest one; each includes those before it."""
 
     WAIT = 0  #: nothing yet
     WARN = 1  #: say that it takes too long
@@ -30,12 +30,12 @@ class Patience:
         return self.timeout * _WARN_AFTER, self.timeout, self.timeout + min(_HOLD, self.timeout * _WARN_AFTER)
 
     def step(self, sent_at: float, heard_at: float, now: float) -> Step:
-        """What to do at `now`; the broker was last heard at `heard_at`."""
+        """Return what to do at `now`; the broker was last heard at `heard_at`."""
         warn, hold, ask = self._steps
         if heard_at - sent_at >= ask:
             return Step.END
         return Step(sum(now - sent_at >= after for after in (warn, hold, ask)))
 
     def look_at(self, sent_at: float, now: float) -> float:
-        """When the next step may be due; `sent_at` is `now` where everything is answered."""
+        """Return when the next step may be due; `sent_at` is `now` where everything is answered."""
         return next((at for after in self._steps if (at := sent_at + after) > now), now + _ASK_EVERY)

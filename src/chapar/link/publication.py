@@ -1,4 +1,4 @@
-"""What goes over the link: a publication out, a delivery in, and the CONNECT that opens it."""
+"""Values that go over the link: a publication out, a delivery in, and the CONNECT that opens it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class SignOn:
-    """What CONNECT says about us (MQTT 5.0 §3.1)."""
+    """The fields of our CONNECT (MQTT 5.0 §3.1)."""
 
     client_id: str
     keep_alive: int  #: seconds

@@ -113,7 +113,7 @@ class Session(asyncio.Protocol):
 
     @property
     def up(self) -> bool:
-        """Whether the session is established and has not ended."""
+        """Return whether the session is established and has not ended."""
         return self._up
 
     @property
@@ -141,7 +141,7 @@ class Session(asyncio.Protocol):
 
     @property
     def met_no_subscribers(self) -> bool:
-        """Whether the broker has answered 0x10 in this session."""
+        """Return whether the broker has answered 0x10 in this session."""
         return self._window.met_no_subscribers
 
     async def established(self) -> None:
@@ -238,7 +238,7 @@ class Session(asyncio.Protocol):
         self._gone.set_result(None)
 
     def _cause_of_hanging_up(self) -> Phrase:
-        """Why the broker may have answered CONNECT with the end of the connection."""
+        """Return why the broker may have answered CONNECT with the end of the connection."""
         assert self._transport is not None  # noqa: S101 - it is gone now, so it was there
         if self._transport.get_extra_info("ssl_object") is None:
             # A refusal without a word is how many MQTT 3.1.1 brokers answer MQTT 5, but not only they.

@@ -53,7 +53,7 @@ class Window:
         return len(self._flights)
 
     def oldest_sent_at(self, now: float) -> float:
-        """When that left which has been unanswered for longest (loop time); `now` where everything is answered."""
+        """Return when the publication unanswered for longest left (loop time); `now` where everything is answered."""
         return next((outgoing.sent_at for outgoing in self._flights.values()), now)
 
     def add(self, publication: Publication, answers: Answers) -> None:
@@ -124,7 +124,7 @@ class Window:
         return True
 
     def is_received(self, packet_id: int) -> bool:
-        """Whether PUBREC came for it, and PUBCOMP not yet."""
+        """Return whether PUBREC came for it, and PUBCOMP not yet."""
         outgoing = self._flights.get(packet_id)
         return outgoing is not None and outgoing.received is not None
 

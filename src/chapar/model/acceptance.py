@@ -21,7 +21,7 @@ class IdempotencyKey(NamedTuple):
 
 
 class KeptAnswer(NamedTuple):
-    """What the first request of a key is answered."""
+    """The answer that the first request of a key was given."""
 
     key: IdempotencyKey
     status: int
@@ -29,7 +29,7 @@ class KeptAnswer(NamedTuple):
 
 
 class Sender(NamedTuple):
-    """Who sends a message, as the audit trail says."""
+    """The sender of a message, as the audit trail names it."""
 
     principal: str
     name: str
@@ -46,7 +46,7 @@ class Addition(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where a message that was added stands."""
+    """The first state of a message that was added."""
 
     status: Status
     claim: str | None

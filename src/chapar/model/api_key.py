@@ -21,12 +21,12 @@ class ApiKey(NamedTuple):
     last_used_at: int | None = None  #: to the minute
 
     def ended(self, at: int) -> bool:
-        """Whether it is not accepted any more at the time `at`."""
+        """Return whether it is not accepted any more at the time `at`."""
         return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= at)
 
 
 class KeyChange(NamedTuple):
-    """From a time on, a key is not accepted any more."""
+    """An end of a key: the time from which it is not accepted any more."""
 
     key_id: str
     at: int | None  #: the time, ms since the epoch; None: it has no end

@@ -9,7 +9,7 @@ from chapar.model.principal import EVERYWHERE, Caller, Reach
 
 
 class Action(StrEnum):
-    """What was done."""
+    """Kinds of entries: what was done."""
 
     SENT = "message_sent"  #: A message was accepted, whatever became of it.
     CANCELLED = "message_cancelled"
@@ -49,14 +49,14 @@ class Entry(NamedTuple):
 
 
 def cancellation(caller: Caller, message: Message, at: int, why: str | None = None) -> Entry:
-    """What the trail says of a message that a caller withdraws."""
+    """Return the trail's entry about a message that a caller withdraws."""
     principal = caller.principal
     subject = (message.id, message.imei, message.micro_op)
     return Entry(at, principal.id, principal.name, caller.address, Action.CANCELLED.value, *subject, why)
 
 
 class AuditFilters(NamedTuple):
-    """Which entries are meant: those that fit everything that is given."""
+    """Conditions on entries: those are meant that fit everything that is given."""
 
     principal: str | None = None
     action: Action | None = None

@@ -1,4 +1,4 @@
-"""What changes about a message: a move that is asked for, and the change that was committed."""
+"""Changes of a message: the move that is asked for, and the change that was committed."""
 
 from typing import NamedTuple
 
@@ -26,12 +26,12 @@ class Change(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """What came of withdrawing a message that waits."""
+    """The result of withdrawing a message that waits."""
 
     before: Status | None  #: where it waited; None: it was not withdrawn by this
     message: Message  #: as it stands now
 
     @property
     def won(self) -> bool:
-        """Whether it was withdrawn by this."""
+        """Return whether it was withdrawn by this."""
         return self.before is not None

@@ -22,7 +22,7 @@ _ASCII_DIGITS = {zero + digit: str(digit) for zero in (0x06F0, 0x0660) for digit
 
 
 class Status(StrEnum):
-    """Where a message stands. Each step is claimed only with proof of it."""
+    """The state of a message. Each step is claimed only with proof of it."""
 
     SCHEDULED = "scheduled"  #: Committed; its time (`deliver_at`) has not come.
     QUEUED = "queued"  #: Committed; waits for the broker or for its turn.
@@ -83,14 +83,14 @@ WAITING = (Status.SCHEDULED, Status.QUEUED)
 
 
 class Wait(StrEnum):
-    """What a caller waits for."""
+    """The event that a caller waits for."""
 
     NONE = "none"  #: The commit: answered at once, delivered as soon as it can be.
     BROKER = "broker"  #: The broker's acknowledgement.
 
 
 class Command(NamedTuple):
-    """What a caller asks for: one operation for one device. Its text is checked already."""
+    """A caller's order: one operation for one device. Its text is checked already."""
 
     imei: str
     micro_op: str
@@ -164,12 +164,12 @@ class Message(NamedTuple):
 
     @property
     def clears(self) -> bool:
-        """Whether it is the empty message that makes the broker forget a retained one, its origin (see `clearing`)."""
+        """Return whether it is the empty message that makes the broker forget a retained one (see `clearing`)."""
         return not self.micro_op
 
     @property
     def payload(self) -> bytes:
-        """What the device is told: the operation's name alone, or the JSON envelope where there are parameters."""
+        """Make the payload: the operation's name alone, or the JSON envelope where there are parameters."""
         if self.params is None:
             return self.micro_op.encode()
         return f'{{"id":"{self.id}","micro_op":{json.dumps(self.micro_op)},"params":{self.params}}}'.encode()
@@ -232,13 +232,13 @@ def new_id(nanoseconds: int) -> str:
 
 
 def first_id(time: int) -> str:
-    """What every id made at `time` (ms since the epoch) or later sorts behind (RFC 9562 §5.7: time comes first)."""
+    """Return what every id made at `time` (ms since the epoch) or later sorts behind (RFC 9562 §5.7)."""
     digits = f"{min(max(time, 0), _LAST_TIME):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
 
 def time_of(message_id: str) -> int:
-    """When an id was made, ms since the epoch; 0 for what is none."""
+    """Return when an id was made, ms since the epoch; 0 for what is none."""
     return int(message_id[:8] + message_id[9:13], 16) if _ID.fullmatch(message_id) else 0
 
 
@@ -266,7 +266,7 @@ def check_operation(text: str, field: str = "micro_op") -> str:
 
 
 def has_forbidden_character(text: str) -> bool:
-    """Whether `text` has what MQTT 5.0 §1.5.4 forbids or discourages: surrogates, controls, non-characters."""
+    """Return whether `text` has what MQTT 5.0 §1.5.4 forbids or discourages: surrogates, controls, non-characters."""
     return not text.isprintable() and any(
         unicodedata.category(character) in {"Cc", "Cs"} or _is_noncharacter(ord(character)) for character in text
     )

@@ -1,4 +1,4 @@
-"""Who calls, and what they may do: scopes, and the devices and operations within reach. No I/O."""
+"""Callers and their rights: scopes, and the devices and operations within reach. No I/O."""
 
 import fnmatch
 import re
@@ -16,7 +16,7 @@ DEVICE_PATTERN: Final = re.compile(r"[A-Za-z0-9._*?-]+")
 
 
 class Scope(StrEnum):
-    """What a caller may do."""
+    """A right of a caller."""
 
     SEND = "messages:send"  #: Send messages, one by one, in bulk, or once more.
     READ = "messages:read"  #: See messages, reports and counts.
@@ -40,11 +40,11 @@ class Reach(NamedTuple):
     operations: tuple[str, ...] = EVERYTHING
 
     def covers(self, imei: str, micro_op: str) -> bool:
-        """Whether this operation of this device is within reach."""
+        """Return whether this operation of this device is within reach."""
         return _fits(self.devices, imei) and _fits(self.operations, micro_op)
 
     def includes(self, other: "Reach") -> bool:
-        """Whether `other` is certain to reach no further: each of its patterns is one of ours."""
+        """Return whether `other` is certain to reach no further: each of its patterns is one of ours."""
         return all(ours == EVERYTHING or set(theirs) <= set(ours) for ours, theirs in zip(self, other, strict=True))
 
 
@@ -62,7 +62,7 @@ class Principal(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """Who makes one request, and from where."""
+    """The maker of one request, and its address."""
 
     principal: Principal
     address: str  #: the client's IP address, or how else it came

@@ -18,7 +18,7 @@ class Lease(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What a process found to do in the queue."""
+    """Work that a process found in the queue."""
 
     messages: list[Message]  #: now PUBLISHING, in the order of acceptance
     next_at: int | None  #: when something becomes due or expires next, ms since the epoch
@@ -27,7 +27,7 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is unfinished, on all devices."""
+    """Counts of the unfinished messages of all devices."""
 
     depths: Mapping[Status, int]  #: messages, by status
     oldest: Message | None  #: the one that was accepted first

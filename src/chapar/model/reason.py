@@ -1,4 +1,4 @@
-"""Why a message ended as it did, in stable codes."""
+"""Reasons why a message ended as it did, in stable codes."""
 
 from enum import StrEnum
 

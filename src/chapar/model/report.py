@@ -1,4 +1,4 @@
-"""What is asked of the messages, and the answers: pages of them, and counts."""
+"""Questions about messages, and their answers: pages and counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Bucket = Literal["minute", "hour", "day"]
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which messages are meant: those that fit everything that is given."""
+    """Conditions on messages: those are meant that fit everything that is given."""
 
     imei: str | None = None
     micro_op: str | None = None
@@ -24,7 +24,7 @@ class Filters:
 
 
 class Position(NamedTuple):
-    """Where a message stands in each order that pages may have. What follows can be read once that message is gone."""
+    """A message's place in each order that pages may have. What follows can be read once that message is gone."""
 
     seq: int  #: in the order of acceptance
     id: str

@@ -1,4 +1,4 @@
-"""Where a broker is, read from its URL, and which hosts are this machine.
+"""Addresses: a broker's, read from its URL, and the hosts that are this machine.
 
 Each way to write a URL wrong has a sentence of its own.
 """
@@ -31,7 +31,7 @@ _MEANT: Final = {"tcp": "mqtt", "mqtt5": "mqtt", "ssl": "mqtts", "tls": "mqtts",
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine: an address that cannot point elsewhere, or `localhost`."""
+    """Return whether a host is this machine: an address that cannot point elsewhere, or `localhost`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where a broker is and how to sign in. Its text form carries no secret.
+    """The address of a broker and how to sign in. Its text form carries no secret.
 
     >>> str(BrokerAddress.parse("mqtts://gate:secret@broker.example.org"))
     'mqtts://broker.example.org:8883'

@@ -1,4 +1,4 @@
-"""How long to wait before the next try of something that may fail again."""
+"""Delays before the next try of something that may fail again."""
 
 import asyncio
 import contextlib

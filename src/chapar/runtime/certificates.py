@@ -27,7 +27,7 @@ class WatchedFiles:
         self._seen = self._identities()
 
     def changed(self) -> bool:
-        """Whether one of them is another than at the last look."""
+        """Return whether one of them is another than at the last look."""
         before, self._seen = self._seen, self._identities()
         return before != self._seen
 
@@ -109,7 +109,7 @@ _LIBRARY_FAULTS: Final[Mapping[str, TlsFault]] = {  # reasons of OpenSSL; an ALE
 
 
 def tls_problem(error: OSError, name: str = "") -> TlsProblem:
-    """Why TLS with a server that should be `name` failed; a plain OSError is a connection that ended meanwhile."""
+    """Return why TLS with a server that should be `name` failed; a plain OSError is a connection that ended meanwhile."""
     match error:
         case ssl.SSLCertVerificationError():
             fault, detail = _VERIFY_FAULTS.get(error.verify_code, TlsFault.OTHER), error.verify_message
@@ -123,7 +123,7 @@ def tls_problem(error: OSError, name: str = "") -> TlsProblem:
 
 
 def _library_words(error: ssl.SSLError) -> str:
-    """What the library says, without its file and line numbers."""
+    """Return the library's sentence without its file and line numbers."""
     return (error.reason or str(error)).replace("_", " ").lower()
 
 

@@ -15,6 +15,6 @@ def raise_limit() -> None:
 
 
 def affordable(connections: int, readers: int) -> int:
-    """So many connections, or as many as there are descriptors for beside those of the database's readers."""
+    """Return so many connections, or as many as there are descriptors for beside those of the database's readers."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, min(connections, allowed - _RESERVE - readers))

@@ -63,7 +63,7 @@ def _lines() -> LineWriter:
 
 
 def lines_lost() -> int:
-    """How many lines could not be written until now."""
+    """Return how many lines could not be written until now."""
     return _lines().lost
 
 
@@ -73,7 +73,7 @@ def drain() -> None:
 
 
 class _Logger:
-    """What structlog hands a finished line to, by the name of its level."""
+    """The target of structlog's finished lines, by the name of their level."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = write

@@ -1,4 +1,4 @@
-"""What the gateway counts and measures, for Prometheus. Every label has a bounded set of values."""
+"""Counters and measures of the gateway, for Prometheus. Every label has a bounded set of values."""
 
 import os
 from typing import Final

@@ -44,7 +44,7 @@ Secret = Annotated[SecretStr, AfterValidator(_trimmed)]
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """What the files say that the environment names."""
+    """Secrets from the files that the environment names."""
 
     def __call__(self) -> dict[str, Any]:
         """The content of each file that is named, by setting; raises SettingInvalid."""

@@ -381,7 +381,7 @@ class Settings(BaseSettings):
 
     @property
     def serves_alone(self) -> bool:
-        """Whether no other gateway process can use the database."""
+        """Return whether no other gateway process can use the database."""
         return self.database.startswith("sqlite")
 
     @property

@@ -46,13 +46,13 @@ def protect() -> None:
 
 
 def output_problem() -> OSError | None:
-    """Why something written to standard output is lost; None where nothing is."""
+    """Return why something written to standard output is lost; None where nothing is."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.problem if isinstance(raw, Output) else None
 
 
 def reader_is_gone(problem: OSError) -> bool:
-    """Whether the other end of a pipe was closed, as `head` does once it has enough."""
+    """Return whether the other end of a pipe was closed, as `head` does once it has enough."""
     return problem.errno == errno.EPIPE
 
 

@@ -65,7 +65,7 @@ Packed = tuple[Row, int, Row | None, Row | None]
 
 @dataclass(slots=True)
 class _Lane:
-    """What one device has unfinished."""
+    """The unfinished messages of one device."""
 
     depth: int = 0
     blocked: bool = False  #: something has to leave before what comes now
@@ -80,7 +80,7 @@ def packed_addition(addition: Addition) -> Packed:
 
 
 def _placed(addition: Addition, result: Row | None) -> Added:
-    """What came of an ADD. It crosses as None where the message was added as asked, else as the fields alone."""
+    """Pack what came of an ADD. It crosses as None where the message was added as asked, else as the fields alone."""
     match result:
         case None:
             return Placement(addition.message.status, addition.message.claim)

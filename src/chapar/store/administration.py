@@ -1,4 +1,4 @@
-"""What the owner of the database does to it beside a gateway that may be running: a transaction now and then."""
+"""Administration by the database's owner, beside a gateway that may be running: a transaction now and then."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -66,7 +66,7 @@ class ApiKeys:
         yield keys
 
     async def any(self) -> bool:
-        """Whether there is one; raises StoreUnavailable."""
+        """Return whether there is one; raises StoreUnavailable."""
         return await self._lookups.read(any_key)
 
     async def _after(self, key: ApiKey | None) -> list[ApiKey]:
@@ -88,7 +88,7 @@ def _create(connection: Connection, created: Sequence[tuple[ApiKey, Entry]]) -> 
 
 
 def _change(connection: Connection, changes: Sequence[KeyChange]) -> Sequence[bool]:
-    """Whether each key is there."""
+    """Return whether each key is there."""
     return [_change_one(connection, change) for change in changes]
 
 
@@ -125,7 +125,7 @@ def oldest_first(connection: Connection, after: ApiKey | None = None, limit: int
 
 
 def any_key(connection: Connection) -> bool:
-    """Whether a key was ever made: also where none is accepted any more, nobody meant to let everybody in."""
+    """Return whether a key was ever made: also where none is accepted any more, nobody meant to let everybody in."""
     return bool(connection.execute(select(exists().select_from(api_keys))).scalar_one())
 
 

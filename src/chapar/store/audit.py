@@ -91,7 +91,7 @@ def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:
 
 
 def local_user() -> Principal:
-    """Whoever runs this process, by the real user id that the kernel knows: the environment has no say."""
+    """Return who runs this process, by the real user id that the kernel knows: the environment has no say."""
     uid = os.getuid()
     try:
         name = pwd.getpwuid(uid).pw_name
@@ -101,7 +101,7 @@ def local_user() -> Principal:
 
 
 def entry_of_local_user(at: int, action: Action, detail: str) -> Entry:
-    """What the local user did, at the time `at` (ms since the epoch), to the whole database."""
+    """Make the entry of what the local user did, at the time `at` (ms since the epoch), to the whole database."""
     user = local_user()
     return Entry(at, user.id, user.name, "", action.value, "", detail=detail)
 

@@ -13,7 +13,7 @@ Listener = Callable[[Sequence[Change]], None]
 
 
 class Changes:
-    """Whoever listens to what has changed.
+    """Listeners to what has changed.
 
     Announced are the commits of this process alone. For other processes, and for whoever comes later, a log of changes
     belongs into the same transaction: `Kind.changes` gives what the writer would add to it.
@@ -28,7 +28,7 @@ class Changes:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether anybody listens; else nothing need be announced."""
+        """Return whether anybody listens; else nothing need be announced."""
         return bool(self._listeners)
 
     def announce(self, changes: Sequence[Change]) -> None:

@@ -77,7 +77,7 @@ class _Operation:
         ]
 
     def changes(self, results: Sequence[Any]) -> Iterator[Change]:
-        """What it has changed."""
+        """Return what it has changed."""
         if (changes := self.kind.changes) is not None:
             for arguments, result in zip(self.arguments, results, strict=True):
                 if not isinstance(result, NotSaved):
@@ -194,7 +194,7 @@ class Commits:
         self._metrics.batches.observe(sum(len(operation.arguments) for operation in batch))
 
     def _next_batch(self) -> Iterator[_Operation]:
-        """What the next commit takes from the queue."""
+        """Take from the queue what the next commit holds."""
         # A batch that is repeated is repeated by itself: its order then is what it was at the first time.
         repeated, self._repeated = self._repeated, 0
         if repeated:

@@ -1,4 +1,4 @@
-"""How connections to the database are opened, and the conditions each must meet before it is used.
+"""Connections to the database, and the conditions each must meet before it is used.
 
 Every driver is left in autocommit and every transaction begins with its role's own BEGIN, which also carries the
 role's settings and which the writer sends to PostgreSQL along with its first statement. So nothing depends on session
@@ -40,8 +40,8 @@ _READER_STATEMENT_TIMEOUT = 60_000
 # Mode of a new SQLite file: what devices are told, and by whom, is not for every user of the machine.
 _OWNER_ONLY = 0o600
 
-# KiB of page cache: more than the largest batch dirties. In a table of a million rows of ten thousand devices a message
-# cost the writer 53 µs with 2 MiB and 54 with 16: what is not here is in the system's own cache.
+# KiB of page cache: more than the largest batch dirties. In a table of a million rows of ten thousand devices, 16 MiB
+# made a message no cheaper than 2: what is not here is in the system's own cache.
 _WRITER_CACHE = 4 * 1024
 
 # libpq's own files in the user's home are not asked: what Chapar connects with stands in its settings.
@@ -60,7 +60,7 @@ _POSTGRES_DEFAULTS: dict[str, str | int] = {
 }
 
 
-# The driver looks in vain, at 1 µs a value, for how to adapt a type that it does not know: half of what a row costs.
+# The driver looks in vain for how to adapt a type that it does not know: half of what a row costs.
 sqlite.register_adapter(bool, int)
 sqlite.register_adapter(type(None), lambda none: none)
 
@@ -92,7 +92,7 @@ class _WriterCursor(psycopg.ClientCursor[tuple[Any, ...]]):
 
 
 class Role(StrEnum):
-    """What a connection is for."""
+    """The purpose of a connection."""
 
     WRITER = "writer"  #: commits; there is one
     READER = "reader"  #: cannot write

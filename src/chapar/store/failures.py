@@ -1,4 +1,4 @@
-"""What a database's exception means: whose fault it is, what is certain after it, and a sentence for people.
+"""Meanings of a database's exceptions: whose fault it is, what is certain after it, and a sentence for people.
 
 The exceptions of SQLAlchemy and of the drivers go no further than this package.
 """
@@ -19,7 +19,7 @@ _UNCERTAIN_CLASSES = ("08", "57", "58", "XX")
 
 
 def cause(error: BaseException) -> str:
-    """What happened, as one sentence that names no secret and no parameter."""
+    """Return what happened, as one sentence that names no secret and no parameter."""
     original = error.orig if isinstance(error, DBAPIError) else error
     lines = [line.strip() for line in str(original).splitlines() if line.strip()]
     text = lines[0] if lines else type(original).__name__
@@ -41,7 +41,7 @@ def translated(error: Exception, dialect: Dialect, *, connection_invalidated: bo
 
 
 def is_operations_fault(error: Exception) -> bool:
-    """Whether one operation's values are to blame, so that the others would have succeeded without it."""
+    """Return whether one operation's values are to blame, so that the others would have succeeded without it."""
     if not isinstance(error, DBAPIError):
         # A value that the driver cannot even hand over, such as an integer beyond 64 bits.
         return not isinstance(error, SQLAlchemyError)
@@ -56,7 +56,7 @@ def is_operations_fault(error: Exception) -> bool:
 
 
 def nothing_committed(error: DBAPIError) -> bool:
-    """Whether a COMMIT that raised `error` is certain to have left nothing, once a ROLLBACK succeeded."""
+    """Return whether a COMMIT that raised `error` is certain to have left nothing, once a ROLLBACK succeeded."""
     code = _sqlite_code(error)
     if code is not None:
         return code in {_SQLITE_BUSY, _SQLITE_FULL}

@@ -31,7 +31,7 @@ _HEADER: Final = 100  # bytes at the file's beginning; its size and its counter 
 
 
 class Identity(NamedTuple):
-    """Which file it is, whatever names it has."""
+    """The identity of a file, whatever names it has."""
 
     device: int
     inode: int
@@ -44,7 +44,7 @@ class Identity(NamedTuple):
 
 
 class Lock:
-    """That nobody else serves a database file, under whatever name; held until it is closed.
+    """A lock: nobody else serves a database file, under whatever name, until it is closed.
 
     The writer process inherits the descriptors: the lock is free only when both processes are gone, so that a successor
     never reads before the last commit of a killed gateway.
@@ -57,7 +57,7 @@ class Lock:
         self.descriptors = (beside, database)
 
     def readable_by_others(self) -> bool:
-        """Whether the database's mode lets anybody but its owner at it."""
+        """Return whether the database's mode lets anybody but its owner at it."""
         return bool(os.fstat(self.database).st_mode & _NOT_THE_OWNER)
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class Watch:
         return str(self._file) if self.overwritten() else None
 
     def overwritten(self) -> bool:
-        """Whether somebody else has changed what is in the file. To touch it is no harm."""
+        """Return whether somebody else has changed what is in the file. To touch it is no harm."""
         found = os.fstat(self._database)
         if (found.st_mtime_ns, found.st_size) == self._last_written:
             return False
@@ -193,7 +193,7 @@ def _lock_byte(descriptor: int) -> None:
 
 
 def _is_locked(file: Path, beside: int, database: int) -> bool:
-    """Whether both locks could be had; raises SettingInvalid where the file system has none."""
+    """Return whether both locks could be had; raises SettingInvalid where the file system has none."""
     try:
         _lock_whole(beside)
         _lock_byte(database)
@@ -208,7 +208,7 @@ def _is_locked(file: Path, beside: int, database: int) -> bool:
 
 
 def _is_served(file: Path) -> bool:
-    """Whether somebody holds the lock. Not for a process that has the database open: closing would end its locks."""
+    """Return whether somebody holds the lock. Not for a process that has the database open: it would lose its locks."""
     if _GET_LOCK is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Whether the database works: a read, and a real commit."""
+"""Checks of the database: a read, and a real commit."""
 
 import asyncio
 from collections.abc import Sequence

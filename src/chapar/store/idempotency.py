@@ -47,7 +47,7 @@ class Keys:
         return self._commits.submit(ANSWER, answers)
 
     async def owner(self, key: tuple[str, str], at: int) -> IdempotencyKey | None:
-        """What a principal's idempotency key was used for, None where it is free at the time `at`.
+        """Return what a principal's idempotency key was used for, None where it is free at the time `at`.
 
         Raises StoreUnavailable.
         """
@@ -55,7 +55,7 @@ class Keys:
 
 
 def owner_of(connection: Connection, key: tuple[str, str], at: int) -> IdempotencyKey | None:
-    """What a principal's key was used for, unless that is so long before the time `at` that it may be used anew."""
+    """Return what a principal's key was used for, unless that is so long before `at` that it may be used anew."""
     found = connection.execute(_OWNERS, {"pairs": [key]}).one_or_none()
     owner = None if found is None else IdempotencyKey._make(found)
     return owner if owner is not None and owner.kept_until > at else None

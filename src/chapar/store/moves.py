@@ -74,13 +74,13 @@ def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool]:
 
 
 def _is_there(connection: Connection, row: Row) -> bool:
-    """Whether the message already is what the move would make it: a move repeated because its answer was lost."""
+    """Return whether the message is already as the move would make it: it was repeated, its answer being lost."""
     now = connection.execute(_MUTABLE_NOW, {"before_id": row[len(MUTABLE)]}).one_or_none()
     return now is not None and tuple(now) == row[: len(MUTABLE)]
 
 
 def _cancel(connection: Connection, cancels: Sequence[Entry]) -> Sequence[tuple[str | None, Row] | None]:
-    """Where each message waited, if it was withdrawn by this, and its row now; None where there is no such message."""
+    """Withdraw messages; return where each waited, if this withdrew it, and its row now; None where there is none."""
     return [_cancel_one(connection, entry) for entry in cancels]
 
 

@@ -1,4 +1,4 @@
-"""Where a page ends: at its limit of rows, or before it, where their text would take too much memory."""
+"""Ends of pages: at the limit of rows, or before it, where their text would take too much memory."""
 
 from collections.abc import Iterable
 from itertools import accumulate, islice, takewhile
@@ -10,6 +10,6 @@ a character may take four times as much."""
 
 
 def how_many_fit(sizes: Iterable[int], limit: int) -> int:
-    """How many of the first rows, at most `limit`, are within `PAGE_BYTES` of text; one always is."""
+    """Count the first rows, at most `limit`, that are within `PAGE_BYTES` of text; one always is."""
     totals = takewhile(lambda total: total <= PAGE_BYTES, islice(accumulate(sizes), limit))
     return max(1, sum(1 for _ in totals))

@@ -14,7 +14,7 @@ _LIKE: Final = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%", "?"
 
 
 class _Fits(ColumnElement[bool]):
-    """Whether a text fits a pattern, letter by letter. What is like what differs: SQLite's LIKE takes `a` for `A`."""
+    """A test of a text by a pattern, letter by letter. What is like what differs: SQLite's LIKE takes `a` for `A`."""
 
     inherit_cache = False  # the pattern is in no key of a cache
     type = Boolean()

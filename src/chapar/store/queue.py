@@ -52,7 +52,7 @@ _DIED = "process_died"  # the reason, and the outcome of the attempt
 
 
 def _due(before: Status) -> Update:
-    """What time does to what waits: what is too late expires; what was scheduled or put off joins the queue."""
+    """Apply time to what waits: what is too late expires; what was scheduled or put off joins the queue."""
     too_late = and_(messages.c.expires_at.is_not(None), messages.c.expires_at <= _AT)
     return (
         update(messages)
@@ -156,7 +156,7 @@ _FRONT = select(*COLUMNS).where(messages.c.seq == bindparam("front"))
 
 
 class Queue:
-    """What waits to be delivered, and the leases of the processes that deliver it."""
+    """The queue of what waits to be delivered, and the leases of the processes that deliver it."""
 
     def __init__(self, commits: "Commits", lookups: "Readers") -> None:
         self._commits = commits
@@ -188,14 +188,14 @@ class Queue:
         return len(settled)
 
     async def is_alive(self, process: str) -> bool:
-        """Whether a process holds a lease that is not over; raises StoreUnavailable."""
+        """Return whether a process holds a lease that is not over; raises StoreUnavailable."""
         found = await self._lookups.read(
             lambda connection: connection.execute(_LEASE, {"process": process}).one_or_none()
         )
         return found is not None
 
     async def backlog(self) -> Backlog:
-        """How many messages are unfinished on all devices, and the one accepted first; raises StoreUnavailable.
+        """Count the unfinished messages of all devices, and find the one accepted first; raises StoreUnavailable.
 
         What waits to clear a retained message at its expiry is not counted: nobody sent it.
         """
@@ -203,7 +203,7 @@ class Queue:
 
 
 def backlog(connection: Connection) -> Backlog:
-    """How many messages are unfinished, by status, and the one accepted first."""
+    """Count the unfinished messages by status, and find the one accepted first."""
     depths: dict[Status, int] = {}
     front: int | None = None
     for counted in (LEAVING, SCHEDULED):
@@ -311,7 +311,7 @@ def _release_lease(connection: Connection, left: Sequence[str]) -> Sequence[None
 
 
 def _settle(connection: Connection, settles: Sequence[Settle]) -> Sequence[list[_Settled]]:
-    """What was in the hands of processes that are dead: no lease, or one that is over."""
+    """Settle what was in the hands of processes that are dead: no lease, or one that is over."""
     return [_settle_one(connection, process, at) for process, at in settles]
 
 

@@ -52,7 +52,7 @@ class Reports:
             yield page.messages
 
     async def waiting_of(self, sender: str, size: int) -> AsyncIterator[list[Message]]:
-        """What waits of what a principal sent, in lists of up to `size`; raises StoreUnavailable."""
+        """Give what waits of what a principal sent, in lists of up to `size`; raises StoreUnavailable."""
         for status in WAITING:
             async for waiting in self.pages(Filters(status=(status,), sender=sender), size):
                 yield waiting
@@ -171,7 +171,7 @@ def _sent_by(sender: str) -> ColumnElement[bool]:
 
 
 def how_many_wait_of(connection: Connection, sender: str) -> int:
-    """How many messages wait of those that a principal sent, as the audit trail says."""
+    """Count the messages that wait of those that a principal sent, as the audit trail says."""
     waiting = messages.c.status.in_([status.value for status in WAITING])
     count = select(func.count()).select_from(messages).where(waiting, _sent_by(sender))
     return int(connection.execute(count).scalar_one())

@@ -87,7 +87,7 @@ class TakeBack(NamedTuple):
 
 
 def _take_back(connection: Connection, asked: Sequence[tuple[Row, Entry | None]]) -> Sequence[str | None]:
-    """For each, the id of what clears it; None where the broker has nothing to forget of it."""
+    """Give for each the id of what clears it; None where the broker has nothing to forget of it."""
     return [_take_back_one(connection, to_message(clearing), entry) for clearing, entry in asked]
 
 
@@ -117,7 +117,7 @@ def _take_back_one(connection: Connection, clearing: Message, entry: Entry | Non
 
 
 def supersede(connection: Connection, taken: list[Row], at: int) -> tuple[list[Row], list[Row]]:
-    """What was taken, without the clearings that would remove something newer, and those: they end here."""
+    """Part what was taken from the clearings that would remove something newer: those end here."""
     left = list(taken)
     ended: list[Row] = []
     for row in taken:

@@ -70,7 +70,7 @@ class Prune(NamedTuple):
 
 
 def _prune(connection: Connection, prunes: Sequence[Prune]) -> Sequence[tuple[int, int]]:
-    """How many messages, and how many keys, each removed."""
+    """Remove messages and keys; return how many of each."""
     return [_prune_one(connection, prune) for prune in prunes]
 
 

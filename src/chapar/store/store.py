@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Store(NamedTuple):
-    """What may be asked of the database.
+    """The database, by subject.
 
     Writes go to the writer process and are answered once they are committed. Reads have connections and threads of
     their own, which cannot write. Nothing here ever blocks the event loop.

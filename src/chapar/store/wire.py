@@ -15,7 +15,7 @@ def pack(frame: object) -> bytes:
 
 
 def body_length(header: bytes) -> int:
-    """How many bytes follow the first `LENGTH` bytes of a frame."""
+    """Return how many bytes follow the first `LENGTH` bytes of a frame."""
     return int.from_bytes(header[:LENGTH], "big")
 
 
@@ -29,5 +29,5 @@ def split(received: bytes) -> tuple[list[bytes], bytes]:
 
 
 def unpack(body: bytes) -> tuple[object, ...]:
-    """What `pack` was given, as a tuple."""
+    """Return what `pack` was given, as a tuple."""
     return tuple(pickle.loads(body))  # noqa: S301 - only ever from our own process

@@ -13,7 +13,7 @@ _EXIT_PATIENCE: Final = 5.0  # seconds the writer may take to end once its socke
 
 
 class Channel(asyncio.Protocol):
-    """What one writer process sends, handed on frame by frame: a stream and its reader would be a turn of the loop."""
+    """The way from one writer process, frame by frame: a stream and its reader would be a turn of the loop."""
 
     def __init__(self, on_frame: Callable[[tuple[Any, ...], asyncio.WriteTransport], None]) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

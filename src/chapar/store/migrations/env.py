@@ -1,4 +1,4 @@
-"""What Alembic runs: every revision that is missing, in one transaction, one process at a time."""
+"""Entry point of Alembic: run every revision that is missing, in one transaction, one process at a time."""
 
 import time
 

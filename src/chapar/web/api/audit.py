@@ -25,7 +25,7 @@ _TEXT: Final[JsonDict] = {"type": "string", "pattern": f"^[^{FORBIDDEN}]*$"}
 
 
 class AuditQuery(BaseModel):
-    """Which entries; what is absent does not narrow."""
+    """Conditions on entries; what is absent does not narrow."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,7 +49,7 @@ class AuditQuery(BaseModel):
     limit: int = Field(100, ge=1, le=MAX_PAGE, description="Entries on a page, at most: follow `next`.")
 
     def filters(self) -> AuditFilters:
-        """As the gateway takes them; raises FieldInvalid."""
+        """Return them as the gateway takes them; raises FieldInvalid."""
         for name, text in (("principal", self.principal), ("subject", self.subject)):
             if text is not None and has_forbidden_character(text):  # no database keeps one, and not each can be asked
                 raise FieldInvalid(name, Phrase("rule.control_characters"))

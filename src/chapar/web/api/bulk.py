@@ -32,7 +32,7 @@ _NDJSON: Final = "application/x-ndjson"
 
 
 class BulkItem(BaseModel):
-    """What became of one message: the status and the body that `/messaging/send` would have answered."""
+    """The outcome of one message: the status and the body that `/messaging/send` would have answered."""
 
     status: int = Field(examples=[201])
     body: dict[str, object]
@@ -187,7 +187,7 @@ def _wait_alike(one: Command, other: Command) -> bool:
 
 
 async def _places(steps: Steps, work: Work) -> list[slice]:
-    """Where the messages stand; raises FieldInvalid where there is none or one too many."""
+    """Find where the messages stand; raises FieldInvalid where there is none or one too many."""
     places: list[slice] = []
     for found in steps:
         if found is not None:

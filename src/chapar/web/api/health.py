@@ -12,7 +12,7 @@ from chapar.web.http.entrance import Calling, GuardedRoute, Identity, allow
 
 
 class Readiness(NamedTuple):
-    """What stands between the gateway and a delivery: one sentence each, None where all is well."""
+    """Obstacles between the gateway and a delivery: one sentence each, None where all is well."""
 
     database: str | None
     broker: str | None
@@ -32,7 +32,7 @@ class Part(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether a message could be saved and published now."""
+    """Readiness: whether a message could be saved and published now."""
 
     status: Literal["ready", "not_ready"]
     database: Part

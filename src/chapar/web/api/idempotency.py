@@ -24,7 +24,7 @@ KEY_PARAMETER: Final = {
 
 
 def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
-    """How the request uses a key, None where it names none; `part` tells the parts of one request from each other.
+    """Return how the request uses a key, None where it names none; `part` tells the parts of one request apart.
 
     Raises FieldInvalid for a key that cannot be one.
     """

@@ -79,7 +79,7 @@ def _elements(body: bytes, at: int) -> Generator[slice | None, None, int]:
 
 
 def _behind_brackets(body: bytes, at: int) -> Generator[None, None, int]:
-    """Where the list or object ends that begins at `at`."""
+    """Return where the list or object ends that begins at `at`."""
     depth = 0
     while at < len(body):
         for found in _BRACKET.finditer(body, at, at + AT_A_TIME):
@@ -97,7 +97,7 @@ def _behind_brackets(body: bytes, at: int) -> Generator[None, None, int]:
 
 
 def _behind_string(body: bytes, found: re.Match[bytes]) -> Generator[None, None, int]:
-    """Where the string ends that was found to go on; the end of what was looked at where there is none."""
+    """Return where the string ends that was found to go on; the end of what was looked at where there is none."""
     if found[2] is None:
         return found.end()
     end = yield from _past(_STRING, body, found.end(2))
@@ -107,7 +107,7 @@ def _behind_string(body: bytes, found: re.Match[bytes]) -> Generator[None, None,
 
 
 def _behind(sign: bytes, body: bytes, at: int) -> Generator[None, None, int]:
-    """Where `sign` ends, which stands at `at` or behind white space."""
+    """Return where `sign` ends, which stands at `at` or behind white space."""
     at = yield from _past(_SPACE, body, at)
     if body.startswith(sign, at):
         return at + len(sign)
@@ -117,7 +117,7 @@ def _behind(sign: bytes, body: bytes, at: int) -> Generator[None, None, int]:
 
 
 def _past(pattern: re.Pattern[bytes], body: bytes, at: int) -> Generator[None, None, int]:
-    """Where that ends which matches from `at` on."""
+    """Return where that ends which matches from `at` on."""
     while True:
         found = pattern.match(body, at, at + AT_A_TIME)
         assert found is not None  # noqa: S101 - it matches everywhere

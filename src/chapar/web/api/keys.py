@@ -49,7 +49,7 @@ _PATTERNS: Final = "Names in which `*` stands for any characters and `?` for one
 
 
 class KeyRequest(BaseModel):
-    """What a new key is to be."""
+    """The rights, name and end of a new key."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -80,7 +80,7 @@ class KeyRequest(BaseModel):
     )
 
     def grant(self) -> Grant:
-        """As the keyring takes it; raises FieldInvalid."""
+        """Return it as the keyring takes it; raises FieldInvalid."""
         return Grant(
             name=self.name,
             scopes=read_scopes(self.scopes),
@@ -91,7 +91,7 @@ class KeyRequest(BaseModel):
 
 
 class EndRequest(BaseModel):
-    """When a key ends."""
+    """The time at which a key ends."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -167,7 +167,7 @@ def keys_router(keyring: Keyring, cancellation: Cancellation) -> APIRouter:
         *,
         cancel_waiting: CancelWaiting = False,
     ) -> RevokedKeyView:
-        """When this is answered, no process accepts the key any more, and what it was being sent has been cut off."""
+        """Revoke a key: once this is answered, no process accepts it, and what it was being sent has been cut off."""
         if cancel_waiting:
             check(caller, Scope.CANCEL)
         key = await keyring.revoke(caller, id)

@@ -148,7 +148,7 @@ def messaging_router(
     )
     @allow(Scope.READ)
     async def message(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
-        """Where a message stands, with its evidence and its attempts."""
+        """Show where a message stands, with its evidence and its attempts."""
         message = await messaging.find(caller, id)
         history = list(map(attempt_view, await messaging.attempts(id)))
         return Response(message_json(message, history=history), media_type=_JSON)

@@ -67,7 +67,7 @@ def reporting_router(reporting: Reporting) -> APIRouter:
     @router.get("/summary", summary="Counts by status, device, operation and time", responses=answers(422, 503))
     @allow(Scope.READ)
     async def summary(query: Summarised, caller: Calling) -> SummaryView:
-        """How many messages there are, and of what kind."""
+        """Count messages, by kind."""
         return summary_view(await reporting.summary(caller, query.filters(), query.bucket))
 
     return router

@@ -1,4 +1,4 @@
-"""What goes in and comes out as JSON, and how it is documented."""
+"""Shapes of what goes in and comes out as JSON, and their documentation."""
 
 import json
 import re
@@ -247,7 +247,7 @@ _CURSOR: Final = r"^[0-9a-f-]{36}\.[0-9]{1,18}$"
 
 
 class FilterQuery(BaseModel):
-    """Which messages; what is absent does not narrow."""
+    """Conditions on messages; what is absent does not narrow."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -262,7 +262,7 @@ class FilterQuery(BaseModel):
     until: Moment = Field(None, description="Accepted before this time (RFC 3339).")
 
     def filters(self) -> Filters:
-        """As the gateway takes them; raises FieldInvalid."""
+        """Return them as the gateway takes them; raises FieldInvalid."""
         return Filters(
             imei=None if self.imei is None else check_device_id(self.imei),
             micro_op=None if self.micro_op is None else check_operation(self.micro_op),
@@ -273,7 +273,7 @@ class FilterQuery(BaseModel):
 
 
 class PageQuery(FilterQuery):
-    """Which messages, and which page of them."""
+    """Conditions on messages, and which page of them."""
 
     cursor: Annotated[str | None, WithJsonSchema({"type": "string", "pattern": _CURSOR})] = Field(
         None, pattern=_CURSOR, description="`next` of the page before."
@@ -286,7 +286,7 @@ class PageQuery(FilterQuery):
     )
 
     def position(self) -> Position | None:
-        """Where the page begins; None: at the newest message."""
+        """Return where the page begins; None: at the newest message."""
         if self.cursor is None:
             return None
         message_id, seq = self.cursor.split(".")
@@ -294,13 +294,13 @@ class PageQuery(FilterQuery):
 
 
 class ReportQuery(FilterQuery):
-    """Which messages, and how they are written."""
+    """Conditions on messages, and how they are written."""
 
     format: Literal["json", "ndjson", "csv"] = Field("json", description="One JSON array, one object a line, or CSV.")
 
 
 class SummaryQuery(FilterQuery):
-    """Which messages, and how wide a time bucket is."""
+    """Conditions on messages, and how wide a time bucket is."""
 
     bucket: Bucket = Field("hour", description="Width of a time bucket, UTC.")
 
@@ -312,7 +312,7 @@ Summarised = Annotated[SummaryQuery, Query()]
 
 
 def cursor_of(position: Position | None) -> str | None:
-    """What a caller gives back to go on behind a message."""
+    """Return what a caller gives back to go on behind a message."""
     return None if position is None else f"{position.id}.{position.seq}"
 
 

@@ -23,7 +23,7 @@ _FIRST_ERROR: Final = 400  # RFC 9110 §15.5
 
 
 class Answer(NamedTuple):
-    """What a caller is told of one message."""
+    """The answer about one message."""
 
     status: int
     body: bytes  #: JSON

@@ -1,1 +1,1 @@
-"""What any request passes before its route: the connection, who calls, how much they may ask, the body."""
+"""Stations of any request before its route: the connection, who calls, how much they may ask, the body."""

@@ -63,7 +63,7 @@ def check_grammar(body: bytes) -> None:
 
 
 def depth_of(body: bytes) -> int:
-    """How deep lists and objects stand in each other; at most as many as there are, where these are few.
+    """Return how deep lists and objects stand in each other; at most as many as there are, where these are few.
 
     A parser's own limit is its stack, which differs between parsers and versions.
     """

@@ -47,7 +47,7 @@ class _Wait(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much of the gateway one client, and all of them, may hold. Sizes in bytes, times in seconds."""
+    """Bounds on what one client, and all of them, may hold of the gateway. Sizes in bytes, times in seconds."""
 
     connections: int
     head_size: int
@@ -215,7 +215,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _is_busy(self) -> bool:
-        """Whether a request that has come as a whole is still to be answered."""
+        """Return whether a request that has come as a whole is still to be answered."""
         exchange = self.cycle
         return bool(self.pipeline) or not (exchange is None or exchange.more_body or exchange.response_complete)
 
@@ -277,7 +277,7 @@ class Connection(HttpToolsProtocol):
             self._ahead += data
 
     def _take_ahead(self) -> bytes:
-        """What has waited; it does no longer."""
+        """Return what has waited; it does no longer."""
         ahead, self._ahead = self._ahead, b""
         if ahead:
             self.budget.give_back(self._network, len(ahead))
@@ -316,7 +316,7 @@ class Connection(HttpToolsProtocol):
                 raise HeadTooLarge(self.bounds.head_size)
 
     def _waits_for(self) -> tuple[_Wait, int] | None:
-        """What the client has to do next, and a number that changes when it does; None while the work is ours."""
+        """Return what the client has to do next, and a number that changes then; None while the work is ours."""
         if pending := self.transport.get_write_buffer_size():
             return _Wait.TAKING, pending
         if self._is_busy:

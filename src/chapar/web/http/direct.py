@@ -18,7 +18,7 @@ class DirectRoutes:
     """Answers what a `RequestRoute` with a fixed path answers, and hands everything else to the application.
 
     The route is the application's own, policy and documentation included. What is left out, routing through included
-    routers and wrappers for errors and exit stacks that such a route has no use for, was 82 of a send's 281 µs.
+    routers and wrappers for errors and exit stacks that such a route has no use for, was nearly a third of a send.
     """
 
     def __init__(self, app: ASGIApp, routers: Iterable[APIRouter]) -> None:

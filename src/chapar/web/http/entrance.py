@@ -1,4 +1,4 @@
-"""Who may call which route: the entrance finds out who calls, and each route says who may."""
+"""The entrance finds out who calls, and each route says who may."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ _READING: Final = frozenset({"GET", "HEAD"})
 
 
 class Identity(StrEnum):
-    """Who may call a route that needs no scope."""
+    """Access to a route that needs no scope."""
 
     ANY = "anybody"  #: Whoever comes.
     KNOWN = "known"  #: Whoever has a key or a token, whatever it allows.
@@ -123,7 +123,7 @@ class RequestRoute(GuardedRoute):
 
 
 def caller_of(request: Request) -> Caller:
-    """Who makes this request."""
+    """Return who makes this request."""
     caller: Caller = request.scope["caller"]
     return caller
 
@@ -228,12 +228,12 @@ def _answer(error: ChaparError, scope: ASGIScope) -> Response:
 
 @lru_cache(maxsize=64)
 def _answer_again(problem: Phrase, language: Language) -> Response:
-    """The answer to a wrong credential, made once for each reason: in a flood it was 25 of the 88 µs that one costs."""
+    """The answer to a wrong credential, made once for each reason: in a flood it was a quarter of what one costs."""
     return answer_to(CredentialInvalid(problem), language)
 
 
 def _sends_much(scope: ASGIScope) -> bool:
-    """Whether a body follows that is not worth reading to its end. A small one is: a new connection costs more."""
+    """Return whether a body follows that is too large to be read to its end; to connect anew costs more than others."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and len(value) >= _MANY_DIGITS)
         for name, value in scope["headers"]

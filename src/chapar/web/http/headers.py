@@ -42,7 +42,7 @@ def headers(request: Request, name: bytes) -> list[str]:
 
 
 def prefers_async(request: Request) -> bool:
-    """Whether the caller wants no more than the commit (RFC 7240 §4.1)."""
+    """Return whether the caller wants no more than the commit (RFC 7240 §4.1)."""
     preferences = ",".join(headers(request, b"prefer")).split(",")
     return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences if preference)
 

@@ -1,4 +1,4 @@
-"""What a page in a browser may ask of the API: nothing by a name that is not ours, nothing as another site."""
+"""Bounds on pages in a browser: they ask the API nothing by a name that is not ours, nothing as another site."""
 
 from collections.abc import Awaitable, Collection
 from functools import lru_cache

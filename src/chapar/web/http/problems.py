@@ -132,7 +132,7 @@ NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in eve
 
 
 class Problem(BaseModel):
-    """What went wrong, as `application/problem+json` (RFC 9457)."""
+    """A problem, as `application/problem+json` (RFC 9457)."""
 
     type: str = Field(examples=["urn:chapar:problem:broker_unreachable"], description="The code as a URI.")
     title: str = Field(examples=["Not Acceptable"], description="The HTTP status in words.")
@@ -208,7 +208,7 @@ def answer_to(error: ChaparError, language: Language, headers: Mapping[str, str]
 
 
 def _challenge(error: AccessError) -> str:
-    """How to do better (RFC 6750 §3): Basic, for browsers, only where nothing was sent."""
+    """Say how to do better (RFC 6750 §3): Basic, for browsers, only where nothing was sent."""
     match error:
         case CredentialInvalid():
             return 'Bearer realm="Chapar", error="invalid_token"'
@@ -273,7 +273,7 @@ def preferred_language(accept_language: str) -> Language:
 
 
 def invalid(error: ValidationError) -> RequestError:
-    """What pydantic found wrong with a body, as an error of ours."""
+    """Return what pydantic found wrong with a body, as an error of ours."""
     details = error.errors(include_url=False, include_input=False)
     if details[0]["type"] == "json_invalid":
         return BodyMalformed(str(details[0].get("ctx", {}).get("error", "")))
@@ -325,7 +325,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _methods_of(request: Request) -> str:
-    """What the path takes (RFC 9110 §10.2.1); Starlette names the methods of one route, and a path may have several."""
+    """Return what the path takes (RFC 9110 §10.2.1): Starlette names the methods of one of its routes only."""
     methods: set[str] = set()
     for route in iter_route_contexts(request.app.routes):
         pattern: re.Pattern[str] | None = getattr(route, "path_regex", None)

@@ -1,4 +1,4 @@
-"""How much one caller may ask, in this process: the rates and waits that the settings allow."""
+"""Rates: how much one caller may ask, in this process, as the settings allow."""
 
 import ipaddress
 import math
@@ -24,7 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Rates(NamedTuple):
-    """How many may come in a second on average; None: as many as come."""
+    """The number that may come in a second on average; None: as many as come."""
 
     requests: float | None  #: of one key or token
     messages: float | None  #: likewise, in single and bulk calls
@@ -80,7 +80,7 @@ class Limits:
         return _Waiting(self._waits, who_of(caller), self._max_waits)
 
     def headers(self, caller: Caller) -> Headers:
-        """What is left for this caller (draft-ietf-httpapi-ratelimit-headers); none where nothing is limited."""
+        """Return what is left for this caller (draft-ietf-httpapi-ratelimit-headers); none where nothing is limited."""
         found: Headers = []
         for rate in (self._requests, self._messages):
             if rate is not None:
@@ -93,7 +93,7 @@ class Limits:
 
     @property
     def has_headers(self) -> bool:
-        """Whether `headers` ever gives any."""
+        """Return whether `headers` ever gives any."""
         return self._requests is not None or self._messages is not None
 
     def _hit(self, rate: _Rate, who: str, cost: int = 1) -> None:
@@ -118,7 +118,7 @@ class BodyBudget:
         self._total = 0
 
     def take(self, who: str, size: int) -> None:
-        """So much more has come; raises BodiesExhausted, and then it is not counted."""
+        """Count so much more; raises BodiesExhausted, and then it is not counted."""
         held = self._held.get(who, 0) + size
         if held > self._each:
             raise BodiesExhausted("CHAPAR_MAX_CALLER_BODIES_BYTES", self._each, _BODY_AGAIN)
@@ -128,7 +128,7 @@ class BodyBudget:
         self._total += size
 
     def give_back(self, who: str, size: int) -> None:
-        """So much is gone again."""
+        """Count so much less."""
         self._total -= size
         held = self._held[who] - size
         if held:
@@ -137,12 +137,12 @@ class BodyBudget:
             del self._held[who]
 
     def share(self, caller: Caller) -> "BodyShare":
-        """What the body of one request takes of it, until it is closed."""
+        """Open the share that the body of one request takes of it, until it is closed."""
         return BodyShare(self, who_of(caller))
 
 
 class BodyShare:
-    """What one request has of the budget."""
+    """The share of one request in the budget."""
 
     __slots__ = ("_budget", "_size", "_who")
 
@@ -157,7 +157,7 @@ class BodyShare:
         return self._budget.largest
 
     def take(self, size: int) -> None:
-        """So much more has come, or is held for what has come; raises BodiesExhausted."""
+        """Count so much more that has come, or is held for what has come; raises BodiesExhausted."""
         self._budget.take(self._who, size)
         self._size += size
 

@@ -38,7 +38,7 @@ def with_request_ids(app: ASGIApp) -> ASGIApp:
 
 
 def _given(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """What the caller gave as the id, where it can be one."""
+    """Return what the caller gave as the id, where it can be one."""
     for name, value in headers:
         if name == _HEADER and _ACCEPTED.fullmatch(value):
             return value

@@ -9,7 +9,7 @@ _TURN: Final = 0.005  # seconds; what a caller may have to wait for besides its 
 
 
 class Turns:
-    """What all pieces of long work share: only one of them goes on in each turn of the event loop."""
+    """Turns of all pieces of long work: only one of them goes on in each turn of the event loop."""
 
     def __init__(self) -> None:
         self._taken = asyncio.Lock()
