@@ -109,7 +109,7 @@ _LIBRARY_FAULTS: Final[Mapping[str, TlsFault]] = {  # reasons of OpenSSL; an ALE
 
 
 def tls_problem(error: OSError, name: str = "") -> TlsProblem:
-    """Return why TLS with a server that should be `name` failed; a plain OSError is a connection that ended meanwhile."""
+    """Return why TLS with a server that should be `name` failed; a plain OSError: the connection ended meanwhile."""
     match error:
         case ssl.SSLCertVerificationError():
             fault, detail = _VERIFY_FAULTS.get(error.verify_code, TlsFault.OTHER), error.verify_message
