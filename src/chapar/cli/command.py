@@ -11,8 +11,10 @@ from chapar.cli import INTERRUPTED
 from chapar.cli.audit import audit
 from chapar.cli.keys import keys
 from chapar.cli.messages import messages
+from chapar.cli.migrate import migrate
+from chapar.cli.prune import prune
 from chapar.cli.send import send
-from chapar.cli.serving import migrate, prune, serve
+from chapar.cli.serve import serve
 from chapar.cli.simulate import simulate
 from chapar.cli.terminal import check_output
 from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, Phrase, UsageInvalid

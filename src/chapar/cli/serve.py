@@ -1,19 +1,16 @@
-"""`chapar serve` and `chapar migrate`: the gateway itself, and its database."""
+"""`chapar serve`: the gateway itself."""
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from chapar import __version__
-from chapar.cli.terminal import show_progress
 from chapar.runtime.settings import Settings
 from chapar.runtime.streams import LineWriter
 
 # What only the gateway needs is imported where it runs: it takes longer to load than the other commands take to end.
-
-_LONGEST: Final = 36_500  # days; a hundred years, as with CHAPAR_RETENTION_DAYS
 
 
 def serve(
@@ -72,49 +69,3 @@ Try it:
 
 Ctrl-C stops it."""
     )
-
-
-def prune(
-    days: Annotated[
-        float, typer.Option(min=0, max=_LONGEST, help="Forget what was accepted longer ago than this many days.")
-    ],
-) -> None:
-    """Remove finished messages that are old enough, in small batches; what is unfinished stays.
-
-    A running gateway does so by itself with CHAPAR_RETENTION_DAYS. With SQLite, stop it first.
-
-    Example: `chapar prune --days 90`
-    """
-    from chapar.runtime import logs  # noqa: PLC0415 - see above
-
-    settings = Settings.load()
-    logs.configure(settings.log_level, settings.log_format)
-    removed = asyncio.run(_prune(settings, days))
-    typer.echo(f"{settings.database}: {removed:,} messages removed.")
-
-
-async def _prune(settings: Settings, days: float) -> int:
-    from chapar.app.wiring import store_of  # noqa: PLC0415 - see above
-    from chapar.delivery.retention import prune as forget  # noqa: PLC0415 - see above
-    from chapar.runtime.clock import Clock  # noqa: PLC0415 - see above
-    from chapar.runtime.metrics import Metrics  # noqa: PLC0415 - see above
-
-    async with store_of(settings, Metrics()) as store:
-        return await forget(store, Clock(), days, lambda removed: show_progress(f"{removed:,} messages removed …"))
-
-
-def migrate() -> None:
-    """Bring the database's tables to the shape this version needs.
-
-    SQLite does so by itself at every start; PostgreSQL wants this command once after each upgrade.
-
-    Example: `CHAPAR_DATABASE_URL=postgresql://… chapar migrate`
-    """
-    from chapar.store.administration import migrate as migrate_database  # noqa: PLC0415 - see above
-
-    settings = Settings.load()
-    before, after = migrate_database(settings.database_url.get_secret_value())
-    if before == after:
-        typer.echo(f"{settings.database} is at {after} already.")
-    else:
-        typer.echo(f"{settings.database}: migrated from {before or 'nothing'} to {after}.")
