@@ -96,6 +96,22 @@ def test_a_sent_operation_reaches_the_simulated_device(start: Start, run: Run) -
     assert device.wait_for_line("Messages heard") == "Messages heard: 1, by 1 devices."
 
 
+def test_what_the_start_offers_to_try_works_as_it_is_printed(gateway: GatewayProcess, tmp_path: Path) -> None:
+    gateway.program.wait_for_line("Ctrl-C stops it.")
+    printed = "\n".join(gateway.lines)
+    [simulate] = re.findall(r"^  (\S*chapar simulate .*)$", printed, re.MULTILINE)
+    [curl] = re.findall(r"^  (curl .*\n.*)$", printed, re.MULTILINE)
+    bare = environment(tmp_path, {})  # a terminal in which nothing is set
+    device = Program(["bash", "-c", f"exec {simulate}"], folder=tmp_path, env=bare)
+    try:
+        device.wait_for_line("Connected: 1 of 1 devices")
+        sent = subprocess.run(["bash", "-c", curl], env=bare, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert "Send `push_down` to topic `devices/861234567890123`" in sent.stdout
+        device.wait_for_line("861234567890123  push_down")
+    finally:
+        device.close()
+
+
 def test_a_device_of_a_full_broker_is_told_the_message_id(
     start_gateway: Callable[..., GatewayProcess], mosquitto: Mosquitto, spawn: Spawn, tmp_path: Path
 ) -> None:

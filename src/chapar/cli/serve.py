@@ -1,7 +1,11 @@
 """`chapar serve`: the gateway itself."""
 
 import asyncio
+import shlex
+import shutil
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,8 +50,10 @@ def serve(
 def _announce(settings: Settings, address: str, *, is_open: bool) -> None:
     if settings.broker_url is None:
         broker = f"built in; MQTT 3.1.1 at 127.0.0.1:{settings.embedded_port}, MQTT 5 at :{settings.embedded_port + 1}"
+        of_broker = f" --broker mqtt://127.0.0.1:{settings.embedded_port + 1}"
     else:
         broker = ", ".join(map(str, settings.brokers()))
+        of_broker = ""  # its address holds a password: with the same settings the device finds it by itself
     if is_open:
         access = "open to everybody on this machine: no key is set up, and only loopback is served"
         credential = ""
@@ -63,9 +69,17 @@ def _announce(settings: Settings, address: str, *, is_open: bool) -> None:
   database  {settings.database}
   access    {access}
 
-Try it:
+Try it in two other terminals: be a device in one, send to it in the other.
+  {_own_path()} simulate 861234567890123{of_broker}
+
   curl {address}/messaging/send -H 'Content-Type: application/json'{credential} \\
        -d '{{"imei": "861234567890123", "micro_op": "push_down"}}'
 
 Ctrl-C stops it."""
     )
+
+
+def _own_path() -> str:
+    """Return this command as a shell finds it: its name, or its path beside the Python that runs it."""
+    beside = Path(sys.executable).with_name("chapar")
+    return "chapar" if shutil.which("chapar") or not beside.exists() else shlex.quote(str(beside))
