@@ -124,7 +124,8 @@ def test_a_wrong_method_is_told_every_right_one(gateway: GatewayProcess, documen
     for path, methods in document["paths"].items():
         answer = httpx.request("PATCH", f"{gateway.url}{path.replace('{id}', '1')}")
         assert answer.status_code == 405, path
-        assert answer.headers["allow"].split(", ") == sorted(method.upper() for method in methods)
+        taken = {method.upper() for method in methods} | ({"HEAD"} if "get" in methods else set())
+        assert answer.headers["allow"].split(", ") == sorted(taken)
 
 
 def test_a_query_parameter_is_absent_and_never_null(document: Any) -> None:

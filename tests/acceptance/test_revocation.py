@@ -60,7 +60,7 @@ class Place:
         return {row["status"] for row in found}
 
     @contextlib.contextmanager
-    def slow_report(self, credential: str, form: str = "json") -> Iterator[socket.socket]:
+    def slow_report(self, credential: str, form: str = "json", version: str = "1.1") -> Iterator[socket.socket]:
         """A report that has begun, and whose client reads no further than its head."""
         address = urlsplit(self.gateway.url)
         with socket.socket() as client:
@@ -68,7 +68,7 @@ class Place:
             client.settimeout(60)
             client.connect((address.hostname, address.port))
             client.sendall(
-                f"GET /reporting/all?format={form} HTTP/1.1\r\nHost: {address.netloc}\r\n"
+                f"GET /reporting/all?format={form} HTTP/{version}\r\nHost: {address.netloc}\r\n"
                 f"Authorization: Bearer {credential}\r\n\r\n".encode()
             )
             head = b""
@@ -151,6 +151,17 @@ def test_a_running_report_is_cut_off_where_the_key_or_token_ends(
         assert not rest_of(client).endswith(COMPLETE)
 
 
+def test_a_report_in_http_1_0_that_is_cut_off_does_not_look_complete(place: Place) -> None:
+    """Without chunks, the end of the connection is the end of the answer: it ends with a reset."""
+    before = cut_lines(place)
+    credential, end = revoked_over_http(place)
+    with place.slow_report(credential, "ndjson", version="1.0") as client:
+        end()
+        until(lambda: cut_lines(place) > before)
+        with pytest.raises(ConnectionResetError):
+            all(iter(lambda: client.recv(65_536), b""))
+
+
 def test_what_a_revoked_key_has_waiting_is_cancelled_on_request(place: Place) -> None:
     key, other = place.new_key(), place.new_key()
     ids, others = place.fill(key["key"], 700), place.fill(other["key"], 3)
@@ -187,4 +198,4 @@ def test_the_command_offers_to_cancel_and_does(place: Place) -> None:
         "keys", "revoke", key["id"], "--cancel-waiting"
     )
     assert place.statuses(ids) == {"cancelled"}
-    assert "wait" not in place.command("keys", "revoke", key["id"])
+    assert "wait" not in place.command("keys", "revoke", key["id"].upper())

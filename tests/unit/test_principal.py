@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chapar.errors import FieldInvalid
-from chapar.model.principal import EVERYTHING, EVERYWHERE, MAX_PATTERNS, Reach, check_patterns
+from chapar.model.principal import EVERYTHING, EVERYWHERE, MAX_PATTERNS, Reach, check_patterns, principal_id
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,8 @@ def test_what_is_no_pattern_is_refused(patterns: list[str], field: str) -> None:
 def test_as_many_patterns_as_may_be_are_taken() -> None:
     assert len(check_patterns([f"d{number}" for number in range(MAX_PATTERNS)], "devices")) == MAX_PATTERNS
     assert check_patterns(["a" * 256], "operations") == ("a" * 256,)
+
+
+def test_the_id_of_a_key_is_read_in_either_case() -> None:
+    assert principal_id("KEY:K3X9") == principal_id("key:k3x9") == "key:k3x9"
+    assert principal_id("jwt:Zahra") == "jwt:Zahra"

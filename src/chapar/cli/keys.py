@@ -183,7 +183,7 @@ def _change(key_id: str, change: "Callable[[ApiKey], KeyChange]") -> "ApiKey":
     from chapar.store.api_keys import CHANGE_KEY, find  # noqa: PLC0415 - see above
 
     with administer(_database_url()) as connection:
-        key = find(connection, key_id)
+        key = find(connection, key_id.lower())
         if key is None:
             raise ApiKeyNotFound(key_id)
         CHANGE_KEY.run(connection, [change(key)])

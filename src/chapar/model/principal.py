@@ -75,6 +75,12 @@ NOBODY: Final = Principal("", "nobody", frozenset())
 """Whoever calls without a credential while access is closed."""
 
 
+def principal_id(text: str) -> str:
+    """The principal that is meant: the id of a key is read in either case."""
+    lower = text.lower()
+    return lower if lower.startswith("key:") else text
+
+
 def check_patterns(patterns: Iterable[str], field: str) -> tuple[str, ...]:
     """The patterns of one list, sorted, each once; `*` alone where nothing is narrowed. Raises FieldInvalid."""
     given = list(patterns)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
 
 from chapar.model.audit import Action, AuditFilters, AuditPage, Entry
-from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Principal
+from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Principal, principal_id
 from chapar.store.operations import Kind, batch_table, run_batch
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
@@ -77,7 +77,12 @@ def newest_first(connection: Connection, filters: AuditFilters, before: int | No
 
 
 def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:
-    given = {"principal": filters.principal, "action": filters.action, "imei": filters.imei, "subject": filters.subject}
+    given = {
+        "principal": filters.principal and principal_id(filters.principal),
+        "action": filters.action,
+        "imei": filters.imei,
+        "subject": filters.subject and filters.subject.lower(),
+    }
     conditions = [audit.c[name] == str(value) for name, value in given.items() if value is not None]
     if filters.since is not None:
         conditions.append(audit.c.at >= filters.since)

@@ -3,7 +3,7 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
 from pydantic.config import JsonDict
 
 from chapar.access.keyring import MAX_NAME, Grant, Keyring
@@ -25,7 +25,11 @@ from chapar.web.http.chunks import begun, in_list
 from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, allow, check
 from chapar.web.http.problems import answers
 
-KeyId = Annotated[str, Path(description="The key's `id`, not the key itself.", max_length=64)]
+KeyId = Annotated[
+    str,
+    StringConstraints(to_lower=True),
+    Path(description="The key's `id`, in either case; not the key itself.", max_length=64),
+]
 
 _Names = Annotated[list[str], FailFast()]  # the first fault of thousands says enough
 

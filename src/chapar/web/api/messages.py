@@ -3,7 +3,7 @@
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import WithJsonSchema
+from pydantic import StringConstraints, WithJsonSchema
 
 from chapar.delivery.cancellation import Cancellation
 from chapar.delivery.messages import Messaging
@@ -34,7 +34,11 @@ from chapar.web.http.rates import Limits
 
 _JSON: Final = "application/json"
 
-MessageId = Annotated[str, Path(description="The `id` of the answer that accepted the message.", max_length=64)]
+MessageId = Annotated[
+    str,
+    StringConstraints(to_lower=True),
+    Path(description="The `id` of the answer that accepted the message, in either case.", max_length=64),
+]
 Patience = Annotated[
     float | None,
     Query(gt=0, le=LONGEST_WAIT, description="Seconds to wait for the broker."),

@@ -243,7 +243,7 @@ class SummaryView(BaseModel):
 # A query string has no null: what is absent is just not there.
 Moment = Annotated[Time | None, WithJsonSchema(_TIME_SCHEMA)]
 
-_CURSOR: Final = r"^[0-9a-f-]{36}\.[0-9]{1,18}$"
+_CURSOR: Final = r"^[0-9A-Fa-f-]{36}\.[0-9]{1,18}$"
 
 
 class FilterQuery(BaseModel):
@@ -289,7 +289,7 @@ class PageQuery(FilterQuery):
         """Return where the page begins; None: at the newest message."""
         if self.cursor is None:
             return None
-        message_id, seq = self.cursor.split(".")
+        message_id, seq = self.cursor.lower().split(".")
         return Position(int(seq), message_id)
 
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from starlette.requests import ClientDisconnect
 
 from chapar.errors import BodyMalformed, BodyTooLarge, FieldInvalid, MediaTypeUnsupported, Phrase
-from chapar.web.http.headers import header
+from chapar.web.http.headers import header, headers
 from chapar.web.http.rates import BodyShare
 
 _FEW: Final = 32  # lists and objects; so many may stand in each other
@@ -20,6 +20,13 @@ _LONGEST_NAME: Final = 50  # characters
 
 _NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)  # text, and what is no bracket
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+# A media type and its parameters (RFC 9110 §8.3.1, §5.6.6).
+_TCHARS: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_PARAMETER: Final = re.compile(rf'[ \t]*+;[ \t]*+(?:({_TCHARS})=(?:({_TCHARS})|"((?:[^"\\]|\\.)*+)"))?+')
+_CONTENT_TYPE: Final = re.compile(rf"(?P<type>{_TCHARS}/{_TCHARS})(?P<parameters>(?:{_PARAMETER.pattern})*+)[ \t]*")
+_QUOTED_PAIR: Final = re.compile(r"\\(.)")
+_UTF_8: Final = frozenset({"utf-8", "utf8"})
 
 
 async def read_body(request: Request, media_types: Collection[str], *, limit: int, setting: str) -> tuple[str, bytes]:
@@ -105,16 +112,23 @@ _GRAMMAR: Final = json.JSONDecoder(parse_int=str, parse_float=str)  # a number o
 def _media_type(request: Request, media_types: Collection[str]) -> str:
     """JSON only: a form that another site's page submits cannot say it (CSRF)."""
     content_type = header(request, b"content-type") or ""
-    media_type, charset = _type_and_charset(content_type)
-    if media_type not in media_types or charset not in {"", "utf-8", "utf8"}:
+    media_type = _type_in_utf_8(content_type)
+    if media_type is None or media_type not in media_types:
         raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else "a body without a type")
-    encoding = header(request, b"content-encoding")
-    if encoding is not None and encoding.lower() != "identity":
+    encoding = ", ".join(headers(request, b"content-encoding"))
+    if encoding and encoding.lower() != "identity":
         raise MediaTypeUnsupported(repr(encoding[:100]))
     return media_type
 
 
 @lru_cache(maxsize=64)
-def _type_and_charset(content_type: str) -> tuple[str, str]:
-    media_type, _, parameters = content_type.partition(";")
-    return media_type.strip().lower(), parameters.strip().lower().removeprefix("charset=").strip('"')
+def _type_in_utf_8(content_type: str) -> str | None:
+    """The type and subtype; None where the parameters are malformed, or say that the text is not UTF-8."""
+    found = _CONTENT_TYPE.fullmatch(content_type)
+    if found is None:
+        return None
+    for name, token, quoted in _PARAMETER.findall(found["parameters"]):
+        charset = token or _QUOTED_PAIR.sub(r"\1", quoted)
+        if name.lower() == "charset" and charset.lower() not in _UTF_8:
+            return None
+    return found["type"].lower()

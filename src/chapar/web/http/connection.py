@@ -377,9 +377,8 @@ class Connection(HttpToolsProtocol):
         answer = answer_to(error, self._language())
         standing = SECURE if self.scheme == "https" else PLAIN
         headers = lines_of([*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")])
-        self.transport.write(
-            STATUS_LINE[answer.status_code] + headers + standing.lines() + b"\r\n" + bytes(answer.body)
-        )
+        body = b"" if self.parser.get_method() == b"HEAD" else bytes(answer.body)
+        self.transport.write(STATUS_LINE[answer.status_code] + headers + standing.lines() + b"\r\n" + body)
         self.transport.close()
 
     def _language(self) -> Language:

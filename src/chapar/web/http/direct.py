@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chapar.errors import ChaparError
 from chapar.web.http.entrance import RequestRoute
@@ -35,6 +35,8 @@ class DirectRoutes:
         """Answer one request."""
         handler = self._handlers.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if handler is None:
+            if scope.get("method") == "HEAD":
+                scope, send = {**scope, "method": "GET"}, _head_of(send)
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive, send)
@@ -48,3 +50,14 @@ class DirectRoutes:
             await problem_response(request, ChaparError())(scope, receive, send)
             raise  # the server logs it
         await response(scope, receive, send)
+
+
+def _head_of(send: Send) -> Send:
+    """Send an answer's head, and end behind it: HEAD is answered wherever GET is (RFC 9110 §9.3.2)."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body"})
+
+    return send_head

@@ -1,5 +1,7 @@
 """One request and its answer; writes the head of each answer, with what every answer says to browsers."""
 
+import socket
+import struct
 from collections.abc import Container, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
@@ -22,6 +24,8 @@ CUT: Final = "http.response.cut"
 
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _TELLING: Final = _FRAMING | STANDING.keys()
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: whoever reads then sees an error in place of an end
+_END: Final = struct.pack("ii", 0, 0)
 _BODILESS: Final = frozenset({204, 304})  # RFC 9110 §6.4.1
 
 
@@ -58,6 +62,7 @@ class Exchange(RequestResponseCycle):
 
     standing = PLAIN
     _head: bytes | None = None  #: what waits for the first piece of the body: a write of its own is dear
+    _ends_by_close = False  #: whether nothing but the end of the connection says where the body ends
     fault: RequestError | None = None  #: what the rest of the body turned out to be; whoever reads it is told
 
     # Plain functions that hand on what is to be awaited, because a coroutine around each call costs more than its work.
@@ -74,6 +79,8 @@ class Exchange(RequestResponseCycle):
         if self.transport.is_closing():
             self.disconnected = True  # uvicorn tells only the last of several exchanges in line
         if message["type"] == "http.response.body":
+            if self._ends_by_close:
+                self._measure(message)
             return super().send(message if self._head is None else self._headed(self._head, message))
         if _cuts(message):
             return self._cut()
@@ -84,6 +91,28 @@ class Exchange(RequestResponseCycle):
     async def _send_later(self, message: ASGISendEvent) -> None:
         await self.flow.drain()
         await self.send(message)
+
+    def _end_by_chunk(self) -> tuple[bytes, ...]:
+        self.chunked_encoding = True
+        return b"transfer-encoding", b": ", b"chunked", b"\r\n"
+
+    def _end_by_close(self) -> tuple[bytes, ...]:
+        """HTTP/1.0 knows no chunks (RFC 9112 §6.1). A body that is cut off then ends with a reset."""
+        self.chunked_encoding = False
+        self._ends_by_close = True
+        self._on_close(_RESET)
+        return ()
+
+    def _measure(self, message: HTTPResponseBodyEvent) -> None:
+        """Each piece is as long as it was expected to be; behind the last one the connection may end in peace."""
+        self.expected_content_length = len(message.get("body", b""))
+        if not message.get("more_body", False):
+            self._on_close(_END)
+
+    def _on_close(self, linger: bytes) -> None:
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     async def _cut(self) -> None:
         self.disconnected = True
@@ -130,8 +159,7 @@ class Exchange(RequestResponseCycle):
         elif not self.keep_alive:
             parts += (b"connection", b": ", b"close", b"\r\n")
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _BODILESS:
-            self.chunked_encoding = True
-            parts += (b"transfer-encoding", b": ", b"chunked", b"\r\n")
+            parts += self._end_by_chunk() if self.scope["http_version"] != "1.0" else self._end_by_close()
         head = b"".join(parts)
         if not head.count(b"\n") == head.count(b"\r") == len(parts) // 4 + 1:
             raise RuntimeError("a header of the answer holds a line break")

@@ -1,10 +1,11 @@
-"""Headers of a request: the first and all of a name, and what `Prefer` asks for (RFC 7240)."""
+"""Headers of a request: the one and all of a name, and what `Prefer` asks for (RFC 7240)."""
 
 from typing import Final
 
 from fastapi import Request
 from starlette.types import Scope
 
+from chapar.errors import HeadMalformed, Phrase
 from chapar.model.message import Command, Wait
 
 ASYNC: Final = "respond-async"
@@ -19,13 +20,22 @@ PREFER_PARAMETER: Final = {
 
 _FIRST: Final = "chapar.headers"  # in the scope: the first header of each name, as most that is asked for is not there
 
+_SINGLE: Final = (b"Host", b"Authorization", b"Content-Type", b"Idempotency-Key", b"Origin", b"Sec-Fetch-Site")
+"""Headers that are no lists: of two, a proxy in front may have read the other one (RFC 9110 §5.3)."""
+
+
+def check_single(scope: Scope) -> None:
+    """Raise HeadMalformed where a header is given twice of which there can be one."""
+    if len(_first_headers(scope)) < len(scope["headers"]):
+        names = [name for name, _ in scope["headers"]]
+        for name in _SINGLE:
+            if names.count(name.lower()) > 1:
+                raise HeadMalformed(Phrase("head.repeated", name=name.decode()))
+
 
 def raw_header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of this name, in lower case; None where there is none."""
-    first: dict[bytes, bytes] | None = scope.get(_FIRST)
-    if first is None:
-        first = scope[_FIRST] = dict(reversed(scope["headers"]))
-    return first.get(name)
+    return _first_headers(scope).get(name)
 
 
 def header(request: Request, name: bytes) -> str | None:
@@ -45,6 +55,13 @@ def prefers_async(request: Request) -> bool:
     """Return whether the caller wants no more than the commit (RFC 7240 §4.1)."""
     preferences = ",".join(headers(request, b"prefer")).split(",")
     return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences if preference)
+
+
+def _first_headers(scope: Scope) -> dict[bytes, bytes]:
+    first: dict[bytes, bytes] | None = scope.get(_FIRST)
+    if first is None:
+        first = scope[_FIRST] = dict(reversed(scope["headers"]))
+    return first
 
 
 def without_waiting(command: Command) -> Command:

@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar.errors import HeadMalformed, HostNotAllowed, OriginNotAllowed, Phrase, RequestError
 from chapar.runtime.addresses import is_loopback
+from chapar.web.http.headers import check_single, raw_header
 from chapar.web.http.problems import problem_response
 
-_WATCHED: Final = frozenset({b"host", b"origin", b"sec-fetch-site"})
 _SAFE: Final = frozenset({"GET", "HEAD"})  # they change nothing, and without CORS no other site can read their answer
 _OURS: Final = frozenset({b"same-origin", b"none"})  # "none" is a person who typed the address (Fetch Metadata §2.2)
 _SHOWN: Final = 100  # characters of a name in a sentence
@@ -47,28 +47,21 @@ class Origins:
 
     def _check(self, scope: Scope) -> None:
         """Raises HeadMalformed, HostNotAllowed, OriginNotAllowed."""
-        host = origin = site = None
-        for name, value in scope["headers"]:
-            if name in _WATCHED:
-                if name == b"host":
-                    if host is not None:
-                        raise HeadMalformed(Phrase("head.several_hosts"))
-                    host = value
-                elif name == b"origin":
-                    origin = value
-                else:
-                    site = value
+        check_single(scope)
+        host = raw_header(scope, b"host")
         if host is None:
             if scope["http_version"] != "1.0":  # no browser leaves it out; a proxy's health check may
                 raise HeadMalformed(Phrase("head.no_host"))
         elif self._hosts is not None and not self._is_ours(host):
             raise HostNotAllowed(_shown(host))
-        if (origin is not None or site is not None) and scope["method"] not in _SAFE:
-            self._check_origin(host, origin, site)
+        if scope["method"] not in _SAFE:
+            self._check_origin(scope, host)
 
-    def _check_origin(self, host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
+    def _check_origin(self, scope: Scope, host: bytes | None) -> None:
+        origin = raw_header(scope, b"origin")
         if origin is None:
-            if site not in _OURS:
+            site = raw_header(scope, b"sec-fetch-site")
+            if site is not None and site not in _OURS:
                 raise OriginNotAllowed("another site")
         elif origin not in self._origins and origin.partition(b"://")[2] != host:
             raise OriginNotAllowed(_shown(origin))

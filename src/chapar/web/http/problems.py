@@ -57,7 +57,7 @@ from chapar.errors import (
 )
 from chapar.model.times import TimeInvalid
 from chapar.web.http.body import shown
-from chapar.web.http.headers import header
+from chapar.web.http.headers import headers
 
 STATUSES: Final[Mapping[type[ChaparError], int]] = {
     HeadMalformed: 400,
@@ -254,7 +254,7 @@ def status_of(error: ChaparError) -> int:
 
 def language_of(request: Request) -> Language:
     """The language the caller prefers to read."""
-    return preferred_language(header(request, b"accept-language") or "")
+    return preferred_language(",".join(headers(request, b"accept-language")))
 
 
 @lru_cache(maxsize=256)
@@ -311,7 +311,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem_response(request, PathUnknown())
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return problem_response(request, MethodNotAllowed(request.method), {"Allow": _methods_of(request)})
+        return problem_response(request, MethodNotAllowed(request.method), {"Allow": _methods_of(request, error)})
     phrase = HTTPStatus(error.status_code).phrase
     body = {
         "type": "about:blank",
@@ -324,13 +324,15 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return _response(error.status_code, body, {"Content-Language": "en", **_CLOSE, **(error.headers or {})})
 
 
-def _methods_of(request: Request) -> str:
+def _methods_of(request: Request, error: HTTPException) -> str:
     """Return what the path takes (RFC 9110 §10.2.1): Starlette names the methods of one of its routes only."""
-    methods: set[str] = set()
+    methods = set(filter(None, (error.headers or {}).get("Allow", "").split(", ")))
     for route in iter_route_contexts(request.app.routes):
         pattern: re.Pattern[str] | None = getattr(route, "path_regex", None)
         if pattern is not None and pattern.match(request.url.path):
             methods |= route.methods or set()
+    if "GET" in methods:
+        methods.add("HEAD")
     return ", ".join(sorted(methods))
 
 
