@@ -68,6 +68,60 @@ def test_the_answer_stays_what_it_was_when_the_message_moves_on(site: Site, imei
     assert (said(second), replayed(second)) == (said(first), True)
 
 
+def test_a_repeated_resend_with_the_same_key_makes_one_message(site: Site, imei: str, key: str) -> None:
+    with site.device(imei) as device:
+        first = site.send(imei).json()["id"]
+        path = f"/messaging/messages/{first}/resend"
+        answers = [
+            site.api.post(path, headers=keyed(key)),
+            site.api.post(path, headers=keyed(key)),
+            site.api.post(path.replace(first, first.upper()), headers=keyed(key)),
+        ]
+        assert [answer.status_code for answer in answers] == [201] * 3
+        assert len({said(answer) for answer in answers}) == 1
+        assert [replayed(answer) for answer in answers] == [False, True, True]
+        assert site.message(answers[0].json()["id"])["origin"] == first
+        assert site.api.post(path).json()["id"] != answers[0].json()["id"], "without a key it is a new one"
+        assert len(device.wait_for(3)) == 3
+    other = site.send(imei).json()["id"]
+    for request in ((f"/messaging/messages/{other}/resend", {}), (path, {"wait": "none"})):
+        answer = site.api.post(request[0], params=request[1], headers=keyed(key))
+        assert (answer.status_code, problem_of(answer)["code"]) == (422, "idempotency_key_mismatch")
+    assert len(site.messages_of(imei)) == 4
+
+
+def test_a_resend_that_prefers_not_to_wait_says_so(site: Site, imei: str, key: str) -> None:
+    first = site.send(imei).json()["id"]
+    answers = [
+        site.api.post(f"/messaging/messages/{first}/resend", headers=keyed(key, Prefer="respond-async"))
+        for _ in range(2)
+    ]
+    assert [answer.headers["preference-applied"] for answer in answers] == ["respond-async"] * 2
+    assert len({said(answer) for answer in answers}) == 1
+    assert answers[0].status_code == 202
+
+
+def test_each_route_that_makes_something_takes_a_key_or_refuses_it(site: Site) -> None:
+    repeatable = {
+        "/messaging/messages/{id}/cancel": "withdraws once, however often",
+        "/keys/{id}/revoke": "ends once, however often",
+        "/keys/{id}/expire": "gives the same end",
+    }
+    document = site.api.get("/openapi.json").json()
+    creating = {path: methods["post"] for path, methods in document["paths"].items() if "post" in methods}
+    taking = {
+        path
+        for path, operation in creating.items()
+        if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
+    }
+    assert taking == {"/messaging/send", "/messaging/bulk", "/messaging/messages/{id}/resend"}
+    for path in creating.keys() - taking - repeatable.keys():
+        answer = site.api.post(path, json={}, headers=keyed("k", **{"Accept-Language": "fa"}))
+        assert (answer.status_code, problem_of(answer)["code"]) == (400, "idempotency_key_not_taken")
+        assert "Idempotency-Key پذیرفته نیست" in answer.json()["reason"]
+    assert site.api.get("/keys").json() == {"keys": []}
+
+
 def test_without_a_key_the_same_call_is_a_new_message(site: Site, imei: str) -> None:
     answers = [site.send(imei) for _ in range(2)]
     assert answers[0].json()["id"] != answers[1].json()["id"]

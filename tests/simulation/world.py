@@ -408,7 +408,8 @@ class World:
         self.trace(id_, "is to be sent again by", process.name)
 
         async def resend(messaging: Messaging) -> Answer:
-            return sent_answer(await messaging.resend(CALLER, id_, Wait.BROKER, None))
+            again = await messaging.repetition(CALLER, id_, Wait.BROKER, None)
+            return sent_answer(await messaging.send(CALLER, again))
 
         call = self.loop.create_task(self._answered(resend(process.gateway.messaging)))
         process.calls[call] = None

@@ -137,8 +137,10 @@ async def test_what_was_read_before_a_revocation_is_not_remembered_after_it(monk
 )
 async def test_a_key_that_counts_no_more_is_refused(changed: dict[str, Any], said: str) -> None:
     bench = DoorBench()
+    key = bench.new_key(**changed)
+    await bench.door.refresh()
     with pytest.raises(CredentialInvalid, match=said):
-        await bench.door.admit(bench.new_key(**changed))
+        await bench.door.admit(key)
 
 
 async def test_what_is_no_key_is_refused_before_the_database_is_asked() -> None:

@@ -13,6 +13,7 @@ import pytest
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 
+from chapar.access.api_keys import new_api_key
 from chapar.app.wiring import limits_of
 from chapar.errors import CredentialInvalid, ScopeMissing, StoreUnavailable, Unauthenticated
 from chapar.model.principal import ANYBODY, EVERY_SCOPE, NOBODY, Caller, Principal, Scope
@@ -109,11 +110,21 @@ def test_who_is_known_but_may_do_nothing_is_known() -> None:
     check(Caller(Principal("key:idle", "idle", frozenset()), ADDRESS), Identity.KNOWN)
 
 
-async def test_while_access_is_open_anybody_calls_and_their_credential_is_not_looked_at() -> None:
+async def test_while_access_is_open_anybody_calls_who_shows_no_wrong_credential() -> None:
     place = Place()
     assert (await place.ask(None)).json() == f"anybody@{ADDRESS}"
-    assert (await place.ask("chapar_nonsense")).json() == f"anybody@{ADDRESS}"
     assert (await place.ask(None, "POST", "/send")).text == "anybody sends "
+    for credential in (new_api_key(), "chapar_nonsense", "a.b.c", b"Basic YTpi", b"Digest x"):
+        for method, path in (("GET", "/anybody"), ("GET", "/known"), ("POST", "/send")):
+            answer = await place.ask(credential, method, path)
+            assert (answer.status_code, answer.json()["code"]) == (401, "credential_invalid"), credential
+    assert "leave it out" in (await place.ask(new_api_key())).json()["reason"]
+
+
+async def test_the_first_key_counts_before_the_door_has_noticed_it() -> None:
+    place = Place()
+    assert (await place.ask(place.new_key())).json() == f"backend@{ADDRESS}"
+    assert (await place.ask(None)).json() == f"anybody@{ADDRESS}"
 
 
 async def test_behind_a_closed_door_nobody_comes_in_without_a_credential() -> None:

@@ -118,6 +118,12 @@ class Bench:
         await for_a_moment(self.capacity.run())
 
 
+async def resend(bench: Bench, message_id: str, caller: Caller = CALLER) -> Message:
+    """Send the same operation once more."""
+    again = await bench.messaging.repetition(caller, message_id, Wait.NONE, None)
+    return await bench.messaging.send(caller, again)
+
+
 async def for_a_moment(loop: Coroutine[None, None, None]) -> None:
     """Let a loop have a few turns, and end it."""
     run = asyncio.create_task(loop)
@@ -723,7 +729,7 @@ async def test_a_clearing_waits_for_the_broker_and_its_caller_does_not(bench: Be
     assert (empty.origin, empty.status, empty.clears) == (message.id, Status.QUEUED, True)
     assert await bench.cancellation.cancel(CALLER, message.id) == empty, "it is on its way already"
     with pytest.raises(NotRepeatable):
-        await bench.messaging.resend(CALLER, empty.id, Wait.NONE, None)
+        await resend(bench, empty.id)
     assert (await bench.cancellation.cancel(CALLER, empty.id)).status is Status.CANCELLED
     another = await bench.cancellation.cancel(CALLER, message.id)
     assert (another.id != empty.id, another.clears) == (True, True)
@@ -748,7 +754,7 @@ async def test_a_message_that_is_not_there_is_neither_found_nor_cancelled_nor_se
     for asked in (
         bench.messaging.find(CALLER, "m"),
         bench.cancellation.cancel(CALLER, "m"),
-        bench.messaging.resend(CALLER, "m", Wait.NONE, None),
+        resend(bench, "m"),
     ):
         with pytest.raises(MessageNotFound):
             await asked
@@ -768,7 +774,7 @@ async def test_a_message_sent_again_is_a_new_one_that_names_its_origin(bench: Be
             retain=True,
         )
     )
-    again = await bench.messaging.resend(CALLER, first.id, Wait.NONE, None)
+    again = await resend(bench, first.id)
     assert (again.origin, again.deliver_at, again.expires_at) == (first.id, None, EPOCH + 1500)
     assert again.id != first.id
     same = ("imei", "micro_op", "params", "qos", "retain", "at_most_once", "topic")
@@ -827,7 +833,7 @@ async def test_what_is_out_of_reach_is_neither_sent_nor_withdrawn_nor_sent_again
     sent = await bench.send(LATER)
     for asked in (
         bench.cancellation.cancel(caller, sent.id),
-        bench.messaging.resend(caller, sent.id, Wait.NONE, None),
+        resend(bench, sent.id, caller),
         bench.messaging.find(caller, sent.id),
     ):
         with pytest.raises(MessageNotFound):
@@ -872,7 +878,7 @@ async def test_what_is_within_reach_is_sent_seen_and_withdrawn(bench: Bench) -> 
     sent = await bench.messaging.send(caller, LATER)
     assert isinstance(sent, Message)
     assert await bench.messaging.find(caller, sent.id) == sent
-    assert (await bench.messaging.resend(caller, sent.id, Wait.NONE, None)).origin == sent.id
+    assert (await resend(bench, sent.id, caller)).origin == sent.id
     assert (await bench.cancellation.cancel(caller, sent.id)).status is Status.CANCELLED
     (entry,) = bench.store.asked("cancel")
     assert entry == (EPOCH, "key:some", "some", "192.0.2.7", "message_cancelled", sent.id, "A", "push_down", None)

@@ -134,7 +134,7 @@ class Door:
             if not is_api_key(credential):
                 raise CredentialInvalid(Phrase("credential.mistyped"))
         elif self._tokens is None or not is_token(credential):
-            raise CredentialInvalid(Phrase("credential.unknown"))
+            raise self._unknown(Phrase("credential.unknown"))
 
     async def _check(self, credential: str) -> Admission:
         admitted = self._admitted  # `forget` may begin another while the database is read
@@ -160,7 +160,7 @@ class Door:
             self._say_unavailable(error)
             raise AccessUnavailable(str(error)) from None
         if key is None or not hmac.compare_digest(key.hash, hash_):
-            raise CredentialInvalid(Phrase("credential.unknown_key"))
+            raise self._unknown(Phrase("credential.unknown_key"))
         now = self._clock.now()
         if key.revoked_at is not None:
             raise CredentialInvalid(Phrase("credential.revoked"))
@@ -170,6 +170,9 @@ class Door:
         left = KEY_KNOWN if key.expires_at is None else min(KEY_KNOWN, (key.expires_at - now) / 1000)
         principal = Principal(f"key:{key.id}", key.name, key.scopes, key.reach, key.expires_at)
         return Admission(principal, time.time() + left)
+
+    def _unknown(self, problem: Phrase) -> CredentialInvalid:
+        return CredentialInvalid(Phrase("credential.none_made") if self.is_open else problem)
 
     def _say_unavailable(self, error: StoreUnavailable) -> None:
         """Log, now and then, why nobody can be checked: callers are not told."""

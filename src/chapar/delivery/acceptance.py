@@ -108,10 +108,10 @@ class Sending:
         else:
             landing.add_done_callback(lambda _: self.when_landed(message_id, then))
 
-    def draft(self, caller: Caller, command: Command, origin: str | None = None) -> Draft:
+    def draft(self, caller: Caller, command: Command) -> Draft:
         """The message that a command makes; raises FieldInvalid, OutOfReach."""
         began = time.perf_counter()
-        message = self._accepted(command, origin)
+        message = self._accepted(command)
         if not caller.principal.reach.covers(message.imei, message.micro_op):
             raise OutOfReach(message.imei, message.micro_op)
         return Draft(message, command.deliver_at, began)
@@ -168,7 +168,7 @@ class Sending:
             self._metrics.whole.observe(time.perf_counter() - draft.began)
         return sent
 
-    def _accepted(self, command: Command, origin: str | None) -> Message:
+    def _accepted(self, command: Command) -> Message:
         """The message that a command makes, not yet in a state of its own."""
         stamp = self._clock.now_ns()
         now = stamp // 1_000_000
@@ -201,7 +201,7 @@ class Sending:
             deliver_at=deliver_at,
             expires_at=(deliver_at or now) + round(expires_in * 1000),
             not_before=None,
-            origin=origin,
+            origin=command.origin,
             published_at=None,
             finished_at=now if is_over else None,
         )

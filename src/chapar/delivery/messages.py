@@ -19,7 +19,7 @@ class Messaging:
         self._sending = sending
         self._keys = keys
 
-    async def send(self, caller: Caller, command: Command, *, origin: str | None = None) -> Message:
+    async def send(self, caller: Caller, command: Command) -> Message:
         """Save a message, deliver it, and return it as it stands when what the caller waits for is there.
 
         Still `scheduled`, `queued` or `publishing` where the caller does not wait, or not long enough: the delivery
@@ -27,7 +27,7 @@ class Messaging:
 
         Raises FieldInvalid, OutOfReach, NotSent, QueueFull, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
-        draft = self._sending.draft(caller, command, origin)
+        draft = self._sending.draft(caller, command)
         [sent] = await self._sending.send(caller, [draft], command.wait, command.patience)
         if isinstance(sent, ChaparError):
             raise sent
@@ -68,15 +68,15 @@ class Messaging:
 
         return await self._keys.once(use, draft.message, send, answer)
 
-    async def resend(self, caller: Caller, message_id: str, wait: Wait, patience: float | None) -> Message:
-        """Send the same operation once more, as a new message that names its origin.
+    async def repetition(self, caller: Caller, message_id: str, wait: Wait, patience: float | None) -> Command:
+        """Return the command that sends the same operation once more, as a new message that names its origin.
 
-        Raises what `find` and `send` raise, and NotRepeatable.
+        Raises what `find` raises, and NotRepeatable.
         """
         first = await self.find(caller, message_id)
         if first.clears:
             raise NotRepeatable(first.id)
-        again = Command(
+        return Command(
             imei=first.imei,
             micro_op=first.micro_op,
             params=first.params,
@@ -86,8 +86,8 @@ class Messaging:
             expires_in=None if first.expires_at is None else (first.expires_at - _due_at(first)) / 1000,
             wait=wait,
             patience=patience,
+            origin=first.id,
         )
-        return await self.send(caller, again, origin=first.id)
 
     async def find(self, caller: Caller, message_id: str) -> Message:
         """The message with this id; raises MessageNotFound, also for one out of reach, and StoreUnavailable."""

@@ -44,6 +44,7 @@ ChaparError
 ├── QueueFull                a bound of the queue is reached: nothing stored, nothing sent
 ├── KeyMismatch              an idempotency key was used for another request
 ├── KeyInFlight              the first request with this idempotency key has not been answered
+├── KeyNotTaken              no idempotency key is taken here
 ├── ConnectionsExhausted     as many connections are open as may be
 ├── NotSent                  the message was not sent and never will be
 │   ├── BrokerUnreachable    … the broker could not be reached
@@ -156,6 +157,7 @@ from chapar.errors.request import (
     HostNotAllowed,
     KeyInFlight,
     KeyMismatch,
+    KeyNotTaken,
     MediaTypeUnsupported,
     MessageNotFound,
     MethodNotAllowed,
@@ -231,6 +233,7 @@ __all__ = [
     "HostNotFound",
     "KeyInFlight",
     "KeyMismatch",
+    "KeyNotTaken",
     "Language",
     "LinkDown",
     "LinkError",

@@ -221,6 +221,13 @@ class KeyInFlight(ChaparError):
 
 
 @dataclass(eq=False)
+class KeyNotTaken(ChaparError):
+    """An idempotency key is not taken here, because the answer is shown once and cannot be repeated."""
+
+    code = "idempotency_key_not_taken"
+
+
+@dataclass(eq=False)
 class ConnectionsExhausted(ChaparError):
     """The gateway has as many connections open as it may; this one is closed at once."""
 

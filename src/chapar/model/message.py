@@ -102,6 +102,7 @@ class Command(NamedTuple):
     deliver_at: int | None = None  #: not before this time, ms since the epoch
     wait: Wait = Wait.BROKER
     patience: float | None = None  #: seconds to wait; None: the setting `publish_timeout`
+    origin: str | None = None  #: the message that it repeats
 
 
 class MutableFields(TypedDict, total=False):

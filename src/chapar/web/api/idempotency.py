@@ -6,9 +6,9 @@ from typing import Final
 from fastapi import Request
 
 from chapar.delivery.idempotency import Use
-from chapar.errors import FieldInvalid, Phrase
+from chapar.errors import FieldInvalid, KeyNotTaken, Phrase
 from chapar.web.http.entrance import caller_of
-from chapar.web.http.headers import header
+from chapar.web.http.headers import header, raw_header
 
 MAX_KEY_LENGTH: Final = 255  # characters; a UUID has 36
 
@@ -36,5 +36,12 @@ def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
         key = key[1:-1]
     if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise FieldInvalid("Idempotency-Key", Phrase("rule.idempotency_key", limit=MAX_KEY_LENGTH))
-    fingerprint = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + content).hexdigest()
+    target = f"{request.method} {request.url.path.lower()}\n"  # an id may be in capitals
+    fingerprint = hashlib.sha256(target.encode() + content).hexdigest()
     return Use(caller_of(request).principal.id, key + part, fingerprint)
+
+
+def refuse_key(request: Request) -> None:
+    """Raise KeyNotTaken where a request names a key on a route whose answer nobody may keep."""
+    if raw_header(request.scope, b"idempotency-key") is not None:
+        raise KeyNotTaken

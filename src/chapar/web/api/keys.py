@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
 from pydantic.config import JsonDict
 
@@ -20,6 +20,7 @@ from chapar.model.principal import (
     check_patterns,
 )
 from chapar.model.times import milliseconds, rfc3339
+from chapar.web.api.idempotency import refuse_key
 from chapar.web.api.schemas import FORBIDDEN, Time
 from chapar.web.http.chunks import begun, in_list
 from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, allow, check
@@ -147,6 +148,7 @@ def keys_router(keyring: Keyring, cancellation: Cancellation) -> APIRouter:
         summary="Make an API key",
         status_code=201,
         responses=answers(400, 403, 406, 408, 413, 415, 422, 503),
+        dependencies=[Depends(refuse_key)],
     )
     @allow(Scope.KEYS)
     async def create(asked: KeyRequest, caller: Calling, response: Response) -> NewKeyView:

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import StringConstraints, WithJsonSchema
 
 from chapar.delivery.cancellation import Cancellation
+from chapar.delivery.idempotency import Use
 from chapar.delivery.messages import Messaging
 from chapar.delivery.reports import Reporting
-from chapar.model.message import LONGEST_WAIT, Wait
+from chapar.model.message import LONGEST_WAIT, Command, Wait
 from chapar.model.principal import Scope
 from chapar.web.api import sending
 from chapar.web.api.bulk import bulk_router
@@ -24,7 +25,7 @@ from chapar.web.api.schemas import (
     cursor_of,
     message_json,
 )
-from chapar.web.api.sending import read_command, sent_answer
+from chapar.web.api.sending import read_command
 from chapar.web.http.body import read_body
 from chapar.web.http.chunks import in_chunks, page_of
 from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, RequestRoute, allow, caller_of
@@ -94,20 +95,21 @@ def messaging_router(
     """The routes of `/messaging`."""
     router = APIRouter(prefix="/messaging", tags=["messaging"], route_class=GuardedRoute)
 
+    async def answer(request: Request, command: Command, use: Use | None) -> Response:
+        caller, asynchronous = caller_of(request), prefers_async(request)
+        with limits.waiting(caller):
+            sent = await sending.send(
+                messaging, caller, without_waiting(command) if asynchronous else command, use, language_of(request)
+            )
+        return sent.response((b"preference-applied", ASYNC.encode())) if asynchronous else sent.response()
+
     @allow(Scope.SEND)
     async def send(request: Request) -> Response:
         """Save one operation for one device, deliver it, and say what the broker answered."""
         _, body = await read_body(request, {_JSON}, limit=limits.bodies.largest, setting="CHAPAR_MAX_BODY_BYTES")
         command = read_command(body)
-        caller = caller_of(request)
-        limits.messages(caller, 1)
-        use = use_of_key(request, body)
-        asynchronous = prefers_async(request)
-        with limits.waiting(caller):
-            answer = await sending.send(
-                messaging, caller, without_waiting(command) if asynchronous else command, use, language_of(request)
-            )
-        return answer.response((b"preference-applied", ASYNC.encode())) if asynchronous else answer.response()
+        limits.messages(caller_of(request), 1)
+        return await answer(request, command, use_of_key(request, body))
 
     router.add_api_route(
         "/send",
@@ -184,17 +186,19 @@ def messaging_router(
         operation_id="resend_message",
         status_code=201,
         responses=_SENT | answers(404, 406, 409, 422, 429, 503),
+        openapi_extra={"parameters": [KEY_PARAMETER, PREFER_PARAMETER]},
     )
     @allow(Scope.SEND)
     async def resend(
         id: MessageId,  # noqa: A002 - the name is the path's
         caller: Calling,
+        request: Request,
         wait: Annotated[Literal["none", "broker"], Query(description="As for `/messaging/send`.")] = "broker",
         timeout: Patience = None,  # noqa: ASYNC109 - the name is the query's
     ) -> Response:
         """Make a new message of the same operation for the same device; its `origin` is this one."""
         limits.messages(caller, 1)
-        with limits.waiting(caller):
-            return sent_answer(await messaging.resend(caller, id, Wait(wait), timeout)).response()
+        use = use_of_key(request, request.scope["query_string"])
+        return await answer(request, await messaging.repetition(caller, id, Wait(wait), timeout), use)
 
     return router

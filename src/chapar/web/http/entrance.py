@@ -152,7 +152,7 @@ class Entrance:
         address = client[0] if client else ""
         try:
             self._limits.arrival(address)
-            credential = None if self._door.is_open else _credential_of(scope)
+            credential = _credential_of(scope)
             caller = Caller(await self._principal(credential), address)
             self._limits.request(caller)
         except ChaparError as error:
