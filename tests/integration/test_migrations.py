@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from chapar.errors import SchemaNewer, SchemaOutdated, StoreUnavailable
+from chapar.store import migrations
 from chapar.store.database import Role, open_engine
 from chapar.store.migrations import check_schema, migrate
 from chapar.store.schema import metadata
@@ -32,6 +34,21 @@ def test_a_database_is_migrated_once(database_url: str) -> None:
     assert migrate(database_url) == (None, NEWEST)
     assert migrate(database_url) == (NEWEST, NEWEST)
     check_schema(database_url)
+
+
+def test_the_history_is_that_of_alembic() -> None:
+    scripts = ScriptDirectory(migrations.__path__[0]).walk_revisions("base", "head")
+    assert migrations.history() == [script.revision for script in scripts][::-1]
+
+
+def test_a_database_at_the_newest_revision_is_opened_without_loading_alembic(database_url: str) -> None:
+    migrate(database_url)
+    program = (
+        f"import sys; from chapar.store.store import migrations as m; m.migrate({database_url!r}); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "alembic" not in loaded
+    assert ("psycopg" in loaded) == database_url.startswith("postgresql")
 
 
 def test_several_processes_may_migrate_at_once(database_url: str) -> None:

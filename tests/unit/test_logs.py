@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from chapar.store.writer_process import PROGRAM
+
 HOSTILE = "pump\r\n2026-11-24 [info] forged\x1b[2J\x9b31m\u2028\u202e\x85\x00\x7f"
 
 EVENTS = f"""
@@ -112,7 +114,7 @@ def test_json_loses_nothing() -> None:
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_a_writer_that_crashes_says_so_in_one_line(log_format: str) -> None:
     crashed = subprocess.run(
-        [sys.executable, "-m", "chapar.store.writer", "999"],  # a descriptor that it has not
+        [sys.executable, "-c", PROGRAM, "999"],  # a descriptor that it has not
         env={**os.environ, "CHAPAR_LOG_FORMAT": log_format},
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import gc
 import os
 import signal
 import socket
@@ -21,15 +20,13 @@ from chapar.errors import Phrase, PortTaken, SettingInvalid
 from chapar.runtime import descriptors, logs
 from chapar.runtime.addresses import is_loopback
 from chapar.runtime.certificates import ServerCertificate, server_certificate
+from chapar.runtime.garbage import collect_rarely, keep_what_is_loaded
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import guarded, supervised
 from chapar.web.http import connection
 from chapar.web.http.tls_listener import TlsListener
 
-# Objects made since the last collections before there is one of each generation. Nearly all that a send makes is gone
-# with its answer, and Python's 700, 10, 10 look for what is not.
-_COLLECTED: Final = (50_000, 20, 50)
 _UNSENT: Final = 64 * 1024  # bytes of an answer that wait in the kernel for their turn to be sent
 _START_GRACE: Final = 1.5  # seconds in which a start that a signal ends closes what it has opened
 _LOOK_AFTER: Final = 5  # of uvicorn's ticks, which come every tenth of a second
@@ -78,7 +75,8 @@ async def serve_on(
             when_started=lambda: announce(address_of(listener, settings), running.door.is_open),
             when_stopping=running.waiters.release_all,
         )
-        _collect_rarely()
+        keep_what_is_loaded()
+        collect_rarely()
         async with _kept_fresh(certificate, running.metrics):
             await server.serve(sockets=[listener])
 
@@ -105,13 +103,6 @@ def end_on_signals() -> None:
 def _exit_at_once() -> None:
     logs.drain()
     os._exit(0)
-
-
-def _collect_rarely() -> None:
-    """Keep what was built at the start, which every collection would walk through else, and collect less often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECTED)
 
 
 @contextlib.asynccontextmanager

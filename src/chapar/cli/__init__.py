@@ -2,11 +2,14 @@
 
 import sys
 
+from chapar.runtime.garbage import collect_rarely
+
 INTERRUPTED = 130  # exit code, the shell's custom for Ctrl-C
 
 
 def main() -> None:
     """Run the command and exit with its code."""
+    collect_rarely()
     try:
         from chapar.cli import command  # noqa: PLC0415 - loading it takes longer than a finger to reach Ctrl-C
     except KeyboardInterrupt:

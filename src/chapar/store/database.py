@@ -5,17 +5,14 @@ role's settings and which the writer sends to PostgreSQL along with its first st
 state, and a transaction pooler in between changes nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
-import psycopg
 import pysqlite3.dbapi2 as sqlite
-from psycopg.abc import Params, Query
-from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError
@@ -31,10 +28,7 @@ _SETTING = "CHAPAR_DATABASE_URL"
 # Before 3.51.3 a commit during another connection's checkpoint could corrupt the database (the WAL-reset bug).
 _SAFE_SQLITE = (3, 51, 3)
 
-# Milliseconds. Waiting for a lock is cut short so that "not saved" stays certain; a statement that takes longer
-# than its limit is stuck. A report over ten million rows needs seconds.
-_WRITER_LOCK_TIMEOUT = 2000
-_WRITER_STATEMENT_TIMEOUT = 10_000
+# Milliseconds. A statement that takes longer is stuck; a report over ten million rows needs seconds.
 _READER_STATEMENT_TIMEOUT = 60_000
 
 # Mode of a new SQLite file: what devices are told, and by whom, is not for every user of the machine.
@@ -65,32 +59,6 @@ sqlite.register_adapter(bool, int)
 sqlite.register_adapter(type(None), lambda none: none)
 
 
-class _WriterCursor(psycopg.ClientCursor[tuple[Any, ...]]):
-    """Sends a statement and its values as one text, and what begins the transaction along with its first statement.
-
-    A lone message and its move cost the writer's processor 0.51 ms so, and 0.63 ms with every round trip made.
-    """
-
-    def execute(
-        self, query: Query, params: Params | None = None, *, prepare: bool | None = None, binary: bool | None = None
-    ) -> Self:
-        """Run one statement, which SQLAlchemy and the store have as a text."""
-        sql = f"{_BEGIN_WRITING}; {query!s}" if self._begins() else str(query)
-        super().execute(sql, params, prepare=prepare, binary=binary)
-        while self.nextset():  # past the answers to what began the transaction
-            pass
-        return self
-
-    def executemany(self, query: Query, params_seq: Iterable[Params], *, returning: bool = False) -> None:
-        """Run one statement with each of many rows."""
-        if self._begins():
-            super().execute(_BEGIN_WRITING)
-        super().executemany(query, params_seq, returning=returning)
-
-    def _begins(self) -> bool:
-        return self.connection.info.transaction_status == TransactionStatus.IDLE
-
-
 class Role(StrEnum):
     """The purpose of a connection."""
 
@@ -103,10 +71,6 @@ class Role(StrEnum):
 # Milliseconds that SQLite waits for a lock. Short for the writer, because its batch can be tried again.
 _BUSY_TIMEOUT = {Role.WRITER: 250, Role.READER: 2000, Role.MIGRATOR: 30_000, Role.ADMINISTRATOR: 5000}
 
-_BEGIN_WRITING = (
-    f"BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = {_WRITER_LOCK_TIMEOUT}; "
-    f"SET LOCAL statement_timeout = {_WRITER_STATEMENT_TIMEOUT}"
-)
 _BEGIN = {
     ("sqlite", Role.WRITER): "BEGIN IMMEDIATE",
     ("sqlite", Role.READER): "BEGIN",
@@ -139,6 +103,8 @@ def open_engine(database_url: str, role: Role, connections: int = 1, *, identity
             **pool,
         )
     else:
+        from chapar.store.writer_cursor import WriterCursor  # noqa: PLC0415 - its driver takes long to load
+
         given = set(url.query)
         engine = create_engine(
             url,
@@ -147,7 +113,7 @@ def open_engine(database_url: str, role: Role, connections: int = 1, *, identity
                 # A prepared statement belongs to a session, and a transaction pooler may change that at every BEGIN.
                 "prepare_threshold": None,
                 "application_name": f"chapar-{role}",
-                **({"cursor_factory": _WriterCursor} if role is Role.WRITER else {}),
+                **({"cursor_factory": WriterCursor} if role is Role.WRITER else {}),
                 **{name: value for name, value in (_POSTGRES_DEFAULTS | _POSTGRES_FILES).items() if name not in given},
             },
             paramstyle="format",

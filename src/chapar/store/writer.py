@@ -1,7 +1,7 @@
 """The writer: a process of its own, with the only connection that writes, committing in groups.
 
-`python -m chapar.store.writer <descriptor>` serves one socket until the other end closes it. It takes a batch, runs all
-of it in one transaction, commits, and answers each operation. The gateway's end is `commits.py`.
+`main` serves one socket until the other end closes it. It takes a batch, runs all of it in one transaction, commits,
+and answers each operation. The gateway's end is `commits.py`.
 
     gateway → writer   (url, descriptor)              once, at first: it names a secret, so it is no argument; the
                                                       descriptor is the locked SQLite file's, inherited, or None
@@ -241,7 +241,3 @@ def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
     logs.configure("warning", "json" if os.environ.get("CHAPAR_LOG_FORMAT") == "json" else "console")
     sys.excepthook(kind, error, trace)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,11 @@ from typing import Any, Final, cast
 
 from chapar.store.wire import split, unpack
 
+PROGRAM: Final = (
+    "from chapar.runtime.garbage import collect_rarely; collect_rarely(); from chapar.store.writer import main; main()"
+)
+"""What the writer runs, with the descriptor of its socket as the only argument."""
+
 _EXIT_PATIENCE: Final = 5.0  # seconds the writer may take to end once its socket is closed
 
 
@@ -47,8 +52,8 @@ async def writer_process(channel: Channel, inherit: tuple[int, ...]) -> AsyncIte
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # a file in the working folder must not stand in for a module
-                "-m",
-                "chapar.store.writer",
+                "-c",
+                PROGRAM,
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *inherit),

@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 
 from chapar.errors import DatabaseUnusable, SchemaNewer, SchemaOutdated
 from chapar.store.database import Role, check_durable, open_engine
 from chapar.store.failures import cause
+
+_HERE: Final = Path(__file__).parent
+_TABLE: Final = "alembic_version"
 
 
 def migrate(database_url: str, *, asked_for: bool = False) -> tuple[str | None, str]:
@@ -23,11 +23,10 @@ def migrate(database_url: str, *, asked_for: bool = False) -> tuple[str | None, 
     Several processes may ask for it at once; one does it.
     Raises SchemaNewer, DatabaseUnsafe, DatabaseUnusable and SettingInvalid.
     """
-    config = _config()
     with _connected(database_url) as connection:
-        before, newest = _revisions(connection, config)
-        config.attributes |= {"connection": connection, "asked_for": asked_for}
-        command.upgrade(config, "head")
+        before, newest = _revisions(connection)
+        if before != newest:
+            _upgrade(connection, asked_for=asked_for)
     return before, newest
 
 
@@ -37,25 +36,35 @@ def check_schema(database_url: str) -> None:
     Also raises DatabaseUnsafe, DatabaseUnusable and SettingInvalid.
     """
     with _connected(database_url) as connection:
-        found, newest = _revisions(connection, _config())
+        found, newest = _revisions(connection)
     if found != newest:
         raise SchemaOutdated(found or "none", newest)
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    return config
+def history() -> list[str]:
+    """The revisions there are, the newest last. The name of each one's file begins with it."""
+    return sorted(file.stem.partition("_")[0] for file in (_HERE / "versions").glob("*.py"))
 
 
-def _revisions(connection: Connection, config: Config) -> tuple[str | None, str]:
+def _revisions(connection: Connection) -> tuple[str | None, str]:
     """The revision found and the newest one; raises SchemaNewer where the former is not in our history."""
-    history = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    known = history()
     with connection.begin():
-        found = MigrationContext.configure(connection).get_current_revision()
-    if found is not None and found not in history:
-        raise SchemaNewer(found, history[0])
-    return found, history[0]
+        is_new = not inspect(connection).has_table(_TABLE)
+        found = None if is_new else connection.exec_driver_sql(f"SELECT version_num FROM {_TABLE}").scalar()  # noqa: S608
+    if found is not None and found not in known:
+        raise SchemaNewer(found, known[-1])
+    return found, known[-1]
+
+
+def _upgrade(connection: Connection, *, asked_for: bool) -> None:
+    # Alembic takes long to load, and at nearly every start the schema is the newest already.
+    from alembic import command  # noqa: PLC0415 - see above
+    from alembic.config import Config  # noqa: PLC0415 - see above
+
+    config = Config(attributes={"connection": connection, "asked_for": asked_for})
+    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
+    command.upgrade(config, "head")
 
 
 @contextmanager
