@@ -1,58 +1,39 @@
 """API keys and the audit trail in both databases."""
 
 import asyncio
-import os
-import re
-import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+import pytest_asyncio
 
 from chapar.access.keyring import Grant, issue, new_end, revocation
-from chapar.errors import DatabaseInUse, StoreUnavailable
 from chapar.model.acceptance import IdempotencyKey, Sender
 from chapar.model.api_key import ApiKey
 from chapar.model.audit import Action, AuditFilters, Entry
 from chapar.model.message import Status
-from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Reach, Scope
+from chapar.model.principal import EVERYWHERE, Reach, Scope
 from chapar.model.queue import Lease
 from chapar.model.report import Filters
-from chapar.store import database, files, migrations
 from chapar.store.administration import administer
-from chapar.store.api_keys import CREATE_KEY, any_key, oldest_first
-from chapar.store.audit import add_entries, entry_of_local_user, local_user, newest_first
-from chapar.store.database import Role, open_engine
-from chapar.store.migrations import migrate
+from chapar.store.api_keys import CREATE_KEY
+from chapar.store.audit import entry_of_local_user
 from chapar.store.store import Store
 from support.callers import CALLER, cancelling
-from support.postgres import PostgresServer
-from support.stores import PROCESS, add_one, new_message, now, open_store, single
+from support.stores import PROCESS, add_one, entries, new_message, now, single
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ANNA = Sender("key:anna", "Anna", "192.0.2.7")
 GRANT = Grant("backend", frozenset({Scope.SEND, Scope.READ}), Reach(("farm1-*",), ("open", "باز کن")), None)
 
 
-@pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    async with open_store(database_url) as store:
-        await store.queue.acquire_lease(Lease(PROCESS, "this", 60, alone=False))
-        yield store
+@pytest_asyncio.fixture(loop_scope="module")
+async def store(shared_store: Store) -> Store:
+    await shared_store.queue.acquire_lease(Lease(PROCESS, "this", 60, alone=False))
+    return shared_store
 
 
 def deadline_of(patience: float = 30.0) -> float:
     return asyncio.get_running_loop().time() + patience
-
-
-async def entries(store: Store, **filters: object) -> list[Entry]:
-    """What the audit trail says, oldest first."""
-    found = (await store.trail.page(AuditFilters(**filters), before=None, limit=100)).entries  # type: ignore[arg-type]
-    return [entry for _, entry in reversed(found)]
 
 
 async def every_key(store: Store) -> list[ApiKey]:
@@ -200,121 +181,11 @@ async def test_the_trail_is_narrowed_and_paged(store: Store) -> None:
     assert rest.next is None
 
 
-FORGED = "(seq, at, principal, name, address, action, subject) {} VALUES ({}, 1, '', '', '', '', '')"
-REWRITES = {
-    "sqlite": (
-        "UPDATE audit SET principal = 'nobody'",
-        "UPDATE OR IGNORE audit SET principal = 'nobody'",
-        "UPDATE OR REPLACE audit SET seq = 3 WHERE seq = 1",
-        "DELETE FROM audit",
-        *(f"{verb} INTO audit {FORGED.format('', seq)}" for verb in ("REPLACE", "INSERT OR REPLACE") for seq in (1, 3)),
-        *(f"INSERT OR IGNORE INTO audit {FORGED.format('', seq)}" for seq in (3, -1, 0)),
-        f"INSERT INTO audit {FORGED.format('', 1)} ON CONFLICT DO UPDATE SET principal = 'nobody'",
-        "REPLACE INTO audit SELECT * FROM audit",
-    ),
-    "postgresql": (
-        "UPDATE audit SET principal = 'nobody'",
-        "DELETE FROM audit",
-        "TRUNCATE audit",
-        "SET LOCAL session_replication_role = replica; DELETE FROM audit",
-        f"INSERT INTO audit {FORGED.format('OVERRIDING SYSTEM VALUE', 1)} ON CONFLICT (seq) DO UPDATE SET name = ''",
-        "MERGE INTO audit USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET name = ''",
-        "WITH gone AS (DELETE FROM audit RETURNING 1) SELECT * FROM gone",
-    ),
-}
-
-
-async def test_nothing_changes_the_trail(store: Store, database_url: str) -> None:
-    for _ in range(3):
-        await add_one(store, new_message(), sender=ANNA)
-    kept = await entries(store)
-    for statement in REWRITES[database.parse(database_url).get_backend_name()]:
-        with open_engine(database_url, Role.ADMINISTRATOR).connect() as connection:
-            with pytest.raises(DBAPIError, match="append-only"):
-                connection.exec_driver_sql(statement)
-            connection.rollback()
-    async for _ in store.retention.prune(now() + 10**9, now() + 10**9):
-        pass
-    assert await entries(store) == kept
-    await add_one(store, new_message(), sender=ANNA)
-    assert len(await entries(store)) == 4
-
-
-def test_no_other_connection_to_the_file_changes_the_trail(sqlite_url: str) -> None:
-    """The standard library's, with its own settings, as any program would open it."""
-    with administer(sqlite_url) as connection:
-        add_entries(connection, [entry_of_local_user(now(), Action.PRUNED, "first")])
-    file = database.sqlite_file(database.parse(sqlite_url))
-    with closing(sqlite3.connect(file, isolation_level=None)) as other:
-        for recursive in ("on", "off"):
-            other.execute(f"PRAGMA recursive_triggers = {recursive}")
-            for statement in ("DELETE FROM audit", f"REPLACE INTO audit {FORGED.format('', 1)}"):
-                with pytest.raises(sqlite3.DatabaseError, match="append-only"):
-                    other.execute(statement)
-        assert other.execute("SELECT detail FROM audit").fetchall() == [("first",)]
-
-
-def test_a_user_without_an_account_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: 54321)
-    assert local_user().id == "cli:54321"
-
-
 async def test_an_entry_of_its_own_that_is_repeated_is_there_once(store: Store) -> None:
     entry = entry_of_local_user(now(), Action.PRUNED, "begun")
     for _ in range(2):
         await store.trail.add(entry)
     assert await entries(store) == [entry]
-
-
-def test_a_migration_is_kept_where_it_was_asked_for_or_changed_what_was_there(database_url: str) -> None:
-    def kept() -> list[str | None]:
-        with administer(database_url) as connection:
-            found = newest_first(connection, AuditFilters(action=Action.MIGRATED), None, 10).entries
-        return [entry.detail for _, entry in reversed(found)]
-
-    migrate(database_url)
-    assert kept() == []
-    with open_engine(database_url, Role.MIGRATOR).connect() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0002")
-    migrate(database_url)
-    migrate(database_url, asked_for=True)
-    assert kept() == ["0002 → 0003"]
-
-
-@pytest.mark.parametrize("language", ["en", "fa"])
-async def test_a_gateway_that_does_not_own_the_tables_cannot_rewrite_the_trail(
-    language: str, postgres_url: str, postgres_server: PostgresServer
-) -> None:
-    page = (Path(__file__).parents[2] / "docs" / language / "security.md").read_text()
-    [granting] = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    migrate(postgres_url)
-    postgres_server.execute("CREATE ROLE chapar LOGIN")
-    try:
-        with open_engine(postgres_url, Role.MIGRATOR).begin() as connection:
-            connection.exec_driver_sql(granting)
-        url = postgres_url.replace("//postgres@", "//chapar@")
-        async with open_store(url) as store:
-            await store.queue.acquire_lease(Lease(PROCESS, "this", 60, alone=False))
-            message = new_message()
-            await add_one(store, message, sender=ANNA)
-            key = await created(store)
-            await store.api_keys.change(revocation(CALLER, key, now()), deadline_of())
-            assert [entry.action for entry in await entries(store)] == ["message_sent", "key_created", "key_revoked"]
-            async for _ in store.retention.prune(now() + 10**9, now() + 10**9):
-                pass
-        for statement in ("UPDATE audit SET name = ''", "DELETE FROM audit", "TRUNCATE audit", "DROP TABLE audit"):
-            with (
-                pytest.raises(DBAPIError, match=r"permission denied|must be owner"),
-                open_engine(url, Role.MIGRATOR).begin() as connection,
-            ):
-                connection.execute(text(statement))
-    finally:
-        with open_engine(postgres_url, Role.MIGRATOR).begin() as connection:
-            connection.exec_driver_sql("DROP OWNED BY chapar")
-        postgres_server.execute("DROP ROLE chapar")
 
 
 @pytest.mark.parametrize(
@@ -361,48 +232,13 @@ async def test_patterns_of_a_query_and_of_a_command_mean_the_same(store: Store) 
         )
 
 
-def test_the_owner_works_on_the_database_itself(sqlite_url: str) -> None:
+async def test_the_owner_works_beside_a_gateway(store: Store, shared_url: str) -> None:
     issued = issue(CALLER, GRANT, now())
-    with administer(sqlite_url) as connection:
-        assert not any_key(connection)
-        CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
-    with administer(sqlite_url) as connection:
-        assert oldest_first(connection) == [issued.key]
-        assert len(newest_first(connection, AuditFilters(), None, 10).entries) == 1
-    with pytest.raises(StoreUnavailable), administer(sqlite_url) as connection:
-        connection.execute(text("DELETE FROM nowhere"))
-
-
-def test_a_new_database_file_is_its_owner_s(sqlite_url: str) -> None:
-    with administer(sqlite_url):
-        file = database.sqlite_file(database.parse(sqlite_url))
-        modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.glob(f"{file.name}*")}
-        assert {mode for name, mode in modes.items() if not name.endswith(".lock")} == {0o600}
-        assert len(modes) > 1
-
-
-async def test_the_owner_works_beside_a_gateway(store: Store, database_url: str) -> None:
-    issued = issue(CALLER, GRANT, now())
-    with administer(database_url) as connection:
+    with administer(shared_url) as connection:
         CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
     await add_one(store, new_message(), sender=ANNA)
     assert await every_key(store) == [issued.key]
     assert [entry.action for entry in await entries(store)] == ["key_created", "message_sent"]
-
-
-def test_an_old_database_that_is_served_is_left_alone(sqlite_url: str) -> None:
-    served = files.lock(database.sqlite_file(database.parse(sqlite_url)))
-    with served, pytest.raises(DatabaseInUse), administer(sqlite_url):
-        pass
-
-
-def test_more_rights_than_this_version_knows_are_none(sqlite_url: str) -> None:
-    issued = issue(CALLER, GRANT._replace(scopes=EVERY_SCOPE), now())
-    with administer(sqlite_url) as connection:
-        CREATE_KEY.apply(connection, [(issued.key, issued.entry)])
-        connection.execute(text("""UPDATE api_keys SET scopes = '["messages:send", "moon:land"]'"""))
-    with administer(sqlite_url) as connection:
-        assert oldest_first(connection)[0].scopes == {Scope.SEND}
 
 
 async def test_what_a_key_was_used_for_is_found_until_it_may_be_used_anew(store: Store) -> None:

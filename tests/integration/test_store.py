@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from chapar.store.schema import keys
 from chapar.store.store import Store
 from support.stores import CLAIM, add_one, measured, move_one, new_message, now, open_store, published, writer_processes
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    async with open_store(database_url) as store:
-        yield store
+def store(shared_store: Store) -> Store:
+    return shared_store
 
 
 async def add(store: Store, *messages: Message) -> None:
@@ -155,10 +155,11 @@ async def test_operations_of_one_turn_share_a_commit(database_url: str) -> None:
 
 async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url: str) -> None:
     messages = [new_message() for _ in range(2000)]
+    others = writer_processes()
     async with open_store(database_url) as store:
         futures = [add_one(store, message) for message in messages]
     assert [future.result() for future in futures] == [(Status.PUBLISHING, CLAIM)] * 2000
-    assert writer_processes() == []
+    assert writer_processes() == others
     with pytest.raises(NotSaved):
         await add_one(store, new_message())
     async with open_store(database_url) as store:
@@ -229,9 +230,9 @@ WAYS = [
 ]
 
 
-async def only_mixed(store: Store, database_url: str) -> list[Message]:
+async def only_mixed(store: Store, shared_url: str) -> list[Message]:
     """Nothing but finished and waiting messages of long ago, which retention would remove or keep, oldest first."""
-    with open_engine(database_url, Role.ADMINISTRATOR).begin() as connection:
+    with open_engine(shared_url, Role.ADMINISTRATOR).begin() as connection:
         connection.execute(delete(reports.messages))
     begun, messages = now() - 1_000_000, []
     for number in range(40):
@@ -253,7 +254,7 @@ def fits(filters: Filters, message: Message) -> bool:
 
 
 async def test_outlived_keys_are_forgotten_in_batches_and_messages_stay(
-    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, shared_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_FORGOTTEN", 2)
     sent = [new_message("A", Status.PUBLISHED, claim=None) for _ in range(6)]
@@ -263,14 +264,14 @@ async def test_outlived_keys_are_forgotten_in_batches_and_messages_stay(
         )
         await add_one(store, message, key=key)
     assert [removed async for removed in store.retention.prune(0, now())] == [0, 0, 0]
-    with open_engine(database_url, Role.ADMINISTRATOR).connect() as connection:  # which keeps none open
+    with open_engine(shared_url, Role.ADMINISTRATOR).connect() as connection:  # which keeps none open
         assert connection.scalars(select(keys.c.key).order_by(keys.c.key)).all() == ["key-5"]
     assert len(await every(store, Filters())) == 6
 
 
-async def test_a_report_goes_on_behind_a_message_that_is_gone(store: Store, database_url: str) -> None:
+async def test_a_report_goes_on_behind_a_message_that_is_gone(store: Store, shared_url: str) -> None:
     for filters in WAYS:
-        expected = [message for message in await only_mixed(store, database_url) if fits(filters, message)]
+        expected = [message for message in await only_mixed(store, shared_url) if fits(filters, message)]
         seen: list[Message] = []
         async for page in store.reports.pages(filters, 4):
             seen += page
@@ -278,9 +279,9 @@ async def test_a_report_goes_on_behind_a_message_that_is_gone(store: Store, data
         assert seen == expected, filters
 
 
-async def test_the_next_page_goes_on_behind_a_message_that_is_gone(store: Store, database_url: str) -> None:
+async def test_the_next_page_goes_on_behind_a_message_that_is_gone(store: Store, shared_url: str) -> None:
     for filters in WAYS:
-        messages = await only_mixed(store, database_url)
+        messages = await only_mixed(store, shared_url)
         expected = [message for message in messages if fits(filters, message)][::-1]
         first = await store.reports.page(filters, after=None, limit=4)
         assert first.messages == expected[:4], filters
@@ -289,10 +290,10 @@ async def test_the_next_page_goes_on_behind_a_message_that_is_gone(store: Store,
         assert rest.messages == [message for message in expected[4:] if message.status is Status.QUEUED], filters
 
 
-async def test_while_pages_are_read_what_stays_comes_once(store: Store, database_url: str) -> None:
+async def test_while_pages_are_read_what_stays_comes_once(store: Store, shared_url: str) -> None:
     """Messages are added, move from status to status and are removed between any two pages."""
     for filters, oldest_first in itertools.product(WAYS, (True, False)):
-        messages = await only_mixed(store, database_url)
+        messages = await only_mixed(store, shared_url)
         waiting = [message for message in messages if message.status is Status.QUEUED]
         seen: list[Message] = []
         page = await page_of(store, filters, None, oldest_first=oldest_first)
@@ -327,8 +328,8 @@ async def test_a_status_that_is_asked_for_twice_makes_no_message_come_twice(stor
     assert await every(store, Filters(status=(Status.QUEUED, Status.QUEUED))) == [message]
 
 
-async def test_a_page_is_read_from_an_index_in_its_order(store: Store, database_url: str) -> None:
-    await only_mixed(store, database_url)
+async def test_a_page_is_read_from_an_index_in_its_order(store: Store, shared_url: str) -> None:
+    await only_mixed(store, shared_url)
     plans: list[str] = []
 
     def explain(_connection: object, cursor: Any, sql: str, values: Any, *_: object) -> None:

@@ -75,22 +75,23 @@ async def load(store: Store, patience: float | None = None) -> AsyncIterator[Led
     await ledger.check(store)
 
 
-async def test_a_writer_killed_again_and_again_loses_nothing(database_url: str) -> None:
+@pytest.mark.parametrize("times", [5, pytest.param(20, marks=pytest.mark.long)])
+async def test_a_writer_killed_again_and_again_loses_nothing(database_url: str, times: int) -> None:
     metrics = Metrics()
     async with open_store(database_url, metrics) as store:
         async with load(store) as ledger:
-            for _ in range(20):
+            for _ in range(times):
                 await ledger.more()
                 kill(writer_processes())
             await ledger.more()
         assert not ledger.not_saved
         assert not ledger.unknown
-        assert measured(metrics, "chapar_writer_deaths_total") == 20
+        assert measured(metrics, "chapar_writer_deaths_total") == times
 
 
 async def test_what_callers_are_told_before_their_patience_ends_is_true(database_url: str) -> None:
     async with open_store(database_url) as store, load(store, patience=0.05) as ledger:
-        for _ in range(5):
+        for _ in range(3):
             await ledger.more()
             kill(writer_processes())
         await ledger.more()

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from chapar.errors import NotSaved
 from chapar.model.acceptance import Added, Addition
+from chapar.model.audit import AuditFilters, Entry
 from chapar.model.change import Move
 from chapar.model.message import Message, Status, new_id
 from chapar.runtime.metrics import Metrics
@@ -101,3 +102,9 @@ def measured(metrics: Metrics, sample: str) -> float:
 def writer_processes() -> list[int]:
     """The writer processes that this process started and that still run."""
     return [pid for pid in children(os.getpid()) if "chapar.store.writer" in describe(pid)]
+
+
+async def entries(store: Store, **filters: object) -> list[Entry]:
+    """What the audit trail says, oldest first."""
+    found = (await store.trail.page(AuditFilters(**filters), before=None, limit=100)).entries  # type: ignore[arg-type]
+    return [entry for _, entry in reversed(found)]

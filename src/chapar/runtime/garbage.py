@@ -1,4 +1,4 @@
-"""How often Python looks for garbage that reference counts do not find."""
+"""Garbage that reference counts do not find, and how often Python looks for it."""
 
 import gc
 from typing import Final
