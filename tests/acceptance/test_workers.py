@@ -94,3 +94,16 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_the_options_count_in_every_worker(start_gateway: Callable[..., GatewayProcess], postgres_url: str) -> None:
+    """Each worker judges by its own settings whether the address is safe, and how many share a rate."""
+    env = {
+        "CHAPAR_BROKER_URL": "mqtt://127.0.0.1:1",
+        "CHAPAR_DATABASE_URL": postgres_url,
+        "CHAPAR_AUTO_MIGRATE": "true",
+    }
+    options = ("--workers", "2", "--host", "0.0.0.0")  # noqa: S104 - refused
+    gateway = start_gateway(env, *options, until=None)
+    gateway.program.wait_for_line("CHAPAR_HOST cannot be used: 0.0.0.0 can be reached from other machines")
+    assert gateway.program.wait() == 1

@@ -22,6 +22,7 @@ CANARY = "c4nary"
 VALUES = {
     "broker_url": f"mqtts://gate:{CANARY}@broker.example",
     "database_url": f"postgresql://gate:{CANARY}@db.example/chapar",
+    "proxy": f"http://gate:{CANARY}@proxy.example:3128",
 }
 ODD = ["{0}/{0}", "{0}?{0}", "{0}#{0}", "12/{0}", "12?{0}", "12#{0}", "{0}@{0}", "{0}@1/{0}@{0}", "{0}:{0}", "{0},{0}"]
 ODD += ["[{0}", "{0}]", "%{0}", "{0}\n", "\udce9{0}", "{0}℀", "{0} {0}", "", "12,{0}", "{0}\x1b[2J"]

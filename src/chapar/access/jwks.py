@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from chapar.access.tokens import KeySource, OneKey, TokenVerifier, VerificationKey
 from chapar.errors import AccessUnavailable, Phrase, SettingInvalid
-from chapar.runtime.addresses import is_loopback
+from chapar.runtime.addresses import is_host, is_loopback
 from chapar.runtime.certificates import client_context, trusting
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.outbound import proxy_for
@@ -127,7 +127,7 @@ def check_url(url: str) -> str:
     except (httpx.InvalidURL, ValueError):
         parts, port = httpx.URL(), None
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.host))
-    if not parts.host or port == 0 or not is_safe:
+    if not is_host(parts.raw_host.decode()) or port == 0 or not is_safe:
         raise SettingInvalid("CHAPAR_JWT_JWKS_URL", Phrase("setting.jwks_url"))
     return url
 

@@ -28,6 +28,7 @@ from chapar.delivery.retention import Forgetting
 from chapar.delivery.waiting import Waiters
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.keeper import Link
+from chapar.link.tls import check_files
 from chapar.runtime.clock import Clock
 from chapar.runtime.descriptors import affordable
 from chapar.runtime.metrics import Metrics
@@ -161,11 +162,13 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
     The built-in broker runs with it where no other is set, unless somebody else runs it (`with_broker` False).
 
     Raises PortTaken, EmbeddedBrokerFailed and what opening the store raises before anything serves, and
-    SettingInvalid where tokens cannot be verified as they are set up.
+    SettingInvalid where tokens cannot be verified as they are set up, or a file for TLS cannot be used.
     """
     process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
     clock, metrics = Clock(), Metrics()
-    link = Link(broker_access(settings), metrics)
+    access = broker_access(settings)
+    check_files(access)
+    link = Link(access, metrics)
     async with contextlib.AsyncExitStack() as stack:
         if with_broker and settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))

@@ -19,8 +19,10 @@ import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
 from chapar.app import server
+from chapar.app.brokers import broker_access
 from chapar.errors import ChaparError, Phrase, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
+from chapar.link.tls import check_files
 from chapar.runtime import logs, streams
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.certificates import server_certificate
@@ -44,7 +46,9 @@ async def serve(settings: Settings, announce: server.Announce) -> None:
     server.end_on_signals()
     if settings.serves_alone:
         raise SettingInvalid("CHAPAR_WORKERS", Phrase("setting.workers_with_sqlite"))
-    server_certificate(settings.tls_cert_file, settings.tls_key_file)  # else each worker would say what is wrong
+    # Else each worker would say what is wrong.
+    server_certificate(settings.tls_cert_file, settings.tls_key_file)
+    check_files(broker_access(settings))
     listener = server.listen(settings)
     async with contextlib.AsyncExitStack() as stack:
         if settings.auto_migrate:
@@ -56,7 +60,8 @@ async def serve(settings: Settings, announce: server.Announce) -> None:
             folder = stack.enter_context(TemporaryDirectory(prefix="chapar-metrics-"))
         except OSError as error:
             raise SettingInvalid("TMPDIR", Phrase("setting.no_folder", cause=error.strerror or str(error))) from None
-        environment = os.environ | {WORKERS_FOLDER: folder, "CHAPAR_AUTO_MIGRATE": "false"}
+        options = {f"CHAPAR_{name.upper()}": str(getattr(settings, name)) for name in ("host", "port", "workers")}
+        environment = os.environ | options | {WORKERS_FOLDER: folder, "CHAPAR_AUTO_MIGRATE": "false"}
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,5 +1,6 @@
 """The command's entry: its sub-commands, and what becomes of an error."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,11 +18,12 @@ from chapar.cli.send import send
 from chapar.cli.serve import serve
 from chapar.cli.simulate import simulate
 from chapar.cli.terminal import check_output
-from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, Phrase, UsageInvalid
+from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, Phrase, SettingInvalid, UsageInvalid
 from chapar.model.lines import plain
 from chapar.runtime import streams
+from chapar.runtime.configuration import Configuration, adopt_files
 from chapar.runtime.outbound import forget_foreign_settings
-from chapar.runtime.settings import preferred_language
+from chapar.runtime.settings import check_language, preferred_language
 
 FAILED = 1  # exit code
 
@@ -54,6 +56,14 @@ def chapar(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    elif context.invoked_subcommand != serve.__name__:  # which logs them
+        _warn(context.find_object(Configuration) or Configuration())
+
+
+def _warn(configuration: Configuration) -> None:
+    language = preferred_language()
+    for unknown in configuration.unknown:
+        typer.echo(f"chapar: {plain(unknown.warning.sentence(language))}", err=True)
 
 
 def main() -> None:
@@ -64,33 +74,36 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; an error is one sentence on standard error. Gives the exit code."""
+    configuration = Configuration()
     language = preferred_language()
-    forget_foreign_settings()
     try:
-        code = cli(args=arguments, prog_name="chapar", standalone_mode=False) or 0
-        _say_what_is_lost(language)
+        configuration = adopt_files(os.environ)
+        language = check_language()
+        forget_foreign_settings()
+        code = cli(args=arguments, prog_name="chapar", standalone_mode=False, obj=configuration) or 0
+        _say_what_is_lost(language, configuration)
     except ChaparError as error:
-        return _fail(error, language)
+        return _fail(error, language, configuration)
     except typer.TyperException as error:
         problem = plain(" ".join(error.format_message().split()))
         problem += "" if problem.endswith(".") else "."
-        return _fail(UsageInvalid(Phrase("usage.other", problem=problem)), language)
+        return _fail(UsageInvalid(Phrase("usage.other", problem=problem)), language, configuration)
     except KeyboardInterrupt:
         return INTERRUPTED
     except ExceptionGroup as group:
         known, unknown = group.split(ChaparError)
         if unknown is not None or known is None:
             raise
-        return _fail(_first(known), language)
+        return _fail(_first(known), language, configuration)
     return code
 
 
-def _say_what_is_lost(language: Language) -> None:
+def _say_what_is_lost(language: Language, configuration: Configuration) -> None:
     """The command has done what it was to do, whatever became of what it printed."""
     try:
         check_output()
     except OutputLost as error:
-        _fail(error, language)
+        _fail(error, language, configuration)
 
 
 def _first(group: ExceptionGroup[ChaparError]) -> ChaparError:
@@ -98,7 +111,9 @@ def _first(group: ExceptionGroup[ChaparError]) -> ChaparError:
     return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
-def _fail(error: ChaparError, language: Language) -> int:
+def _fail(error: ChaparError, language: Language, configuration: Configuration) -> int:
+    if isinstance(error, SettingInvalid):
+        configuration.explain(error)
     if isinstance(error, OutputLost) and error.reader_is_gone:  # it has had enough
         return 0
     typer.echo(f"chapar: {plain(error.sentence(language))}", err=True)

@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from chapar import __version__
+from chapar.runtime.configuration import Configuration
 from chapar.runtime.settings import Settings
 from chapar.runtime.streams import LineWriter
 
@@ -18,6 +20,7 @@ from chapar.runtime.streams import LineWriter
 
 
 def serve(
+    context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [env CHAPAR_HOST, default 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [env CHAPAR_PORT, default 8000]")] = None,
     workers: Annotated[
@@ -39,15 +42,23 @@ def serve(
 
     settings = Settings.load(host=host, port=port, workers=workers)
     logs.configure(settings.log_level, settings.log_format)
+    log = structlog.get_logger()
+    configuration = context.find_object(Configuration) or Configuration()
+    if configuration.files:
+        log.info("settings_read", files=list(map(str, configuration.files)))
+    for unknown in configuration.unknown:
+        log.warning("setting_unknown", setting=unknown.name, reason=str(unknown.warning))
     for setting, reason in settings.without_effect().items():
-        structlog.get_logger().warning("setting_without_effect", setting=setting, reason=reason)
+        log.warning("setting_without_effect", setting=setting, reason=reason)
     run = server.serve if settings.workers == 1 else several.serve
     # A signal cancels a start; later it is what ends the server.
     with suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(settings, lambda address, is_open: _announce(settings, address, is_open=is_open)))
+        runner.run(
+            run(settings, lambda address, is_open: _announce(settings, configuration.files, address, is_open=is_open))
+        )
 
 
-def _announce(settings: Settings, address: str, *, is_open: bool) -> None:
+def _announce(settings: Settings, files: Iterable[Path], address: str, *, is_open: bool) -> None:
     if settings.broker_url is None:
         broker = f"built in; MQTT 3.1.1 at 127.0.0.1:{settings.embedded_port}, MQTT 5 at :{settings.embedded_port + 1}"
         of_broker = f" --broker mqtt://127.0.0.1:{settings.embedded_port + 1}"
@@ -68,6 +79,7 @@ def _announce(settings: Settings, address: str, *, is_open: bool) -> None:
   broker    {broker}
   database  {settings.database}
   access    {access}
+  settings  {", ".join([*map(str, files), "environment"])}
 
 Try it in two other terminals: be a device in one, send to it in the other.
   {_own_path()} simulate 861234567890123{of_broker}

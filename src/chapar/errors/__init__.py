@@ -2,6 +2,7 @@
 
 ChaparError
 ├── SettingInvalid           a setting has a value that cannot work
+├── ConfigurationInvalid     a file with settings cannot be read
 ├── PortTaken                a port that must be listened on is in use
 ├── WorkerFailed             a worker ended before it served
 ├── UsageInvalid             the command was not written as it must be
@@ -171,6 +172,7 @@ from chapar.errors.request import (
 )
 from chapar.errors.root import CATALOGS, ChaparError, Language, Phrase, persian_digits
 from chapar.errors.starting import (
+    ConfigurationInvalid,
     PortTaken,
     Problem,
     SettingInvalid,
@@ -208,6 +210,7 @@ __all__ = [
     "BrokerUnreachable",
     "BrokerWords",
     "ChaparError",
+    "ConfigurationInvalid",
     "ConnectionFailed",
     "ConnectionRefused",
     "ConnectionsExhausted",

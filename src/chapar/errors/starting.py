@@ -1,6 +1,7 @@
 """Reasons why the gateway does not start; `StoreError` and `LinkError` have reasons of their own."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from chapar.errors.root import ChaparError, Phrase
 
@@ -24,6 +25,28 @@ class SettingInvalid(ChaparError):
 
     setting: str
     problem: Phrase | str
+    origin: Phrase | str = ""  #: where it is written, if not in the environment
+
+    @property
+    def place(self) -> Phrase | str:
+        """The origin as it stands in the sentence."""
+        return Phrase("setting.place", origin=self.origin) if self.origin else ""
+
+
+@dataclass(eq=False)
+class ConfigurationInvalid(ChaparError):
+    """A file with settings cannot be read; found before anything is started."""
+
+    code = "configuration_invalid"
+
+    file: Path
+    problem: Phrase
+    named_by: str = ""  #: the variable that names it
+
+    @property
+    def place(self) -> Phrase | str:
+        """The variable as it stands in the sentence."""
+        return Phrase("setting.place", origin=self.named_by) if self.named_by else ""
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ import ssl
 import structlog
 
 from chapar.errors import SettingInvalid
-from chapar.link.broker_access import TlsFiles
+from chapar.link.broker_access import BrokerAccess, TlsFiles
 from chapar.runtime.certificates import LOOK_EVERY, OwnCertificate, WatchedFiles, trusting
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -20,6 +20,12 @@ def tls_context(files: TlsFiles) -> ssl.SSLContext:
             context
         )
     return context
+
+
+def check_files(access: BrokerAccess) -> None:
+    """Find what is wrong with our files before anything is started; raises SettingInvalid."""
+    if any(address.tls for address in access.brokers):
+        tls_context(access.tls_files)
 
 
 async def watch_files(files: TlsFiles) -> None:

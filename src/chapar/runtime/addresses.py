@@ -21,6 +21,9 @@ _LONGEST_FIELD: Final = 65_535  # bytes of a user name or password in CONNECT (M
 _QUOTES: Final = "\"'`“”‘’«»"
 _BEGINNING: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _HOST: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_LONGEST_NAME: Final = 253  # characters (RFC 1035 §2.3.4)
+_WEB_PORTS: Final = {"http": 80, "https": 443}  # IANA
+_ENDS_IN_PORT: Final = re.compile(r":[0-9]{1,5}$")
 _LOOSE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SECOND_URL: Final = re.compile(r"mqtts?://", re.IGNORECASE)
 
@@ -36,6 +39,33 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def is_host(text: str) -> bool:
+    """Return whether a text is an IP address, or a name in ASCII."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return len(text) <= _LONGEST_NAME and _HOST.fullmatch(text) is not None
+    return True
+
+
+def is_host_in_url(text: str) -> bool:
+    """Return whether a text is a host as it stands in a URL: an IPv6 address in brackets."""
+    in_brackets = text.startswith("[") and text.endswith("]")
+    return _ipv6(text[1:-1]) is not None if in_brackets else is_host(text) and ":" not in text
+
+
+def is_origin(text: str) -> bool:
+    """Return whether a text is an origin as a browser writes it: small letters, no port that is the scheme's own.
+
+    >>> is_origin("https://ops.example.org"), is_origin("https://ops.example.org:443"), is_origin("https://*")
+    (True, False, False)
+    """
+    scheme, _, place = text.partition("://")
+    host, colon, port = place.rpartition(":") if _ENDS_IN_PORT.search(place) else (place, "", "")
+    is_own = bool(colon) and (not 0 < int(port) <= _LARGEST_PORT or int(port) == _WEB_PORTS.get(scheme))
+    return scheme in _WEB_PORTS and text == text.lower() and is_host_in_url(host) and not is_own
 
 
 @dataclass(frozen=True, slots=True)

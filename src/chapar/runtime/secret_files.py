@@ -70,9 +70,9 @@ def secret_of_environment(setting: str) -> str | None:
 
 def _from_file(setting: str) -> str | None:
     file = os.environ.get(f"{setting}_FILE")
-    if file is not None and setting in os.environ:
+    if file and os.environ.get(setting):
         raise SettingInvalid(f"{setting}_FILE", Phrase("setting.secret_twice", other=setting))
-    return None if file is None else _content(Path(file), f"{setting}_FILE")
+    return _content(Path(file), f"{setting}_FILE") if file else None
 
 
 def secrets_of(settings: type[BaseSettings]) -> list[str]:

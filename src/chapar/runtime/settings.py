@@ -6,16 +6,16 @@ secret may come from a file instead (`secret_files.py`).
 
 import os
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chapar.errors import Language, Phrase, Problem, SettingInvalid
 from chapar.model.message import LONGEST_WAIT, check_topic_template
-from chapar.runtime.addresses import EMBEDDED_LARGEST, BrokerAddress
+from chapar.runtime.addresses import EMBEDDED_LARGEST, BrokerAddress, is_host, is_host_in_url, is_origin
 from chapar.runtime.secret_files import Secret, SecretFiles
 
 _LONGEST_EXPIRY = 2**32 - 1  # seconds; what a PUBLISH can say (MQTT 5.0 §3.3.2.3.3)
@@ -30,7 +30,9 @@ TopicTemplate = Annotated[str, AfterValidator(check_topic_template)]
 class Settings(BaseSettings):
     """The gateway's options. Build it with `Settings.load()`, which turns a bad value into one sentence."""
 
-    model_config = SettingsConfigDict(env_prefix="CHAPAR_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CHAPAR_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
 
     host: str = Field(
         "127.0.0.1", description="Address the API listens on. Loopback, because access is open by default."
@@ -172,7 +174,7 @@ class Settings(BaseSettings):
     trusted_proxies: str | None = Field(
         None,
         description="Addresses of proxies whose `X-Forwarded-For` says where a call is from, comma-separated. "
-        "Unset: none, because anybody can send that header.",
+        "Networks too, as 10.0.0.0/8. Unset: none, because anybody can send that header.",
     )
     requests_per_second: float | None = Field(
         None, ge=0.001, le=1e6, description="Requests of one key or token. Unset: as many as it sends."
@@ -324,12 +326,33 @@ class Settings(BaseSettings):
             raise Problem(Phrase("setting.broker_key_alone"))
         return value
 
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _case_does_not_matter(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_one(cls, value: str) -> str:
+        if not is_host(value):
+            raise Problem(Phrase("setting.host"))
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _trusted_proxies_are_addresses(cls, value: str | None) -> str | None:
+        for proxy in listed(value or ""):
+            try:
+                ip_network(proxy)
+            except ValueError:
+                raise Problem(Phrase("setting.trusted_proxy", proxy=proxy)) from None
+        return value
+
     @field_validator("cors_origins")
     @classmethod
     def _cors_origins_are_origins(cls, value: str) -> str:
         for origin in listed(value):
-            parts = urlsplit(origin)
-            if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
+            if not is_origin(origin):
                 raise Problem(Phrase("setting.cors_origin", origin=origin))
         return value
 
@@ -337,18 +360,27 @@ class Settings(BaseSettings):
     @classmethod
     def _allowed_hosts_are_names(cls, value: str) -> str:
         for host in listed(value):
-            if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", host):
+            if not is_host_in_url(host):
                 raise Problem(Phrase("setting.allowed_host", host=host))
         return value
 
     @field_validator("broker_server_name")
     @classmethod
     def _broker_server_name_is_a_name(cls, value: str | None) -> str | None:
+        try:
+            if value is None or is_host(value.encode("idna").decode()):
+                return value
+        except UnicodeError:
+            pass
+        raise Problem(Phrase("setting.broker_server_name"))
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy_is_one(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            try:
-                value.encode("idna")
-            except UnicodeError:
-                raise Problem(Phrase("setting.broker_server_name")) from None
+            from chapar.runtime.outbound import proxy_for  # noqa: PLC0415 - its library takes long to load
+
+            proxy_for("", value.get_secret_value())
         return value
 
     @field_validator("database_url")
@@ -377,6 +409,12 @@ class Settings(BaseSettings):
             found["embedded_port"] = "CHAPAR_BROKER_URL is set, so the built-in broker does not run."
         if not any(rates):
             found["burst"] = "None of the three rates is set."
+        if self.serves_alone:
+            found["lease"] = "SQLite serves one process, so no other takes anything over."
+        if self.jwt_jwks_url is None:
+            found["jwt_ca_file"] = "It is for the key set, and CHAPAR_JWT_JWKS_URL is not set."
+        if self.default_expiry > self.max_expiry:
+            found["default_expiry"] = "CHAPAR_MAX_EXPIRY is less, and counts."
         return {f"CHAPAR_{name.upper()}": why for name, why in found.items() if name in self.model_fields_set}
 
     @property
@@ -396,6 +434,15 @@ def listed(setting: str) -> list[str]:
     return [item.strip() for item in setting.split(",") if item.strip()]
 
 
+def check_language() -> Language:
+    """The language of the command line; raises SettingInvalid for one that there is not."""
+    wanted = os.environ.get("CHAPAR_LANGUAGE") or "en"
+    if not re.match(r"(en|fa)\b|(en|fa)_", wanted, re.IGNORECASE):
+        raise SettingInvalid("CHAPAR_LANGUAGE", Phrase("setting.language"))
+    return preferred_language()
+
+
 def preferred_language() -> Language:
     """The language of the command line: `CHAPAR_LANGUAGE` (en, fa), else Persian where LANG begins with fa."""
-    return "fa" if os.environ.get("CHAPAR_LANGUAGE", os.environ.get("LANG", "")).startswith("fa") else "en"
+    wanted = os.environ.get("CHAPAR_LANGUAGE") or os.environ.get("LANG", "")
+    return "fa" if wanted.lower().startswith("fa") else "en"

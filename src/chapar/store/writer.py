@@ -239,5 +239,5 @@ def main() -> None:
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     from chapar.runtime import logs  # noqa: PLC0415 - it takes long to load, and a writer starts while callers wait
 
-    logs.configure("warning", "json" if os.environ.get("CHAPAR_LOG_FORMAT") == "json" else "console")
+    logs.configure("warning", "json" if os.environ.get("CHAPAR_LOG_FORMAT", "").lower() == "json" else "console")
     sys.excepthook(kind, error, trace)
