@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from chapar.errors import StoreUnavailable
 from chapar.model.acceptance import Addition
+from chapar.model.change import Move
 from chapar.model.message import Message, Status
 from chapar.store.acceptance import LANES_SQL, Packed, packed_addition
 from chapar.store.database import Role, open_engine
@@ -80,8 +81,8 @@ def test_a_batch_is_answered_in_its_own_order(connection: Connection) -> None:
     commit(connection, [("add", [added(first)])])
     batch = [
         ("add", [added(second)]),
-        ("move", [move_row(first, published(first))]),
-        ("move", [move_row(second, published(second))]),
+        ("move", [move_row(Move(first, published(first), 0))]),
+        ("move", [move_row(Move(second, published(second), 0))]),
         ("check", [()]),
     ]
     answers, usable = commit(connection, batch)
@@ -119,7 +120,7 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
     def as_row(kind: str, key: int, before: int, after: int) -> tuple[str, object]:
         if kind == "add":
             return kind, added(new[key])
-        return kind, move_row(states[key][before], states[key][after])
+        return kind, move_row(Move(states[key][before], states[key][after], 0))
 
     def expected(kind: str, key: int, before: int, after: int) -> bool | tuple[Status, str | None] | None:
         if kind == "add":

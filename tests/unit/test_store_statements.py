@@ -9,6 +9,7 @@ from sqlalchemy import Dialect
 
 from chapar.errors import SettingInvalid
 from chapar.model.acceptance import Addition
+from chapar.model.change import Move
 from chapar.model.message import MUTABLE, UNFINISHED, Message, Status, clearing
 from chapar.model.queue import Lease
 from chapar.store import reports
@@ -81,7 +82,7 @@ def test_the_parameters_of_the_update_are_the_values_of_a_move_in_order(dialect:
     before = new_message()
     after = published(before)
     expected = [getattr(after, name) for name in MUTABLE] + [getattr(before, name) for name in guards]
-    assert list(move_row(before, after)) == expected
+    assert list(move_row(Move(before, after, EPOCH))) == expected
 
 
 def test_what_a_partial_index_is_for_stands_in_the_query_of_the_lanes_word_by_word() -> None:

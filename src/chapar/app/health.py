@@ -64,6 +64,7 @@ class Monitor:
         self._metrics.window.set(self._link.window)
         self._metrics.reconnects.inc(self._link.reconnects - self._reconnects)
         self._reconnects = self._link.reconnects
+        self._metrics.hand_over()
         self._metrics.lines_lost(logs.lines_lost())
         for kind, packets in (self._link.strays - self._strays).items():
             self._metrics.strays[kind,].inc(packets)

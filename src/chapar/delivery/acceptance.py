@@ -210,11 +210,11 @@ class Sending:
         """Return a new message's first state: scheduled, in the queue, on its way, or rejected for want of a broker."""
         if deliver_at is not None:
             return Status.SCHEDULED
-        if wait is Wait.BROKER and not self._dispatcher.reaches_broker:
-            return Status.REJECTED
-        if wait is Wait.BROKER and self._dispatcher.takes_direct:
+        if wait is Wait.NONE:
+            return Status.QUEUED
+        if self._dispatcher.takes_direct:
             return Status.PUBLISHING
-        return Status.QUEUED
+        return Status.QUEUED if self._dispatcher.reaches_broker else Status.REJECTED
 
     def _add(self, call: _Call, sender: Sender) -> None:
         """Save messages. What is saved is delivered, also where the caller is gone by then."""
@@ -232,17 +232,18 @@ class Sending:
         """Go on after a commit, at once and whoever still waits for it."""
         del self._landing[call.drafts[0].message.id]
         self._joined(call.drafts)
-        ended = [draft.message.id for draft in call.drafts]
         error = added.exception()
         if error is None:
             placed = zip(call.drafts, added.result(), strict=True)
             ended = [draft.message.id for draft, result in placed if not self._placed(call, draft, result)]
-        elif isinstance(error, ChaparError):
-            if isinstance(error, OutcomeUnknown):
-                self._withdraw(call.drafts)
-            call.sent.update(dict.fromkeys(ended, error))
-        elif not call.waiting.done.done():  # else its caller is gone
-            call.waiting.done.set_exception(error)
+        else:
+            ended = [draft.message.id for draft in call.drafts]
+            if isinstance(error, ChaparError):
+                if isinstance(error, OutcomeUnknown):
+                    self._withdraw(call.drafts)
+                call.sent.update(dict.fromkeys(ended, error))
+            elif not call.waiting.done.done():  # else its caller is gone
+                call.waiting.done.set_exception(error)
         self._waiters.time(call.waiting, call.deadline, without=ended)
 
     def _placed(self, call: _Call, draft: Draft, result: Added | NotSaved) -> bool:
@@ -250,7 +251,7 @@ class Sending:
         message = draft.message
         match result:
             case Placement() as place:
-                is_as_asked = place == (message.status, message.claim)
+                is_as_asked = place.is_as_asked(message)
                 if not is_as_asked:
                     attempts = min(message.attempts, place.claim is not None)
                     message = message._replace(status=place.status, claim=place.claim, attempts=attempts)

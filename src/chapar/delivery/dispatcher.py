@@ -385,6 +385,9 @@ class Dispatcher:
                     delivery.caller.hold(after.id, rejected=False)
                 self._waiters.look_up(after.id)
             self._end(delivery, is_back=result and after.status is Status.QUEUED)
+        self._fewer.set()
+        if self._has_room:
+            self._room.set()
         if again:
             self._commit(again)
 
@@ -408,8 +411,5 @@ class Dispatcher:
         self._suspects.came_back(delivery.message, answered=False)  # whichever way it came
         self._under_way.discard(delivery)
         self._taken.discard(delivery)
-        self._fewer.set()
-        if self._has_room:
-            self._room.set()
         if delivery.taken_back is not None and not delivery.taken_back.done():
             delivery.taken_back.set_result(is_back)

@@ -50,14 +50,18 @@ class Waiting:
         if self.is_late and not self._rejected:
             self.give_up()
 
-    def concerns(self, status: Status, *, in_doubt: bool) -> bool:
-        """Return whether a message in this state is what is waited for."""
-        return status in self.statuses or (in_doubt and status is Status.QUEUED)
+    def notify(self, message: Message) -> bool:
+        """Learn how a message stands; answer whether it need not be waited for any more."""
+        in_doubt = message.possible_duplicate and message.status is Status.QUEUED
+        if in_doubt or message.status in self.statuses:
+            self.end(message)
+            return True
+        return self.done.done()
 
     def end(self, message: Message) -> None:
         """Note how a message stands: it need not be waited for any more."""
         self.found[message.id] = message
-        self.release([message.id])
+        self.release((message.id,))
 
     def release(self, ids: Iterable[str]) -> None:
         """These messages are waited for no more."""
@@ -114,11 +118,12 @@ class Waiters:
         for message_id in waiting.pending:
             self._waiting.setdefault(message_id, []).append(waiting)
 
-    def time(self, waiting: Waiting, deadline: float, without: Iterable[str] = ()) -> None:
+    def time(self, waiting: Waiting, deadline: float, without: Sequence[str] = ()) -> None:
         """Let a caller wait until the `deadline` (loop time) for what is saved now, `without` the rest."""
-        self._forget(waiting, without)
         waiting.deadline = deadline
-        waiting.release(without)
+        if without:
+            self._forget(waiting, without)
+            waiting.release(without)
         if self._stopping or not waiting.pending:
             waiting.give_up()
         if waiting.done.done():
@@ -138,14 +143,12 @@ class Waiters:
         if not self._waiting:
             return
         for change in changes:
-            # Nobody waits for what is unfinished, unless it is in doubt.
-            if change.after in UNFINISHED and not (change.message is not None and change.message.possible_duplicate):
+            if change.id not in self._waiting:
                 continue
-            if change.id in self._waiting:
-                if change.message is None:
-                    self.look_up(change.id)
-                else:
-                    self.notify(change.message)
+            if change.message is not None:
+                self.notify(change.message)
+            elif change.after not in UNFINISHED:
+                self.look_up(change.id)
 
     def look_up(self, message_id: str) -> None:
         """Find out how a message stands, and notify whoever waits for it."""
@@ -154,39 +157,32 @@ class Waiters:
 
     def notify(self, message: Message) -> None:
         """Notify whoever waits for a message to be as it is now."""
-        waitings = self._waiting.get(message.id, [])
         left = []
-        for waiting in waitings:
-            if waiting.concerns(message.status, in_doubt=message.possible_duplicate):
-                self._end(waiting, message)
-            elif not waiting.done.done():
+        for waiting in self._waiting.pop(message.id, ()):
+            if not waiting.notify(message):
                 left.append(waiting)
-        self._keep(message.id, left)
+            elif waiting.done.done():
+                self._timed.discard(waiting)
+        if left:
+            self._waiting[message.id] = left
 
     def give_up(self, message: Message) -> None:
         """Nobody can say what comes of a message: whoever waits for it goes on."""
-        for waiting in self._waiting.pop(message.id, []):
-            self._end(waiting, message)
+        for waiting in self._waiting.pop(message.id, ()):
+            waiting.end(message)
+            if waiting.done.done():
+                self._timed.discard(waiting)
 
     def release_all(self) -> None:
         """The gateway stops: for whoever waits, now or later, time is up."""
         self._stopping = True
         self._give_up(math.inf)
 
-    def _end(self, waiting: Waiting, message: Message) -> None:
-        waiting.end(message)
-        if waiting.done.done():
-            self._timed.discard(waiting)
-
     def _forget(self, waiting: Waiting, ids: Iterable[str]) -> None:
         for message_id in ids:
-            self._keep(message_id, [each for each in self._waiting.get(message_id, []) if each is not waiting])
-
-    def _keep(self, message_id: str, waitings: list[Waiting]) -> None:
-        if waitings:
-            self._waiting[message_id] = waitings
-        else:
-            self._waiting.pop(message_id, None)
+            left = [each for each in self._waiting.pop(message_id, ()) if each is not waiting]
+            if left:
+                self._waiting[message_id] = left
 
     def _give_up(self, now: float) -> None:
         for waiting in [each for each in self._timed if each.deadline <= now or each.done.done()]:

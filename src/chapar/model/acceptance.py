@@ -51,6 +51,10 @@ class Placement(NamedTuple):
     status: Status
     claim: str | None
 
+    def is_as_asked(self, message: Message) -> bool:
+        """Return whether the message stands where it was to be."""
+        return self.status is message.status and self.claim == message.claim
+
 
 class Full(NamedTuple):
     """Not added: the device has as many unfinished messages as it may have."""

@@ -1,6 +1,8 @@
 """Counters and measures of the gateway, for Prometheus. Every label has a bounded set of values."""
 
 import os
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -25,6 +27,37 @@ class _Children(dict[tuple[str, ...], Counter]):
         return self[labels]
 
 
+class _StageSeconds(Histogram):
+    """The library's histogram, which also takes many observations at once."""
+
+    def add(self, counts: Sequence[int], seconds: float) -> None:
+        """Add observations: how many there were in each bucket, and their sum."""
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._sum.inc(seconds)
+
+
+class Stage:
+    """Durations of one stage of the messages. Counted here: for each, the library takes locks."""
+
+    def __init__(self, child: _StageSeconds) -> None:
+        self._child = child
+        self._counts = [0] * (len(_SECONDS) + 1)
+        self._seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one message; `hand_over` shows it."""
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._seconds += seconds
+
+    def hand_over(self) -> None:
+        """Give the library what was counted since the last time."""
+        self._child.add(self._counts, self._seconds)
+        self._counts = [0] * len(self._counts)
+        self._seconds = 0.0
+
+
 class Metrics:
     """The measurements of one process; with `WORKERS_FOLDER` in the environment they are shown for all workers."""
 
@@ -32,16 +65,16 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no annotations here
         registry = CollectorRegistry()
         self._registry = registry
-        stages = Histogram(
+        stages = _StageSeconds(
             "chapar_stage_seconds",
             "How long a stage of a message took.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self.commit = stages.labels("commit")  #: from the request being checked to its row being committed
-        self.publish = stages.labels("publish")  #: from the hand-over to the link to the broker's acknowledgement
-        self.whole = stages.labels("whole")  #: from the request being checked to its answer
+        self.commit = Stage(stages.labels("commit"))  #: from the request being checked to its row being committed
+        self.publish = Stage(stages.labels("publish"))  #: from the hand-over to the link to the broker's answer
+        self.whole = Stage(stages.labels("whole"))  #: from the request being checked to its answer
         self.batches = Histogram(
             "chapar_commit_batch_operations",
             "Operations that shared a commit.",
@@ -129,6 +162,11 @@ class Metrics:
             registry=registry,
         )
 
+    def hand_over(self) -> None:
+        """Show what was counted outside the library; to be called every now and then, for other workers to see it."""
+        for stage in (self.commit, self.publish, self.whole):
+            stage.hand_over()
+
     def lines_lost(self, total: int) -> None:
         """Count lines of the log that were lost up to `total` in this process."""
         self._log_lines_lost.inc(total - self._lines_lost)
@@ -136,6 +174,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All of it in Prometheus's text format."""
+        self.hand_over()
         if WORKERS_FOLDER not in os.environ:
             return generate_latest(self._registry)
         together = CollectorRegistry()

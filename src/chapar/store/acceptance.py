@@ -80,10 +80,10 @@ def packed_addition(addition: Addition) -> Packed:
 
 
 def _placed(addition: Addition, result: Row | None) -> Added:
-    """Pack what came of an ADD. It crosses as None where the message was added as asked, else as the fields alone."""
+    """Return what came of an ADD. It crosses as None where the message was added as asked, else as the fields alone."""
+    if result is None:
+        return Placement(addition.message.status, addition.message.claim)
     match result:
-        case None:
-            return Placement(addition.message.status, addition.message.claim)
         case (oldest,):
             return Full(str(oldest))
         case (status, claim):
@@ -97,7 +97,7 @@ def _change_of_add(addition: Addition, added: Added) -> Sequence[Change]:
         return ()
     message = addition.message
     now: Message | None
-    if added == Placement(message.status, message.claim):
+    if added.is_as_asked(message):
         now = message
     elif added == Placement(Status.QUEUED, None):
         now = message._replace(status=Status.QUEUED, attempts=0, claim=None)

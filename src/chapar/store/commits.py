@@ -7,10 +7,11 @@ import asyncio
 import math
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
 
 import structlog
@@ -44,6 +45,7 @@ class _Operation:
     """Items of one kind that were asked for together."""
 
     kind: Kind[Any, Any]
+    place: int  #: of the kind, in the order in which the writer applies them
     arguments: Sequence[Any]
     crossing: Sequence[Any]  #: the arguments as they cross
     deadline: float  #: loop time from which it is not tried again
@@ -76,12 +78,17 @@ class _Operation:
             for arguments, (outcome, said) in zip(self.arguments, items, strict=True)
         ]
 
-    def changes(self, results: Sequence[Any]) -> Iterator[Change]:
+    def changes(self, results: Sequence[Any]) -> list[Change]:
         """Return what it has changed."""
+        found: list[Change] = []
         if (changes := self.kind.changes) is not None:
             for arguments, result in zip(self.arguments, results, strict=True):
                 if not isinstance(result, NotSaved):
-                    yield from changes(arguments, result)
+                    found += changes(arguments, result)
+        return found
+
+
+_place_of = attrgetter("place")
 
 
 class Commits:
@@ -150,7 +157,7 @@ class Commits:
             future.set_result([])
             return future
         until = math.inf if deadline is None else deadline
-        operation = _Operation(kind, arguments, kind.crossing(arguments), until, future)
+        operation = _Operation(kind, self._places[kind.name], arguments, kind.crossing(arguments), until, future)
         if self._closed:
             operation.fail("the gateway is stopping.")
             return future
@@ -186,27 +193,25 @@ class Commits:
         if self._sweep_at <= self._loop.time():
             self._sweep()
         # In the order in which the writer applies it. It is answered so: what wakes up first is delivered first.
-        batch = sorted(self._next_batch(), key=self._place)
+        batch = sorted(self._next_batch(), key=_place_of)
         if not batch:
             return
         self._writer.write(pack([(operation.kind.name, operation.crossing) for operation in batch]))
         self._in_flight = batch
         self._metrics.batches.observe(sum(len(operation.arguments) for operation in batch))
 
-    def _next_batch(self) -> Iterator[_Operation]:
+    def _next_batch(self) -> list[_Operation]:
         """Take from the queue what the next commit holds."""
         # A batch that is repeated is repeated by itself: its order then is what it was at the first time.
         repeated, self._repeated = self._repeated, 0
         if repeated:
-            yield from [self._queue.popleft() for _ in range(min(len(self._queue), repeated))]
-            return
+            return [self._queue.popleft() for _ in range(min(len(self._queue), repeated))]
+        batch: list[_Operation] = []
         items = 0
         while self._queue and (not items or items + len(self._queue[0].arguments) <= LARGEST_BATCH):
             items += len(self._queue[0].arguments)
-            yield self._queue.popleft()
-
-    def _place(self, operation: _Operation) -> int:
-        return self._places[operation.kind.name]
+            batch.append(self._queue.popleft())
+        return batch
 
     def _committed(self, results: Sequence[Sequence[Any]]) -> None:
         batch, self._in_flight = self._in_flight, []

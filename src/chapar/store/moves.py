@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.model.audit import Entry
 from chapar.model.change import Cancelled, Change, Move
-from chapar.model.message import MUTABLE, WAITING, Attempt, Message, Status
+from chapar.model.message import MUTABLE, WAITING, Attempt, Status
 from chapar.store.audit import add_entries
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch
 from chapar.store.schema import COLUMNS, Row, attempts, messages, to_message, to_row
@@ -20,8 +20,9 @@ _GUARDS = ("id", "status", "attempts", "claim")
 _set = attrgetter(*MUTABLE[1:])
 
 
-def move_row(before: Message, after: Message) -> Row:
+def move_row(move: Move) -> Row:
     """A move as it crosses: what is set, then what must still hold."""
+    before, after, _ = move
     return (after.status.value, *_set(after), before.id, before.status.value, before.attempts, before.claim)
 
 
@@ -125,10 +126,6 @@ def keep_attempts(connection: Connection, rows: Sequence[Attempt]) -> None:
     connection.execute(_KEEP[connection.dialect.name], [attempt._asdict() for attempt in rows])
 
 
-def _packed(move: Move) -> Row:
-    return move_row(move.before, move.after)
-
-
 def _change_of_move(move: Move, moved: bool) -> Sequence[Change]:  # noqa: FBT001 - the result of the kind
     if not moved:
         return ()
@@ -136,6 +133,6 @@ def _change_of_move(move: Move, moved: bool) -> Sequence[Change]:  # noqa: FBT00
     return [Change(after.id, after.imei, move.before.status, after.status, after.reason, move.at, after)]
 
 
-MOVE: Final[Kind[Move, bool]] = Kind("move", _move, packed=_packed, changes=_change_of_move)
+MOVE: Final[Kind[Move, bool]] = Kind("move", _move, packed=move_row, changes=_change_of_move)
 RECORD: Final[Kind[Attempt, None]] = Kind("record", _record)
 CANCEL: Final[Kind[Entry, Cancelled | None]] = Kind("cancel", _cancel, named=_cancelled, changes=_change_of_cancel)

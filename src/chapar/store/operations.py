@@ -38,7 +38,7 @@ class Kind(Generic[Arguments, Result]):
 
     def crossing(self, arguments: Sequence[Arguments]) -> Sequence[Any]:
         """The arguments as they cross."""
-        return arguments if self.packed is None else [self.packed(each) for each in arguments]
+        return arguments if self.packed is None else list(map(self.packed, arguments))
 
     def result(self, arguments: Arguments, plain: object) -> Result:
         """Return what the one who asked is to see of a plain result."""

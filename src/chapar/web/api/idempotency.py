@@ -8,7 +8,7 @@ from fastapi import Request
 from chapar.delivery.idempotency import Use
 from chapar.errors import FieldInvalid, KeyNotTaken, Phrase
 from chapar.web.http.entrance import caller_of
-from chapar.web.http.headers import header, raw_header
+from chapar.web.http.headers import first_headers, header
 
 MAX_KEY_LENGTH: Final = 255  # characters; a UUID has 36
 
@@ -43,5 +43,5 @@ def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
 
 def refuse_key(request: Request) -> None:
     """Raise KeyNotTaken where a request names a key on a route whose answer nobody may keep."""
-    if raw_header(request.scope, b"idempotency-key") is not None:
+    if b"idempotency-key" in first_headers(request.scope):
         raise KeyNotTaken

@@ -21,7 +21,7 @@ from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 from chapar.runtime.metrics import Metrics
 from chapar.web.http.body import parse, read_body
 from chapar.web.http.exchange import CUT
-from chapar.web.http.headers import raw_header
+from chapar.web.http.headers import first_headers
 from chapar.web.http.problems import answer_to, language_of, problem_response
 from chapar.web.http.rates import BodyShare, Limits
 
@@ -85,11 +85,14 @@ class GuardedRoute(APIRoute):
         self.policy = policy
         handle = self._handler()
 
-        async def guarded(request: Request) -> Response:
+        def handler(request: Request) -> Coroutine[Any, Any, Response]:
             check(caller_of(request), policy)
-            return await handle(request)
+            return handle(request)
 
-        self.handler = guarded
+        async def guarded(request: Request) -> Response:  # FastAPI would call a plain function in a thread
+            return await handler(request)
+
+        self.handler = handler
         return guarded
 
     def _handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -242,7 +245,7 @@ def _sends_much(scope: ASGIScope) -> bool:
 
 def _credential_of(scope: ASGIScope) -> str | None:
     """The key or token of a request, None where it has none; raises CredentialInvalid."""
-    authorization = raw_header(scope, b"authorization")
+    authorization = first_headers(scope).get(b"authorization")
     return None if authorization is None else _credential(authorization, scope["method"])
 
 

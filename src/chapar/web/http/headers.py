@@ -26,42 +26,40 @@ _SINGLE: Final = (b"Host", b"Authorization", b"Content-Type", b"Idempotency-Key"
 
 def check_single(scope: Scope) -> None:
     """Raise HeadMalformed where a header is given twice of which there can be one."""
-    if len(_first_headers(scope)) < len(scope["headers"]):
+    if len(first_headers(scope)) < len(scope["headers"]):
         names = [name for name, _ in scope["headers"]]
         for name in _SINGLE:
             if names.count(name.lower()) > 1:
                 raise HeadMalformed(Phrase("head.repeated", name=name.decode()))
 
 
-def raw_header(scope: Scope, name: bytes) -> bytes | None:
-    """The first header of this name, in lower case; None where there is none."""
-    return _first_headers(scope).get(name)
+def first_headers(scope: Scope) -> dict[bytes, bytes]:
+    """The first header of each name, in lower case."""
+    first: dict[bytes, bytes] | None = scope.get(_FIRST)
+    if first is None:
+        first = scope[_FIRST] = dict(reversed(scope["headers"]))
+    return first
 
 
 def header(request: Request, name: bytes) -> str | None:
     """The first header of this name, in lower case, as text; None where there is none."""
-    value = raw_header(request.scope, name)
+    value = first_headers(request.scope).get(name)
     return None if value is None else value.decode("latin-1")
 
 
 def headers(request: Request, name: bytes) -> list[str]:
     """Every header of this name, in lower case."""
-    if raw_header(request.scope, name) is None:
+    if name not in first_headers(request.scope):
         return []
     return [value.decode("latin-1") for found, value in request.scope["headers"] if found == name]
 
 
 def prefers_async(request: Request) -> bool:
     """Return whether the caller wants no more than the commit (RFC 7240 §4.1)."""
-    preferences = ",".join(headers(request, b"prefer")).split(",")
-    return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences if preference)
-
-
-def _first_headers(scope: Scope) -> dict[bytes, bytes]:
-    first: dict[bytes, bytes] | None = scope.get(_FIRST)
-    if first is None:
-        first = scope[_FIRST] = dict(reversed(scope["headers"]))
-    return first
+    given = headers(request, b"prefer")
+    if not given:
+        return False
+    return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in ",".join(given).split(","))
 
 
 def without_waiting(command: Command) -> Command:

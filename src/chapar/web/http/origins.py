@@ -1,6 +1,6 @@
 """Bounds on pages in a browser: they ask the API nothing by a name that is not ours, nothing as another site."""
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar.errors import HeadMalformed, HostNotAllowed, OriginNotAllowed, Phrase, RequestError
 from chapar.runtime.addresses import is_loopback
-from chapar.web.http.headers import check_single, raw_header
+from chapar.web.http.headers import check_single, first_headers
 from chapar.web.http.problems import problem_response
 
 _SAFE: Final = frozenset({"GET", "HEAD"})  # they change nothing, and without CORS no other site can read their answer
@@ -48,19 +48,20 @@ class Origins:
     def _check(self, scope: Scope) -> None:
         """Raises HeadMalformed, HostNotAllowed, OriginNotAllowed."""
         check_single(scope)
-        host = raw_header(scope, b"host")
+        headers = first_headers(scope)
+        host = headers.get(b"host")
         if host is None:
             if scope["http_version"] != "1.0":  # no browser leaves it out; a proxy's health check may
                 raise HeadMalformed(Phrase("head.no_host"))
         elif self._hosts is not None and not self._is_ours(host):
             raise HostNotAllowed(_shown(host))
         if scope["method"] not in _SAFE:
-            self._check_origin(scope, host)
+            self._check_origin(headers, host)
 
-    def _check_origin(self, scope: Scope, host: bytes | None) -> None:
-        origin = raw_header(scope, b"origin")
+    def _check_origin(self, headers: Mapping[bytes, bytes], host: bytes | None) -> None:
+        origin = headers.get(b"origin")
         if origin is None:
-            site = raw_header(scope, b"sec-fetch-site")
+            site = headers.get(b"sec-fetch-site")
             if site is not None and site not in _OURS:
                 raise OriginNotAllowed("another site")
         elif origin not in self._origins and origin.partition(b"://")[2] != host:
