@@ -143,6 +143,7 @@ from chapar.errors.link import (
     TlsFailed,
     TlsFilesUnusable,
 )
+from chapar.errors.persian import ascii_digits, ascii_number, persian_digits, persian_number
 from chapar.errors.request import (
     BodiesExhausted,
     BodyMalformed,
@@ -170,7 +171,7 @@ from chapar.errors.request import (
     RequestError,
     TargetTooLong,
 )
-from chapar.errors.root import CATALOGS, ChaparError, Language, Phrase, persian_digits
+from chapar.errors.root import CATALOGS, Catalogs, ChaparError, Language, Phrase
 from chapar.errors.starting import (
     ConfigurationInvalid,
     PortTaken,
@@ -209,6 +210,7 @@ __all__ = [
     "BrokerUnanswered",
     "BrokerUnreachable",
     "BrokerWords",
+    "Catalogs",
     "ChaparError",
     "ConfigurationInvalid",
     "ConnectionFailed",
@@ -285,5 +287,8 @@ __all__ = [
     "Unauthenticated",
     "UsageInvalid",
     "WorkerFailed",
+    "ascii_digits",
+    "ascii_number",
     "persian_digits",
+    "persian_number",
 ]

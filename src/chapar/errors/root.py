@@ -5,29 +5,42 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, get_args
+
+from chapar.errors.persian import persian_number
 
 Language = Literal["en", "fa"]
 
-_PERSIAN_DIGITS = str.maketrans({str(digit): chr(0x06F0 + digit) for digit in range(10)})
+Text = str | Mapping[str, str]
+"""A sentence, or, where it depends on the fact `count`, one for `one` and one for `other`."""
 
 
-def _catalog(language: Language) -> Mapping[str, str | Mapping[str, str]]:
-    tables = tomllib.loads((Path(__file__).parent / f"{language}.toml").read_text("utf-8"))
+class Catalogs:
+    """The sentences of a folder's `en.toml` and `fa.toml`, by `table.key`; they name their facts in braces."""
+
+    def __init__(self, folder: Path) -> None:
+        # Read at once, because a process that has no file descriptor left must be able to say so.
+        self._texts = {language: _texts_of(folder / f"{language}.toml") for language in get_args(Language)}
+
+    def __getitem__(self, language: Language) -> Mapping[str, Text]:
+        """All sentences in one language."""
+        return self._texts[language]
+
+    def say(self, key: str, language: Language, fact: Callable[[str], object]) -> str:
+        """The sentence with its facts, each as a reader of the language expects it."""
+        text = self._texts[language][key]
+        if not isinstance(text, str):
+            text = text["one" if fact("count") == 1 else "other"]
+        return text.format_map(_Facts(fact, language))
+
+
+def _texts_of(catalog: Path) -> Mapping[str, Text]:
+    tables = tomllib.loads(catalog.read_text("utf-8"))
     return {f"{table}.{name}": text for table, texts in tables.items() for name, text in texts.items()}
 
 
-# Read at once, because a process that has no file descriptor left must be able to say so.
-CATALOGS: Final[Mapping[Language, Mapping[str, str | Mapping[str, str]]]] = {
-    "en": _catalog("en"),
-    "fa": _catalog("fa"),
-}
-"""By language and by `table.key`: a sentence, or, where it depends on the fact `count`, one for `one` and `other`."""
-
-
-def persian_digits(value: object) -> str:
-    """Write the digits of a number the way a Persian reader expects them."""
-    return str(value).translate(_PERSIAN_DIGITS)
+CATALOGS: Final = Catalogs(Path(__file__).parent)
+"""The sentences of errors."""
 
 
 class Phrase:
@@ -45,7 +58,7 @@ class Phrase:
 
     def sentence(self, language: Language = "en") -> str:
         """The phrase with its facts."""
-        return _say(self.key, self.facts.__getitem__, language)
+        return CATALOGS.say(self.key, language, self.facts.__getitem__)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Phrase) and (self.key, self.facts) == (other.key, other.facts)
@@ -65,7 +78,7 @@ class ChaparError(Exception):
 
     def sentence(self, language: Language = "en") -> str:
         """The error as one sentence for a person: what happened, and what to do."""
-        return _say(_key(type(self)), partial(getattr, self), language)
+        return CATALOGS.say(_key(type(self)), language, partial(getattr, self))
 
     def __str__(self) -> str:
         return self.sentence()
@@ -75,13 +88,6 @@ def _key(error: type[ChaparError]) -> str:
     """Find the sentence of an error; a family without one of its own has its parent's."""
     keys = (f"error.{kind.code}" for kind in error.__mro__ if issubclass(kind, ChaparError))
     return next(key for key in keys if key in CATALOGS["en"])
-
-
-def _say(key: str, fact: Callable[[str], object], language: Language) -> str:
-    text = CATALOGS[language][key]
-    if not isinstance(text, str):
-        text = text["one" if fact("count") == 1 else "other"]
-    return text.format_map(_Facts(fact, language))
 
 
 class _Facts:
@@ -108,7 +114,7 @@ class _PersianNumber:
 
     def __format__(self, spec: str) -> str:
         shown = format(self._value, spec)
-        return shown if spec.endswith("X") else persian_digits(shown)
+        return shown if spec.endswith("X") else persian_number(shown)
 
     def __str__(self) -> str:
         return str(self._value)
