@@ -84,7 +84,7 @@ def start(spawn: Spawn, env: dict[str, str]) -> Start:
 
 def test_a_sent_operation_reaches_the_simulated_device(start: Start, run: Run) -> None:
     device = start("simulate", "pump-7")
-    device.wait_for_line("Connected: 1 of 1 devices")
+    device.wait_for_line("Connected: 1 of 1 device ")
     sent = run("send", "pump-7", "push_down")
     assert sent.returncode == 0, sent.stderr
     assert sent.stderr == ""
@@ -93,7 +93,7 @@ def test_a_sent_operation_reaches_the_simulated_device(start: Start, run: Run) -
     assert re.fullmatch(f"id {UUID}", identity)
     assert device.wait_for_line("push_down").split()[2:] == ["pump-7", "push_down"]
     assert device.end(signal.SIGINT) == 0
-    assert device.wait_for_line("Messages heard") == "Messages heard: 1, by 1 devices."
+    assert device.wait_for_line("Messages received") == "Messages received: 1, by 1 device."
 
 
 def test_what_the_start_offers_to_try_works_as_it_is_printed(gateway: GatewayProcess, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_thousand_devices_are_told(start: Start, run: Run) -> None:
     assert "valve-1 " in fleet.wait_for_line("open")
     assert "valve-1000 " in fleet.wait_for_line("close")
     assert fleet.end(signal.SIGINT, timeout=30.0) == 0
-    assert fleet.wait_for_line("Messages heard") == "Messages heard: 2, by 1000 devices."
+    assert fleet.wait_for_line("Messages received") == "Messages received: 2, by 1000 devices."
 
 
 def test_the_version_is_that_of_the_package(run: Run) -> None:

@@ -42,7 +42,7 @@ def test_the_table_has_a_row_for_each_message() -> None:
     heading, first, second = printed([message(), message(status="rejected", reason="broker_unreachable")]).splitlines()
     assert heading.split() == ["accepted", "device", "operation", "status", "id", "note"]
     assert first.split()[2:] == ["pump-7", "open", "published", "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"]
-    assert second.split()[-1] == "broker_unreachable"
+    assert second.endswith("the broker could not be reached")
 
 
 def test_an_empty_table_has_its_headings() -> None:
@@ -53,6 +53,7 @@ def test_the_persian_table_has_persian_headings_and_digits() -> None:
     heading, row = printed([message()], "fa").splitlines()
     assert "دستگاه" in heading
     assert "۲۰۲۶-۱۱-۲" in row
+    assert "تحویل کارگزار" in row
 
 
 def test_later_batches_stand_in_line_with_the_first() -> None:
@@ -91,8 +92,8 @@ def test_nothing_in_a_message_can_command_the_terminal(field: str, language: Lan
 def test_the_note_says_what_is_unusual() -> None:
     assert note(message(attempts=1), "en") == ""
     told = message(reason="quota_exceeded", attempts=2, possible_duplicate=True, subscribers=False)
-    assert note(told, "en") == "quota_exceeded, attempt 2, possible duplicate, nobody listening"
-    assert note(told, "fa") == "quota_exceeded، تلاش ۲، شاید تکراری، بی‌شنونده"
+    assert note(told, "en") == "a limit of the broker is reached, attempt 2, possible duplicate, nobody listening"
+    assert note(told, "fa") == "به سقفی در کارگزار رسیده است، تلاش ۲، شاید تکراری، شنونده نداشت"
 
 
 @pytest.mark.parametrize(
@@ -228,6 +229,6 @@ def test_success_is_told_in_persian(
     monkeypatch.setenv("CHAPAR_LANGUAGE", "fa")
     assert run(["send", "pump-7", "open"]) == 0
     sent, unheard, identity = capsys.readouterr().out.splitlines()
-    assert sent == "فرمان `open` به موضوع `devices/pump-7` فرستاده شد."
+    assert sent == "فرمان `open` به تاپیک `devices/pump-7` فرستاده شد."
     assert "گوش نمی‌داد" in unheard
     assert identity == "شناسه 0193b3f2"

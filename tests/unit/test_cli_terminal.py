@@ -13,6 +13,7 @@ from chapar.cli.terminal import local_time, local_time_of
 from chapar.errors import Language
 from chapar.model.lines import json_line, plain
 from chapar.model.times import LATEST
+from chapar.runtime.settings import preferred_language
 
 HOSTILE = [
     ("\x1b[2Jgone", r"\x1b[2Jgone"),
@@ -50,6 +51,28 @@ def test_json_is_harmless_and_loses_nothing(value: object) -> None:
 
 def test_json_is_readable_in_persian() -> None:
     assert json_line({"micro_op": "برو\x1b"}) == r'{"micro_op": "برو\u001b"}'
+
+
+@pytest.mark.parametrize(
+    ("variables", "language"),
+    [
+        ({"LANG": "fa_IR.UTF-8"}, "fa"),
+        ({"LANG": "en_GB.UTF-8"}, "en"),
+        ({"LANG": "fa_IR.UTF-8", "LC_ALL": "C.UTF-8"}, "en"),
+        ({"LANG": "C", "LC_MESSAGES": "fa_IR"}, "fa"),
+        ({"LANG": "fa_IR.UTF-8", "LC_ALL": "", "CHAPAR_LANGUAGE": ""}, "fa"),
+        ({"LANG": "fa_IR.UTF-8", "CHAPAR_LANGUAGE": "en"}, "en"),
+        ({}, "en"),
+    ],
+)
+def test_the_language_is_the_one_asked_for_else_that_of_the_locale(
+    variables: dict[str, str], language: Language, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CHAPAR_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert preferred_language() == language
 
 
 @pytest.fixture

@@ -104,4 +104,4 @@ async def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(HostNotFound) as error:
         await look_up(FIRST, 0.5)
     assert str(error.value) == "The name of mqtt://first.example:1883 has no address (DNS): no answer within 0.5 s."
-    assert "در ۰.۵ ثانیه پاسخی نیامد" in error.value.sentence("fa")
+    assert "در ۰٫۵ ثانیه پاسخی نیامد" in error.value.sentence("fa")

@@ -9,6 +9,7 @@ from string import Formatter
 
 import pytest
 
+from chapar.cli.sentences import SENTENCES
 from chapar.errors import (
     CATALOGS,
     AccessError,
@@ -16,6 +17,7 @@ from chapar.errors import (
     BrokerRefused,
     BrokerSilent,
     BrokerUnanswered,
+    Catalogs,
     ChaparError,
     DatabaseFileGone,
     FieldInvalid,
@@ -28,6 +30,7 @@ from chapar.errors import (
     RequestError,
     StoreError,
     StoreUnavailable,
+    Text,
 )
 
 SOURCE = Path(__file__).parents[2] / "src" / "chapar"
@@ -42,25 +45,29 @@ def every_error(kind: type[ChaparError] = ChaparError) -> Iterator[type[ChaparEr
         yield from every_error(child)
 
 
-def placeholders(text: str | Mapping[str, str]) -> set[str]:
+def placeholders(text: Text) -> set[str]:
     """What a sentence names, with how it is shown."""
     forms = [text] if isinstance(text, str) else list(text.values())
     return {f"{name}:{spec}" for form in forms for _, name, spec, _ in Formatter().parse(form) if name is not None}
 
 
-def names(key: str) -> set[str]:
+def names(key: str, catalog: Mapping[str, Text] = ENGLISH) -> set[str]:
     """The facts that a sentence needs."""
-    counted = set() if isinstance(ENGLISH[key], str) else {"count"}
-    return counted | {placeholder.partition(":")[0] for placeholder in placeholders(ENGLISH[key])}
+    counted = set() if isinstance(catalog[key], str) else {"count"}
+    return counted | {placeholder.partition(":")[0] for placeholder in placeholders(catalog[key])}
 
 
-def phrases() -> Iterator[tuple[str, str, set[str]]]:
+def phrases(function: str = "Phrase") -> Iterator[tuple[str, str, set[str]]]:
     """Every `Phrase(…)` of the source: where, its key, with `*` for what a family fills in, and its facts' names."""
     for file in SOURCE.rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Phrase":
-                (key,) = call.args
-                yield f"{file.name}:{call.lineno}", key_of(key), {str(fact.arg) for fact in call.keywords}
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == function:
+                for key in keys_of(call.args[0]):
+                    yield f"{file.name}:{call.lineno}", key, {str(fact.arg) for fact in call.keywords}
+
+
+def keys_of(key: ast.expr) -> list[str]:
+    return [*keys_of(key.body), *keys_of(key.orelse)] if isinstance(key, ast.IfExp) else [key_of(key)]
 
 
 def key_of(key: ast.expr) -> str:
@@ -70,26 +77,28 @@ def key_of(key: ast.expr) -> str:
     return str(key.value)
 
 
-def test_persian_stands_in_the_catalogs_and_in_the_command_line_alone() -> None:
+def test_persian_stands_in_the_catalogs_alone() -> None:
     for file in SOURCE.rglob("*.py"):
-        if "cli" not in file.relative_to(SOURCE).parts:
-            assert not re.search("[\u0600-\u06ff]", file.read_text()), file
+        assert not re.search("[\u0600-\u06ff]", file.read_text()), file
 
 
-def test_both_catalogs_have_the_same_sentences_in_the_same_order() -> None:
-    assert list(ENGLISH) == list(PERSIAN)
+@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES], ids=["errors", "cli"])
+def test_both_catalogs_have_the_same_sentences_in_the_same_order(catalogs: Catalogs) -> None:
+    assert list(catalogs["en"]) == list(catalogs["fa"])
 
 
-def test_a_sentence_names_the_same_facts_in_both_languages() -> None:
-    assert {key: placeholders(text) for key, text in ENGLISH.items()} == {
-        key: placeholders(text) for key, text in PERSIAN.items()
+@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES], ids=["errors", "cli"])
+def test_a_sentence_names_the_same_facts_in_both_languages(catalogs: Catalogs) -> None:
+    assert {key: placeholders(text) for key, text in catalogs["en"].items()} == {
+        key: placeholders(text) for key, text in catalogs["fa"].items()
     }
 
 
-def test_each_catalog_is_in_its_language() -> None:
-    for key, english in ENGLISH.items():
+@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES], ids=["errors", "cli"])
+def test_each_catalog_is_in_its_language(catalogs: Catalogs) -> None:
+    for key, english in catalogs["en"].items():
         has_words = re.search("[a-z]", re.sub(r"{.*?}", "", str(english)))
-        assert not has_words or re.search("[\u0600-\u06ff]", str(PERSIAN[key])), key
+        assert not has_words or re.search("[\u0600-\u06ff]", str(catalogs["fa"][key])), key
         assert not re.search("[\u0600-\u06ff]", str(english)), key
 
 
@@ -124,11 +133,27 @@ def test_every_sentence_is_used() -> None:
     assert set(ENGLISH) <= used
 
 
+@pytest.mark.parametrize(("place", "key", "facts"), list(phrases("say")))
+def test_every_sentence_of_a_command_is_in_its_catalogs_and_has_the_facts_for_it(
+    place: str, key: str, facts: set[str]
+) -> None:
+    english = SENTENCES["en"]
+    family = [known for known in english if re.fullmatch(re.escape(key).replace(r"\*", r"\w+"), known)]
+    assert family, place
+    assert "None" in facts or all(names(known, english) <= facts for known in family), place
+
+
+def test_every_sentence_of_a_command_is_said() -> None:
+    said = [re.escape(key).replace(r"\*", r"\w+") for _, key, _ in phrases("say")]
+    worded = [rf"{kind}\.\w+" for _, kind, _ in phrases("word")]
+    assert [key for key in SENTENCES["en"] if not any(re.fullmatch(known, key) for known in said + worded)] == []
+
+
 @pytest.mark.parametrize(
     ("error", "english", "persian"),
     [
         (NoAnswer("mqtt://b", Phrase("link.step_tls"), 5.0), "the TLS handshake within 5 s", "در ۵ ثانیه به آغاز TLS"),
-        (BrokerSilent("mqtt://b:1883", 15.04321), "silent for 15.0 s", "۱۵.۰ ثانیه"),
+        (BrokerSilent("mqtt://b:1883", 15.04321), "silent for 15.0 s", "۱۵٫۰ ثانیه"),
         (BrokerUnanswered("mqtt://b:1883", 29.6), "for 30 s", "۳۰ ثانیه"),
         (BodyTooSlow(10.0), "within 10 s", "در ۱۰ ثانیه"),
         (BrokerRefused("id", "Quota exceeded", 0x97), "Quota exceeded (0x97)", "Quota exceeded (0x97)"),

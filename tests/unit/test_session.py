@@ -87,7 +87,7 @@ async def test_no_answer_to_connect_is_an_error_that_names_its_setting(broker: F
     error = await refusal(broker, Settings(connect_timeout=0.05))
     assert isinstance(error, NoAnswer)
     assert str(error) == f"{broker.url} did not answer CONNECT within 0.05 s (CHAPAR_CONNECT_TIMEOUT)."
-    assert "در ۰.۰۵ ثانیه به CONNECT پاسخ نداد" in error.sentence("fa")
+    assert "در ۰٫۰۵ ثانیه به CONNECT پاسخ نداد" in error.sentence("fa")
     assert await broker.packet() is None  # and no connection is left behind
 
 

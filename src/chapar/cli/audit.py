@@ -5,6 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from chapar.cli.options import Json, moment
+from chapar.cli.sentences import word
 from chapar.cli.table import print_table
 from chapar.cli.terminal import check_output, local_time_of
 from chapar.model.lines import json_line
@@ -13,10 +14,7 @@ from chapar.model.times import milliseconds
 from chapar.runtime.settings import Settings, preferred_language
 
 _MOST: Final = 10_000  # entries; more belongs to `GET /audit`
-_HEADINGS: Final = {
-    "en": ("at", "who", "name", "from", "deed", "device", "operation", "subject", "note"),
-    "fa": ("زمان", "چه کسی", "نام", "از کجا", "کار", "دستگاه", "عملیات", "موضوع", "یادداشت"),
-}
+_HEADINGS: Final = ("at", "who", "name", "from", "deed", "device", "operation", "subject", "note")
 
 
 def audit(
@@ -68,10 +66,10 @@ def audit(
     rows = [
         (
             local_time_of(entry.at, language),
-            *(entry.principal or "-", entry.name, entry.address or "-", entry.action),
+            *(entry.principal or "-", entry.name, entry.address or "-", word("deed", entry.action, language)),
             *(entry.imei or "", entry.micro_op or "", entry.subject, entry.detail or ""),
         )
         for _, entry in found
     ]
-    print_table(_HEADINGS[language], rows)
+    print_table(_HEADINGS, rows, language)
     check_output()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer._click import Command
+from typer.main import get_command
 
 from chapar import __version__
 from chapar.cli import INTERRUPTED
@@ -80,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         configuration = adopt_files(os.environ)
         language = check_language()
         forget_foreign_settings()
-        code = cli(args=arguments, prog_name="chapar", standalone_mode=False, obj=configuration) or 0
+        code = _command(language).main(arguments, prog_name="chapar", standalone_mode=False, obj=configuration) or 0
         _say_what_is_lost(language, configuration)
     except ChaparError as error:
         return _fail(error, language, configuration)
@@ -96,6 +98,16 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _fail(_first(known), language, configuration)
     return code
+
+
+def _command(language: Language) -> Command:
+    """Make the tree of commands, with its help in the language."""
+    command = get_command(cli)
+    if language == "fa":
+        from chapar.cli.persian_help import translate  # noqa: PLC0415 - only Persian needs it
+
+        translate(command)
+    return command
 
 
 def _say_what_is_lost(language: Language, configuration: Configuration) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from chapar.cli.options import Json, moment
+from chapar.cli.sentences import say
 from chapar.cli.table import print_table
 from chapar.cli.terminal import check_output, local_time, local_time_of
-from chapar.errors import ApiKeyNotFound, Language, persian_digits
+from chapar.errors import ApiKeyNotFound, Language
 from chapar.model.lines import json_line, plain
 from chapar.model.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
 from chapar.model.times import milliseconds
@@ -25,36 +26,8 @@ keys = typer.Typer()
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `chapar keys list` shows it.")]
 
-_SAID: Final = {
-    "en": {
-        "created": "This is the key {id} ({name}) of {database}. It is shown only now; keep it as a secret:",
-        "revoked": "The key {id} ({name}) is revoked; no gateway accepts it any more.",
-        "waiting": "{count} messages that it sent still wait. `chapar keys revoke {id} --cancel-waiting` cancels them.",
-        "cancelled": "{count} messages that it had waiting are cancelled.",
-        "expires": "The key {id} ({name}) ends at {time}.",
-        "endless": "The key {id} ({name}) has no end.",
-        "none": "No key was ever made in {database}; on this machine access is open.",
-    },
-    "fa": {
-        "created": "این کلید {id} ({name}) برای {database} است و تنها همین بار دیده می‌شود؛ آن را محرمانه نگه دارید:",
-        "revoked": "کلید {id} ({name}) باطل شد و دیگر هیچ دروازه‌ای آن را نمی‌پذیرد.",
-        "waiting": "{count} پیام که با آن فرستاده شده هنوز در انتظار است. "
-        "`chapar keys revoke {id} --cancel-waiting` لغوشان می‌کند.",
-        "cancelled": "{count} پیام که با آن فرستاده شده و در انتظار بود لغو شد.",
-        "expires": "کلید {id} ({name}) تا {time} اعتبار دارد.",
-        "endless": "کلید {id} ({name}) پایانی ندارد.",
-        "none": "در {database} هنوز هیچ کلیدی ساخته نشده است؛ دسترسی روی این ماشین باز است.",
-    },
-}
 _CANCELLED_AT_ONCE: Final = 500  # messages in one transaction, for which a running gateway's commits wait
-_HEADINGS: Final = {
-    "en": ("id", "name", "scopes", "devices", "operations", "made", "ends", "last used", "state"),
-    "fa": ("شناسه", "نام", "دامنه‌ها", "دستگاه‌ها", "عملیات", "ساخته‌شده", "پایان", "آخرین کاربرد", "وضع"),
-}
-_STATES: Final = {
-    "en": {"valid": "valid", "expired": "expired", "revoked": "revoked"},
-    "fa": {"valid": "معتبر", "expired": "منقضی", "revoked": "باطل"},
-}
+_HEADINGS: Final = ("id", "name", "scopes", "devices", "operations", "made", "ends", "last_used", "state")
 
 
 @keys.callback(invoke_without_command=True)
@@ -130,7 +103,7 @@ def list_keys(*, as_json: Json = False) -> None:
         for key in found:
             typer.echo(json_line(_shown(key)))
     elif not found:
-        typer.echo(_SAID[language]["none"].format(database=Settings.load().database), err=True)
+        typer.echo(say("keys.none", language, database=Settings.load().database), err=True)
     else:
         _print(found, language)
     check_output()
@@ -153,9 +126,9 @@ def revoke(
     key = _change(key_id, lambda key: revocation(_caller(), key, _now()))
     typer.echo(_sentence("revoked", key.id, key.name))
     if cancel_waiting:
-        typer.echo(_count("cancelled", key.id, _cancel_waiting(f"key:{key.id}")))
+        typer.echo(say("keys.cancelled", preferred_language(), count=_cancel_waiting(f"key:{key.id}")))
     elif waiting := _how_many_wait(f"key:{key.id}"):
-        typer.echo(_count("waiting", key.id, waiting), err=True)
+        typer.echo(say("keys.waiting", preferred_language(), count=waiting, id=key.id), err=True)
 
 
 @keys.command()
@@ -243,7 +216,7 @@ def _shown(key: "ApiKey") -> dict[str, object]:
 
 
 def _print(found: Sequence["ApiKey"], language: Language) -> None:
-    print_table(_HEADINGS[language], [_row(key, language) for key in found])
+    print_table(_HEADINGS, [_row(key, language) for key in found], language)
 
 
 def _row(key: "ApiKey", language: Language) -> tuple[str, ...]:
@@ -255,17 +228,12 @@ def _row(key: "ApiKey", language: Language) -> tuple[str, ...]:
         key.name,
         *map(" ".join, lists),
         *("" if at is None else local_time_of(at, language) for at in times),
-        _STATES[language][state],
+        say(f"key_state.{state}", language),
     )
-
-
-def _count(what: str, key_id: str, count: int) -> str:
-    language = preferred_language()
-    shown = persian_digits(f"{count:,}") if language == "fa" else f"{count:,}"
-    return _SAID[language][what].format(id=key_id, count=shown)
 
 
 def _sentence(what: str, key_id: str, name: str, time_: datetime | None = None) -> str:
     language = preferred_language()
     shown = "" if time_ is None else local_time(time_, language)
-    return _SAID[language][what].format(id=key_id, name=plain(name), time=shown, database=Settings.load().database)
+    facts = {"id": key_id, "name": plain(name), "time": shown, "database": Settings.load().database}
+    return say(f"keys.{what}", language, **facts)

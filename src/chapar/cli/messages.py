@@ -9,6 +9,7 @@ import typer
 from chapar.cli.client import Filters, GatewayClient, ShownMessage
 from chapar.cli.follow import Follower
 from chapar.cli.options import DEFAULT_URL, Json, Url, moment
+from chapar.cli.sentences import say
 from chapar.cli.table import MessageTable
 from chapar.cli.terminal import check_output, progress
 from chapar.errors import GatewayError, Language, Phrase, UsageInvalid
@@ -20,12 +21,6 @@ LOOK_EVERY: Final = 1.0  # seconds
 MOST_LISTED: Final = 10_000  # messages; all of them is what `GET /reporting/all` is for
 
 Printer = Callable[[Iterable[ShownMessage]], None]
-
-_READING: Final = {"en": "Reading messages …", "fa": "خواندن پیام‌ها …"}
-_MISSED: Final = {
-    "en": "More messages arrived at once than can be shown; `GET /reporting/all` has them all.",
-    "fa": "پیام‌ها بیش از آن بود که بتوان نشان داد؛ `GET /reporting/all` همه را دارد.",
-}
 
 
 def messages(  # noqa: PLR0913 - each is an option of the command
@@ -69,7 +64,7 @@ def messages(  # noqa: PLR0913 - each is an option of the command
             except KeyboardInterrupt:
                 return  # the way to end it
         else:
-            with progress(_READING[language]):
+            with progress(say("messages.reading", language)):
                 found = gateway.messages(filters, limit)
             _printer(as_json, language)(reversed(found))
             check_output()
@@ -88,7 +83,7 @@ def follow_messages(
     Raises GatewayError where the gateway is not there at the start, or says that it will never do what was asked.
     """
     follower = Follower(gateway, filters)
-    with progress(_READING[language]):
+    with progress(say("messages.reading", language)):
         follower.begin()
         newest = gateway.messages(filters, limit)
     follower.know(newest)
@@ -108,7 +103,7 @@ def follow_messages(
             continue
         away = False
         if look.missed:
-            typer.echo(f"chapar: {_MISSED[language]}", err=True)
+            typer.echo(f"chapar: {say('messages.missed', language)}", err=True)
         show(message for message in look.changed if not filters.status or message.status in filters.status)
         check_output()
 

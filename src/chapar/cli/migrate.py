@@ -2,7 +2,8 @@
 
 import typer
 
-from chapar.runtime.settings import Settings
+from chapar.cli.sentences import say
+from chapar.runtime.settings import Settings, preferred_language
 
 
 def migrate() -> None:
@@ -16,7 +17,6 @@ def migrate() -> None:
 
     settings = Settings.load()
     before, after = migrate_database(settings.database_url.get_secret_value())
-    if before == after:
-        typer.echo(f"{settings.database} is at {after} already.")
-    else:
-        typer.echo(f"{settings.database}: migrated from {before or 'nothing'} to {after}.")
+    done = "unchanged" if before == after else "made" if before is None else "migrated"
+    facts = {"database": settings.database, "before": before, "after": after}
+    typer.echo(say(f"migrate.{done}", preferred_language(), **facts))

@@ -5,8 +5,9 @@ from typing import Annotated, Final
 
 import typer
 
+from chapar.cli.sentences import say
 from chapar.cli.terminal import show_progress
-from chapar.runtime.settings import Settings
+from chapar.runtime.settings import Settings, preferred_language
 
 # What works on the database is imported where it runs: it takes longer to load than `--help` takes to print.
 
@@ -29,7 +30,7 @@ def prune(
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
     removed = asyncio.run(_prune(settings, days))
-    typer.echo(f"{settings.database}: {removed:,} messages removed.")
+    typer.echo(say("prune.removed", preferred_language(), database=settings.database, count=removed))
 
 
 async def _prune(settings: Settings, days: float) -> int:
@@ -38,5 +39,8 @@ async def _prune(settings: Settings, days: float) -> int:
     from chapar.runtime.clock import Clock  # noqa: PLC0415 - see above
     from chapar.runtime.metrics import Metrics  # noqa: PLC0415 - see above
 
+    def show_removed(count: int) -> None:
+        show_progress(say("prune.removing", preferred_language(), count=count))
+
     async with store_of(settings, Metrics()) as store:
-        return await forget(store, Clock(), days, lambda removed: show_progress(f"{removed:,} messages removed …"))
+        return await forget(store, Clock(), days, show_removed)

@@ -7,6 +7,7 @@ import typer
 
 from chapar.cli.client import GatewayClient, Sent
 from chapar.cli.options import DEFAULT_URL, Json, Url
+from chapar.cli.sentences import say
 from chapar.cli.terminal import progress
 from chapar.errors import GatewayRefused, Language, Phrase, UsageInvalid
 from chapar.model.lines import json_line, plain
@@ -62,7 +63,7 @@ def send(  # noqa: PLR0913 - each is an option of the command
         "timeout": timeout,
     }
     try:
-        with GatewayClient(url, language) as gateway, progress(_WAITING[language]):
+        with GatewayClient(url, language) as gateway, progress(say("send.waiting", language)):
             sent = gateway.send(request, (timeout or LONGEST_WAIT) + MARGIN)
     except GatewayRefused as error:
         if as_json:
@@ -89,29 +90,7 @@ def told(sent: Sent, operation: str, language: Language) -> str:
         "id": sent.body.get("id"),
         "location": sent.location,
     }
-    return "\n".join(plain(_SENTENCES[language][kind].format_map(facts)) for kind in kinds)
-
-
-_WAITING: Final = {"en": "Waiting for the broker …", "fa": "در انتظار کارگزار …"}
-
-_SENTENCES: Final = {
-    "en": {
-        "sent": "Send `{operation}` to topic `{topic}`",
-        "unheard": "The broker had nobody listening there.",
-        "accepted": "Accepted `{operation}` for topic `{topic}`; the broker has not acknowledged it yet.",
-        "unconfirmed": "Sent `{operation}` to topic `{topic}` once; whether it arrived is unknown.",
-        "id": "id {id}",
-        "location": "See {location}",
-    },
-    "fa": {
-        "sent": "فرمان `{operation}` به موضوع `{topic}` فرستاده شد.",
-        "unheard": "در کارگزار کسی به آن گوش نمی‌داد.",
-        "accepted": "فرمان `{operation}` برای موضوع `{topic}` پذیرفته شد؛ کارگزار هنوز آن را تأیید نکرده است.",
-        "unconfirmed": "فرمان `{operation}` یک بار به موضوع `{topic}` فرستاده شد؛ رسیدن آن معلوم نیست.",
-        "id": "شناسه {id}",
-        "location": "ببینید: {location}",
-    },
-}
+    return "\n".join(plain(say(f"send.{kind}", language, **facts)) for kind in kinds)
 
 
 def _parsed(params: str) -> dict[str, object]:

@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from chapar import __version__
+from chapar.cli.sentences import say
+from chapar.errors import joined
 from chapar.runtime.configuration import Configuration
-from chapar.runtime.settings import Settings
+from chapar.runtime.settings import Settings, preferred_language
 from chapar.runtime.streams import LineWriter
 
 # What only the gateway needs is imported where it runs: it takes longer to load than the other commands take to end.
@@ -59,36 +61,31 @@ def serve(
 
 
 def _announce(settings: Settings, files: Iterable[Path], address: str, *, is_open: bool) -> None:
+    language = preferred_language()
+    simulate = f"{_own_path()} simulate 861234567890123"
     if settings.broker_url is None:
-        broker = f"built in; MQTT 3.1.1 at 127.0.0.1:{settings.embedded_port}, MQTT 5 at :{settings.embedded_port + 1}"
-        of_broker = f" --broker mqtt://127.0.0.1:{settings.embedded_port + 1}"
-    else:
-        broker = ", ".join(map(str, settings.brokers()))
-        of_broker = ""  # its address holds a password: with the same settings the device finds it by itself
-    if is_open:
-        access = "open to everybody on this machine: no key is set up, and only loopback is served"
-        credential = ""
-    else:
-        access = "by API key or token only; `chapar keys create` makes a key"
-        credential = " -H 'Authorization: Bearer …'"
-    # In the background: a full pipe that nobody reads must not hold up what has just started to serve.
-    LineWriter(1).write(
-        f"""Chapar {__version__}
-  API       {address}
-  API docs  {address}/docs
-  broker    {broker}
-  database  {settings.database}
-  access    {access}
-  settings  {", ".join([*map(str, files), "environment"])}
-
-Try it in two other terminals: be a device in one, send to it in the other.
-  {_own_path()} simulate 861234567890123{of_broker}
-
-  curl {address}/messaging/send -H 'Content-Type: application/json'{credential} \\
-       -d '{{"imei": "861234567890123", "micro_op": "push_down"}}'
-
-Ctrl-C stops it."""
+        mqtt_3, mqtt_5 = settings.embedded_port, settings.embedded_port + 1
+        broker = say("serve.built_in", language, mqtt_3=mqtt_3, mqtt_5=mqtt_5)
+        simulate += f" --broker mqtt://127.0.0.1:{mqtt_5}"
+    else:  # its address holds a password: with the same settings the device finds it by itself
+        broker = joined(map(str, settings.brokers()), language)
+    credential = "" if is_open else " -H 'Authorization: Bearer …'"
+    send = f"""curl {address}/messaging/send -H 'Content-Type: application/json'{credential} \\
+       -d '{{"imei": "861234567890123", "micro_op": "push_down"}}'"""
+    banner = say(
+        "serve.banner",
+        language,
+        version=__version__,
+        address=address,
+        broker=broker,
+        database=settings.database,
+        access=say("serve.open" if is_open else "serve.closed", language),
+        settings=joined([*map(str, files), say("serve.environment", language)], language),
+        simulate=simulate,
+        send=send,
     )
+    # In the background: a full pipe that nobody reads must not hold up what has just started to serve.
+    LineWriter(1).write(banner)
 
 
 def _own_path() -> str:

@@ -8,9 +8,10 @@ from typing import Annotated, Final
 import typer
 
 from chapar.app.brokers import broker_access
+from chapar.cli.sentences import say
 from chapar.cli.terminal import PATIENCE, check_output, local_time, show_progress
 from chapar.devices.simulated import Fleet, ReceivedCommand
-from chapar.errors import Language, LinkError, Phrase, Problem, UsageInvalid, persian_digits
+from chapar.errors import Language, LinkError, Phrase, Problem, UsageInvalid
 from chapar.link.broker_access import BrokerAccess
 from chapar.model.lines import plain
 from chapar.model.message import check_device_id
@@ -23,21 +24,6 @@ if sys.platform != "win32":
 MOST_DEVICES: Final = 10_000  # what the built-in broker takes
 _OTHER_FILES: Final = 100  # open files that are no connection of a device
 _SHOW_EVERY: Final = 0.2  # seconds between two lines of progress
-
-_SENTENCES: Final = {
-    "en": {
-        "connected": "Connected: {connected} of {all} devices on {broker}. Ctrl-C ends.",
-        "connecting": "{connected} of {all} devices connected …",
-        "retained": "retained",
-        "end": "Messages heard: {heard}, by {all} devices.",
-    },
-    "fa": {
-        "connected": "متصل شد: {connected} از {all} دستگاه به {broker}. پایان با Ctrl-C.",
-        "connecting": "{connected} از {all} دستگاه متصل شده است …",
-        "retained": "نگه‌داشته",
-        "end": "پیام‌های شنیده‌شده: {heard}، در {all} دستگاه.",
-    },
-}
 
 
 def simulate(
@@ -80,11 +66,11 @@ class _Simulation:
     """A fleet, and what is printed about it."""
 
     def __init__(self, access: BrokerAccess, command_topic: str, devices: list[str]) -> None:
-        self._brokers = ", ".join(map(str, access.brokers))
+        self._brokers = tuple(map(str, access.brokers))
         self._devices = devices
         self._language: Language = preferred_language()
         self._fleet = Fleet(access, command_topic, devices, self._complain)
-        self._heard = 0
+        self._received = 0
 
     async def run(self) -> None:
         """Until Ctrl-C."""
@@ -96,7 +82,7 @@ class _Simulation:
                 typer.echo(line(command, datetime.now(UTC), self._language))
                 check_output()
                 command.delivery.acknowledge()
-                self._heard += 1
+                self._received += 1
 
     def say(self, name: str) -> None:
         """Print one of the sentences."""
@@ -123,9 +109,8 @@ class _Simulation:
         show_progress("")
 
     def _sentence(self, name: str) -> str:
-        facts = {"connected": self._fleet.connected, "all": len(self._devices), "heard": self._heard}
-        numbers = {fact: persian_digits(n) if self._language == "fa" else str(n) for fact, n in facts.items()}
-        return _SENTENCES[self._language][name].format(broker=self._brokers, **numbers)
+        facts = {"connected": self._fleet.connected, "received": self._received, "broker": self._brokers}
+        return say(f"simulate.{name}", self._language, count=len(self._devices), **facts)
 
     def _complain(self, error: LinkError) -> None:
         show_progress("")
@@ -140,7 +125,7 @@ def line(command: ReceivedCommand, at: datetime, language: Language) -> str:
     if message_id:
         parts.append(plain(message_id))
     if delivery.retain:
-        parts.append(f"({_SENTENCES[language]['retained']})")
+        parts.append(f"({say('simulate.retained', language)})")
     return "  ".join(parts)
 
 

@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from chapar.cli.client import ShownMessage
+from chapar.cli.sentences import say, word
 from chapar.cli.terminal import local_time
-from chapar.errors import Language, persian_digits
+from chapar.errors import Language, joined
 from chapar.model.lines import plain
 from chapar.model.message import Status
 
@@ -26,18 +27,10 @@ _STYLES: Final = {
     Status.TIMED_OUT.value: "yellow",
 }
 
-_HEADINGS: Final = {
-    "en": ("accepted", "device", "operation", "status", "id", "note"),
-    "fa": ("پذیرش", "دستگاه", "فرمان", "وضعیت", "شناسه", "یادداشت"),
-}
+_HEADINGS: Final = ("accepted", "device", "operation", "status", "id", "note")
 _WIDTHS: Final = (19, 15, 12, 11, 36, 0)  # at least, so that batches of a log stand in line
 _WIDEST: Final = 40  # columns that one long cell may make all later batches wide
 _ID: Final = 4  # its place among them
-
-_NOTES: Final = {
-    "en": {"attempts": "attempt {attempts}", "duplicate": "possible duplicate", "unheard": "nobody listening"},
-    "fa": {"attempts": "تلاش {attempts}", "duplicate": "شاید تکراری", "unheard": "بی‌شنونده"},
-}
 
 
 class MessageTable:
@@ -61,7 +54,7 @@ class MessageTable:
         for place, column in enumerate(self._columns):
             widest = max((row[place].cell_len for row in rows), default=0)
             self._widths[place] = max(self._widths[place], min(widest, _WIDEST))
-            heading = Text(_HEADINGS[self._language][column])
+            heading = Text(say(f"heading.{_HEADINGS[column]}", self._language))
             table.add_column(heading, min_width=self._widths[place], overflow="fold")
         for row in rows:
             table.add_row(*row)
@@ -73,7 +66,7 @@ class MessageTable:
             Text(local_time(message.created_at, self._language)),
             Text(plain(message.imei)),
             Text(plain(message.micro_op)),
-            Text(plain(message.status), style=_STYLES.get(message.status, "")),
+            Text(plain(word("status", message.status, self._language)), style=_STYLES.get(message.status, "")),
             Text(plain(message.id)),
             Text(plain(note(message, self._language))),
         ]
@@ -82,28 +75,26 @@ class MessageTable:
 
 def note(message: ShownMessage, language: Language) -> str:
     """Return what is unusual about the message: why it ended so, further attempts, nobody there."""
-    words = _NOTES[language]
     parts = []
     if message.reason is not None:
-        parts.append(message.reason)
+        parts.append(word("reason", message.reason, language))
     if message.attempts > 1:
-        attempts = persian_digits(message.attempts) if language == "fa" else str(message.attempts)
-        parts.append(words["attempts"].format(attempts=attempts))
+        parts.append(say("note.attempts", language, attempts=message.attempts))
     if message.possible_duplicate:
-        parts.append(words["duplicate"])
+        parts.append(say("note.duplicate", language))
     if message.subscribers is False:
-        parts.append(words["unheard"])
-    return ("، " if language == "fa" else ", ").join(parts)
+        parts.append(say("note.unheard", language))
+    return joined(parts, language)
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], language: Language) -> None:
     """Rows of plain text below their headings."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(say(f"heading.{heading}", language), overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     console.print(table)

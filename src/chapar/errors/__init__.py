@@ -171,7 +171,7 @@ from chapar.errors.request import (
     RequestError,
     TargetTooLong,
 )
-from chapar.errors.root import CATALOGS, Catalogs, ChaparError, Language, Phrase
+from chapar.errors.root import CATALOGS, Catalogs, ChaparError, Language, Phrase, Text, joined
 from chapar.errors.starting import (
     ConfigurationInvalid,
     PortTaken,
@@ -280,6 +280,7 @@ __all__ = [
     "SubscriptionRefused",
     "TakenBack",
     "TargetTooLong",
+    "Text",
     "TlsFailed",
     "TlsFault",
     "TlsFilesUnusable",
@@ -289,6 +290,7 @@ __all__ = [
     "WorkerFailed",
     "ascii_digits",
     "ascii_number",
+    "joined",
     "persian_digits",
     "persian_number",
 ]

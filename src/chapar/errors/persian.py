@@ -1,10 +1,12 @@
 """Numbers as a Persian reader writes them: digits, separators."""
 
+_THOUSANDS = "\u066c"
+_DECIMAL = "\u066b"
 _DIGITS = {str(digit): chr(0x06F0 + digit) for digit in range(10)}
 _PERSIAN_DIGITS = str.maketrans(_DIGITS)
-_PERSIAN_NUMBER = str.maketrans(_DIGITS | {",": "٬", ".": "٫"})
+_PERSIAN_NUMBER = str.maketrans(_DIGITS | {",": _THOUSANDS, ".": _DECIMAL})
 _ASCII_DIGITS = str.maketrans({zero + digit: str(digit) for zero in (0x06F0, 0x0660) for digit in range(10)})
-_ASCII_NUMBER = _ASCII_DIGITS | str.maketrans({"٬": "", "٫": "."})
+_ASCII_NUMBER = _ASCII_DIGITS | str.maketrans({_THOUSANDS: "", _DECIMAL: "."})
 
 
 def persian_digits(text: str) -> str:

@@ -1,7 +1,7 @@
 """The root of every error, and how a sentence of the catalogs is said in either language with its facts."""
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import ClassVar, Final, Literal, get_args
 from chapar.errors.persian import persian_number
 
 Language = Literal["en", "fa"]
+
+_SEPARATORS: Final[Mapping[Language, str]] = {"en": ", ", "fa": "\u060c "}
 
 Text = str | Mapping[str, str]
 """A sentence, or, where it depends on the fact `count`, one for `one` and one for `other`."""
@@ -90,6 +92,11 @@ def _key(error: type[ChaparError]) -> str:
     return next(key for key in keys if key in CATALOGS["en"])
 
 
+def joined(items: Iterable[str], language: Language) -> str:
+    """Write a list as a reader of the language expects it."""
+    return _SEPARATORS[language].join(items)
+
+
 class _Facts:
     """Facts by name, each as a reader of the language expects it."""
 
@@ -101,6 +108,8 @@ class _Facts:
         fact = self._fact(name)
         if isinstance(fact, Phrase | ChaparError):
             return fact.sentence(self._language)
+        if isinstance(fact, tuple):
+            return joined(fact, self._language)
         if isinstance(fact, int | float) and self._language == "fa":
             return _PersianNumber(fact)
         return fact

@@ -443,6 +443,7 @@ def check_language() -> Language:
 
 
 def preferred_language() -> Language:
-    """The language of the command line: `CHAPAR_LANGUAGE` (en, fa), else Persian where LANG begins with fa."""
-    wanted = os.environ.get("CHAPAR_LANGUAGE") or os.environ.get("LANG", "")
+    """Choose the language of the command line: `CHAPAR_LANGUAGE` (en, fa), else that of the locale (POSIX.1 §8.2)."""
+    variables = ("CHAPAR_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
+    wanted = next(filter(None, map(os.environ.get, variables)), "")
     return "fa" if wanted.lower().startswith("fa") else "en"
