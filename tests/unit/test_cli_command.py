@@ -1,9 +1,14 @@
 """The command as it is written: its help, its usage errors, its exit codes. No gateway runs here."""
 
+import re
+
 import pytest
 
 from chapar import __version__
 from chapar.cli.command import cli, run
+from chapar.model.audit import Action
+from chapar.model.message import Status
+from chapar.model.principal import Scope
 from support.ports import LOOPBACK, free_port
 
 COMMANDS = [command.callback.__name__ for command in cli.registered_commands if command.callback is not None]
@@ -69,10 +74,20 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["simulate", "--count", "2", "--prefix", "#"], "DEVICE"),
         (["simulate", "--count", "0"], "--count"),
         (["simulate", "--broker", "broker.example"], "--broker"),
-        (["keys", "create", "--name", "farm"], "messages:send, messages:read"),
+        (["keys", "create", "--name", "farm"], "messages:send"),
         (["keys", "create", "--name", "farm", "--scope", "moon:land"], "moon:land"),
         (["keys", "revoke"], "ID"),
         (["audit", "--action", "moon_landed"], "--action"),
+        (["sent"], "send"),
+        (["send", "pump-7", "open", "--timeou", "3"], "--timeout"),
+        (["send", "pump-7", "open", "--qos"], "--qos"),
+        (["send", "pump-7", "open", "--retain=1"], "--retain"),
+        (["send", "pump-7", "open", "--qos", "one"], "--qos"),
+        (["send", "pump-7", "open", "now"], "now"),
+        (["prune"], "--days"),
+        (["prune", "--days", "nan"], "--days"),
+        (["keys", "create", "--scope", "keys:write"], "--name"),
+        (["keys", "make"], "make"),
     ],
 )
 @pytest.mark.parametrize("language", ["en", "fa"])
@@ -91,6 +106,11 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     assert printed.err.startswith("chapar: ")
     assert names in printed.err
     assert any("\u0600" <= letter <= "\u06ff" for letter in printed.err) is (language == "fa")
+    known = " ".join(
+        ["chapar --help --scope http litres mqtt mqtts host user secret", *Status, *Action, *Scope, *arguments, names]
+    )
+    strange = [word for word in re.findall("[a-z]{2,}", printed.err) if word not in known]
+    assert language == "en" or strange == [], "words of the option parser"
 
 
 @pytest.mark.parametrize("arguments", [["send", "pump-7", "open"], ["messages"], ["messages", "--follow"]])

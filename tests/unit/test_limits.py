@@ -9,7 +9,7 @@ import pytest
 from limits import RateLimitItem
 
 from chapar.app.wiring import limits_of
-from chapar.errors import BodiesExhausted, RateLimited
+from chapar.errors import BodiesExhausted, Phrase, RateLimited
 from chapar.model.principal import ANYBODY, EVERY_SCOPE, Caller, Principal
 from chapar.runtime.settings import Settings
 from chapar.web.http import rates as limits_module
@@ -39,7 +39,12 @@ def test_requests_are_counted_for_each_caller() -> None:
     bound.request(BACKEND)
     with pytest.raises(RateLimited) as caught:
         bound.request(BACKEND)
-    assert (caught.value.setting, caught.value.limit) == ("CHAPAR_REQUESTS_PER_SECOND", "2 / 100 s")
+    assert (caught.value.setting, caught.value.limit) == (
+        "CHAPAR_REQUESTS_PER_SECOND",
+        Phrase("limit.requests", count=2, seconds=100),
+    )
+    assert "allows 2 requests in 100 s." in caught.value.sentence("en")
+    assert "حداکثر ۲ درخواست در ۱۰۰ ثانیه" in caught.value.sentence("fa")
     assert 1 <= caught.value.retry_after <= 200
     bound.request(OTHER)
 
@@ -184,17 +189,18 @@ def test_when_there_is_room_again_is_told_in_whole_seconds_that_are_not_over(
         (b"ratelimit", f'"messages";r=3;t={left}'.encode()),
     ]
     assert window.asked == [("requests", "key:backend", 0), ("messages", "key:backend", 0)]
-    for exceed, asked, setting, limit in (
-        (lambda: bound.request(BACKEND), ("requests", "key:backend", 1), "REQUESTS", "100 / 100 s"),
-        (lambda: bound.messages(BACKEND, 7), ("messages", "key:backend", 7), "MESSAGES", "200 / 100 s"),
-        (lambda: bound.arrival("2001:db8::1"), ("address", "2001:db8::/64", 1), "ADDRESS_REQUESTS", "300 / 100 s"),
+    for exceed, asked, setting, amount in (
+        (lambda: bound.request(BACKEND), ("requests", "key:backend", 1), "REQUESTS", 100),
+        (lambda: bound.messages(BACKEND, 7), ("messages", "key:backend", 7), "MESSAGES", 200),
+        (lambda: bound.arrival("2001:db8::1"), ("address", "2001:db8::/64", 1), "ADDRESS_REQUESTS", 300),
     ):
         window.asked.clear()
         with pytest.raises(RateLimited) as caught:
             exceed()
         assert window.asked == [asked, (*asked[:2], 0)]
         assert caught.value.setting == f"CHAPAR_{setting}_PER_SECOND"
-        assert (caught.value.limit, caught.value.retry_after) == (limit, max(1, left))
+        assert caught.value.limit == Phrase(f"limit.{asked[0]}", count=amount, seconds=100)
+        assert caught.value.retry_after == max(1, left)
 
 
 def test_at_least_one_may_come_however_little_is_allowed() -> None:
@@ -217,4 +223,5 @@ def test_a_wait_too_many_says_how_many_there_may_be() -> None:
     bound = limits(max_waits=1)
     with bound.waiting(BACKEND), pytest.raises(RateLimited) as caught, bound.waiting(BACKEND):
         pass
-    assert (caught.value.setting, caught.value.limit, caught.value.retry_after) == ("CHAPAR_MAX_WAITS", "1", 1)
+    assert (caught.value.setting, caught.value.retry_after) == ("CHAPAR_MAX_WAITS", 1)
+    assert "allows 1 waiting send at a time." in str(caught.value)

@@ -1,5 +1,7 @@
 """The numbers among the settings: each has two bounds, and what a caller may ask for fits every field behind it."""
 
+import contextlib
+import re
 from collections.abc import Callable
 from typing import get_args
 
@@ -41,6 +43,35 @@ def test_what_no_timer_and_no_column_takes_is_refused_by_name(
     with pytest.raises(SettingInvalid) as raised:
         Settings.load()
     assert raised.value.setting == f"CHAPAR_{name.upper()}"
+
+
+BAD = ["", "x", "-1", "1.5", "nan", "1e400", "9" * 400, "[]", "{}", "%", "http://", "a@b", ","]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_whatever_is_wrong_with_a_setting_is_said_in_persian(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"CHAPAR_{name.upper()}"
+    for bad in BAD:
+        monkeypatch.setenv(variable, bad)
+        with contextlib.suppress(SettingInvalid):
+            Settings.load()
+            continue
+        with pytest.raises(SettingInvalid) as refused:
+            Settings.load()
+        _, _, problem = refused.value.sentence("fa").partition(":")
+        assert re.search("[\u0600-\u06ff]", problem), bad
+        assert not re.search("Input|should|valid", problem), bad
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant"),
+    [("port", "۹۰۰۰", 9000), ("port", "٩٠٠٠", 9000), ("connect_timeout", "۲٫۵", 2.5), ("max_queue", "۲٬۰۰۰", 2000)],
+)
+def test_a_number_may_have_the_digits_of_its_reader(
+    name: str, written: str, meant: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"CHAPAR_{name.upper()}", written)
+    assert getattr(Settings.load(), name) == meant
 
 
 def test_no_expiry_is_longer_than_a_publish_can_say() -> None:

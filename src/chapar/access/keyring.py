@@ -50,9 +50,9 @@ def issue(caller: Caller, grant: Grant, now: int) -> Issued:
     _check_end(expires_at, now)
     _check_own_end(caller, expires_at)
     if excess := grant.scopes - caller.principal.scopes:
-        raise GrantTooWide(", ".join(sorted(excess)))
+        raise GrantTooWide(tuple(sorted(excess)))
     if not caller.principal.reach.includes(grant.reach):
-        raise GrantTooWide(", ".join([*grant.reach.devices, *grant.reach.operations]))
+        raise GrantTooWide((*grant.reach.devices, *grant.reach.operations))
     secret = new_api_key()
     key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
     key = ApiKey(
@@ -98,7 +98,7 @@ def _check_end(expires_at: int | None, now: int) -> None:
 def _check_own_end(caller: Caller, expires_at: int | None) -> None:
     """Raise GrantTooWide for an end after that of the caller's own key or token: nobody gives away what they lose."""
     if _is_later(expires_at, caller.principal.ends_at):
-        raise GrantTooWide(f"expires_at > {rfc3339(caller.principal.ends_at)}")
+        raise GrantTooWide((f"expires_at > {rfc3339(caller.principal.ends_at)}",))
 
 
 def _is_later(end: int | None, other: int | None) -> bool:

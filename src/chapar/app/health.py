@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from chapar.delivery.capacity import Capacity
-from chapar.errors import StoreUnavailable
+from chapar.errors import Phrase, StoreUnavailable
 from chapar.link.keeper import Link
 from chapar.runtime import logs
 from chapar.runtime.clock import Clock
@@ -45,12 +45,10 @@ class Monitor:
         try:
             await self._database.check()
         except StoreUnavailable as error:
-            database: str | None = str(error)
+            database: StoreUnavailable | None = error
         else:
             database = None
-        trouble = self._link.trouble or (None if self._link.up else "The broker has not answered yet.")
-        broker = None if trouble is None else str(trouble)
-        return Readiness(database, broker)
+        return Readiness(database, self._link.trouble or (None if self._link.up else Phrase("link.not_yet")))
 
     def exposition(self) -> bytes:
         """The measurements in Prometheus's text format."""

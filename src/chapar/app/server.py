@@ -205,7 +205,8 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(host, port, "CHAPAR_PORT (--port)") from None
-        raise SettingInvalid("CHAPAR_HOST", f"{host}: {error.strerror or error}.") from None
+        problem = Phrase("setting.host_unusable", host=host, cause=error.strerror or str(error))
+        raise SettingInvalid("CHAPAR_HOST", problem) from None
     # Its connections inherit it. Without, the kernel takes megabytes for each reader who is slow, all made beforehand.
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)

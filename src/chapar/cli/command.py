@@ -15,12 +15,13 @@ from chapar.cli.audit import audit
 from chapar.cli.keys import keys
 from chapar.cli.messages import messages
 from chapar.cli.migrate import migrate
+from chapar.cli.misuse import misuse
 from chapar.cli.prune import prune
 from chapar.cli.send import send
 from chapar.cli.serve import serve
 from chapar.cli.simulate import simulate
 from chapar.cli.terminal import check_output
-from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, Phrase, SettingInvalid, UsageInvalid
+from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, SettingInvalid, UsageInvalid
 from chapar.model.lines import plain
 from chapar.runtime import streams
 from chapar.runtime.configuration import Configuration, adopt_files
@@ -87,9 +88,7 @@ def run(arguments: Sequence[str]) -> int:
     except ChaparError as error:
         return _fail(error, language, configuration)
     except typer.TyperException as error:
-        problem = plain(" ".join(error.format_message().split()))
-        problem += "" if problem.endswith(".") else "."
-        return _fail(UsageInvalid(Phrase("usage.other", problem=problem)), language, configuration)
+        return _fail(misuse(error), language, configuration)
     except KeyboardInterrupt:
         return INTERRUPTED
     except ExceptionGroup as group:

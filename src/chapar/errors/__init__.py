@@ -172,6 +172,7 @@ from chapar.errors.request import (
     TargetTooLong,
 )
 from chapar.errors.root import CATALOGS, Catalogs, ChaparError, Language, Phrase, Text, joined
+from chapar.errors.rules import rule_of
 from chapar.errors.starting import (
     ConfigurationInvalid,
     PortTaken,
@@ -293,4 +294,5 @@ __all__ = [
     "joined",
     "persian_digits",
     "persian_number",
+    "rule_of",
 ]

@@ -53,7 +53,7 @@ class GrantTooWide(AccessError):
 
     code = "grant_too_wide"
 
-    excess: str
+    excess: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -75,7 +75,7 @@ class RateLimited(ChaparError):
     code = "rate_limited"
 
     setting: str
-    limit: str
+    limit: Phrase
     retry_after: int
 
 

@@ -110,6 +110,8 @@ class _Facts:
             return fact.sentence(self._language)
         if isinstance(fact, tuple):
             return joined(fact, self._language)
+        if isinstance(fact, float) and fact.is_integer():
+            fact = int(fact)
         if isinstance(fact, int | float) and self._language == "fa":
             return _PersianNumber(fact)
         return fact

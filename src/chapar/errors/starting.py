@@ -18,13 +18,13 @@ class Problem(ValueError):
 class SettingInvalid(ChaparError):
     """A setting has a value that cannot work; found before anything is started.
 
-    The problem reads on from the colon; what a library says there is English only.
+    The problem reads on from the colon.
     """
 
     code = "setting_invalid"
 
     setting: str
-    problem: Phrase | str
+    problem: Phrase
     origin: Phrase | str = ""  #: where it is written, if not in the environment
 
     @property

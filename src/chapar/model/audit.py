@@ -25,7 +25,7 @@ class Action(StrEnum):
         try:
             return cls(name)
         except ValueError:
-            every = ", ".join(cls)
+            every = tuple(cls)
             raise FieldInvalid(field, Phrase("rule.one_of", names=every)) from None
 
 

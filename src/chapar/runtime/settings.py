@@ -13,12 +13,13 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from chapar.errors import Language, Phrase, Problem, SettingInvalid
+from chapar.errors import Language, Phrase, Problem, SettingInvalid, ascii_number, rule_of
 from chapar.model.message import LONGEST_WAIT, check_topic_template
 from chapar.runtime.addresses import EMBEDDED_LARGEST, BrokerAddress, is_host, is_host_in_url, is_origin
 from chapar.runtime.secret_files import Secret, SecretFiles
 
 _LONGEST_EXPIRY = 2**32 - 1  # seconds; what a PUBLISH can say (MQTT 5.0 §3.3.2.3.3)
+_NUMBERS = {int, float, float | None}
 _LARGEST_COUNT = 2**31 - 1
 
 # As SQLAlchemy reads it: a password may hold everything but `@`.
@@ -291,7 +292,8 @@ class Settings(BaseSettings):
             first = error.errors(include_url=False, include_input=False)[0]
             name = "CHAPAR_" + str(first["loc"][0]).upper() if first["loc"] else "The settings"
             fault = first.get("ctx", {}).get("error")
-            problem = fault.phrase if isinstance(fault, Problem) else first["msg"].removeprefix("Value error, ")
+            broken = Phrase("setting.rule", rule=rule_of(first["type"], first.get("ctx", {}), first["msg"]))
+            problem = fault.phrase if isinstance(fault, Problem) else broken
             raise SettingInvalid(name, problem) from None
 
     @classmethod
@@ -306,6 +308,12 @@ class Settings(BaseSettings):
         """Look at what is given directly, then at files with secrets, then at the environment."""
         del dotenv_settings, file_secret_settings
         return init_settings, SecretFiles(settings_cls), env_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_have_any_digits(cls, value: object, info: ValidationInfo) -> object:
+        is_number = cls.model_fields[str(info.field_name)].annotation in _NUMBERS
+        return ascii_number(value) if is_number and isinstance(value, str) else value
 
     @field_validator("broker_url")
     @classmethod

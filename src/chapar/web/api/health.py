@@ -3,19 +3,21 @@
 from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from chapar.errors import ChaparError, Phrase
 from chapar.model.principal import NOBODY, Scope
 from chapar.runtime.metrics import CONTENT_TYPE
 from chapar.web.http.entrance import Calling, GuardedRoute, Identity, allow
+from chapar.web.http.problems import language_of
 
 
 class Readiness(NamedTuple):
     """Obstacles between the gateway and a delivery: one sentence each, None where all is well."""
 
-    database: str | None
-    broker: str | None
+    database: ChaparError | Phrase | None
+    broker: ChaparError | Phrase | None
 
 
 class Live(BaseModel):
@@ -55,16 +57,19 @@ def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Cal
         responses={503: {"model": Ready, "description": "Database or broker is not there; the body says which."}},
     )
     @allow(Identity.ANY)
-    async def ready(response: Response, caller: Calling) -> Ready:
+    async def ready(request: Request, response: Response, caller: Calling) -> Ready:
         """200 only with database and broker. Why not is told to callers with a key or a token."""
+        language = language_of(request)
+
+        def part(trouble: ChaparError | Phrase | None) -> Part:
+            told = None if caller.principal is NOBODY else trouble
+            return Part(ready=trouble is None, reason=told and told.sentence(language))
+
         database, broker = await readiness()
         is_ready = database is None and broker is None
         response.status_code = 200 if is_ready else 503
-        return Ready(
-            status="ready" if is_ready else "not_ready",
-            database=Part(ready=database is None, reason=None if caller.principal is NOBODY else database),
-            broker=Part(ready=broker is None, reason=None if caller.principal is NOBODY else broker),
-        )
+        response.headers.update({"Content-Language": language, "Vary": "Accept-Language"})
+        return Ready(status="ready" if is_ready else "not_ready", database=part(database), broker=part(broker))
 
     @router.get(
         "/metrics",

@@ -198,7 +198,7 @@ def read_scopes(names: list[str]) -> frozenset[Scope]:
     try:
         return frozenset(map(Scope, names))
     except ValueError:
-        every = ", ".join(Scope)
+        every = tuple(Scope)
         raise FieldInvalid("scopes", Phrase("rule.some_of", names=every)) from None
 
 

@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from chapar.errors import (
-    CATALOGS,
     AccessError,
     AccessUnavailable,
     ApiKeyNotFound,
@@ -55,6 +54,7 @@ from chapar.errors import (
     StoreError,
     TargetTooLong,
     Unauthenticated,
+    rule_of,
 )
 from chapar.model.times import TimeInvalid
 from chapar.web.http.body import shown
@@ -293,9 +293,7 @@ def _violation(detail: ErrorDetails, location: Sequence[int | str]) -> FieldInva
     fault = detail.get("ctx", {}).get("error")
     if isinstance(fault, TimeInvalid):
         return FieldInvalid(field, fault.rule)
-    if f"pydantic.{detail['type']}" not in CATALOGS["en"]:
-        return FieldInvalid(field, Phrase("rule.not_valid", problem=detail["msg"]))
-    return FieldInvalid(field, Phrase(f"pydantic.{detail['type']}", **detail.get("ctx", {})))
+    return FieldInvalid(field, rule_of(detail["type"], detail.get("ctx", {}), detail["msg"]))
 
 
 async def _on_chapar_error(request: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from chapar.errors import BodiesExhausted, RateLimited
+from chapar.errors import BodiesExhausted, Phrase, RateLimited
 from chapar.model.principal import Caller
 
 MAX_MESSAGES: Final = 10_000  # of one bulk call
@@ -102,7 +102,7 @@ class Limits:
 
     def _exceeded(self, rate: _Rate, who: str) -> RateLimited:
         stats = self._limiter.get_window_stats(rate.item, rate.name, who)
-        allowed = f"{rate.item.amount} / {rate.item.get_expiry()} s"
+        allowed = Phrase(f"limit.{rate.name}", count=rate.item.amount, seconds=rate.item.get_expiry())
         return RateLimited(rate.setting, allowed, max(1, math.ceil(stats.reset_time - time.time())))
 
 
@@ -180,7 +180,7 @@ class _Waiting:
     def __enter__(self) -> None:
         count = self._waits.get(self._who, 0)
         if count >= self._limit:
-            raise RateLimited("CHAPAR_MAX_WAITS", str(self._limit), _WAIT_AGAIN)
+            raise RateLimited("CHAPAR_MAX_WAITS", Phrase("limit.waits", count=self._limit), _WAIT_AGAIN)
         self._waits[self._who] = count + 1
 
     def __exit__(self, *_: object) -> None:
