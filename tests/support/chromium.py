@@ -14,7 +14,7 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
 
 
@@ -23,10 +23,10 @@ def installed() -> bool:
     return shutil.which("chromium") is not None
 
 
-def rendered(url: str, profile: Path) -> str:
+def rendered(url: str, profile: Path, *flags: str) -> str:
     """The page's DOM as HTML, once its scripts have come to rest; `profile` is a folder for this browser alone."""
     shown = subprocess.run(
-        ["chromium", *_FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=10000", "--dump-dom", url],
+        ["chromium", *_FLAGS, *flags, f"--user-data-dir={profile}", "--virtual-time-budget=10000", "--dump-dom", url],
         check=True,
         capture_output=True,
         text=True,

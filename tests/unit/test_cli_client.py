@@ -81,6 +81,15 @@ def test_the_answer_to_a_send_says_where_to_look() -> None:
     assert sent.location == f"{URL}/messaging/messages/7"
 
 
+@pytest.mark.parametrize("below", ["", "/chapar"])
+def test_a_proxy_may_show_the_gateway_below_a_path(below: str) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(202, json={"id": "7"}, headers={"Location": f"{below}/messaging/messages/7"})
+
+    with client(answer) as gateway:
+        assert gateway.send({}, 1.0).location == f"{URL}/messaging/messages/7"
+
+
 def test_filters_travel_as_the_api_names_them() -> None:
     asked: list[tuple[str, str]] = []
 

@@ -63,8 +63,7 @@ async def serve_on(
             http=connection.within(bounds, limits.bodies),
             ws="none",
             timeout_keep_alive=settings.idle_timeout,
-            proxy_headers=settings.trusted_proxies is not None,
-            forwarded_allow_ips=settings.trusted_proxies,
+            proxy_headers=False,  # the application knows more of proxies
             timeout_graceful_shutdown=wiring.GRACE,
         )
         server = _Server(

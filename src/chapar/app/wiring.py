@@ -45,6 +45,7 @@ from chapar.web.http.connection import Bounds
 from chapar.web.http.direct import DirectRoutes
 from chapar.web.http.entrance import Entrance
 from chapar.web.http.origins import Origins
+from chapar.web.http.proxies import behind_proxies
 from chapar.web.http.rates import BodyBudget, Limits, Rates
 from chapar.web.http.request_ids import with_request_ids
 
@@ -85,7 +86,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
         allowed_hosts=listed(settings.allowed_hosts),
         cors_origins=listed(settings.cors_origins),
     )
-    return with_request_ids(origins)
+    return behind_proxies(with_request_ids(origins), trusted=settings.trusted_proxies, root_path=settings.root_path)
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -92,6 +92,7 @@ class GatewayClient:
     def __init__(self, url: str, language: Language, transport: httpx.BaseTransport | None = None) -> None:
         checked = _checked(url)
         self.url = str(checked.copy_with(userinfo=b"")).rstrip("/")  #: without a password, to show
+        self._root_path = checked.path.rstrip("/")  # below which a proxy shows the gateway
         self.clock: datetime | None = None  #: the gateway's at its last answer, to the second
         self._http = httpx.Client(
             base_url=checked,
@@ -124,8 +125,8 @@ class GatewayClient:
         )
         if answer.status_code not in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}:
             raise NotAGateway(self.url, answer.status_code)
-        location = f"{self.url}{answer.headers.get('location', '/messaging/messages')}"
-        return Sent(answer.status_code == HTTPStatus.CREATED, self._body(answer), location)
+        location = answer.headers.get("location", "/messaging/messages").removeprefix(self._root_path)
+        return Sent(answer.status_code == HTTPStatus.CREATED, self._body(answer), f"{self.url}{location}")
 
     def messages(self, filters: Filters, limit: int) -> list[ShownMessage]:
         """At most `limit` messages, newest first, over as many pages as it takes."""

@@ -27,6 +27,8 @@ _ENDS_IN_PORT: Final = re.compile(r":[0-9]{1,5}$")
 _LOOSE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SECOND_URL: Final = re.compile(r"mqtts?://", re.IGNORECASE)
 
+_ROOT_PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*/?")
+
 _WEBSOCKETS: Final = Phrase("broker_url.websockets")
 _WEB: Final = Phrase("broker_url.web")
 _FOREIGN: Final = {"ws": _WEBSOCKETS, "wss": _WEBSOCKETS, "http": _WEB, "https": _WEB}
@@ -66,6 +68,11 @@ def is_origin(text: str) -> bool:
     host, colon, port = place.rpartition(":") if _ENDS_IN_PORT.search(place) else (place, "", "")
     is_own = bool(colon) and (not 0 < int(port) <= _LARGEST_PORT or int(port) == _WEB_PORTS.get(scheme))
     return scheme in _WEB_PORTS and text == text.lower() and is_host_in_url(host) and not is_own
+
+
+def normal_root_path(text: str) -> str | None:
+    """Return a root path as links begin with it, None for what is none: `/chapar` of `/chapar/`, nothing of `/`."""
+    return text.rstrip("/") if _ROOT_PATH.fullmatch(text) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from chapar.errors import Language, Phrase, Problem, SettingInvalid, ascii_number, rule_of
 from chapar.model.message import LONGEST_WAIT, check_topic_template
-from chapar.runtime.addresses import EMBEDDED_LARGEST, BrokerAddress, is_host, is_host_in_url, is_origin
+from chapar.runtime.addresses import (
+    EMBEDDED_LARGEST,
+    BrokerAddress,
+    is_host,
+    is_host_in_url,
+    is_origin,
+    normal_root_path,
+)
 from chapar.runtime.secret_files import Secret, SecretFiles
 
 _LONGEST_EXPIRY = 2**32 - 1  # seconds; what a PUBLISH can say (MQTT 5.0 §3.3.2.3.3)
@@ -174,8 +181,14 @@ class Settings(BaseSettings):
     jwt_audience: str | None = Field(None, description="`aud` that tokens must have; required with any of the three.")
     trusted_proxies: str | None = Field(
         None,
-        description="Addresses of proxies whose `X-Forwarded-For` says where a call is from, comma-separated. "
-        "Networks too, as 10.0.0.0/8. Unset: none, because anybody can send that header.",
+        description="Addresses of proxies whose `X-Forwarded-For` says where a call is from, and `X-Forwarded-Prefix` "
+        "below which path it was asked for, comma-separated. "
+        "Networks too, as 10.0.0.0/8. Unset: none, because anybody can send these headers.",
+    )
+    root_path: str = Field(
+        "",
+        description="Path below which a proxy shows the API, like `/chapar`, where the proxy does not say so itself. "
+        "It stands in front of every link. Unset: none.",
     )
     requests_per_second: float | None = Field(
         None, ge=0.001, le=1e6, description="Requests of one key or token. Unset: as many as it sends."
@@ -371,6 +384,14 @@ class Settings(BaseSettings):
             if not is_host_in_url(host):
                 raise Problem(Phrase("setting.allowed_host", host=host))
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_path(cls, value: str) -> str:
+        root_path = normal_root_path(value)
+        if root_path is None:
+            raise Problem(Phrase("setting.root_path"))
+        return root_path
 
     @field_validator("broker_server_name")
     @classmethod

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import iter_route_contexts
@@ -20,9 +20,11 @@ from chapar.web.api.schemas import SendRequest
 from chapar.web.http import problems
 from chapar.web.http.entrance import GuardedRoute, Identity, allow, check
 from chapar.web.http.problems import Problem, answers
+from chapar.web.http.proxies import root_path_of
 
 _STATIC: Final = Path(__file__).parent / "static"
 _ASSETS: Final = "/docs/assets"
+_RELATIVE: Final = "docs/assets"  # to `/docs`
 _ANY_REQUEST: Final = (400, 408, 414, 421, 431, 503)  # of the connection's bounds, and of a Host that is not ours
 _AT_THE_ENTRANCE: Final = (401, 403, 429, 503)  # and 403 for what a page of another site asks for
 _INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
@@ -95,6 +97,7 @@ def documented_api(routers: Iterable[APIRouter]) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         openapi_url=None,
+        redirect_slashes=False,  # behind a proxy it may lead to plain HTTP, with the caller's key
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
@@ -110,11 +113,12 @@ def _install(app: FastAPI) -> None:
     """Serve the OpenAPI document, and Swagger UI from our own files."""
     router = APIRouter(route_class=GuardedRoute)
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        # From here on as seen from `/docs`, below whatever path that stands.
+        openapi_url="openapi.json",
         title=f"{app.title} - API",
-        swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{_ASSETS}/swagger-ui.css",
-        swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
+        swagger_js_url=f"{_RELATIVE}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_RELATIVE}/swagger-ui.css",
+        swagger_favicon_url=f"{_RELATIVE}/favicon-32x32.png",
         # Without this Swagger UI asks a validator on the internet about every document.
         swagger_ui_parameters={"validatorUrl": None},
     ).body
@@ -122,8 +126,8 @@ def _install(app: FastAPI) -> None:
 
     @router.get("/openapi.json", include_in_schema=False)
     @allow(Identity.KNOWN)
-    async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
+    async def openapi(request: Request) -> JSONResponse:
+        return JSONResponse(app.openapi() | {"servers": [{"url": root_path_of(request.scope) or "."}]})
 
     @router.get("/docs", include_in_schema=False)
     @allow(Identity.KNOWN)

@@ -31,6 +31,7 @@ from chapar.web.http.chunks import in_chunks, page_of
 from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, RequestRoute, allow, caller_of
 from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.web.http.problems import answers, language_of
+from chapar.web.http.proxies import root_path_of
 from chapar.web.http.rates import Limits
 
 _JSON: Final = "application/json"
@@ -101,7 +102,8 @@ def messaging_router(
             sent = await sending.send(
                 messaging, caller, without_waiting(command) if asynchronous else command, use, language_of(request)
             )
-        return sent.response((b"preference-applied", ASYNC.encode())) if asynchronous else sent.response()
+        said = ((b"preference-applied", ASYNC.encode()),) if asynchronous else ()
+        return sent.response(root_path_of(request.scope), *said)
 
     @allow(Scope.SEND)
     async def send(request: Request) -> Response:
@@ -167,7 +169,7 @@ def messaging_router(
         responses=_CLEARING | answers(404, 406, 409, 422, 503),
     )
     @allow(Scope.CANCEL)
-    async def cancel(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
+    async def cancel(id: MessageId, caller: Calling, request: Request) -> Response:  # noqa: A002 - the name is the path's
         """Withdraw a message that waits. It is either withdrawn or goes out, never both: 409 says that it has gone.
 
         One that the broker retains is taken back: an empty retained message makes the broker forget it, and `history`
@@ -177,7 +179,7 @@ def messaging_router(
         answer = Response(message_json(message), media_type=_JSON)
         if message.clears and message.origin == id:
             answer.status_code = 202
-            answer.headers["location"] = f"/messaging/messages/{message.id}"
+            answer.headers["location"] = f"{root_path_of(request.scope)}/messaging/messages/{message.id}"
         return answer
 
     @router.post(

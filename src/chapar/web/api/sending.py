@@ -31,11 +31,11 @@ class Answer(NamedTuple):
     is_replay: bool = False  #: whether this is the answer of an earlier request with the same key
     language: Language | None = None  #: of the sentence in it
 
-    def response(self, *headers: tuple[bytes, bytes]) -> Response:
+    def response(self, root_path: str, *headers: tuple[bytes, bytes]) -> Response:
         """The answer as an HTTP response of its own."""
         said = [*headers, _PROBLEM if self.status >= _FIRST_ERROR else _JSON]
         if self.message_id is not None:
-            said.append((b"location", b"/messaging/messages/" + self.message_id.encode()))
+            said.append((b"location", f"{root_path}/messaging/messages/{self.message_id}".encode()))
         if self.is_replay:
             said.append((b"idempotency-replayed", b"true"))
         if self.language is not None:
