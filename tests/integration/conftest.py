@@ -58,6 +58,7 @@ def _trail_unguarded(connection: Connection) -> Iterator[None]:
     found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
     for name, _ in found:
         connection.exec_driver_sql(f"DROP TRIGGER {name}")
+    connection.execute(delete(schema.audit_hours))
     yield
     for _, sql in found:
         connection.exec_driver_sql(sql)

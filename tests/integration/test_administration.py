@@ -1,7 +1,9 @@
 """The owner at work on the database, and an audit trail that nobody changes."""
 
 import asyncio
+import itertools
 import os
+import random
 import re
 import sqlite3
 from contextlib import closing
@@ -16,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from chapar.access.keyring import Grant, issue, revocation
 from chapar.errors import DatabaseInUse, StoreUnavailable
 from chapar.model.acceptance import Sender
-from chapar.model.audit import Action, AuditFilters
+from chapar.model.audit import Action, AuditFilters, Entry
 from chapar.model.principal import EVERY_SCOPE, Reach, Scope
 from chapar.model.queue import Lease
 from chapar.store import database, files, migrations
@@ -26,6 +28,7 @@ from chapar.store.audit import add_entries, entry_of_local_user, local_user, new
 from chapar.store.database import Role, open_engine
 from chapar.store.migrations import migrate
 from support.callers import CALLER
+from support.plans import plans_on
 from support.postgres import PostgresServer
 from support.stores import PROCESS, add_one, entries, new_message, now, open_store
 
@@ -46,6 +49,8 @@ REWRITES = {
         *(f"INSERT OR IGNORE INTO audit {FORGED.format('', seq)}" for seq in (3, -1, 0)),
         f"INSERT INTO audit {FORGED.format('', 1)} ON CONFLICT DO UPDATE SET principal = 'nobody'",
         "REPLACE INTO audit SELECT * FROM audit",
+        "UPDATE audit_hours SET hour = 0",
+        "DELETE FROM audit_hours",
     ),
     "postgresql": (
         "UPDATE audit SET principal = 'nobody'",
@@ -90,6 +95,38 @@ def test_no_other_connection_to_the_file_changes_the_trail(sqlite_url: str) -> N
         assert other.execute("SELECT detail FROM audit").fetchall() == [("first",)]
 
 
+def test_a_time_is_found_in_the_trail_whatever_the_clock_did(database_url: str) -> None:
+    migrate(database_url)
+    hour = 3_600_000
+    lot = random.Random(3)
+    steady = [number * hour // 4 for number in range(40, 80)]
+    wandering = [lot.randrange(30 * hour) for _ in range(40)]
+    times = [*steady, 0, 1, *steady, *wandering, 10**15, *steady]
+    edges = [None, 0, 1, 10 * hour, 10 * hour + 1, 15 * hour - 1, 20 * hour, 40 * hour, 10**15, 10**15 + 1, 10**16]
+    with administer(database_url) as connection:
+        add_entries(connection, [Entry(at, "", "", "", Action.SENT.value, "") for at in times])
+        for since, until in itertools.product(edges, edges):
+            found = newest_first(connection, AuditFilters(since=since, until=until), None, 1000).entries
+            expected = [at for at in times if (since is None or at >= since) and (until is None or at < until)]
+            assert [entry.at for _, entry in found] == expected[::-1], (since, until)
+
+
+def test_a_time_is_looked_up_in_a_long_trail(database_url: str) -> None:
+    migrate(database_url)
+    filters = AuditFilters(since=10 * 3_600_000, until=11 * 3_600_000)
+    written = [Entry(number * 36_000, "", "", "", Action.SENT.value, "") for number in range(5000)]
+    with administer(database_url) as connection:
+        add_entries(connection, written)
+    with open_engine(database_url, Role.MIGRATOR).connect() as connection:
+        on_sqlite = connection.dialect.name == "sqlite"
+        if not on_sqlite:
+            connection.exec_driver_sql("ANALYZE audit")
+        plans = plans_on(connection)
+        assert len(newest_first(connection, filters, None, 1000).entries) == 100
+        [plan] = plans
+        assert ("SEARCH audit USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" if on_sqlite else "ix_audit_at") in plan
+
+
 def test_a_user_without_an_account_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     assert local_user().id == "cli:54321"
@@ -110,7 +147,7 @@ def test_a_migration_is_kept_where_it_was_asked_for_or_changed_what_was_there(da
         command.downgrade(config, "0002")
     migrate(database_url)
     migrate(database_url, asked_for=True)
-    assert kept() == ["0002 → 0003"]
+    assert kept() == ["0002 → 0004"]
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

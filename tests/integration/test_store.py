@@ -2,24 +2,38 @@
 
 import asyncio
 import itertools
+import re
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, select
+from sqlalchemy import delete, select
 
 from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
 from chapar.model.acceptance import IdempotencyKey, Sender
 from chapar.model.message import Message, Status, new_id
 from chapar.model.report import Filters, Page, Position
 from chapar.runtime.metrics import Metrics
-from chapar.store import reports, retention
+from chapar.store import queue, reports, retention
 from chapar.store.database import Role, open_engine
 from chapar.store.paging import PAGE_BYTES
 from chapar.store.schema import keys
 from chapar.store.store import Store
-from support.stores import CLAIM, add_one, measured, move_one, new_message, now, open_store, published, writer_processes
+from support.plans import avoid_scans, plans_on
+from support.stores import (
+    CLAIM,
+    PROCESS,
+    add_one,
+    measured,
+    move_one,
+    new_message,
+    now,
+    open_store,
+    published,
+    writer_processes,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -225,6 +239,7 @@ WAYS = [
     Filters(),
     Filters(status=(Status.PUBLISHED,)),
     Filters(status=(Status.QUEUED, Status.PUBLISHED, Status.REJECTED)),
+    Filters(status=(Status.PUBLISHING, Status.PUBLISHED)),
     Filters(imei="A", status=(Status.QUEUED, Status.PUBLISHED)),
     Filters(imei="A"),
 ]
@@ -330,28 +345,74 @@ async def test_a_status_that_is_asked_for_twice_makes_no_message_come_twice(stor
 
 async def test_a_page_is_read_from_an_index_in_its_order(store: Store, shared_url: str) -> None:
     await only_mixed(store, shared_url)
-    plans: list[str] = []
-
-    def explain(_connection: object, cursor: Any, sql: str, values: Any, *_: object) -> None:
-        cursor.execute(f"EXPLAIN {'QUERY PLAN ' if on_sqlite else ''}{sql}", values)
-        plans.append(str(cursor.fetchall()))
-
     with store.reports._reporters._engine.connect() as connection:
-        on_sqlite = connection.dialect.name == "sqlite"
-        if not on_sqlite:  # which would read so small a table whole
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-            connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
-        event.listen(connection, "before_cursor_execute", explain)
+        avoid_scans(connection)
+        plans = plans_on(connection)
         for filters, read in itertools.product(WAYS, (reports.newest_first, reports.oldest_first)):
             plans.clear()
             read(connection, filters, Position(20, new_id(time.time_ns())), 5)
             plan, _ = plans
-            index = "imei_id" if filters.imei else "status_seq" if filters.status else "id"
-            assert plan.count(f"ix_messages_{index}") == (len(filters.status) if index == "status_seq" else 1)
+            by_status = bool(filters.status) and filters.imei is None
+            used = Counter(re.findall(r"ix_messages_(\w+)", plan))
+            if by_status:
+                on_its_way = filters.status.count(Status.PUBLISHING)
+                expected = {"status_seq": len(filters.status) - on_its_way, "unfinished": on_its_way}
+                assert used == Counter(expected)
+            else:
+                assert used == {"imei_id" if filters.imei else "id": 1}
             assert "SCAN messages" not in plan
-            if index != "status_seq":
+            if not by_status:
                 assert "TEMP B-TREE" not in plan
                 assert "Sort" not in plan
+
+
+BY_STATUS = {
+    "those on their way": [Status.PUBLISHING],
+    "those that failed": [Status.REJECTED, Status.EXPIRED],
+    "some of each": [Status.PUBLISHING, Status.QUEUED, Status.REJECTED],
+}
+
+
+@pytest.mark.parametrize("statuses", BY_STATUS.values(), ids=BY_STATUS)
+async def test_counts_of_a_status_read_no_others(store: Store, shared_url: str, statuses: list[Status]) -> None:
+    await only_mixed(store, shared_url)
+    await add(store, *(new_message() for _ in range(3)))
+    with store.reports._reporters._engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plans = plans_on(connection)
+        summary = reports.summary(connection, Filters(status=tuple(statuses)), "day")
+    counts = {Status.PUBLISHING: 3, Status.QUEUED: 10, Status.REJECTED: 10}
+    assert summary.statuses == {status: counts[status] for status in statuses if status in counts}
+    indexes = {"unfinished" if status is Status.PUBLISHING else "status_seq" for status in statuses}
+    assert len(plans) == 4
+    for plan in plans:
+        assert set(re.findall(r"ix_messages_(\w+)", plan)) == indexes
+        assert "SCAN messages" not in plan
+
+
+async def test_the_queue_reads_only_what_waits_or_is_on_its_way(store: Store, shared_url: str) -> None:
+    """Beside finished messages of long ago, however many there are."""
+    await only_mixed(store, shared_url)
+    with store.reports._reporters._engine.connect() as connection:
+        avoid_scans(connection)
+        plans = plans_on(connection)
+        queue.backlog(connection)
+        reports.how_many_wait_of(connection, "me")
+        assert len(plans) == 5
+        assert all("SCAN messages" not in plan and "ix_messages_id" not in plan for plan in plans)
+    with open_engine(shared_url, Role.ADMINISTRATOR).connect() as connection, connection.begin():
+        avoid_scans(connection)
+        plans = plans_on(connection)
+        queue.SETTLE.run(connection, [queue.Settle(PROCESS, now())])
+        queue.TAKE.run(connection, [queue.Take(f"{PROCESS}.7", 5, now())])
+        on_messages = [plan for plan in plans if "messages" in plan]
+        assert len(on_messages) > 4
+        for plan in on_messages:
+            assert "SCAN messages" not in plan
+            assert "ix_messages_id" not in plan
+        taking = next(plan for plan in on_messages if "status_seq" in plan)
+        assert "unfinished" in taking
 
 
 async def test_filters_combine(store: Store) -> None:

@@ -19,7 +19,7 @@ class Filters:
     status: tuple[Status, ...] = ()  #: any of these; empty: all
     since: int | None = None  #: accepted at this time or later, ms since the epoch
     until: int | None = None  #: accepted before this time, ms since the epoch
-    sender: str | None = None  #: the principal that sent it, as the audit trail says
+    sender: str | None = None  #: the principal that sent it
     reach: Reach = EVERYWHERE  #: devices and operations that whoever asks may see
 
 

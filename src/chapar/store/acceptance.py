@@ -14,6 +14,7 @@ from chapar.model.audit import Action
 from chapar.model.change import Change
 from chapar.model.message import Message, Status
 from chapar.store.audit import add_entries
+from chapar.store.database import run_on_driver
 from chapar.store.idempotency import free_key, keep_keys, owners_of
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch, run_on_list
 from chapar.store.schema import COLUMNS, IS_UNFINISHED, Row, messages, to_message, to_row
@@ -115,18 +116,44 @@ _SENT = Action.SENT.value
 @cache
 def insert_sql(dialect: Dialect) -> str:
     """The statement that adds messages. Repeated because its answer was lost, it finds its row, and that is fine."""
-    names = list(Message._fields)
+    names = [*Message._fields, messages.c.sent_by.name]
     if dialect.name == "postgresql":
         rows = batch_table({name: messages.c[name].type for name in names})
         from_rows = postgresql.insert(messages).from_select(names, select(*rows.c))
         return str(from_rows.on_conflict_do_nothing(index_elements=["id"]).compile(dialect=dialect))
     statement = sqlite.insert(messages).on_conflict_do_nothing(index_elements=["id"])
-    return str(statement.compile(dialect=dialect, column_keys=names))
+    return str(statement.compile(dialect=dialect, column_keys=[messages.c.seq.name, *names]))
 
 
 def insert_messages(connection: Connection, rows: Sequence[Row]) -> int:
-    """Insert the messages that are not there yet; gives how many those were."""
+    """Insert the messages that are not there yet, each with who sent it; gives how many those were."""
+    if connection.dialect.name == "sqlite":
+        rows = [(number, *row) for number, row in zip(_numbers(connection, len(rows)), rows, strict=True)]
     return run_batch(connection, insert_sql(connection.dialect), rows)
+
+
+# SQLite writes where it keeps the highest number of a table, in a page of its own, whenever an insertion goes beyond
+# it. So it is set ahead, and each message gets its number from those that are kept free.
+_AHEAD: Final = 1000  # numbers; as many are skipped at each start
+_NUMBERS = "message_numbers"  # what a connection remembers: the last one given, and the highest that is kept free
+_COUNTER = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'"
+_BEGIN_COUNTER = "INSERT INTO sqlite_sequence (name, seq) VALUES ('messages', ?)"
+_SET_COUNTER = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'messages'"
+
+
+def _numbers(connection: Connection, count: int) -> range:
+    """The numbers of the next messages. None was given before, whatever was rolled back or removed."""
+    counter = run_on_driver(connection, _COUNTER).fetchone()
+    kept = 0 if counter is None else int(counter[0])
+    last, kept_here = connection.info.get(_NUMBERS, (kept, kept))
+    if kept_here != kept:  # setting it was rolled back, or somebody else has set it
+        last = kept
+    numbers = range(last + 1, last + 1 + count)
+    if numbers.stop > kept:
+        kept = numbers.stop + _AHEAD
+        run_on_driver(connection, _BEGIN_COUNTER if counter is None else _SET_COUNTER, (kept,))
+    connection.info[_NUMBERS] = (numbers.stop - 1, kept)
+    return numbers
 
 
 def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[Row | None]:
@@ -155,7 +182,8 @@ def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[Row | 
         lane.blocked |= message.status == _QUEUED
         lane.depth += 1
         lane.first = lane.first or message.id
-        new_rows.append(to_row(message) if goes_behind else row)
+        sent_by = None if sender is None else sender[0]
+        new_rows.append((*(to_row(message) if goes_behind else row), sent_by))
         if sender is not None:
             entries.append((message.created_at, *sender, _SENT, message.id, message.imei, message.micro_op, None))
         if key is not None and owners[key[:2]] is key:
@@ -201,7 +229,7 @@ def _withdraw(connection: Connection, withdrawals: Sequence[_PackedWithdrawal]) 
 def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Row | None) -> _Withdrawn:
     never = to_message(row)
     # Where it is not there, it is recorded as rejected: an INSERT of it that is still under way then finds it taken.
-    if insert_messages(connection, [row]) == 1:
+    if insert_messages(connection, [(*row, None)]) == 1:
         return None, never.status.value
     there = connection.execute(_TO_WITHDRAW, {"of_message": never.id}).one_or_none()
     if there is None:  # it is forgotten

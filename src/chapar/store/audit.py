@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import ColumnElement, Connection, Dialect, insert, select
+from sqlalchemy import ColumnElement, Connection, Dialect, func, insert, literal, select
 
 from chapar.model.audit import Action, AuditFilters, AuditPage, Entry
 from chapar.model.principal import EVERY_SCOPE, EVERYWHERE, Principal, principal_id
 from chapar.store.operations import Kind, batch_table, run_batch
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
-from chapar.store.schema import Row, Value, audit
+from chapar.store.schema import HOUR, Row, Value, audit, audit_hours
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
     from chapar.store.readers import Readers
+
+_LAST: Final = (1 << 63) - 1  # number that an entry may have
 
 _COLUMNS: Final = tuple(audit.c[name] for name in Entry._fields)
 
@@ -69,6 +71,8 @@ def newest_first(connection: Connection, filters: AuditFilters, before: int | No
     """Up to `limit` entries, and `PAGE_BYTES`, newest first, of those numbered below `before`."""
     order = audit.c.seq.desc()
     statement = select(audit.c.seq, *_COLUMNS).where(*_conditions(filters)).order_by(order).limit(limit + 1)
+    if connection.dialect.name == "sqlite":
+        statement = statement.where(*_bounds(filters))
     if before is not None:
         statement = statement.where(audit.c.seq < before)
     found = [(row[0], Entry._make(row[1:])) for row in connection.execute(statement)]
@@ -93,6 +97,19 @@ def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:
         conditions += fits_any(audit.c.imei, filters.reach.devices)
         conditions += fits_any(audit.c.micro_op, filters.reach.operations)
     return conditions
+
+
+def _bounds(filters: AuditFilters) -> list[ColumnElement[bool]]:
+    """Between which numbers the entries of a time are, as there is no index by time."""
+    hour, first = audit_hours.c
+    bounds = []
+    if filters.since is not None:
+        bounds.append(audit.c.seq >= select(func.min(first)).where(hour >= filters.since // HOUR).scalar_subquery())
+    if filters.until is not None:
+        last = select(func.coalesce(func.max(first), 0)).where(hour <= filters.until // HOUR).scalar_subquery()
+        beyond = select(func.min(first)).where(first > last).scalar_subquery()
+        bounds.append(audit.c.seq < func.coalesce(beyond, literal(_LAST)))
+    return bounds
 
 
 def local_user() -> Principal:

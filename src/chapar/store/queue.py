@@ -33,6 +33,7 @@ from chapar.store.schema import (
     DATABASE_TIME,
     PROCESS_LENGTH,
     Row,
+    has_status,
     messages,
     processes,
     to_message,
@@ -75,13 +76,15 @@ _NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(Non
 # It stands in the statement as a number: where LIMIT has a parameter, SQLite plans anew at each execution.
 _limit = bindparam("limit", type_=Integer, literal_execute=True)
 
+_is_publishing = has_status([Status.PUBLISHING])
+
 # A device whose front message was put off, or is in another process's hands, keeps what is behind it. So does one that
 # has a whole page on its way: answered late, it must not fill all that a process may have taken.
 _put_off = select(messages.c.imei, messages.c.seq).where(messages.c.not_before.is_not(None)).cte("put_off")
 _is_elsewhere = case((_PROCESS.is_distinct_from(bindparam("process")), 1), else_=0)
 _busy = (
     select(messages.c.imei)
-    .where(messages.c.status == Status.PUBLISHING.value)
+    .where(_is_publishing)
     .group_by(messages.c.imei)
     .having(or_(func.max(_is_elsewhere) == 1, func.count() >= _limit))
     .cte("busy")
@@ -89,7 +92,7 @@ _busy = (
 _picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT more than once
     select(messages.c.seq)
     .where(
-        messages.c.status == Status.QUEUED.value,
+        has_status([Status.QUEUED]),
         ~exists().where(_put_off.c.imei == messages.c.imei, _put_off.c.seq <= messages.c.seq),
         messages.c.imei.not_in(select(_busy.c.imei)),
     )
@@ -103,11 +106,7 @@ _TAKE = (
     .where(messages.c.seq.in_(select(_picked.c.seq)))
     .values(status=Status.PUBLISHING.value, attempts=messages.c.attempts + 1, claim=bindparam("taker"))
 )
-_TAKEN = (
-    select(*COLUMNS)
-    .where(messages.c.status == Status.PUBLISHING.value, messages.c.claim == bindparam("taker"))
-    .order_by(messages.c.seq)
-)
+_TAKEN = select(*COLUMNS).where(_is_publishing, messages.c.claim == bindparam("taker")).order_by(messages.c.seq)
 
 _until = DATABASE_TIME + bindparam("lasts", type_=BigInteger)
 _ACQUIRE_LEASE = {
@@ -123,7 +122,7 @@ _FORGET_OTHERS = delete(processes).where(processes.c.token != bindparam("process
 
 _alive = select(processes.c.token).where(processes.c.lease_until > DATABASE_TIME)
 _left_behind = and_(
-    messages.c.status == Status.PUBLISHING.value,
+    _is_publishing,
     or_(
         messages.c.claim.is_(None),
         and_(_PROCESS.is_distinct_from(bindparam("process")), _PROCESS.not_in(_alive)),
@@ -149,9 +148,12 @@ _LEASE = select(processes.c.token).where(
     processes.c.token == bindparam("process"), processes.c.lease_until > DATABASE_TIME
 )
 _depth = select(messages.c.status, func.count(), func.min(messages.c.seq)).group_by(messages.c.status)
-# Two statements, because the index alone answers the first.
-LEAVING: Final = _depth.where(messages.c.status.in_([Status.QUEUED.value, Status.PUBLISHING.value]))
-SCHEDULED: Final = _depth.where(messages.c.status == Status.SCHEDULED.value, messages.c.micro_op != "")
+# Three statements, because an index alone answers each of the first two.
+_DEPTHS: Final = (
+    _depth.where(_is_publishing),
+    _depth.where(has_status([Status.QUEUED])),
+    _depth.where(has_status([Status.SCHEDULED]), messages.c.micro_op != ""),
+)
 _FRONT = select(*COLUMNS).where(messages.c.seq == bindparam("front"))
 
 
@@ -206,7 +208,7 @@ def backlog(connection: Connection) -> Backlog:
     """Count the unfinished messages by status, and find the one accepted first."""
     depths: dict[Status, int] = {}
     front: int | None = None
-    for counted in (LEAVING, SCHEDULED):
+    for counted in _DEPTHS:
         for status, count, first in connection.execute(counted):
             depths[Status(status)] = count
             front = first if front is None else min(front, first)

@@ -3,14 +3,13 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, exists, func, literal_column, select, union_all
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, func, literal_column, select, union_all
 
-from chapar.model.audit import Action
 from chapar.model.message import WAITING, Message, Status, first_id
 from chapar.model.report import Bucket, Filters, Page, Position, Ranking, Summary, Timeline
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
-from chapar.store.schema import COLUMNS, audit, messages, to_message
+from chapar.store.schema import COLUMNS, each_has_status, has_status, messages, to_message
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.readers import Readers
@@ -78,14 +77,11 @@ def oldest_first(connection: Connection, filters: Filters, after: Position | Non
 def summary(connection: Connection, filters: Filters, bucket: Bucket) -> Summary:
     """Count the messages that fit, all as of one moment."""
     where = _conditions(filters)
+    by_status = select(messages.c.status, func.count()).where(*where).group_by(messages.c.status)
+    each = [by_status.where(has_one) for has_one in each_has_status(filters.status or Status)]
+    statuses = {Status(status): count for status, count in connection.execute(union_all(*each))}
     if filters.status:
-        where.append(messages.c.status.in_([status.value for status in filters.status]))
-    statuses = {
-        Status(status): count
-        for status, count in connection.execute(
-            select(messages.c.status, func.count()).where(*where).group_by(messages.c.status)
-        )
-    }
+        where.append(has_status(filters.status))
     total = sum(statuses.values())
     start = messages.c.created_at - messages.c.created_at % literal_column(str(_BUCKET_MS[bucket]), BigInteger)
     newest = connection.execute(
@@ -112,7 +108,7 @@ def _ranking(
 
 
 def _page(connection: Connection, filters: Filters, after: Position | None, limit: int, *, newest_first: bool) -> Page:
-    statuses = {status.value: None for status in filters.status}  # each once, in the order given
+    statuses = list(dict.fromkeys(filters.status))  # each once, in the order given
     by_status = bool(statuses) and filters.imei is None
     # The index by status is in the order of acceptance, the others are in that of ids. The two differ where the clock
     # was stepped, and each is as good for a page.
@@ -128,13 +124,13 @@ def _page(connection: Connection, filters: Filters, after: Position | None, limi
     statement: Select[*tuple[Any, ...]] = fitting
     if by_status:
         # One ordered read of the index for each status: with IN, every match would be collected and sorted.
-        each = [select(fitting.where(messages.c.status == status).subquery()) for status in statuses]
+        each = [select(fitting.where(has_status([status])).subquery()) for status in statuses]
         merged = union_all(*each).subquery()
         by_place = merged.c.seq.desc() if newest_first else merged.c.seq.asc()
         statement = select(merged).order_by(by_place).limit(limit + 1)
     elif statuses:
         # The empty string keeps a planner without statistics off the index by status: a device has fewer messages.
-        statement = fitting.where(messages.c.status.concat("").in_(list(statuses)))
+        statement = fitting.where(messages.c.status.concat("").in_([status.value for status in statuses]))
     found = [(Position(seq, id_), octets) for seq, id_, octets in connection.execute(statement)]
     places = [position for position, _ in found[: how_many_fit((octets for _, octets in found), limit)]]
     rows = connection.execute(
@@ -155,23 +151,13 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
     if filters.until is not None:
         conditions.append(messages.c.id < first_id(filters.until))
     if filters.sender is not None:
-        conditions.append(_sent_by(filters.sender))
+        conditions.append(messages.c.sent_by == filters.sender)
     conditions += fits_any(messages.c.imei, filters.reach.devices)
     conditions += fits_any(messages.c.micro_op, filters.reach.operations)
     return conditions
 
 
-def _sent_by(sender: str) -> ColumnElement[bool]:
-    return exists().where(
-        audit.c.at == messages.c.created_at,  # an entry has the time of its message, and an index by it
-        audit.c.subject == messages.c.id,
-        audit.c.action == Action.SENT.value,
-        audit.c.principal == sender,
-    )
-
-
 def how_many_wait_of(connection: Connection, sender: str) -> int:
-    """Count the messages that wait of those that a principal sent, as the audit trail says."""
-    waiting = messages.c.status.in_([status.value for status in WAITING])
-    count = select(func.count()).select_from(messages).where(waiting, _sent_by(sender))
+    """Count the messages that wait of those that a principal sent."""
+    count = select(func.count()).select_from(messages).where(has_status(WAITING), messages.c.sent_by == sender)
     return int(connection.execute(count).scalar_one())

@@ -1,9 +1,12 @@
 """The tables as this version of the program writes them. `migrations/` brings a database to this shape."""
 
+from collections.abc import Iterable, Sequence
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Computed,
     Identity,
     Index,
@@ -13,6 +16,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
+    or_,
     text,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -21,6 +26,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from chapar.model.message import UNFINISHED, Message, Status
 
 metadata = MetaData()
+sqlite_metadata = MetaData()
+"""Tables that only SQLite has."""
 
 PROCESS_LENGTH = 16
 """Characters of a process's token; every claim of the process begins with it."""
@@ -39,8 +46,14 @@ WAKE_AT = """CASE
 END"""
 """When time does something to a message: it becomes due, may be tried again, or expires."""
 
-IS_UNFINISHED = f"status IN ({', '.join(repr(status.value) for status in Status if status in UNFINISHED)})"
-"""The condition of the partial index. A query that is to use it says it word by word."""
+# Conditions of the two indexes by status. SQLite uses a partial index only for a query that says so word by word.
+IS_OPEN = "finished_at IS NULL"
+_IS_AT_REST = "status <> 'publishing'"
+
+IS_UNFINISHED = (
+    f"{IS_OPEN} AND status IN ({', '.join(repr(status.value) for status in Status if status in UNFINISHED)})"
+)
+"""Whether a message is unfinished, as the index of what is says it."""
 
 messages = Table(
     "messages",
@@ -70,6 +83,8 @@ messages = Table(
     Column("published_at", BigInteger),
     Column("finished_at", BigInteger),
     Column("wake_at", BigInteger, Computed(WAKE_AT, persisted=True)),
+    # The principal that the audit trail names for it.
+    Column("sent_by", Text),
     # A number is never given twice, also after the newest rows were pruned.
     sqlite_autoincrement=True,
 )
@@ -81,18 +96,19 @@ messages = Table(
 Index("ix_messages_id", messages.c.id, unique=True)
 # The pages of one device. The dearest: with many devices, each message dirties an index page of its own.
 Index("ix_messages_imei_id", messages.c.imei, messages.c.id)
-# The pages of one status, however rare, and the queue in its order. Whole, because which status most messages end in
-# depends on who replies: leaving out the published ones would save 6 % and make their pages a search.
-Index("ix_messages_status_seq", messages.c.status, messages.c.seq)
 
 
 def _partial_index(name: str, where: str, *columns: str) -> None:
     Index(name, *(messages.c[column] for column in columns), sqlite_where=text(where), postgresql_where=text(where))
 
 
+# The pages of one status, however rare, and the queue in its order. What is on its way is in the next one alone, so
+# that a message enters this one once: where it waits, or where it ends. The published ones are in it, because which
+# status most messages end in depends on who replies: without them it would save 6 % and make their pages a search.
+_partial_index("ix_messages_status_seq", _IS_AT_REST, "status", "seq")
 # The rest are nearly empty, so nearly free: a message is in them only while it is unfinished, waits for a time, or
-# was put off.
-_partial_index("ix_messages_unfinished", IS_UNFINISHED, "imei", "seq")
+# was put off. The first has what a device has unfinished, and what is on its way.
+_partial_index("ix_messages_unfinished", IS_OPEN, "status", "imei", "seq")
 _partial_index("ix_messages_wake_at", "wake_at IS NOT NULL", "wake_at")
 _partial_index("ix_messages_put_off", "not_before IS NOT NULL", "imei", "seq")
 # None by operation: pages of one are found among the newest, and an index would cost 17 %.
@@ -163,16 +179,43 @@ audit = Table(
     Column("imei", String(64)),
     Column("micro_op", Text),
     Column("detail", Text),
-    Index("ix_audit_at", "at"),
-    sqlite_autoincrement=True,
+    # On SQLite `audit_hours` is in its place. No numbers are kept there either: none is free again, as no row goes.
+    Index("ix_audit_at", "at").ddl_if(dialect="postgresql"),
 )
 """Who did what. Triggers of the migration refuse every change of a row, and its removal."""
+
+audit_hours = Table(
+    "audit_hours",
+    sqlite_metadata,
+    Column("hour", Integer, primary_key=True),
+    Column("first", Integer, primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Where in the trail an hour begins: from the entry numbered `first` on, up to the next row's, each is of this hour
+(`at` divided by `HOUR`). A trigger writes it; a clock that goes back makes more rows. An index by time has its page to
+write for each entry, and this one for each hour."""
+
+HOUR = 3_600_000  # ms
 
 COLUMNS = tuple(messages.c[name] for name in Message._fields)
 """The columns of a message in the order of its fields: all but `seq`."""
 
 Value = str | int | bool | None
 Row = tuple[Value, ...]
+
+
+def has_status(statuses: Iterable[Status]) -> ColumnElement[bool]:
+    """Say that a message has one of these statuses, in words with which an index finds it."""
+    return or_(*each_has_status(statuses))
+
+
+def each_has_status(statuses: Iterable[Status]) -> Sequence[ColumnElement[bool]]:
+    """Give a condition for each of the two indexes that have messages of these statuses."""
+    by_index: dict[str, list[str]] = {}
+    for status in statuses:
+        by_index.setdefault(IS_OPEN if status is Status.PUBLISHING else _IS_AT_REST, []).append(status.value)
+    return [and_(messages.c.status.in_(values), text(index)) for index, values in by_index.items()]
+
 
 _STATUS_AT = Message._fields.index("status")
 _STATUSES = {status.value: status for status in Status}
