@@ -8,13 +8,17 @@ from functools import partial
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
+from typer.main import get_command
 
 from chapar.cli import messages, send
 from chapar.cli.client import GatewayClient, ShownMessage
-from chapar.cli.command import run
-from chapar.cli.options import moment
+from chapar.cli.command import cli, run
+from chapar.cli.options import ascii_numbers, moment
 from chapar.cli.table import MessageTable, note
+from chapar.cli.terminal import local_time
 from chapar.errors import Language, UsageInvalid
 
 
@@ -52,7 +56,7 @@ def test_an_empty_table_has_its_headings() -> None:
 def test_the_persian_table_has_persian_headings_and_digits() -> None:
     heading, row = printed([message()], "fa").splitlines()
     assert "دستگاه" in heading
-    assert "۲۰۲۶-۱۱-۲" in row
+    assert "۱۴۰۵-۰۹-۰۳" in row
     assert "تحویل کارگزار" in row
 
 
@@ -115,7 +119,46 @@ def test_a_time_without_a_zone_is_local() -> None:
     assert moment("--since", "2026-11-24T06:30") == datetime(2026, 11, 24, 6, 30).astimezone()
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "5 weeks", "-1d", "99999999999d"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1405-09-03",
+        "۱۴۰۵-۰۹-۰۳",
+        "١٤٠٥-٠٩-٠٣",
+        "۱۴۰۵/۹/۳",
+        "1405/09/03T00:00",
+        "2026/11/24",
+        "۲۰۲۶-۱۱-۲۴",
+        "۱۴۰۵-۰۹-۰۳ ۰۰:۰۰:۰۰",
+    ],
+)
+def test_a_date_may_be_jalali_and_have_any_digits(text: str) -> None:
+    assert moment("--since", text) == datetime(2026, 11, 24).astimezone()
+
+
+@given(st.integers(86_400, 2_840_000_000))
+def test_a_time_shown_in_persian_can_be_typed_again(seconds: int) -> None:
+    time = datetime.fromtimestamp(seconds, UTC)
+    typed = moment("--since", local_time(time, "fa"))
+    assert typed is not None
+    assert abs(typed - time) <= timedelta(hours=1), "more than the hour that a zone repeats in autumn"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1404-12-30",
+        "1405-07-31",
+        "1405-13-01",
+        "1405-00-10",
+        "2026-02-30",
+        "yesterday",
+        "5 weeks",
+        "-1d",
+        "99999999999d",
+    ],
+)
 def test_another_text_is_no_time(text: str) -> None:
     with pytest.raises(UsageInvalid, match="--since"):
         moment("--since", text)
@@ -124,8 +167,8 @@ def test_another_text_is_no_time(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "rule", "persian_rule"),
     [
-        ("1405-09-10T06:30", "--since is in the year 1405, which looks like the Jalali", "--since در سال ۱۴۰۵ است"),
-        ("1448-06-19", "lunar Hijri", "قمری"),
+        ("1448-06-19", "--since is in the year 1448, which looks like the Jalali", "--since در سال ۱۴۴۸ است"),
+        ("۱۳۲۰-۰۱-۰۱", "lunar Hijri", "قمری"),
         ("1969-12-31T23:59:59Z", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
         ("9999-12-31T23:59:59-14:00", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
         ("30000d", "1970 to 9999", "۱۹۷۰ تا ۹۹۹۹"),
@@ -232,3 +275,26 @@ def test_success_is_told_in_persian(
     assert sent == "فرمان `open` به تاپیک `devices/pump-7` فرستاده شد."
     assert "گوش نمی‌داد" in unheard
     assert identity == "شناسه 0193b3f2"
+
+
+def test_numbers_and_device_ids_may_have_persian_digits(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(httpx.Response(200, json={"messages": [], "next": None}))
+    assert run(["messages", "--limit", "۱٬۰۰۰", "--device", "۸۶۱", "--since=۷d"]) == 0
+    assert run(["messages", "--limit=٢٠"]) == 0
+    assert run(["messages", "--limit=۲۰۰۰۰"]) == 2
+    serve(httpx.Response(201, json=SENT, headers=LOCATION))
+    assert run(["send", "۸۶۱", "open", "--qos", "۱", "--timeout", "۲٫۵"]) == 0
+    assert capsys.readouterr().out
+
+
+def test_a_text_keeps_its_digits() -> None:
+    command = get_command(cli)
+    texts = ["keys", "create", "--name", "پمپ ۷", "--scope=keys:write", "--operation", "۱"]
+    assert ascii_numbers(command, texts) == texts
+    assert ascii_numbers(command, ["send", "۷", "۱", "--params", "۱", "--qos", "۱"])[2:] == [
+        "۱",
+        "--params",
+        "۱",
+        "--qos",
+        "1",
+    ]

@@ -26,7 +26,7 @@ def audit(
     device: Annotated[str | None, typer.Option(metavar="DEVICE", help="What was done to this device.")] = None,
     subject: Annotated[str | None, typer.Option(metavar="ID", help="What was done to this message or key.")] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Then or later: `15m` ago, or `2026-11-24T06:30`.")
+        str | None, typer.Option(metavar="TIME", help="Then or later: `15m` ago, `2026-11-24T06:30`, Jalali.")
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=_MOST, help="The newest so many.")] = 20,

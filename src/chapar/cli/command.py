@@ -16,6 +16,7 @@ from chapar.cli.keys import keys
 from chapar.cli.messages import messages
 from chapar.cli.migrate import migrate
 from chapar.cli.misuse import misuse
+from chapar.cli.options import ascii_numbers
 from chapar.cli.prune import prune
 from chapar.cli.send import send
 from chapar.cli.serve import serve
@@ -83,7 +84,9 @@ def run(arguments: Sequence[str]) -> int:
         configuration = adopt_files(os.environ)
         language = check_language()
         forget_foreign_settings()
-        code = _command(language).main(arguments, prog_name="chapar", standalone_mode=False, obj=configuration) or 0
+        command = _command(language)
+        numbered = ascii_numbers(command, arguments)
+        code = command.main(numbered, prog_name="chapar", standalone_mode=False, obj=configuration) or 0
         _say_what_is_lost(language, configuration)
     except ChaparError as error:
         return _fail(error, language, configuration)

@@ -29,7 +29,8 @@ def messages(  # noqa: PLR0913 - each is an option of the command
     operation: Annotated[str | None, typer.Option(metavar="OPERATION", help="This operation only.")] = None,
     status: Annotated[list[Status] | None, typer.Option(help="This state only; may be repeated.")] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Accepted then or later: `15m` ago, or `2026-11-24T06:30`.")
+        str | None,
+        typer.Option(metavar="TIME", help="Accepted then or later: `15m` ago, `2026-11-24T06:30`, Jalali."),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Accepted before then.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED, help="The newest so many.")] = 20,

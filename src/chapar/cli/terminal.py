@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 
-from chapar.errors import Language, OutputLost, persian_digits
+from chapar.errors import Language, OutputLost, persian_date, persian_digits
 from chapar.model.times import datetime_of
 from chapar.runtime import streams
 
@@ -16,11 +16,12 @@ _CLEAR_LINE = "\r\x1b[K"
 
 
 def local_time(time: datetime, language: Language) -> str:
-    """`2026-11-24 06:30:00` in this machine's time zone, in the digits of the language."""
+    """`2026-11-24 06:30:00` in this machine's time zone; in Persian of the Jalali calendar."""
     with contextlib.suppress(OverflowError):  # of the last hours of 9999; they are shown in UTC
         time = time.astimezone()
-    text = time.strftime("%Y-%m-%d %H:%M:%S")
-    return persian_digits(text) if language == "fa" else text
+    if language == "fa":
+        return f"{persian_date(time)} {persian_digits(f'{time:%H:%M:%S}')}"
+    return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def local_time_of(milliseconds: int, language: Language) -> str:

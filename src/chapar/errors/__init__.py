@@ -143,7 +143,7 @@ from chapar.errors.link import (
     TlsFailed,
     TlsFilesUnusable,
 )
-from chapar.errors.persian import ascii_digits, ascii_number, persian_digits, persian_number
+from chapar.errors.persian import ascii_digits, ascii_number, gregorian, persian_date, persian_digits
 from chapar.errors.request import (
     BodiesExhausted,
     BodyMalformed,
@@ -291,8 +291,9 @@ __all__ = [
     "WorkerFailed",
     "ascii_digits",
     "ascii_number",
+    "gregorian",
     "joined",
+    "persian_date",
     "persian_digits",
-    "persian_number",
     "rule_of",
 ]

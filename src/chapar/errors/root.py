@@ -3,11 +3,12 @@
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final, Literal, get_args
 
-from chapar.errors.persian import persian_number
+from chapar.errors.persian import persian_date, persian_digits, persian_number
 
 Language = Literal["en", "fa"]
 
@@ -97,6 +98,12 @@ def joined(items: Iterable[str], language: Language) -> str:
     return _SEPARATORS[language].join(items)
 
 
+def _minute(time: datetime, language: Language) -> str:
+    day = persian_date(time) if language == "fa" else f"{time:%Y-%m-%d}"
+    clock = persian_digits(f"{time:%H:%M}") if language == "fa" else f"{time:%H:%M}"
+    return f"{day} {clock} UTC"
+
+
 class _Facts:
     """Facts by name, each as a reader of the language expects it."""
 
@@ -108,6 +115,8 @@ class _Facts:
         fact = self._fact(name)
         if isinstance(fact, Phrase | ChaparError):
             return fact.sentence(self._language)
+        if isinstance(fact, datetime):
+            return _minute(fact, self._language)
         if isinstance(fact, tuple):
             return joined(fact, self._language)
         if isinstance(fact, float) and fact.is_integer():

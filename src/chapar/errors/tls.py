@@ -38,8 +38,7 @@ class TlsProblem(NamedTuple):
     @property
     def cause(self) -> Phrase:
         """Return what was wrong, without a full stop."""
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return Phrase(f"tls.{self.fault}", name=self.name, detail=self.detail, now=now)
+        return Phrase(f"tls.{self.fault}", name=self.name, detail=self.detail, now=datetime.now(UTC))
 
 
 BROKER_CURES: Final[Mapping[TlsFault, Phrase]] = {fault: Phrase(f"broker_cure.{fault}") for fault in TlsFault}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, TypedDict, Unpack
 
-from chapar.errors import FieldInvalid, Phrase, Problem
+from chapar.errors import FieldInvalid, Phrase, Problem, ascii_digits
 
 MAX_OPERATION_BYTES = 1024  # an operation's name; larger data belongs in `params`
 MAX_TOPIC_BYTES = 65_535  # MQTT 5.0 §1.5.4
@@ -18,7 +18,6 @@ MAX_TOPIC_LEVELS = 128  # Mosquitto drops the connection at 200
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_ASCII_DIGITS = {zero + digit: str(digit) for zero in (0x06F0, 0x0660) for digit in range(10)}  # Persian and Arabic
 
 
 class Status(StrEnum):
@@ -249,7 +248,7 @@ def check_device_id(text: str, field: str = "imei") -> str:
     Raises FieldInvalid unless the result is `[A-Za-z0-9._-]{1,64}`: wildcards and `/` would break out of the
     device's topic and of its ACL (CVE-2017-7650).
     """
-    device_id = text.translate(_ASCII_DIGITS)
+    device_id = ascii_digits(text)
     if not _DEVICE_ID.fullmatch(device_id):
         raise FieldInvalid(field, Phrase("rule.device_id"))
     return device_id

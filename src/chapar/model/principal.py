@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from chapar.errors import FieldInvalid, Phrase
+from chapar.errors import FieldInvalid, Phrase, ascii_digits
 from chapar.model.lines import plain
 
 MAX_PATTERNS: Final = 100  # of one list: each narrows every report
@@ -83,7 +83,7 @@ def principal_id(text: str) -> str:
 
 def check_patterns(patterns: Iterable[str], field: str) -> tuple[str, ...]:
     """The patterns of one list, sorted, each once; `*` alone where nothing is narrowed. Raises FieldInvalid."""
-    given = list(patterns)
+    given = [ascii_digits(pattern) for pattern in patterns] if field == "devices" else list(patterns)
     found = sorted(set(given))
     allowed = DEVICE_PATTERN if field == "devices" else None
     if not 0 < len(given) <= MAX_PATTERNS:
