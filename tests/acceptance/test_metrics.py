@@ -23,6 +23,7 @@ FAMILIES = {
     "chapar_requests_turned_away": "counter",
     "chapar_queue_messages": "gauge",
     "chapar_queue_oldest_seconds": "gauge",
+    "chapar_database_up": "gauge",
     "chapar_link_up": "gauge",
     "chapar_link_in_flight": "gauge",
     "chapar_link_window": "gauge",

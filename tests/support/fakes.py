@@ -56,6 +56,7 @@ class _Commits:
     """Commits in the next turn of the loop, in the order of asking; or fails as the test says."""
 
     gone = None
+    is_saving = True
 
     def __init__(self, database: MemoryDatabase, changes: Changes) -> None:
         self._database = database

@@ -50,6 +50,10 @@ class Monitor:
             database = None
         return Readiness(database, self._link.trouble or (None if self._link.up else Phrase("link.not_yet")))
 
+    async def is_well(self, patience: float) -> bool:
+        """Answer whether the writer does; a new start brings back neither a database nor a broker that is away."""
+        return await self._database.writer_answers(patience)
+
     def exposition(self) -> bytes:
         """The measurements in Prometheus's text format."""
         self._measure()
@@ -57,6 +61,7 @@ class Monitor:
 
     def _measure(self) -> None:
         self._capacity.measure(self._clock.now())
+        self._metrics.database_up.set(self._database.is_saving)
         self._metrics.link_up.set(self._link.up)
         self._metrics.in_flight.set(self._link.in_flight)
         self._metrics.window.set(self._link.window)

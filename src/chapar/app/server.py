@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,7 @@ from chapar.runtime.addresses import is_loopback
 from chapar.runtime.certificates import ServerCertificate, server_certificate
 from chapar.runtime.garbage import collect_rarely, keep_what_is_loaded
 from chapar.runtime.metrics import Metrics
+from chapar.runtime.service_manager import ServiceManager
 from chapar.runtime.settings import Settings
 from chapar.runtime.supervision import guarded, supervised
 from chapar.web.http import connection
@@ -40,11 +41,16 @@ async def serve(settings: Settings, announce: Announce) -> None:
 
     Raises what `wiring.lifespan` raises, and SettingInvalid for an address that nothing protects.
     """
-    await serve_on(listen(settings), settings, announce)
+    await serve_on(listen(settings), settings, announce, ServiceManager.of_environment())
 
 
 async def serve_on(
-    listener: socket.socket, settings: Settings, announce: Announce, *, with_broker: bool = True
+    listener: socket.socket,
+    settings: Settings,
+    announce: Announce,
+    manager: ServiceManager,
+    *,
+    with_broker: bool = True,
 ) -> None:
     """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
     end_on_signals()
@@ -66,17 +72,23 @@ async def serve_on(
             proxy_headers=False,  # the application knows more of proxies
             timeout_graceful_shutdown=wiring.GRACE,
         )
-        server = _Server(
-            config,
-            bounds,
-            certificate,
-            running.metrics,
-            when_started=lambda: announce(address_of(listener, settings), running.door.is_open),
-            when_stopping=running.waiters.release_all,
-        )
+
+        def started() -> None:
+            address = address_of(listener, settings)
+            announce(address, running.door.is_open)
+            manager.ready(f"Serving {address}")
+
+        def stopping() -> None:
+            manager.stopping()
+            running.waiters.release_all()
+
+        server = _Server(config, bounds, certificate, running.metrics, when_started=started, when_stopping=stopping)
         keep_what_is_loaded()
         collect_rarely()
-        async with _kept_fresh(certificate, running.metrics):
+        loops: dict[str, Callable[[], Awaitable[None]]] = {"watchdog": partial(manager.watch, running.monitor.is_well)}
+        if certificate is not None:
+            loops["certificate"] = certificate.run
+        async with _beside(loops, running.metrics):
             await server.serve(sockets=[listener])
 
 
@@ -105,15 +117,13 @@ def _exit_at_once() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _kept_fresh(certificate: ServerCertificate | None, metrics: Metrics) -> AsyncIterator[None]:
-    """The certificate is exchanged meanwhile where its files are renewed."""
-    task = None
-    if certificate is not None:
-        task = asyncio.create_task(supervised("certificate", certificate.run, metrics))
+async def _beside(loops: Mapping[str, Callable[[], Awaitable[None]]], metrics: Metrics) -> AsyncIterator[None]:
+    """Run these loops meanwhile."""
+    tasks = [asyncio.create_task(supervised(name, loop, metrics), name=name) for name, loop in loops.items()]
     try:
         yield
     finally:
-        if task is not None:
+        for task in tasks:
             task.cancel()
 
 

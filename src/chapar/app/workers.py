@@ -1,6 +1,6 @@
 """Several gateway processes behind one port, sharing one PostgreSQL.
 
-Run as a program, `python -m chapar.app.workers DESCRIPTOR`, this module is one of them.
+Run as a program, `python -m chapar.app.workers DESCRIPTOR PATIENCE`, this module is one of them.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -27,6 +28,7 @@ from chapar.runtime import logs, streams
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.certificates import server_certificate
 from chapar.runtime.metrics import WORKERS_FOLDER, Metrics
+from chapar.runtime.service_manager import ServiceManager
 from chapar.runtime.settings import Settings, preferred_language
 from chapar.runtime.supervision import supervised
 from chapar.store import migrations
@@ -34,6 +36,7 @@ from chapar.store import migrations
 log = structlog.get_logger(__name__)
 
 _READY: Final = {b"ready, open\n": True, b"ready, closed\n": False}  # what a worker says, and whether access is open
+_WELL: Final = b"WATCHDOG=1\n"  # what it says as often as the watchdog asks
 _PATIENCE: Final = 5.0  # seconds in which a worker ends by itself; it needs about one
 
 
@@ -44,6 +47,7 @@ async def serve(settings: Settings, announce: server.Announce) -> None:
     the migration raise.
     """
     server.end_on_signals()
+    manager = ServiceManager.of_environment()
     if settings.serves_alone:
         raise SettingInvalid("CHAPAR_WORKERS", Phrase("setting.workers_with_sqlite"))
     # Else each worker would say what is wrong.
@@ -65,30 +69,49 @@ async def serve(settings: Settings, announce: server.Announce) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        workers = [_Worker(listener, environment) for _ in range(settings.workers)]
+        workers = [_Worker(listener, environment, manager.patience) for _ in range(settings.workers)]
         async with asyncio.TaskGroup() as tasks:
             keeping = [supervised("worker", worker.keep, metrics, WorkerFailed) for worker in workers]
             children = [tasks.create_task(loop, name="worker") for loop in keeping]
-            children.append(tasks.create_task(_announce(workers, announce, server.address_of(listener, settings))))
+            address = server.address_of(listener, settings)
+            children.append(tasks.create_task(_announce(workers, announce, manager, address)))
+            watch = partial(manager.watch, partial(_are_well, workers))
+            children.append(tasks.create_task(supervised("watchdog", watch, metrics), name="watchdog"))
             await stop.wait()
+            manager.stopping()
             for child in children:
                 child.cancel()
 
 
-async def _announce(workers: Sequence["_Worker"], announce: server.Announce, address: str) -> None:
+async def _announce(
+    workers: Sequence["_Worker"], announce: server.Announce, manager: ServiceManager, address: str
+) -> None:
     for worker in workers:
         await worker.ready.wait()
     announce(address, workers[0].is_open)
+    manager.ready(f"Serving {address}")
+
+
+async def _are_well(workers: Sequence["_Worker"], _patience: float) -> bool:
+    return all(worker.is_well for worker in workers)
 
 
 class _Worker:
     """One gateway process, started again whenever it ends."""
 
-    def __init__(self, listener: socket.socket, environment: dict[str, str]) -> None:
+    def __init__(self, listener: socket.socket, environment: dict[str, str], patience: float | None) -> None:
+        """`patience`: seconds of the watchdog; None: there is none."""
         self._listener = listener
         self._environment = environment
+        self._patience = patience
+        self._well_at = 0.0  # loop time at which it last said so, or was started
         self.ready = asyncio.Event()
         self.is_open = False  #: whether it lets everybody in, as it said when it got ready
+
+    @property
+    def is_well(self) -> bool:
+        """Return whether it said so lately, as the watchdog has it; a new one has time to start."""
+        return self._patience is None or asyncio.get_running_loop().time() - self._well_at < self._patience
 
     async def keep(self) -> None:
         """Keep it running until cancelled; raises WorkerFailed where it never got ready."""
@@ -102,6 +125,8 @@ class _Worker:
                         if line in _READY:
                             self.is_open = _READY[line]
                             self.ready.set()
+                        elif line == _WELL:
+                            self._well_at = asyncio.get_running_loop().time()
                     code = await process.wait()
             finally:
                 await _end(process)
@@ -113,12 +138,14 @@ class _Worker:
             await backoff.pause()
 
     async def _start(self) -> asyncio.subprocess.Process:
+        self._well_at = asyncio.get_running_loop().time()
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # a file in the working folder must not stand in for a module
             "-m",
             "chapar.app.workers",
             str(self._listener.fileno()),
+            str(self._patience or ""),
             stdin=asyncio.subprocess.PIPE,  # it ends when this closes, so also where we are killed
             stdout=asyncio.subprocess.PIPE,
             pass_fds=(self._listener.fileno(),),
@@ -138,7 +165,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def main() -> None:
-    """Be a worker on the listening socket whose descriptor is the only argument."""
+    """Run a worker on the socket with this descriptor; a watchdog, if there is one, has so much patience."""
     streams.protect()
     listener = socket.socket(fileno=int(sys.argv[1]))
     settings = Settings.load()
@@ -147,14 +174,20 @@ def main() -> None:
     try:
         with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
-                server.serve_on(listener, settings, lambda _, is_open: _say_ready(is_open=is_open), with_broker=False)
+                server.serve_on(
+                    listener,
+                    settings,
+                    lambda _, is_open: _say(next(line for line, means_open in _READY.items() if means_open == is_open)),
+                    ServiceManager(lambda state: _say(f"{state}\n".encode()), float(sys.argv[2] or 0) or None),
+                    with_broker=False,
+                )
             )
     except ChaparError as error:
         sys.exit(f"chapar: {error.sentence(preferred_language())}")
 
 
-def _say_ready(*, is_open: bool) -> None:
-    sys.stdout.buffer.write(next(line for line, means_open in _READY.items() if means_open == is_open))
+def _say(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
 

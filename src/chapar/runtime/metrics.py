@@ -149,6 +149,12 @@ class Metrics:
         self.link_up = Gauge(
             "chapar_link_up", "Sessions with a broker.", multiprocess_mode="livesum", registry=registry
         )
+        self.database_up = Gauge(
+            "chapar_database_up",
+            "Workers whose commits succeed.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "chapar_link_in_flight",
             "Publications that the broker has not acknowledged.",

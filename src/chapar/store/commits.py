@@ -108,6 +108,7 @@ class Commits:
         self._in_flight: list[_Operation] = []
         self._repeated = 0  # operations at the head of the queue that were handed over together before
         self._writer: asyncio.WriteTransport | None = None  # None unless it is ready for a batch
+        self._alive = asyncio.Event()  # set when the writer answers an empty batch
         self._down = False  # whether the writer says that it has no database
         self._cause: Phrase | ChaparError | str = Phrase("database.writer_starts")
         self.gone: DatabaseFileGone | None = None  #: which file of the database is; nothing is saved or read then
@@ -142,6 +143,24 @@ class Commits:
             with suppress(asyncio.CancelledError):
                 await keeper
             commits._end()
+
+    @property
+    def is_saving(self) -> bool:
+        """Return whether the last commit succeeded, and the database has not gone since."""
+        return not (self._down or self._backoff or self.gone is not None)
+
+    async def is_answering(self, patience: float) -> bool:
+        """Answer whether the writer does within so many seconds. One that has said that it has no database has done so.
+
+        It is asked with an empty batch, which begins no transaction and touches no disk.
+        """
+        if (writer := self._writer) is None:
+            return True
+        self._alive.clear()
+        writer.write(pack(()))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._alive.wait(), patience)
+        return self._alive.is_set() or self._writer is not writer  # another one has been started, or is about to be
 
     def submit(
         self, kind: Kind[Arguments, Result], arguments: Sequence[Arguments], deadline: float | None = None
@@ -359,6 +378,8 @@ class Commits:
                 self._down, self.gone = False, None
                 self._writer = writer
                 self._flush_within(self._backoff)
+            case ("alive",):
+                self._alive.set()
             case ("gone", file):
                 self._file_gone(DatabaseFileGone(str(file)))
             case ("down", cause):

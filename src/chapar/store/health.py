@@ -27,6 +27,15 @@ class Health:
         self._commits = commits
         self._lookups = lookups
 
+    @property
+    def is_saving(self) -> bool:
+        """Return whether the last commit succeeded, and the database has not gone since."""
+        return self._commits.is_saving
+
+    async def writer_answers(self, patience: float) -> bool:
+        """Answer whether the writer process does within so many seconds, with or without a database."""
+        return await self._commits.is_answering(patience)
+
     async def check(self, patience: float = _PATIENCE) -> None:
         """Raise StoreUnavailable unless, within so many seconds, a read works and the writer commits a write."""
         until = asyncio.get_running_loop().time() + patience

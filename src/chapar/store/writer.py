@@ -5,11 +5,13 @@ and answers each operation. The gateway's end is `commits.py`.
 
     gateway → writer   (url, descriptor)              once, at first: it names a secret, so it is no argument; the
                                                       descriptor is the locked SQLite file's, inherited, or None
-                       [(kind, [row, …]), …]          a batch, only while the writer is ready
+                       [(kind, [row, …]), …]          a batch, only while the writer is ready; an empty one asks
+                                                      whether it is alive
     writer → gateway   ("ready",)                     there is a connection
                        ("down", cause)                there is none; the next attempt follows by itself
                        ("gone", file)                 this file of SQLite is not the one that was opened; once it is
                                                       there again, "ready" follows by itself
+                       ("alive",)                     the answer to an empty batch
                        ("committed", [[result, …], …])  in the batch's order, as nearly always
                        ("answers", [answer, …], ok)   else; not ok: the connection is given up
 
@@ -92,6 +94,9 @@ def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch
         batch = _receive(channel)
         if batch is None:
             return True
+        if not batch:
+            _send(channel, ("alive",))
+            continue
         answers, usable = commit(connection, batch, watch)
         if usable and all(answer[0] == "committed" for answer in answers):
             _send(channel, ("committed", [answer[1] for answer in answers]))
