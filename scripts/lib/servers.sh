@@ -12,6 +12,7 @@ install_missing_packages() {
   has_libfaketime || packages+=(libfaketime)
   has_nginx || packages+=(nginx)
   has_caddy || packages+=(caddy)
+  has_promtool || packages+=(prometheus)
   [[ ${#packages[@]} -eq 0 ]] || announced_install "${packages[@]}"
 }
 
@@ -30,6 +31,7 @@ find_missing_tools() {
   has_libfaketime || missing_tools+=("libfaketime    MISSING, its tests were skipped (package libfaketime)")
   has_nginx || missing_tools+=("nginx          MISSING, its tests were skipped (package nginx)")
   has_caddy || missing_tools+=("Caddy          MISSING, its tests were skipped (package caddy)")
+  has_promtool || missing_tools+=("Prometheus     MISSING, its tests were skipped (package prometheus)")
 }
 
 # Debian keeps the first three outside the PATH of ordinary users.
@@ -37,6 +39,7 @@ has_mosquitto() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v mosquitto >/de
 has_nginx() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v nginx >/dev/null; }
 has_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 
+has_promtool() { command -v promtool >/dev/null; }
 has_caddy() { command -v caddy >/dev/null; }
 has_libfiu() { command -v fiu-ctrl >/dev/null; }
 has_libfaketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; }
@@ -70,7 +73,7 @@ install_without_services() {
   as_root rm -f "${mine[@]}"
   trap - EXIT
   for package in "$@"; do
-    case $package in mosquitto | nginx | caddy)
+    case $package in mosquitto | nginx | caddy | prometheus)
       as_root systemctl --quiet disable "$package.service" 2>/dev/null || true
       ;;
     esac

@@ -139,7 +139,7 @@ async def worker(tried: list[float], lives: float, tmp_path: Path = Path("/nowhe
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "mark_process_dead", lambda *_: None)
         listener: Any = None
-        await Brief(listener, {workers.WORKERS_FOLDER: str(tmp_path)}).keep()
+        await Brief(listener, {workers.WORKERS_FOLDER: str(tmp_path)}, None).keep()
 
 
 async def writer(tried: list[float], lives: float) -> None:
