@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from chapar.delivery import dispatcher as dispatcher_module
 from chapar.delivery import lease as lease_module
 from chapar.delivery import outcomes
-from chapar.delivery.dispatcher import MAX_TAKEN, PAGE
+from chapar.delivery.dispatcher import MAX_TAKEN, PAGE, _Delivery
 from chapar.delivery.outcomes import MAX_ATTEMPTS
 from chapar.delivery.suspects import Trial
 from chapar.delivery.waiting import Waiting
@@ -742,14 +742,14 @@ async def test_a_message_that_makes_no_publication_stops_no_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good = bench.taken("A"), bench.taken("B")
-    real = bench.dispatcher._publication
+    real = dispatcher_module._publication
 
-    def publication(message: Message) -> Publication:
+    def publication(message: Message, clock_is_behind: float) -> Publication:
         if message.id == bad.id:
             raise FAULT
-        return real(message)
+        return real(message, clock_is_behind)
 
-    monkeypatch.setattr(bench.dispatcher, "_publication", publication)
+    monkeypatch.setattr(dispatcher_module, "_publication", publication)
     bench.link.answers.append(0x00)
     rejected, published = bench.delivers(bad), bench.delivers(good)
     assert ((await rejected).status, (await published).status) == (Status.REJECTED, Status.PUBLISHED)
@@ -1025,4 +1025,5 @@ async def test_until_when_a_message_may_leave_is_exact(bench: Bench, monkeypatch
     message = bench.taken(expires_at=EPOCH + 2500)
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.get_running_loop(), "time", lambda: 7.0)
-        assert bench.dispatcher._publication(message).deadline == 9.5
+        [publication] = bench.dispatcher._publications([_Delivery(message, direct=False, caller=None)])
+        assert publication.deadline == 9.5

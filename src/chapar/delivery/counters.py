@@ -22,9 +22,9 @@ class Counters:
         accepted, finished = Counter[str](), Counter[tuple[str, str]]()
         for change in changes:
             if change.before is None and not (change.message is not None and change.message.clears):
-                accepted[change.after.value] += 1
+                accepted[change.after] += 1
             if change.after not in UNFINISHED:
-                finished[change.after.value, change.reason or ""] += 1
+                finished[change.after, change.reason or ""] += 1
         for status, count in accepted.items():
             self._metrics.accepted[status,].inc(count)
         for labels, count in finished.items():

@@ -164,11 +164,12 @@ class Dispatcher:
 
     def received(self, changes: Sequence[Change]) -> None:
         """Something has changed: the queue is looked at where something was put there, or blocks it no more."""
+        has_suspects = bool(self._suspects)
         for change in changes:
             # What was due was looked at in the same commit.
             if change.after in _NEWS and change.before is not Status.SCHEDULED:
                 self._work.set()
-            if self._suspects and change.after not in UNFINISHED:
+            if has_suspects and change.after not in UNFINISHED:
                 self._suspects.forget(change.id)
 
     async def _drain(self) -> None:
@@ -289,30 +290,16 @@ class Dispatcher:
     def _publications(self, batch: Iterable[_Delivery]) -> list[Publication]:
         publications = []
         now = time.perf_counter()
+        clock_is_behind = self._loop.time() - self._clock.now() / 1000
         for delivery in batch:
             try:
-                publications.append(self._publication(delivery.message))
+                publications.append(_publication(delivery.message, clock_is_behind))
             except Exception as error:  # noqa: BLE001 - one bad message must not stop the rest
                 self._unanswered -= 1
                 self._commit([(delivery, self._faulty(delivery, error, self._facts()))])
             else:
                 delivery.handed_over, delivery.may_have_left = now, True
         return publications
-
-    def _publication(self, message: Message) -> Publication:
-        deadline = None
-        if message.expires_at is not None:
-            left = (message.expires_at - self._clock.now()) / 1000
-            deadline = self._loop.time() + left
-        return Publication(
-            topic=message.topic,
-            payload=message.payload,
-            qos=message.qos,
-            retain=message.retain,
-            message_id=message.id,
-            attempt=message.attempts,
-            deadline=deadline,
-        )
 
     def _outcome(self, delivery: _Delivery, said: int | Exception, facts: Facts) -> tuple[_Delivery, Outcome]:
         """Return what comes of a delivery of which the link `said` this."""
@@ -413,3 +400,16 @@ class Dispatcher:
         self._taken.discard(delivery)
         if delivery.taken_back is not None and not delivery.taken_back.done():
             delivery.taken_back.set_result(is_back)
+
+
+def _publication(message: Message, clock_is_behind: float) -> Publication:
+    """Return what leaves of a message; `clock_is_behind`: seconds from the epoch's time to the loop's."""
+    return Publication(
+        topic=message.topic,
+        payload=message.payload,
+        qos=message.qos,
+        retain=message.retain,
+        message_id=message.id,
+        attempt=message.attempts,
+        deadline=None if message.expires_at is None else message.expires_at / 1000 + clock_is_behind,
+    )

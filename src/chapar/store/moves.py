@@ -23,7 +23,7 @@ _set = attrgetter(*MUTABLE[1:])
 def move_row(move: Move) -> Row:
     """A move as it crosses: what is set, then what must still hold."""
     before, after, _ = move
-    return (after.status.value, *_set(after), before.id, before.status.value, before.attempts, before.claim)
+    return (str(after.status), *_set(after), before.id, str(before.status), before.attempts, before.claim)
 
 
 # The order of the parameters is that of the values in `move_row`.

@@ -21,7 +21,7 @@ from chapar.web.api.sending import Answer, read_command, refusal, send, sent_ans
 from chapar.web.http.body import check_grammar, read_body
 from chapar.web.http.chunks import in_chunks
 from chapar.web.http.entrance import RequestRoute, allow, caller_of
-from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
+from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, first_headers, prefers_async, without_waiting
 from chapar.web.http.problems import answers, language_of
 from chapar.web.http.rates import MAX_MESSAGES, MESSAGE_SIZE, BodyShare, Limits
 from chapar.web.http.turns import Turns, Work
@@ -117,6 +117,7 @@ class _Call:
 
     def __init__(self, messaging: Messaging, request: Request, body: bytes, limit: int) -> None:
         self.asynchronous = prefers_async(request)
+        self._has_key = b"idempotency-key" in first_headers(request.scope)
         self._messaging = messaging
         self._request = request
         self._caller = caller_of(request)
@@ -129,7 +130,8 @@ class _Call:
         for place in places:
             if self._is_short(place):
                 check_grammar(self._body[place])
-                await work.share()
+                if work.is_over:
+                    await work.end_turn()
 
     async def send_all(self, places: Sequence[slice], turns: Turns) -> list[Answer]:
         """An answer for each message; the first ones are committed while the next are read."""
@@ -153,7 +155,8 @@ class _Call:
                     tasks.create_task(self._send(together, answers))
                     together = {}
                     await work.end_turn()
-                await work.share()
+                elif work.is_over:
+                    await work.end_turn()
             if together:
                 tasks.create_task(self._send(together, answers))
         return [answers[number] for number in range(len(places))]
@@ -164,7 +167,7 @@ class _Call:
             raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")
         item = self._body[place]
         command = read_command(item)
-        use = use_of_key(self._request, item, f"\n{number}")  # which no key of a single call has
+        use = use_of_key(self._request, item, f"\n{number}") if self._has_key else None  # no single call's key is so
         return without_waiting(command) if self.asynchronous else command, use
 
     async def _send_once(self, number: int, command: Command, use: Use, answers: dict[int, Answer]) -> None:
@@ -194,7 +197,8 @@ async def _places(steps: Steps, work: Work) -> list[slice]:
             places.append(found)
             if len(places) > MAX_MESSAGES:
                 break
-        await work.share()
+        if work.is_over:
+            await work.end_turn()
     if not 0 < len(places) <= MAX_MESSAGES:
         raise FieldInvalid("messages", Phrase("rule.message_count", limit=MAX_MESSAGES))
     return places

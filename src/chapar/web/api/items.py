@@ -56,6 +56,7 @@ def _elements(body: bytes, at: int) -> Generator[slice | None, None, int]:
     """The elements of the list that has begun before `at`; gives where the list ends."""
     begin = at = yield from _past(_SPACE, body, at)
     is_empty = body.startswith(b"]", at)
+    step_ends = at + AT_A_TIME
     while at < len(body):
         found = _BRACKET_OR_COMMA.match(body, at, at + AT_A_TIME)
         assert found is not None  # noqa: S101 - it matches everywhere
@@ -74,7 +75,9 @@ def _elements(body: bytes, at: int) -> Generator[slice | None, None, int]:
                 break
             case _:
                 at = yield from _behind_string(body, found)
-        yield None
+        if at >= step_ends:
+            yield None
+            step_ends = at + AT_A_TIME
     raise BodyMalformed(Phrase("body.endless_messages"))
 
 

@@ -29,6 +29,8 @@ from chapar.model.times import check_time, milliseconds, rfc3339
 MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
 MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's parser
 
+_WAITS: Final = {wait.value: wait for wait in Wait}
+
 _EXAMPLE_ID = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
 
 # The rules of `message.py` as JSON Schema knows them; those functions hold them, and say so in both languages.
@@ -124,7 +126,7 @@ class SendRequest(BaseModel):
             at_most_once=self.at_most_once,
             expires_in=self.expires_in,
             deliver_at=milliseconds(self.deliver_at),
-            wait=Wait(self.wait),
+            wait=_WAITS[self.wait],
             patience=self.timeout,
         )
 

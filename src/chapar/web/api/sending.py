@@ -96,7 +96,7 @@ def sent_answer(message: Message) -> Answer:
     body: dict[str, object] = {
         "detail": f"Send `{message.micro_op}` to topic `{message.topic}`",
         "id": message.id,
-        "status": message.status.value,
+        "status": message.status,
         "topic": message.topic,
     }
     if message.status is Status.PUBLISHED:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from itertools import accumulate
 from typing import Final
@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from starlette.requests import ClientDisconnect
 
 from chapar.errors import BodyMalformed, BodyTooLarge, FieldInvalid, MediaTypeUnsupported, Phrase
-from chapar.web.http.headers import header, headers
+from chapar.web.http.headers import first_headers, headers
 from chapar.web.http.rates import BodyShare
 
 _FEW: Final = 32  # lists and objects; so many may stand in each other
@@ -35,9 +35,10 @@ async def read_body(request: Request, media_types: Collection[str], *, limit: in
     How long it may take is the connection's to say. Raises MediaTypeUnsupported, BodyTooLarge, BodyTooSlow,
     BodiesExhausted.
     """
-    media_type = _media_type(request, media_types)
+    first = first_headers(request.scope)
+    media_type = _media_type(request, first, media_types)
     share: BodyShare = request.scope["body_share"]
-    if int(header(request, b"content-length") or 0) > limit:
+    if int(first.get(b"content-length", 0)) > limit:
         raise BodyTooLarge(limit, setting)
     chunks: list[bytes] = []
     size = 0
@@ -109,15 +110,16 @@ _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
 _GRAMMAR: Final = json.JSONDecoder(parse_int=str, parse_float=str)  # a number of many digits is JSON too
 
 
-def _media_type(request: Request, media_types: Collection[str]) -> str:
+def _media_type(request: Request, first: Mapping[bytes, bytes], media_types: Collection[str]) -> str:
     """JSON only: a form that another site's page submits cannot say it (CSRF)."""
-    content_type = header(request, b"content-type") or ""
+    content_type = first.get(b"content-type", b"").decode("latin-1")
     media_type = _type_in_utf_8(content_type)
     if media_type is None or media_type not in media_types:
         raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else "a body without a type")
-    encoding = ", ".join(headers(request, b"content-encoding"))
-    if encoding and encoding.lower() != "identity":
-        raise MediaTypeUnsupported(repr(encoding[:100]))
+    if b"content-encoding" in first:
+        encoding = ", ".join(headers(request, b"content-encoding"))
+        if encoding and encoding.lower() != "identity":
+            raise MediaTypeUnsupported(repr(encoding[:100]))
     return media_type
 
 

@@ -56,10 +56,10 @@ def headers(request: Request, name: bytes) -> list[str]:
 
 def prefers_async(request: Request) -> bool:
     """Return whether the caller wants no more than the commit (RFC 7240 §4.1)."""
-    given = headers(request, b"prefer")
-    if not given:
+    if b"prefer" not in first_headers(request.scope):
         return False
-    return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in ",".join(given).split(","))
+    preferences = ",".join(headers(request, b"prefer")).split(",")
+    return any(preference.partition(";")[0].strip().lower() == ASYNC for preference in preferences)
 
 
 def without_waiting(command: Command) -> Command:

@@ -20,7 +20,7 @@ class Turns:
 
 
 class Work:
-    """One piece of long work. It awaits `share()` again and again, and nothing else meanwhile."""
+    """One piece of long work. It looks at `is_over` again and again, and awaits nothing but `end_turn()` meanwhile."""
 
     def __init__(self, taken: asyncio.Lock) -> None:
         self._taken = taken
@@ -37,10 +37,10 @@ class Work:
         if self._goes_on:
             self._taken.release()
 
-    async def share(self) -> None:
-        """Let others have the event loop where this turn has been long enough."""
-        if time.perf_counter() - self._began > _TURN:
-            await self.end_turn()
+    @property
+    def is_over(self) -> bool:
+        """Return whether this turn has been long enough."""
+        return time.perf_counter() - self._began > _TURN
 
     async def end_turn(self) -> None:
         """Let others have the event loop now."""
