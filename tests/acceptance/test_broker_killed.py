@@ -1,7 +1,6 @@
 """Mosquitto is killed and started again, over and over, while many send: every answer stays true."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 
@@ -14,7 +13,6 @@ from support.mosquitto import Mosquitto
 from support.promises import check_promises, hearings
 from support.senders import Senders
 
-CYCLES = int(os.environ.get("CHAPAR_TEST_CYCLES", "10"))
 SENDERS = 50
 # What Mosquitto does not hold back is in the device's socket before its PUBACK leaves: killed, it forgets nothing.
 HOLDS_NOTHING_BACK = ("max_inflight_messages 0", "max_queued_messages 0")
@@ -22,8 +20,13 @@ HOLDS_NOTHING_BACK = ("max_inflight_messages 0", "max_queued_messages 0")
 
 @pytest.mark.usefixtures("mosquitto")  # for its skip
 @pytest.mark.parametrize("devices", [SENDERS, 1])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 async def test_no_answer_is_wrong_when_the_broker_is_killed_under_load(
-    start_gateway: Callable[..., GatewayProcess], sqlite_url: str, figure: Callable[[str], None], devices: int
+    start_gateway: Callable[..., GatewayProcess],
+    sqlite_url: str,
+    figure: Callable[[str], None],
+    devices: int,
+    kills: int,
 ) -> None:
     with Mosquitto(*HOLDS_NOTHING_BACK, persistence=True) as broker:
         gateway = await asyncio.to_thread(
@@ -33,7 +36,7 @@ async def test_no_answer_is_wrong_when_the_broker_is_killed_under_load(
         resumed = []
         with fleet:
             async with Senders(gateway.url, SENDERS, imei=lambda sender: f"86{sender % devices:013}") as senders:
-                for _ in range(max(1, CYCLES // 2)):
+                for _ in range(kills):
                     await senders.answered(201, times=2 * SENDERS)
                     await asyncio.to_thread(broker.kill)
                     await senders.answered(406, times=SENDERS // 2)

@@ -53,15 +53,19 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
         yield spawn
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def broker() -> BuiltinBroker:
     return BuiltinBroker()
 
 
-@pytest.fixture
-def gateway(start_gateway: Callable[..., GatewayProcess], broker: BuiltinBroker) -> GatewayProcess:
-    """A ready gateway as it is without any setting: the command line sees neither its broker nor its database."""
-    return start_gateway(broker.settings_env)
+@pytest.fixture(scope="module")
+def gateway(broker: BuiltinBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """A ready gateway as it is without any setting: the command line sees neither its broker nor its database.
+
+    All tests share it, so each has devices of its own.
+    """
+    with GatewayProcess(tmp_path_factory.mktemp("gateway"), broker.settings_env) as running:
+        yield running
 
 
 @pytest.fixture
@@ -143,18 +147,18 @@ def test_what_a_device_is_told_cannot_command_the_terminal(start: Start, broker:
 
 
 def test_a_retained_operation_is_heard_later(start: Start, run: Run) -> None:
-    assert run("send", "pump-7", "open", "--retain").returncode == 0
-    device = start("simulate", "pump-7")
+    assert run("send", "valve-7", "open", "--retain").returncode == 0
+    device = start("simulate", "valve-7")
     assert device.wait_for_line("open").endswith("(retained)")
 
 
-def test_a_stopped_gateway_is_exit_code_1_and_a_sentence(gateway: GatewayProcess, run: Run) -> None:
-    gateway.terminate()
-    sent = run("send", "pump-7", "push_down")
+def test_a_stopped_gateway_is_exit_code_1_and_a_sentence(tmp_path: Path, free_port: int) -> None:
+    env = {"CHAPAR_URL": f"http://127.0.0.1:{free_port}"}
+    sent = call(tmp_path, env, "send", "pump-7", "push_down")
     assert sent.returncode == 1
     assert sent.stdout == ""
     assert re.fullmatch(r"chapar: No gateway answers at http://.*chapar serve.*\n", sent.stderr)
-    persian = run("send", "pump-7", "push_down", CHAPAR_LANGUAGE="fa")
+    persian = call(tmp_path, env | {"CHAPAR_LANGUAGE": "fa"}, "send", "pump-7", "push_down")
     assert persian.returncode == 1
     assert "پاسخ نمی‌دهد" in persian.stderr
 
@@ -165,21 +169,21 @@ def test_a_refused_request_is_exit_code_1_and_the_gateways_sentence(run: Run) ->
     assert "باید ۱ تا ۶۴ نویسه" in sent.stderr
 
 
-def test_misuse_is_exit_code_2(run: Run) -> None:
-    assert run("send", "pump-7").returncode == 2
+def test_misuse_is_exit_code_2(tmp_path: Path) -> None:
+    assert call(tmp_path, {}, "send", "pump-7").returncode == 2
 
 
 def test_a_table_and_json_show_what_was_sent(run: Run) -> None:
     for operation in ("first", "second", "third"):
-        assert run("send", "pump-7", operation).returncode == 0
-    assert run("send", "pump-8", "other").returncode == 0
-    table = run("messages", "--device", "pump-7", "--limit", "2")
+        assert run("send", "tank-7", operation).returncode == 0
+    assert run("send", "tank-8", "other").returncode == 0
+    table = run("messages", "--device", "tank-7", "--limit", "2")
     assert table.returncode == 0, table.stderr
     heading, *rows = table.stdout.splitlines()
     assert heading.split()[:3] == ["accepted", "device", "operation"]
-    assert [row.split()[2:5] for row in rows] == [["pump-7", "second", "published"], ["pump-7", "third", "published"]]
+    assert [row.split()[2:5] for row in rows] == [["tank-7", "second", "published"], ["tank-7", "third", "published"]]
     lines = run("messages", "--json", "--since", "1h", "--status", "published").stdout.splitlines()
-    assert [json.loads(line)["micro_op"] for line in lines] == ["first", "second", "third", "other"]
+    assert [json.loads(line)["micro_op"] for line in lines if "tank-" in line] == ["first", "second", "third", "other"]
     assert run("messages", "--until", "1h", "--json").stdout == ""
     persian = run("messages", CHAPAR_LANGUAGE="fa").stdout.splitlines()
     assert "دستگاه" in persian[0]
@@ -187,19 +191,19 @@ def test_a_table_and_json_show_what_was_sent(run: Run) -> None:
 
 
 def test_following_goes_on_over_a_restart_of_the_gateway(gateway: GatewayProcess, start: Start, run: Run) -> None:
-    assert run("send", "pump-7", "before").returncode == 0
+    assert run("send", "well-7", "before").returncode == 0
     follower = start("messages", "--follow")
     follower.wait_for_line("before")
-    assert run("send", "pump-7", "between").returncode == 0
+    assert run("send", "well-7", "between").returncode == 0
     follower.wait_for_line("between")
     gateway.terminate()
     follower.wait_for_line("chapar: ")
     gateway.start()
-    assert run("send", "pump-7", "after").returncode == 0
+    assert run("send", "well-7", "after").returncode == 0
     follower.wait_for_line("after")
     assert follower.end(signal.SIGINT) == 0
     shown = [line.split() for line in follower.lines]
-    assert [words[3] for words in shown if "pump-7" in words] == ["before", "between", "after"]
+    assert [words[3] for words in shown if "well-7" in words] == ["before", "between", "after"]
     assert sum(words[0] == "chapar:" for words in shown) == 1
 
 
@@ -257,5 +261,5 @@ def test_a_thousand_devices_are_told(start: Start, run: Run) -> None:
     assert fleet.wait_for_line("Messages received") == "Messages received: 2, by 1000 devices."
 
 
-def test_the_version_is_that_of_the_package(run: Run) -> None:
-    assert re.fullmatch(r"chapar \d+\.\d+\.\d+\n", run("--version").stdout)
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    assert re.fullmatch(r"chapar \d+\.\d+\.\d+\n", call(tmp_path, {}, "--version").stdout)

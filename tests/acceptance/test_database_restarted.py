@@ -1,7 +1,6 @@
 """PostgreSQL restarts under load: a caller hears the truth, and the table and the devices bear it out."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,12 +14,12 @@ from support.postgres import PostgresServer
 from support.promises import check_promises, hearings
 from support.senders import Senders
 
-RESTARTS = int(os.environ.get("CHAPAR_TEST_CYCLES", "10")) // 5
 SENDERS = 30
 TRUTHS = {"201", "202", "406 not_saved", "503 outcome_unknown"}
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.parametrize("restarts", [1, pytest.param(10, marks=pytest.mark.long)])
 async def test_no_answer_is_wrong_when_the_database_restarts_under_load(
     postgres_server: PostgresServer,
     postgres_url: str,
@@ -28,12 +27,13 @@ async def test_no_answer_is_wrong_when_the_database_restarts_under_load(
     start_gateway: Callable[..., GatewayProcess],
     figure: Callable[[str], None],
     mode: Literal["fast", "immediate"],
+    restarts: int,
 ) -> None:
     env = {"CHAPAR_DATABASE_URL": postgres_url, "CHAPAR_AUTO_MIGRATE": "true", "CHAPAR_PUBLISH_TIMEOUT": "1"}
     gateway = await asyncio.to_thread(start_gateway, {**mosquitto.settings_env, **env})
     with Device(mosquitto.port, "fleet", topics=["devices/#"], mqtt5=True) as fleet:
         async with Senders(gateway.url, SENDERS) as senders:
-            for _ in range(RESTARTS):
+            for _ in range(restarts):
                 await senders.answered(201, times=2 * SENDERS)
                 await asyncio.to_thread(postgres_server.stop, mode)
                 await senders.answered(406, times=SENDERS)
@@ -44,7 +44,7 @@ async def test_no_answer_is_wrong_when_the_database_restarts_under_load(
         published = {row["id"] for row in rows.values() if row["status"] == "published"}
         heard = await asyncio.to_thread(fleet.wait_for, lambda heard: published <= hearings(heard).keys())
     tally = check_promises(senders.answers, rows, hearings(heard))
-    figure(f"PostgreSQL: {RESTARTS} restarts ({mode}): {dict(tally)}")
+    figure(f"PostgreSQL: {restarts} restarts ({mode}): {dict(tally)}")
     assert tally.keys() - {"heard twice"} <= TRUTHS
     assert tally["heard twice"] == 0, "the link never fell"
     not_saved = {answer.micro_op for answer in senders.answers if answer.status == 406}

@@ -1,7 +1,6 @@
 """The gateway is killed under load and started again: what it promised is kept, what it left behind is settled."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -15,7 +14,7 @@ from support.promises import check_promises, hearings
 from support.senders import Senders
 from support.tables import rows_in
 
-KILLS = int(os.environ.get("CHAPAR_TEST_CYCLES", "10")) // 3
+KILLS = [2, pytest.param(10, marks=pytest.mark.long)]
 SENDERS = 40
 LEASE = "2"  # seconds until a successor takes over what the dead one held; the default is longer than a test
 
@@ -29,6 +28,7 @@ async def fleet(mosquitto: Mosquitto) -> AsyncIterator[Device]:
     await asyncio.to_thread(device.stop)
 
 
+@pytest.mark.parametrize("kills", KILLS)
 async def test_no_promise_is_lost_when_the_gateway_is_killed_under_load(
     database_url: str,
     database_env: dict[str, str],
@@ -36,12 +36,13 @@ async def test_no_promise_is_lost_when_the_gateway_is_killed_under_load(
     start_gateway: Callable[..., GatewayProcess],
     fleet: Device,
     figure: Callable[[str], None],
+    kills: int,
 ) -> None:
     env = {**mosquitto.settings_env, **database_env, "CHAPAR_LEASE": LEASE}
     gateway = await asyncio.to_thread(start_gateway, env)
     left_behind = {}
     async with Senders(gateway.url, SENDERS, at_most_once=4) as senders:
-        for _ in range(KILLS):
+        for _ in range(kills):
             await senders.answered(201, times=2 * SENDERS)
             await asyncio.to_thread(gateway.kill)
             rows = await asyncio.to_thread(rows_in, database_url)
@@ -53,7 +54,7 @@ async def test_no_promise_is_lost_when_the_gateway_is_killed_under_load(
     published = {row["id"] for row in rows.values() if row["status"] == "published"}
     heard = await asyncio.to_thread(fleet.wait_for, lambda heard: published <= hearings(heard).keys())
     tally = check_promises(senders.answers, rows, hearings(heard))
-    figure(f"gateway: {KILLS} kills left {len(left_behind)} messages publishing: {dict(tally)}")
+    figure(f"gateway: {kills} kills left {len(left_behind)} messages publishing: {dict(tally)}")
     for message_id, before in left_behind.items():
         row = rows[message_id]
         if before["at_most_once"]:
@@ -96,12 +97,17 @@ async def test_what_a_paused_broker_had_when_the_gateway_died_is_settled(
     assert heard.get(once, [1]) == [1]
 
 
+@pytest.mark.parametrize("kills", KILLS)
 async def test_the_writer_is_killed_under_load_and_replaced(
-    mosquitto: Mosquitto, start_gateway: Callable[..., GatewayProcess], fleet: Device, figure: Callable[[str], None]
+    mosquitto: Mosquitto,
+    start_gateway: Callable[..., GatewayProcess],
+    fleet: Device,
+    figure: Callable[[str], None],
+    kills: int,
 ) -> None:
     gateway = await asyncio.to_thread(start_gateway, mosquitto.settings_env)
     async with Senders(gateway.url, SENDERS) as senders:
-        for _ in range(KILLS):
+        for _ in range(kills):
             await senders.answered(201, times=2 * SENDERS)
             kill(pid for pid in children(gateway.pid) if "chapar.store.writer" in describe(pid))
         await senders.answered(201, times=2 * SENDERS)
@@ -110,5 +116,5 @@ async def test_the_writer_is_killed_under_load_and_replaced(
     published = {row["id"] for row in rows.values() if row["status"] == "published"}
     heard = await asyncio.to_thread(fleet.wait_for, lambda heard: published <= hearings(heard).keys())
     tally = check_promises(senders.answers, rows, hearings(heard))
-    figure(f"writer: {KILLS} kills: {dict(tally)}")
+    figure(f"writer: {kills} kills: {dict(tally)}")
     assert tally["heard twice"] == 0, "the link never fell"

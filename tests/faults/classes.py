@@ -100,6 +100,7 @@ async def _kill_broker(stage: Stage, _load: Load) -> None:
     await asyncio.to_thread(stage.broker.start)
     await stage.ready(stage.gateway)
     await stage.device_listens()
+    await _none_in_doubt(stage)
 
 
 async def _pause_broker(stage: Stage, _load: Load) -> None:
@@ -107,6 +108,8 @@ async def _pause_broker(stage: Stage, _load: Load) -> None:
         stage.broker.pause()
         await asyncio.sleep(random.choice([0.3, 1.5, 3.5]) * random.uniform(0.5, 1))  # keep-alive ends at 2.5
         stage.broker.resume()
+    await stage.ready(stage.gateway)
+    await _none_in_doubt(stage)
 
 
 async def _half_open(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -272,7 +275,7 @@ async def _nothing(_stage: Stage, load: Load) -> None:
 
 async def _several_gateways(cycles: int, surroundings: Surroundings) -> Outcome:
     url = surroundings.postgres().create_database()
-    numbers, paused_every = itertools.count(1), max(5, cycles // 10)
+    numbers, paused_every = itertools.count(1), max(3, cycles // 10)
 
     async def fail(stage: Stage, _load: Load) -> None:
         victim = random.choice(stage.gateways)
@@ -293,24 +296,24 @@ def _no_postgres() -> str | None:
 
 CLASSES: Final = (
     FaultClass("no-fault", "nothing", 3, 10, _plain(_nothing)),
-    FaultClass("gateway-killed", "SIGKILL of the gateway, and a new start", 5, 150, _plain(_kill_gateway)),
+    FaultClass("gateway-killed", "SIGKILL of the gateway, and a new start", 4, 150, _plain(_kill_gateway)),
     FaultClass("gateway-paused", "SIGSTOP of the gateway for up to 2.5 s", 5, 40, _plain(_pause_gateway)),
-    FaultClass("writer-killed", "SIGKILL of the writer process", 8, 60, _plain(_kill_writer)),
-    FaultClass("broker-killed", "SIGKILL of the broker, and a new start", 5, 100, _plain(_kill_broker)),
+    FaultClass("writer-killed", "SIGKILL of the writer process", 5, 60, _plain(_kill_writer)),
+    FaultClass("broker-killed", "SIGKILL of the broker, and a new start", 4, 100, _plain(_kill_broker)),
     FaultClass("broker-paused", "SIGSTOP of the broker for up to 3.5 s", 4, 50, _plain(_pause_broker)),
     FaultClass("broker-half-open", "acknowledgements lost, both directions lost, or slow", 5, 50, _half_open),
     FaultClass("broker-refuses", "a refusal with a code outside the standard's list", 5, 100, brokers.refusals),
     FaultClass("broker-unanswered", "one message is never acknowledged", 2, 20, brokers.unanswered),
     FaultClass("broker-silent-at-one", "from one message on the connection is dead", 2, 20, brokers.silent),
     FaultClass("broker-strays", "acknowledgements twice, and packets nobody asked for", 5, 100, brokers.strays),
-    FaultClass("backends-terminated", "pg_terminate_backend", 10, 80, _backends_terminated, _no_postgres),
-    FaultClass("database-restarted", "PostgreSQL stops, fast or immediate", 3, 30, _database_restarted, _no_postgres),
+    FaultClass("backends-terminated", "pg_terminate_backend", 6, 80, _backends_terminated, _no_postgres),
+    FaultClass("database-restarted", "PostgreSQL stops, fast or immediate", 2, 30, _database_restarted, _no_postgres),
     FaultClass("disk-full", "no room on the disk of SQLite", 3, 20, _disk_full, disks.cannot_mount),
     FaultClass("database-file-gone", "the files of SQLite are moved and put back", 4, 40, _database_file_gone),
-    FaultClass("disk-errors", "fsync and writes of SQLite fail", 6, 40, _disk_errors, disks.lacks_libfiu),
+    FaultClass("disk-errors", "fsync and writes of SQLite fail", 4, 40, _disk_errors, disks.lacks_libfiu),
     FaultClass("log-unwritable", "the log's reader goes or stops reading; broker-killed", 4, 40, _log_unwritable),
-    FaultClass("clock-jumps", "the clock jumps by a day", 6, 40, _clock_jumps, clocks.lacks_libfaketime),
+    FaultClass("clock-jumps", "the clock jumps by a day", 4, 40, _clock_jumps, clocks.lacks_libfaketime),
     FaultClass("callers-hang-up", "callers close behind the request", 4, 40, _plain(_nothing, Mix(cut=12))),
-    FaultClass("keys-repeated", "200 keys, 10 callers each, SIGKILL of the gateway", 2, 50, repetition.run),
-    FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 5, 112, _several_gateways, _no_postgres),
+    FaultClass("keys-repeated", "200 keys, 10 callers each, SIGKILL of the gateway", 1, 50, repetition.run),
+    FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 3, 112, _several_gateways, _no_postgres),
 )

@@ -53,9 +53,12 @@ class Surroundings:
         return self._postgres
 
     def scaled(self, mix: Mix) -> Mix:
-        """The load of the long form is mostly bulk: it needs many messages more than many calls."""
+        """The load of the long form is mostly bulk: it needs many messages more than many calls.
+
+        The short form needs neither: an outage is as long as it is, and all that arrives meanwhile costs processor.
+        """
         if not self.long:
-            return mix
+            return dataclasses.replace(mix, pause=0.03, bulk_rate=200)
         return dataclasses.replace(mix, bulk_size=1000, bulk_rate=1500, bulk_devices=100)
 
     def progress(self, cycle: int, cycles: int, answered: int) -> None:

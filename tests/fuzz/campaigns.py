@@ -22,7 +22,7 @@ CAMPAIGNS: Final = (
         "openapi",
         "schemathesis over the whole OpenAPI document, against the installed command",
         openapi.run,
-        short=600,
+        short=400,
         long=20_000,
         missing=stage.missing,
     ),

@@ -35,6 +35,8 @@ def serve(
 
     Example: `chapar serve --port 9000`
     """
+    settings = Settings.load(host=host, port=port, workers=workers)  # first: what is wrong is said at once
+
     import structlog  # noqa: PLC0415 - see above
     import uvloop  # noqa: PLC0415 - see above
 
@@ -42,7 +44,6 @@ def serve(
     from chapar.app import workers as several  # noqa: PLC0415 - see above
     from chapar.runtime import logs  # noqa: PLC0415 - see above
 
-    settings = Settings.load(host=host, port=port, workers=workers)
     logs.configure(settings.log_level, settings.log_format)
     log = structlog.get_logger()
     configuration = context.find_object(Configuration) or Configuration()
