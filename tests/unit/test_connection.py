@@ -24,10 +24,20 @@ PIPELINED = 1000
 LEAST_BUDGET = 1024 + MAX_MESSAGES * MESSAGE_SIZE  # where a body may have 1 KiB
 
 
-def cuts(stream: bytes) -> Iterator[list[bytes]]:
-    """Every way to cut a stream that is tried: not at all, once at each place, and behind each byte."""
+@pytest.fixture(params=[5, pytest.param(1, marks=pytest.mark.long)], ids=["some places", "every place"])
+def step(request: pytest.FixtureRequest) -> int:
+    """How many bytes lie between two places at which a stream is cut."""
+    found: int = request.param
+    return found
+
+
+def cuts(stream: bytes, step: int) -> Iterator[list[bytes]]:
+    """Every way to cut a stream that is tried: not at all, once at each place, and behind each byte.
+
+    The places are other ones in a stream of another length, so that those of all streams together are every place.
+    """
     yield [stream]
-    for at in range(1, len(stream)):
+    for at in range(1 + len(stream) % step, len(stream), step):
         yield [stream[:at], stream[at:]]
     yield [bytes([byte]) for byte in stream]
 
@@ -39,7 +49,7 @@ async def a_line(*arguments: Any) -> AsyncIterator[Line]:
     line.close()
 
 
-async def hold_for_every_cut(stream: bytes, holds: Callable[[Line], None], *arguments: Any) -> None:
+async def hold_for_every_cut(stream: bytes, step: int, holds: Callable[[Line], None], *arguments: Any) -> None:
     """Send the stream cut in every way, each over a line of its own, and all of them in the same turns of the loop."""
 
     async def hold(pieces: list[bytes]) -> None:
@@ -51,36 +61,36 @@ async def hold_for_every_cut(stream: bytes, holds: Callable[[Line], None], *argu
                 error.add_note(f"cut into {pieces}")
                 raise
 
-    await asyncio.gather(*map(hold, cuts(stream)))
+    await asyncio.gather(*map(hold, cuts(stream, step)))
 
 
 @pytest.mark.parametrize("stream", FRAMED.values(), ids=FRAMED.keys())
-async def test_a_body_ends_where_its_length_says(stream: bytes) -> None:
+async def test_a_body_ends_where_its_length_says(stream: bytes, step: int) -> None:
     def holds(line: Line) -> None:
         first, second = line.answers
         assert (first[0], second) == (200, (200, ["GET", "/next", ""]))
         assert first[1][2] in {"", SMUGGLED.decode()}
         assert not line.wire.is_closing()
 
-    await hold_for_every_cut(stream + NEXT, holds)
+    await hold_for_every_cut(stream + NEXT, step, holds)
 
 
 @pytest.mark.parametrize("stream", DOUBTFUL.values(), ids=DOUBTFUL.keys())
-async def test_where_framing_is_in_doubt_nothing_further_is_parsed(stream: bytes) -> None:
+async def test_where_framing_is_in_doubt_nothing_further_is_parsed(stream: bytes, step: int) -> None:
     def holds(line: Line) -> None:
         assert [status for status, _ in line.answers] == [400]
         assert line.wire.is_closing()
 
-    await hold_for_every_cut(stream + NEXT, holds)
+    await hold_for_every_cut(stream + NEXT, step, holds)
 
 
 @pytest.mark.parametrize("stream", LAST.values(), ids=LAST.keys())
-async def test_behind_the_last_request_nothing_is_parsed(stream: bytes) -> None:
+async def test_behind_the_last_request_nothing_is_parsed(stream: bytes, step: int) -> None:
     def holds(line: Line) -> None:
         assert line.answers == [(200, ["POST", "/", SMUGGLED.decode()])]
         assert line.wire.is_closing()
 
-    await hold_for_every_cut(stream + NEXT, holds)
+    await hold_for_every_cut(stream + NEXT, step, holds)
 
 
 async def answer_at_once(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -90,11 +100,11 @@ async def answer_at_once(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("name", ["a length", "chunks", "h2c", "h2c with chunks"])
-async def test_a_body_that_nobody_reads_is_no_request_either(name: str) -> None:
+async def test_a_body_that_nobody_reads_is_no_request_either(name: str, step: int) -> None:
     def holds(line: Line) -> None:
         assert [status for status, _ in line.answers] == [401, 401]
 
-    await hold_for_every_cut(FRAMED[name] + NEXT, holds, answer_at_once)
+    await hold_for_every_cut(FRAMED[name] + NEXT, step, holds, answer_at_once)
 
 
 @pytest.mark.parametrize(
