@@ -135,10 +135,13 @@ def test_several_workers(
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")])
-def test_what_cannot_be_used_is_one_sentence(env: dict[str, str], tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_what_cannot_be_used_is_one_sentence(
+    env: dict[str, str], tmp_path: Path, free_port: int, options: tuple[str, ...]
+) -> None:
     (tmp_path / "garbage").write_text("c4nary")
     env |= {"CHAPAR_DATABASE_URL": "postgresql://127.0.0.1:1/x" if options else "sqlite:///chapar.db"}
-    wrong = run(tmp_path, env | {"CHAPAR_TLS_KEY_FILE": str(tmp_path / "garbage")}, "serve", *options)
+    env |= {"CHAPAR_TLS_KEY_FILE": str(tmp_path / "garbage"), "CHAPAR_PORT": str(free_port)}
+    wrong = run(tmp_path, env, "serve", *options)
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert wrong.stderr.startswith("chapar: CHAPAR_TLS_CERT_FILE cannot be used: no certificate with its key (PEM)")
     assert wrong.stderr.count("\n") == 1

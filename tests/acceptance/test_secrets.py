@@ -40,9 +40,15 @@ StartGateway = Callable[..., GatewayProcess]
 
 def run(folder: Path, env: dict[str, str], *arguments: str) -> str:
     """All that a command that fails has to say, which is one line."""
-    env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), **env}
+    ours = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "CHAPAR_PORT": str(free_port())}
     done = subprocess.run(
-        [find_command(), *arguments], env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [find_command(), *arguments],
+        env=ours | env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode in {1, 2}, done
     assert done.stderr.count("\n") == 1, done.stderr
