@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import httpx
 import pytest
+from httpx._transports import default
 
 from support.builtin import BuiltinBroker
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
+
+# Each client would read the system's authorities anew, which takes longer than most requests.
+default.create_ssl_context = cache(default.create_ssl_context)
 
 
 @pytest.fixture(params=["mosquitto", "builtin"])
@@ -28,12 +33,11 @@ def database_env(database_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def start_gateway(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
-    """Start a gateway with these variables; the test's end stops it and checks that nothing is left of it.
-
-    A test asks for it behind its database: fixtures end in the reverse order, and a gateway whose database is gone
-    stops only when its patience ends.
-    """
+def start_gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
+    """Start a gateway with these variables; the test's end stops it and checks that nothing is left of it."""
+    # Fixtures end in the reverse order, and a gateway whose database is gone stops only when its patience ends.
+    for name in {"database_url", "postgres_url", "mosquitto"}.intersection(request.fixturenames):
+        request.getfixturevalue(name)
     with ExitStack() as running:
 
         def start(env: Mapping[str, str] | None = None, *arguments: str, until: str | None = "ready") -> GatewayProcess:

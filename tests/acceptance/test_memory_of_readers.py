@@ -20,7 +20,7 @@ from support.ports import LOOPBACK
 
 LIMIT = 150 * 1024 * 1024  # bytes above those of the idle gateway
 CLIENTS = 60
-ROUNDS = 3
+ROUNDS = 2
 LONG = 60_000  # bytes of parameters; a single character beyond the basic plane makes them four times as much in memory
 PATTERNS = [f"{number:0>256}" for number in range(100)]
 KEYS = 60

@@ -99,7 +99,7 @@ class GatewayClient:
             headers={"Accept-Language": language, **_credential()},
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
             transport=transport,
-            verify=_trusted() if checked.scheme == "https" else True,
+            verify=_trusted() if checked.scheme == "https" else False,  # without TLS there is nothing to load for it
             proxy=proxy_for(checked.host, secret_of_environment("CHAPAR_PROXY")),
             trust_env=False,
         )
