@@ -145,8 +145,8 @@ FIELDS = {
     "text as quality of service": (field("qos", "1"), "qos", WHOLE),
     "true as quality of service": (field("qos", value=True), "qos", WHOLE),
     "a fraction as quality of service": (raw("qos", "1.0"), "qos", WHOLE),
-    "3 as quality of service": (field("qos", 3), "qos", "must be one of 0, 1 or 2"),
-    "a negative quality of service": (field("qos", -1), "qos", "must be one of 0, 1 or 2"),
+    "3 as quality of service": (field("qos", 3), "qos", "must be one of 0, 1, 2"),
+    "a negative quality of service": (field("qos", -1), "qos", "must be one of 0, 1, 2"),
     "null as quality of service": (field("qos", None), "qos", WHOLE),
     "1 as retain": (field("retain", 1), "retain", BOOLEAN),
     "text as retain": (field("retain", "true"), "retain", BOOLEAN),
@@ -347,6 +347,9 @@ QUERIES = {
     f"/messaging/messages?{'&'.join(['status=queued'] * 560)}": ("status", "must have at most 12 values"),
     f"/reporting/all?{'&'.join(['status=queued'] * 560)}": ("status", "must have at most 12 values"),
     f"/reporting/summary?{'&'.join(['status='] * 560)}": ("status", "must have at most 12 values"),
+    "/messaging/messages?since=2026-11-24T06:30:00+03:30": ("since", "has a blank before its offset: in a URL write +"),
+    "/audit?until=2026-11-24T06:30:00.5+0330": ("until", "has a blank before its offset"),
+    "/messaging/messages?status=queued&status=lost": ("status", "must be one of scheduled, queued, publishing"),
     f"/audit?cursor={'9' * 7000}": ("cursor", "must be a smaller number"),
     "/reporting/all?since=20261124": ("since", "must be an RFC 3339 time with an offset"),
     "/reporting/all?colour=red": ("colour", "is not a field"),
@@ -374,6 +377,11 @@ def test_the_body_of_every_route_is_read_alike(site: Site, path: str, body: byte
     answer = site.api.post(path, content=body, headers=headers)
     assert (answer.status_code, problem_of(answer)["code"]) == (status, code)
     assert answer.headers["content-language"] == "fa"
+
+
+def test_an_item_of_a_list_is_named_by_its_place(site: Site) -> None:
+    answer = site.api.post("/keys", json={"name": "a", "scopes": ["audit:read", 5], "devices": ["x", {}]})
+    assert [error["field"] for error in problem_of(answer)["errors"]] == ["scopes[1]", "devices[1]"]
 
 
 @pytest.mark.parametrize(("path", "expected"), QUERIES.items(), ids=lambda each: str(each)[:60])

@@ -203,6 +203,17 @@ def test_when_there_is_room_again_is_told_in_whole_seconds_that_are_not_over(
         assert caught.value.retry_after == max(1, left)
 
 
+def test_what_never_fits_is_not_told_to_wait() -> None:
+    bound = limits(messages_per_second=0.1)
+    with pytest.raises(RateLimited) as caught:
+        bound.messages(BACKEND, 11)
+    assert not caught.value.fits
+    bound.messages(BACKEND, 10)
+    with pytest.raises(RateLimited) as caught:
+        bound.messages(BACKEND, 1)
+    assert caught.value.fits
+
+
 def test_at_least_one_may_come_however_little_is_allowed() -> None:
     bound = limits(requests_per_second=0.001, messages_per_second=0.019)
     bound.request(BACKEND)

@@ -27,11 +27,13 @@ from chapar.errors import (
     PortTaken,
     PublicationInvalid,
     QueueFull,
+    RateLimited,
     RequestError,
     StoreError,
     StoreUnavailable,
     Text,
 )
+from chapar.model.times import span
 
 SOURCE = Path(__file__).parents[2] / "src" / "chapar"
 FAMILIES = {AccessError, LinkError, RequestError, StoreError}  # never raised themselves, so without a sentence
@@ -159,16 +161,31 @@ def test_every_sentence_of_a_command_is_said() -> None:
         (BrokerRefused("id", "Quota exceeded", 0x97), "Quota exceeded (0x97)", "Quota exceeded (0x97)"),
         (PublicationInvalid("size", 1000, 1234, 0x95), "is 1000, and", "پیام ۱۲۳۴ دارد"),
         (PortTaken("127.0.0.1", 8000, "CHAPAR_PORT"), "Port 8000 on", "درگاه 8000 روی"),
-        (QueueFull("CHAPAR_MAX_QUEUE", 20, "0197", 3), "the oldest is 0197.", "می‌دهد و قدیمی‌ترین آن‌ها 0197 است."),
-        (QueueFull("CHAPAR_MAX_QUEUE", 20, None, 3), "unfinished messages. Try", "۲۰ پیام ناتمام می‌دهد. ۳ ثانیهٔ"),
+        (QueueFull("CHAPAR_MAX_QUEUE", 20, "0197", 3), "the oldest is 0197.", "ناتمام است و قدیمی‌ترین آن‌ها 0197 است."),
+        (QueueFull("CHAPAR_MAX_QUEUE", 20, None, 3), "is 20 unfinished. Try", "۲۰ پیام ناتمام است. ۳ ثانیهٔ"),
         (FieldInvalid("name", Phrase("rule.name", limit=100)), "must be 1 to 100 pr", "باید ۱ تا ۱۰۰ نویسهٔ"),
         (StoreUnavailable(DatabaseFileGone("c.db")), "read now: c.db was", "خوانده نمی‌شود: فایل c.db"),
+        (StoreUnavailable("It sleeps."), "It sleeps. Try again;", "It sleeps. دوباره تلاش کنید؛"),
+        (RateLimited("X", Phrase("limit.messages", count=1, seconds=5), 3), "1 message in 5 s", "۱ پیام در ۵ ثانیه"),
+        (FieldInvalid("x", Phrase("rule.too_far", longest=span(86_400))), "at most 1 day ahead", "تا ۱ روز دیگر"),
+        (FieldInvalid("x", Phrase("rule.too_far", longest=span(30 * 86_400.0))), "30 days", "تا ۳۰ روز دیگر"),
+        (FieldInvalid("x", Phrase("rule.too_far", longest=span(5400))), "90 minutes", "تا ۹۰ دقیقه"),
+        (FieldInvalid("x", Phrase("rule.too_far", longest=span(0.5))), "0.5 seconds", "تا ۰٫۵ ثانیه"),
     ],
 )  # fmt: skip
 def test_facts_are_said_as_a_reader_of_the_language_expects(error: ChaparError, english: str, persian: str) -> None:
     assert english in error.sentence("en")
     assert str(error) == error.sentence("en")
     assert persian in error.sentence("fa")
+
+
+def test_to_try_again_is_said_where_waiting_helps() -> None:
+    assert "Try again" not in StoreUnavailable(DatabaseFileGone("c.db")).sentence("en")
+    limit = Phrase("limit.messages", count=5, seconds=5)
+    assert "try again in 3 s" in RateLimited("X", limit, 3).sentence("en")
+    too_many = RateLimited("X", limit, 3, fits=False)
+    assert "try again" not in too_many.sentence("en")
+    assert "دوباره تلاش کنید" not in too_many.sentence("fa")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Place
 from chapar.model.message import Command, Message, Status, Wait, new_id
 from chapar.model.principal import EVERYTHING, Caller, Reach
 from chapar.model.reason import Reason
-from chapar.model.times import rfc3339
+from chapar.model.times import rfc3339, span
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.store.messages import Messages
@@ -294,5 +294,4 @@ def _gone_by(now: int) -> FieldInvalid:
 
 
 def _too_far(field: str, seconds: float) -> FieldInvalid:
-    days = round(seconds / 86400, 1)
-    return FieldInvalid(field, Phrase("rule.too_far", days=days))
+    return FieldInvalid(field, Phrase("rule.too_far", longest=span(seconds)))

@@ -70,13 +70,22 @@ class AccessUnavailable(AccessError):
 
 @dataclass(eq=False)
 class RateLimited(ChaparError):
-    """The caller asked too often. `limit` is what the setting allows, `retry_after` is in seconds."""
+    """The caller asked too often. `limit` is what the setting allows, `retry_after` is in seconds.
+
+    What does not fit (`fits`) is more in one call than is ever allowed.
+    """
 
     code = "rate_limited"
 
     setting: str
     limit: Phrase
     retry_after: int
+    fits: bool = True
+
+    @property
+    def cure(self) -> Phrase:
+        """Advice: to wait, where that helps."""
+        return Phrase("part.again_in", seconds=self.retry_after) if self.fits else Phrase("part.fewer")
 
 
 @dataclass(eq=False)

@@ -58,6 +58,7 @@ class PortTaken(ChaparError):
     host: str
     port: int
     setting: str
+    instead: Phrase | str = ""  #: what else may help
 
 
 @dataclass(eq=False)

@@ -36,6 +36,11 @@ class StoreUnavailable(StoreError):
 
     cause: Phrase | ChaparError | str
 
+    @property
+    def again(self) -> Phrase | str:
+        """Advice to wait, where waiting helps."""
+        return "" if isinstance(self.cause, DatabaseFileGone) else Phrase("part.again")
+
 
 @dataclass(eq=False)
 class DatabaseUnusable(StoreUnavailable):

@@ -172,7 +172,8 @@ def _check_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError:
-            raise PortTaken(HOST, port, "CHAPAR_EMBEDDED_PORT") from None
+            instead = Phrase("part.broker_there", host=HOST, port=port)
+            raise PortTaken(HOST, port, "CHAPAR_EMBEDDED_PORT", instead) from None
 
 
 def serve(config: str) -> None:

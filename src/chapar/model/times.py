@@ -8,6 +8,7 @@ from chapar.errors import Phrase
 
 LATEST: Final = 253_402_300_799_999  # ms since the epoch: the end of 9999, which no clock and no database goes beyond
 
+_UNITS: Final = {"days": 86_400, "hours": 3600, "minutes": 60}  # seconds
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _OTHER_CALENDARS: Final = range(1300, 1600)  # years
 
@@ -47,6 +48,12 @@ def rfc3339(milliseconds: int | None) -> str | None:
         return None
     seconds, rest = divmod(_taken(milliseconds), 1000)
     return f"{_up_to_seconds(seconds)}.{rest:03}Z"
+
+
+def span(seconds: float) -> Phrase:
+    """Word a length of time, in the largest unit of which it is a whole number."""
+    unit, length = next((each for each in _UNITS.items() if seconds % each[1] == 0), ("seconds", 1))
+    return Phrase(f"span.{unit}", count=seconds / length)
 
 
 def _milliseconds(time: datetime) -> int:

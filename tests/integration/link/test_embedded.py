@@ -60,6 +60,7 @@ async def test_a_taken_port_is_named_before_anything_starts(builtin: BuiltinBrok
                 pass
         assert str(taken.value).startswith(f"Port {builtin.port + which} on 127.0.0.1 is already in use.")
         assert taken.value.setting == "CHAPAR_EMBEDDED_PORT"
+        assert str(taken.value).endswith(f"use that: CHAPAR_BROKER_URL=mqtt://127.0.0.1:{builtin.port + which}.")
         assert not accepts(builtin.port + 1 - which)
 
 

@@ -129,6 +129,7 @@ _LATER: Final = {
     }
 }
 
+_BLANK_OFFSET: Final = re.compile(r":[0-9]{2}(\.[0-9]+)? [0-9]{2}:?[0-9]{2}$")  # of a time whose + was read as a blank
 _MOST_VIOLATIONS: Final = 10  # of one request; whoever breaks more rules learns how many
 NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
 
@@ -279,21 +280,29 @@ def invalid(error: ValidationError) -> RequestError:
     details = error.errors(include_url=False, include_input=False)
     if details[0]["type"] == "json_invalid":
         return BodyMalformed(str(details[0].get("ctx", {}).get("error", "")))
-    return _first_of(details)
+    return _first_of(details, "body")
 
 
-def _first_of(details: Sequence[ErrorDetails], ignored: int = 0) -> Invalid:
-    """The first violations; `ignored` parts of each location say where the field stands: query, path, header."""
-    first = [_violation(detail, detail["loc"][ignored:]) for detail in details[:_MOST_VIOLATIONS]]
+def _first_of(details: Sequence[ErrorDetails], *where: str) -> Invalid:
+    """The first violations; `where` they are (query, path, header, body), if their locations do not begin with it."""
+    first = [_violation(detail, *where, *detail["loc"]) for detail in details[:_MOST_VIOLATIONS]]
     return Invalid(first, len(details) - len(first))
 
 
-def _violation(detail: ErrorDetails, location: Sequence[int | str]) -> FieldInvalid:
-    field = ".".join(shown(str(part)) for part in location) or "body"
+def _violation(detail: ErrorDetails, where: int | str, *location: int | str) -> FieldInvalid:
+    field = _in_body(location) if where == "body" else shown(str(location[0]))
     fault = detail.get("ctx", {}).get("error")
     if isinstance(fault, TimeInvalid):
         return FieldInvalid(field, fault.rule)
+    if where == "query" and _BLANK_OFFSET.search(str(detail["input"])):
+        return FieldInvalid(field, Phrase("rule.plus"))
     return FieldInvalid(field, rule_of(detail["type"], detail.get("ctx", {}), detail["msg"]))
+
+
+def _in_body(location: Sequence[int | str]) -> str:
+    """Name a place in a body: `scopes[1]`, or `body` for all of it."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in location)
+    return "".join(parts).removeprefix(".") or "body"
 
 
 async def _on_chapar_error(request: Request, error: Exception) -> Response:
@@ -303,7 +312,7 @@ async def _on_chapar_error(request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - see above
-    return problem_response(request, _first_of(error.errors(), ignored=1))
+    return problem_response(request, _first_of(error.errors()))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -98,12 +98,12 @@ class Limits:
 
     def _hit(self, rate: _Rate, who: str, cost: int = 1) -> None:
         if not self._limiter.hit(rate.item, rate.name, who, cost=cost):
-            raise self._exceeded(rate, who)
+            raise self._exceeded(rate, who, fits=cost <= rate.item.amount)
 
-    def _exceeded(self, rate: _Rate, who: str) -> RateLimited:
+    def _exceeded(self, rate: _Rate, who: str, *, fits: bool) -> RateLimited:
         stats = self._limiter.get_window_stats(rate.item, rate.name, who)
         allowed = Phrase(f"limit.{rate.name}", count=rate.item.amount, seconds=rate.item.get_expiry())
-        return RateLimited(rate.setting, allowed, max(1, math.ceil(stats.reset_time - time.time())))
+        return RateLimited(rate.setting, allowed, max(1, math.ceil(stats.reset_time - time.time())), fits)
 
 
 class BodyBudget:
