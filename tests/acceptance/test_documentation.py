@@ -72,6 +72,24 @@ def test_every_operation_has_a_summary_and_a_description(document: Any) -> None:
         assert operation["tags"], (method, path)
 
 
+def test_every_operation_has_a_name_for_the_function_of_a_client(document: Any) -> None:
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert all(
+        re.fullmatch(r"(send|list|show|cancel|resend|report|summarize|create|revoke|expire)_[a-z_]+", name)
+        for name in names
+    ), names
+    assert len(set(names)) == len(names)
+    assert {"send_message", "list_messages", "list_keys"} <= set(names)
+
+
+def test_the_document_says_whose_it_is_and_what_its_parts_are(document: Any) -> None:
+    assert document["info"]["license"] == {"name": "MIT", "identifier": "MIT"}
+    assert document["info"]["contact"]["name"]
+    assert document["servers"]
+    described = {tag["name"] for tag in document["tags"] if tag["description"]}
+    assert described == {tag for _, _, operation in operations(document) for tag in operation["tags"]}
+
+
 def test_every_parameter_is_described(document: Any) -> None:
     for method, path, operation in operations(document):
         for parameter in operation.get("parameters", []):
@@ -107,7 +125,7 @@ def test_every_problem_is_documented_as_one(document: Any) -> None:
 def test_every_reference_and_link_leads_somewhere(document: Any) -> None:
     text = json.dumps(document)
     names = re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', text)
-    assert {"SendRequest", "Problem", "MessageView"} <= set(names) <= set(document["components"]["schemas"])
+    assert {"SendRequest", "Problem", "MessageView"} <= set(names) == set(document["components"]["schemas"])
     assert text.count('"$ref"') == len(names)
     known = {operation["operationId"] for _, _, operation in operations(document)}
     sent = document["paths"]["/messaging/send"]["post"]["responses"]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,43 @@ def test_prometheus_understands_every_query(promtool: str, tmp_path: Path) -> No
     (tmp_path / "queries.yml").write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
     checked = subprocess.run([promtool, "check", "rules", tmp_path / "queries.yml"], capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.long
+def test_prometheus_answers_every_query(gateway: GatewayProcess, tmp_path: Path) -> None:
+    prometheus = shutil.which("prometheus")
+    if prometheus is None:
+        pytest.skip("prometheus is not installed")
+    port, target = free_port(), gateway.url.removeprefix("http://")
+    scrape = {"job_name": "chapar", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
+    (tmp_path / "prometheus.yml").write_text(json.dumps({"scrape_configs": [scrape]}))
+    listening = [f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.path=data"]
+    program = Program([prometheus, "--config.file=prometheus.yml", *listening], folder=tmp_path)
+
+    def answers(query: str) -> list[Any]:
+        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}, timeout=30)
+        assert answer.status_code == 200, answer.text
+        found: list[Any] = answer.json()["data"]["result"]
+        return found
+
+    try:
+        program.wait_until_accepts(port)
+        deadline = time.monotonic() + 60
+        while not answers("sum(rate(chapar_messages_finished_total[1m])) > 0"):
+            assert time.monotonic() < deadline, program.output
+            httpx.post(f"{gateway.url}/messaging/send", json={"imei": "1", "micro_op": "x"}, timeout=30)
+            time.sleep(0.2)
+        silent = {name for name, query in queries().items() if not answers(query)}
+    finally:
+        program.close()
+    alerts = set(re.findall(r"alert: (\w+)", (DEPLOY / "prometheus/chapar-alerts.yml").read_text()))
+    happened = {
+        "Turned away a second, by code A",
+        "Why messages were not delivered, a second A",
+        "Faults, in the last hour A",
+    }
+    assert silent - alerts <= happened | {"The link, in the last hour C"}
+    assert alerts <= silent, "an alert fires while all is well"
 
 
 def test_prometheus_takes_the_scrape(promtool: str, tmp_path: Path) -> None:

@@ -91,7 +91,13 @@ def audit_router(trail: AuditTrail) -> APIRouter:
     """The route of `/audit`."""
     router = APIRouter(tags=["access"], route_class=GuardedRoute)
 
-    @router.get("/audit", summary="Who did what, newest first", response_model=AuditPage, responses=answers(422, 503))
+    @router.get(
+        "/audit",
+        summary="Who did what, newest first",
+        operation_id="list_audit_entries",
+        response_model=AuditPage,
+        responses=answers(422, 503),
+    )
     @allow(Scope.AUDIT)
     async def audit(query: Annotated[AuditQuery, Query()], caller: Calling) -> Response:
         """A page of the audit trail. Nothing can change it, and retention does not reach it.

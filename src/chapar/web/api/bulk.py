@@ -81,6 +81,7 @@ def bulk_router(messaging: Messaging, limits: Limits) -> APIRouter:
         bulk,
         methods=["POST"],
         summary="Send many operations in one call",
+        operation_id="send_messages",
         response_model=BulkAnswer,
         responses=answers(400, 408, 413, 415, 422),
         openapi_extra={

@@ -1,5 +1,6 @@
 """`/docs` and `/openapi.json`: the API explains itself, without a route to the internet."""
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable
@@ -44,6 +45,13 @@ Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `A
 """
 
 
+_TAGS: Final = [
+    {"name": "messaging", "description": "Send operations to devices, and see, cancel or resend what was sent."},
+    {"name": "reporting", "description": "Every message as a stream, and counts of them."},
+    {"name": "access", "description": "Who may call: API keys, and the trail of who did what."},
+    {"name": "health", "description": "Whether the gateway serves and can deliver, and what it measures of itself."},
+]
+
 _TEHRAN: Final = timezone(timedelta(hours=3, minutes=30))
 _TIMES_AHEAD: Final = (
     ("SendRequest", "deliver_at", 2),
@@ -87,6 +95,9 @@ class _DocumentedAPI(FastAPI):
             for operation in methods.values():
                 for status, answer in answers(*_ANY_REQUEST, *_AT_THE_ENTRANCE).items():
                     operation["responses"].setdefault(str(status), answer)
+        written = json.dumps(document)
+        schemas = document["components"]["schemas"]
+        document["components"]["schemas"] = {name: schemas[name] for name in schemas if f'/schemas/{name}"' in written}
         return document
 
 
@@ -96,6 +107,9 @@ def documented_api(routers: Iterable[APIRouter]) -> FastAPI:
         title="Chapar",
         version=__version__,
         description=_DESCRIPTION,
+        contact={"name": "The maintainers of Chapar"},
+        license_info={"name": "MIT", "identifier": "MIT"},
+        openapi_tags=_TAGS,
         openapi_url=None,
         redirect_slashes=False,  # behind a proxy it may lead to plain HTTP, with the caller's key
         docs_url=None,

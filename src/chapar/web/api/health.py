@@ -45,7 +45,7 @@ def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Cal
     """The routes of `/health` and `/metrics`; `exposition` gives the measurements in Prometheus's text format."""
     router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
-    @router.get("/health/live", summary="Whether the process serves")
+    @router.get("/health/live", summary="Whether the process serves", operation_id="show_liveness")
     @allow(Identity.ANY)
     async def live() -> Live:
         """200 while the process serves, whatever the state of database and broker."""
@@ -54,6 +54,7 @@ def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Cal
     @router.get(
         "/health/ready",
         summary="Whether messages can be delivered",
+        operation_id="show_readiness",
         responses={503: {"model": Ready, "description": "Database or broker is not there; the body says which."}},
     )
     @allow(Identity.ANY)
@@ -74,6 +75,7 @@ def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Cal
     @router.get(
         "/metrics",
         summary="Counts and measurements for Prometheus",
+        operation_id="show_metrics",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": "chapar_link_up 1.0\n"}}}},
     )

@@ -146,6 +146,7 @@ def keys_router(keyring: Keyring, cancellation: Cancellation) -> APIRouter:
     @router.post(
         "",
         summary="Make an API key",
+        operation_id="create_key",
         status_code=201,
         responses=answers(400, 403, 406, 408, 413, 415, 422, 503),
         dependencies=[Depends(refuse_key)],
@@ -157,7 +158,7 @@ def keys_router(keyring: Keyring, cancellation: Cancellation) -> APIRouter:
         response.headers["Cache-Control"] = "no-store"
         return NewKeyView(key=issued.secret, **key_view(issued.key).model_dump())
 
-    @router.get("", summary="List API keys", response_model=KeyList, responses=answers(503))
+    @router.get("", summary="List API keys", operation_id="list_keys", response_model=KeyList, responses=answers(503))
     @allow(Scope.KEYS)
     async def keys(caller: Calling) -> AdmittedStream:
         """Every key whose rights the caller has too, also those that have ended."""
@@ -165,7 +166,12 @@ def keys_router(keyring: Keyring, cancellation: Cancellation) -> APIRouter:
         written = ((key_view(key).model_dump_json().encode() for key in page) async for page in pages)
         return AdmittedStream(in_list(written, b'{"keys":[', b"]}\n"), media_type="application/json")
 
-    @router.post("/{id}/revoke", summary="End a key at once and for good", responses=answers(404, 406, 422, 503))
+    @router.post(
+        "/{id}/revoke",
+        summary="End a key at once and for good",
+        operation_id="revoke_key",
+        responses=answers(404, 406, 422, 503),
+    )
     @allow(Scope.KEYS)
     async def revoke(
         id: KeyId,  # noqa: A002 - the name is the path's
@@ -183,6 +189,7 @@ def keys_router(keyring: Keyring, cancellation: Cancellation) -> APIRouter:
     @router.post(
         "/{id}/expire",
         summary="Give a key another end",
+        operation_id="expire_key",
         responses=answers(400, 404, 406, 408, 413, 415, 422, 503),
     )
     @allow(Scope.KEYS)

@@ -118,6 +118,7 @@ def messaging_router(
         send,
         methods=["POST"],
         summary="Send an operation to a device",
+        operation_id="send_message",
         status_code=201,
         responses=_SENT | answers(400, 406, 408, 409, 413, 415, 422, 429, 503),
         openapi_extra={
@@ -134,6 +135,7 @@ def messaging_router(
     @router.get(
         "/messages",
         summary="List messages, newest first",
+        operation_id="list_messages",
         response_model=MessagePage,
         responses=answers(422, 503),
     )

@@ -42,6 +42,7 @@ def reporting_router(reporting: Reporting) -> APIRouter:
     @router.get(
         "/all",
         summary="Every message, oldest first, as a stream",
+        operation_id="report_messages",
         response_class=AdmittedStream,
         responses={
             200: {
@@ -64,7 +65,12 @@ def reporting_router(reporting: Reporting) -> APIRouter:
         write = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[query.format]
         return AdmittedStream(write(pages), media_type=_MEDIA_TYPES[query.format])
 
-    @router.get("/summary", summary="Counts by status, device, operation and time", responses=answers(422, 503))
+    @router.get(
+        "/summary",
+        summary="Counts by status, device, operation and time",
+        operation_id="summarize_messages",
+        responses=answers(422, 503),
+    )
     @allow(Scope.READ)
     async def summary(query: Summarised, caller: Calling) -> SummaryView:
         """Count messages, by kind."""
