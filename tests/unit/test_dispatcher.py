@@ -535,7 +535,11 @@ async def test_deliveries_from_the_queue_are_bounded_and_leave_room_for_direct_o
             await asyncio.sleep(0)
         assert len(bench.link.published) == MAX_TAKEN
         assert bench.dispatcher.takes_direct
-        for id_ in bench.link.ids[:PAGE]:
+        first, *others = bench.link.ids[:PAGE]
+        bench.link.answer(first, 0x00)
+        await until(lambda: len(bench.dispatcher._taken) == MAX_TAKEN - 1)
+        assert not bench.dispatcher._room.is_set(), "a page has no room yet"
+        for id_ in others:
             bench.link.answer(id_, 0x00)
         await until(lambda: len(bench.link.published) == MAX_TAKEN + PAGE)
 

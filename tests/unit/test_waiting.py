@@ -187,7 +187,10 @@ async def test_who_is_gone_is_forgotten(bench: Bench) -> None:
     gone.done.cancel()
     bench.waiters.notify(message)
     assert bench.waiters._waiting == {message.id: [left]}
+    other = bench.awaits(message.id)
     bench.waiters.remove(left)
+    assert bench.waiters._waiting == {message.id: [other]}
+    bench.waiters.remove(other)
     assert not bench.waiters._waiting
     waiting = bench.awaits("another", deadline=None)
     waiting.done.cancel()
@@ -206,11 +209,13 @@ async def test_when_the_gateway_stops_time_is_up_for_everybody(bench: Bench) -> 
 
 
 async def test_where_nobody_can_say_what_comes_of_a_message_who_waits_goes_on(bench: Bench) -> None:
-    message = bench.put()
-    waiting = bench.awaits(message.id)
-    bench.waiters.give_up(message)
-    bench.waiters.give_up(message)
-    assert waiting.found == {message.id: message}
+    first, second = bench.put(), bench.put()
+    waiting = bench.awaits(first.id, second.id)
+    bench.waiters.give_up(first)
+    bench.waiters.give_up(first)
+    assert not waiting.done.done()
+    bench.waiters.give_up(second)
+    assert waiting.found == {first.id: first, second.id: second}
     assert waiting.done.done()
 
 
