@@ -17,7 +17,10 @@ def test_ready_names_the_broker_while_it_is_away(
 ) -> None:
     gateway = start_gateway(mosquitto.settings_env)
     ready = httpx.get(f"{gateway.url}/health/ready")
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "database": READY, "broker": READY})
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"status": "ready", "database": READY, "broker": READY, "held": 0},
+    )
     mosquitto.kill()
     gateway.program.wait_for_line("broker_link_down")
     ready = httpx.get(f"{gateway.url}/health/ready")

@@ -9,7 +9,6 @@ import typer
 
 from chapar import errors
 from chapar.cli.command import cli
-from chapar.cli.keys import keys
 from chapar.errors import ChaparError
 from chapar.model.audit import Action
 from chapar.model.principal import Scope
@@ -45,7 +44,10 @@ def test_every_secret_is_documented_with_its_file(language: str) -> None:
 @pytest.mark.parametrize("language", ["en", "fa"])
 def test_every_command_is_documented(language: str) -> None:
     page = (ROOT / "docs" / language / "command-line.md").read_text()
-    commands = {*names_of(cli), *(f"keys {name}" for name in names_of(keys))}
+    commands = {
+        *names_of(cli),
+        *(f"{group.name} {name}" for group in cli.registered_groups for name in names_of(group.typer_instance)),
+    }
     assert set(re.findall(r"^\| `chapar ([a-z ]+)`", page, re.MULTILINE)) == commands
 
 

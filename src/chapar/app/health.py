@@ -48,7 +48,8 @@ class Monitor:
             database: StoreUnavailable | None = error
         else:
             database = None
-        return Readiness(database, self._link.trouble or (None if self._link.up else Phrase("link.not_yet")))
+        broker = self._link.trouble or (None if self._link.up else Phrase("link.not_yet"))
+        return Readiness(database, broker, self._capacity.held)
 
     async def is_well(self, patience: float) -> bool:
         """Answer whether the writer does; a new start brings back neither a database nor a broker that is away."""

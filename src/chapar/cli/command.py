@@ -12,12 +12,14 @@ from typer.main import get_command
 from chapar import __version__
 from chapar.cli import INTERRUPTED
 from chapar.cli.audit import audit
+from chapar.cli.backup import backup, restore
 from chapar.cli.keys import keys
 from chapar.cli.messages import messages
 from chapar.cli.migrate import migrate
 from chapar.cli.misuse import misuse
 from chapar.cli.options import ascii_numbers
 from chapar.cli.prune import prune
+from chapar.cli.queue import queue
 from chapar.cli.send import send
 from chapar.cli.serve import serve
 from chapar.cli.simulate import simulate
@@ -39,9 +41,10 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (serve, send, messages, audit, simulate, migrate, prune):
+for command in (serve, send, messages, audit, simulate, backup, restore, migrate, prune):
     cli.command()(command)
 cli.add_typer(keys, name="keys")
+cli.add_typer(queue, name="queue")
 
 
 @cli.callback(invoke_without_command=True)

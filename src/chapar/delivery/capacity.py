@@ -39,10 +39,16 @@ class Capacity:
                     await self._count()
             await asyncio.sleep(_COUNT_EVERY)
 
+    @property
+    def held(self) -> int:
+        """Messages that wait until their owner releases them, as counted last."""
+        return self._backlog.held
+
     def measure(self, now: int) -> None:
         """Put what is unfinished at the time `now` (ms since the epoch) into the measurements."""
         for status in UNFINISHED:
             self._metrics.queue.labels(status.value).set(self._backlog.depths.get(status, 0))
+        self._metrics.held.set(self._backlog.held)
         oldest = self._backlog.oldest
         self._metrics.oldest.set(0 if oldest is None else (now - oldest.created_at) / 1000)
 

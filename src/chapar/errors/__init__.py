@@ -62,6 +62,8 @@ ChaparError
 │   ├── SchemaOutdated       the tables are older than this program
 │   ├── SchemaNewer          the tables are newer than this program
 │   ├── DatabaseInUse        another process serves this SQLite file
+│   ├── BackupFailed         no backup was made
+│   ├── RestoreFailed        no backup was restored
 │   ├── DatabaseFileGone     the SQLite file is not the one any more that was opened
 │   └── DatabaseUnsafe       the database breaks a condition that durability rests on
 └── LinkError
@@ -181,12 +183,14 @@ from chapar.errors.starting import (
     WorkerFailed,
 )
 from chapar.errors.store import (
+    BackupFailed,
     DatabaseFileGone,
     DatabaseInUse,
     DatabaseUnsafe,
     DatabaseUnusable,
     NotSaved,
     OutcomeUnknown,
+    RestoreFailed,
     SchemaNewer,
     SchemaOutdated,
     StoreError,
@@ -199,6 +203,7 @@ __all__ = [
     "AccessError",
     "AccessUnavailable",
     "ApiKeyNotFound",
+    "BackupFailed",
     "BodiesExhausted",
     "BodyMalformed",
     "BodyTooDeep",
@@ -272,6 +277,7 @@ __all__ = [
     "RateLimited",
     "ReleaseRefused",
     "RequestError",
+    "RestoreFailed",
     "SchemaNewer",
     "SchemaOutdated",
     "ScopeMissing",

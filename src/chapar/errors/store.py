@@ -94,3 +94,21 @@ class DatabaseFileGone(StoreError):
     code = "database_file_gone"
 
     file: str
+
+
+@dataclass(eq=False)
+class BackupFailed(StoreError):
+    """No backup was made; a file that was there is as it was."""
+
+    code = "backup_failed"
+
+    problem: Phrase
+
+
+@dataclass(eq=False)
+class RestoreFailed(StoreError):
+    """No backup was restored; the database is as it was."""
+
+    code = "restore_failed"
+
+    problem: Phrase

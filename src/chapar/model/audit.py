@@ -17,6 +17,9 @@ class Action(StrEnum):
     KEY_EXPIRES = "key_expires"  #: A key was given another end.
     KEY_REVOKED = "key_revoked"
     PRUNED = "messages_pruned"  #: Finished messages were removed by `chapar prune`.
+    RESTORED = "backup_restored"  #: A backup was put in the place of the database by `chapar restore`.
+    HELD = "queue_held"  #: What a restored database had unsent is held since.
+    RELEASED = "queue_released"  #: What was held may leave again.
     MIGRATED = "schema_migrated"  #: The tables were brought to another revision.
 
     @classmethod

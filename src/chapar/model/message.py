@@ -38,8 +38,9 @@ class Status(StrEnum):
 
 
 MOVES: Mapping[Status, frozenset[Status]] = {
-    Status.SCHEDULED: frozenset({Status.QUEUED, Status.EXPIRED, Status.CANCELLED}),
-    Status.QUEUED: frozenset({Status.PUBLISHING, Status.EXPIRED, Status.CANCELLED}),
+    # Unconfirmed where it was held, as it may have been sent before a backup was restored, and only once.
+    Status.SCHEDULED: frozenset({Status.QUEUED, Status.EXPIRED, Status.CANCELLED, Status.UNCONFIRMED}),
+    Status.QUEUED: frozenset({Status.PUBLISHING, Status.EXPIRED, Status.CANCELLED, Status.UNCONFIRMED}),
     Status.PUBLISHING: frozenset(
         {
             Status.PUBLISHING,  # the next attempt

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from chapar.model.change import Change
@@ -31,3 +32,12 @@ class Backlog:
 
     depths: Mapping[Status, int]  #: messages, by status
     oldest: Message | None  #: the one that was accepted first
+    held: int = 0  #: those among them that wait until their owner releases them
+
+
+class Unsent(StrEnum):
+    """Fate of the messages that a restored backup has unsent."""
+
+    KEEP = "keep"  #: They are sent as they are.
+    HOLD = "hold"  #: They wait for `chapar queue release` or `chapar queue cancel`.
+    CANCEL = "cancel"  #: They are cancelled.

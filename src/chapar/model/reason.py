@@ -12,6 +12,9 @@ class Reason(StrEnum):
 
     CANCELLED = "cancelled"  #: Withdrawn before it was sent.
     SUPERSEDED = "superseded"  #: An empty message that would have made the broker forget something newer.
+    #: It may have been sent already, before a backup was restored, and waits for `chapar queue release` or `cancel`.
+    #: With `unconfirmed`: it was to be sent at most once, so it was not released.
+    HELD = "held"
     EXPIRED = "expired"  #: Its time ran out before the broker had it.
     BROKER_UNREACHABLE = "broker_unreachable"  #: There was no session with the broker, and its call would not queue.
     QUARANTINED = "quarantined"  #: The session ended, or the broker fell silent, whenever it was in flight.

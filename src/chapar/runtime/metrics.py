@@ -140,6 +140,12 @@ class Metrics:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self.held = Gauge(
+            "chapar_queue_held_messages",
+            "Messages that wait until `chapar queue release`, since a backup was restored.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self.oldest = Gauge(
             "chapar_queue_oldest_seconds",
             "Age of the unfinished message that was accepted first.",

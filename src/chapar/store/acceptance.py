@@ -15,6 +15,7 @@ from chapar.model.change import Change
 from chapar.model.message import Message, Status
 from chapar.store.audit import add_entries
 from chapar.store.database import run_on_driver
+from chapar.store.generations import advance
 from chapar.store.idempotency import free_key, keep_keys, owners_of
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch, run_on_list
 from chapar.store.schema import COLUMNS, IS_UNFINISHED, Row, messages, to_message, to_row
@@ -246,6 +247,7 @@ def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Row 
     connection.execute(
         _WITHDRAW, {"of_message": never.id, "to": ends.value, "reason": never.reason, "at": never.finished_at}
     )
+    advance(connection)
     return found.status.value, ends.value
 
 

@@ -8,19 +8,37 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from chapar.errors import DatabaseUnusable, SchemaOutdated, StoreUnavailable
-from chapar.store import database, files, migrations
+from chapar.model.audit import Action
+from chapar.model.message import WAITING
+from chapar.model.principal import Caller
+from chapar.store import copies, database, files, hold, migrations
+from chapar.store.audit import add_entries, entry_of_local_user, local_user
+from chapar.store.copies import now
 from chapar.store.database import Role, open_engine
 from chapar.store.failures import cause
+from chapar.store.generations import begin_after
 from chapar.store.health import CHECK
+from chapar.store.queue import how_many_held
 
 
-def check_commit(database_url: str) -> None:
-    """Raise DatabaseUnusable unless a commit succeeds."""
+def begin(database_url: str, lock: files.Lock | None) -> int:
+    """Commit once before a gateway serves; gives how many messages are held. Raises DatabaseUnusable.
+
+    A SQLite database, whose `lock` this process holds, begins another generation.
+    """
     try:
         with open_engine(database_url, Role.ADMINISTRATOR).begin() as connection:
             CHECK.run(connection, [()])
+            if lock is not None:
+                known = lock.known_generation()
+                copies.recognise(connection, known)
+                generation = begin_after(connection, known)
+            held = how_many_held(connection)
     except SQLAlchemyError as error:
         raise DatabaseUnusable(cause(error)) from error
+    if lock is not None:
+        files.write_generation(lock.lock_file, generation)
+    return held
 
 
 @contextmanager
@@ -39,8 +57,11 @@ def administer(database_url: str) -> Iterator[Connection]:
             raise
         with files.lock(file):
             migrations.migrate(database_url)
+    known = 0 if file is None else files.known_generation(file)
     try:
         with open_engine(database_url, Role.ADMINISTRATOR).begin() as connection:
+            if file is not None:
+                copies.recognise(connection, known)
             yield connection
     except SQLAlchemyError as error:
         raise StoreUnavailable(cause(error)) from error
@@ -61,6 +82,49 @@ def migrate(database_url: str) -> tuple[str | None, str]:
             except SchemaOutdated:
                 locked.enter_context(files.lock(file))
         return migrations.migrate(database_url, asked_for=True)
+
+
+def hold_queue(database_url: str) -> int:
+    """Hold all that waits; gives how many messages are held. Raises what `administer` raises."""
+    with administer(database_url) as connection:
+        at = now()
+        if hold.hold(connection, at):
+            held = how_many_held(connection)
+            add_entries(connection, [entry_of_local_user(at, Action.HELD, f"{held} messages")])
+        return how_many_held(connection)
+
+
+def release_queue(database_url: str) -> tuple[int, int]:
+    """Release all that is held, in short transactions; gives how many may leave now, and how many are unconfirmed.
+
+    Raises what `administer` raises.
+    """
+    released = unconfirmed = 0
+    for status in WAITING:
+        last: int | None = 0
+        while last is not None:
+            with administer(database_url) as connection:
+                some = hold.release_some(connection, status, last, now())
+            released, unconfirmed, last = released + some.messages, unconfirmed + some.unconfirmed, some.last
+    with administer(database_url) as connection:
+        hold.lift(connection)
+        if released or unconfirmed:
+            add_entries(connection, [entry_of_local_user(now(), Action.RELEASED, f"{released} messages")])
+    return released, unconfirmed
+
+
+def cancel_queue(database_url: str) -> int:
+    """Cancel all that is held, in short transactions; gives how many messages. Raises what `administer` raises."""
+    caller, cancelled = Caller(local_user(), ""), 0
+    for status in WAITING:
+        some: int | None = None
+        while some != 0:
+            with administer(database_url) as connection:
+                some = hold.cancel_some(connection, status, caller, now())
+            cancelled += some
+    with administer(database_url) as connection:
+        hold.lift(connection)
+    return cancelled
 
 
 def _sqlite_file(database_url: str) -> Path | None:

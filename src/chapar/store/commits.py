@@ -345,12 +345,12 @@ class Commits:
 
     async def _keep_writer(self, database_url: str, lock: Lock | None) -> None:
         """Start the writer, and another whenever it dies; what it left unanswered is repeated."""
-        inherit, locked = ((), None) if lock is None else (lock.descriptors, lock.database)
+        locked = None if lock is None else lock.descriptors
         backoff = Backoff()
         while True:
             channel = Channel(self._receive)
             try:
-                async with writer_process(channel, inherit) as writer:
+                async with writer_process(channel, locked or ()) as writer:
                     writer.write(pack((database_url, locked)))
                     try:
                         with backoff.working():

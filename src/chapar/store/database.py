@@ -85,7 +85,9 @@ _BEGIN = {
 }
 
 
-def open_engine(database_url: str, role: Role, connections: int = 1, *, identity: Identity | None = None) -> Engine:
+def open_engine(
+    database_url: str | URL, role: Role, connections: int = 1, *, identity: Identity | None = None
+) -> Engine:
     """An engine whose connections fit `role`; opens none yet.
 
     Readers keep up to `connections` open; the others' connections end with their use. Where the SQLite file has an
@@ -180,7 +182,7 @@ def _expect(what: str, found: object, needed: object) -> None:
         raise DatabaseUnsafe(Phrase("database.not_durable", what=what, found=found, needed=needed))
 
 
-def parse(database_url: str) -> URL:
+def parse(database_url: str | URL) -> URL:
     """Read a database URL; raises SettingInvalid with a sentence that does not repeat it."""
     try:
         url = make_url(database_url)

@@ -27,6 +27,8 @@ _SET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)
 _GET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_GETLK", None)
 _LOCK_FORMAT: Final = "hhqqi"  # struct flock: type, whence, start, length, process
 
+_GENERATION_DIGITS: Final = 19  # of a lock file; all that an integer of SQLite has
+
 _HEADER: Final = 100  # bytes at the file's beginning; its size and its counter of changes are there
 
 
@@ -53,12 +55,17 @@ class Lock:
     def __init__(self, file: Path, beside: int, database: int) -> None:
         self.file = file
         self.identity = Identity.of(database)
+        self.lock_file = beside  #: a descriptor of it
         self.database = database  #: a descriptor of the database file; to close it earlier would end SQLite's own locks
         self.descriptors = (beside, database)
 
     def readable_by_others(self) -> bool:
         """Return whether the database's mode lets anybody but its owner at it."""
         return bool(os.fstat(self.database).st_mode & _NOT_THE_OWNER)
+
+    def known_generation(self) -> int:
+        """The last generation of the database that was served under this name; 0 where none is known."""
+        return read_generation(self.lock_file)
 
     def close(self) -> None:
         """Let the next one serve the file."""
@@ -80,7 +87,7 @@ def lock(file: Path) -> Lock:
     Locked are the file itself and, because earlier versions of Chapar know no other lock, `<file>.lock`.
     """
     with ExitStack() as opened:
-        beside = _open(file.with_name(f"{file.name}.lock"), os.O_NOFOLLOW)
+        beside = _open(lock_file_of(file), os.O_NOFOLLOW)
         opened.callback(os.close, beside)
         with suppress(OSError):  # another's; it was made by an earlier version then
             os.fchmod(beside, _OWNER_ONLY)
@@ -94,6 +101,30 @@ def lock(file: Path) -> Lock:
         check(file, Identity.of(database))
         opened.pop_all()
         return Lock(file, beside, database)
+
+
+def known_generation(file: Path) -> int:
+    """The last generation of the database that was served under this name; 0 where none is known."""
+    try:
+        lock_file = os.open(lock_file_of(file), os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        return read_generation(lock_file)
+    finally:
+        os.close(lock_file)
+
+
+def read_generation(lock_file: int) -> int:
+    """The generation that was written into a lock file, by its descriptor; 0 where there is none."""
+    written = os.pread(lock_file, _GENERATION_DIGITS, 0)
+    return int(written) if written.isdigit() else 0
+
+
+def write_generation(lock_file: int, generation: int) -> None:
+    """Keep the generation of what was committed. Where that fails, an older copy is not recognised by it later."""
+    with suppress(OSError):
+        os.pwrite(lock_file, b"%0*d\n" % (_GENERATION_DIGITS, generation), 0)
 
 
 def check(file: Path, identity: Identity) -> None:
@@ -112,9 +143,9 @@ def check_name(file: Path) -> None:
     SQLite keeps the log beside the name that the file was opened by. With two logs, each process would not see what the
     other one writes, and overwrite it.
     """
-    log = _beside(file, "wal")
+    log = sibling(file, "wal")
     patience_ends = time.monotonic() + _LOCK_PATIENCE
-    while _is_served(file) and not log.exists():
+    while is_served(file) and not log.exists():
         if time.monotonic() > patience_ends:  # it is not just starting
             raise DatabaseInUse(str(file))
         time.sleep(_TRY_EVERY)
@@ -123,15 +154,16 @@ def check_name(file: Path) -> None:
 class Watch:
     """Says when the files of an open connection are not those that their names lead to, or were overwritten.
 
-    For use by the one process that writes, with the descriptor of the locked database.
+    For use by the one process that writes, with the descriptors of the lock. It keeps the generation in the lock file.
     """
 
-    def __init__(self, file: Path, database: int) -> None:
+    def __init__(self, file: Path, lock_file: int, database: int) -> None:
         """Watch the files from now on; raises DatabaseFileGone where one is missing already."""
         self._file = file
+        self._lock_file = lock_file
         self._database = database
         self._identities = {str(file): Identity.of(database)}
-        for name in (_beside(file, "wal"), _beside(file, "shm")):
+        for name in (sibling(file, "wal"), sibling(file, "shm")):
             try:
                 self._identities[str(name)] = Identity.of(name)
             except OSError:
@@ -140,8 +172,10 @@ class Watch:
         self._header = b""
         self.wrote()
 
-    def wrote(self) -> None:
-        """Take the contents for ours as they are: we have just written."""
+    def wrote(self, generation: int | None = None) -> None:
+        """Take the contents for ours as they are: we have just written, and committed this generation."""
+        if generation is not None:
+            write_generation(self._lock_file, generation)
         found = os.fstat(self._database)
         if (written := (found.st_mtime_ns, found.st_size)) != self._last_written:
             self._last_written = written
@@ -169,7 +203,12 @@ class Watch:
         return False
 
 
-def _beside(file: Path, kind: str) -> Path:
+def lock_file_of(file: Path) -> Path:
+    """The lock file of a database, beside the name that it is served by."""
+    return file.with_name(f"{file.name}.lock")
+
+
+def sibling(file: Path, kind: str) -> Path:
     """The file that SQLite keeps beside the database, which is where links lead to."""
     real = file.resolve()
     return real.with_name(f"{real.name}-{kind}")
@@ -207,7 +246,7 @@ def _is_locked(file: Path, beside: int, database: int) -> bool:
     return True
 
 
-def _is_served(file: Path) -> bool:
+def is_served(file: Path) -> bool:
     """Return whether somebody holds the lock. Not for a process that has the database open: it would lose its locks."""
     if _GET_LOCK is None:
         return False

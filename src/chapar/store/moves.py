@@ -12,6 +12,7 @@ from chapar.model.audit import Entry
 from chapar.model.change import Cancelled, Change, Move
 from chapar.model.message import MUTABLE, WAITING, Attempt, Status
 from chapar.store.audit import add_entries
+from chapar.store.generations import advance
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch
 from chapar.store.schema import COLUMNS, Row, attempts, messages, to_message, to_row
 
@@ -92,6 +93,7 @@ def _cancel_one(connection: Connection, entry: Entry) -> tuple[str | None, Row] 
     message = to_message(tuple(found))
     if message.status in WAITING:
         connection.execute(_CANCEL, {"of_message": message.id, "at": entry.at})
+        advance(connection)
         add_entries(connection, [entry])
         cancelled = message.moved(Status.CANCELLED, reason=_CANCELLED, not_before=None, finished_at=entry.at)
         return message.status.value, to_row(cancelled)

@@ -25,6 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from chapar.model.change import Change
 from chapar.model.message import WAITING, Attempt, Status
 from chapar.model.queue import Backlog, Lease, Taken
+from chapar.store.generations import advance
 from chapar.store.moves import keep_attempts
 from chapar.store.operations import Kind
 from chapar.store.retained import supersede, superseded
@@ -34,6 +35,7 @@ from chapar.store.schema import (
     PROCESS_LENGTH,
     Row,
     has_status,
+    installation,
     messages,
     processes,
     to_message,
@@ -76,11 +78,17 @@ _NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(Non
 # It stands in the statement as a number: where LIMIT has a parameter, SQLite plans anew at each execution.
 _limit = bindparam("limit", type_=Integer, literal_execute=True)
 
+HELD_UP_TO: Final = select(func.coalesce(func.max(installation.c.held_up_to), 0)).scalar_subquery()
+"""The last `seq` of what is held: it waits, and expires, but does not leave; it keeps nothing behind it."""
 _is_publishing = has_status([Status.PUBLISHING])
 
 # A device whose front message was put off, or is in another process's hands, keeps what is behind it. So does one that
 # has a whole page on its way: answered late, it must not fill all that a process may have taken.
-_put_off = select(messages.c.imei, messages.c.seq).where(messages.c.not_before.is_not(None)).cte("put_off")
+_put_off = (
+    select(messages.c.imei, messages.c.seq)
+    .where(messages.c.not_before.is_not(None), messages.c.seq > HELD_UP_TO)
+    .cte("put_off")
+)
 _is_elsewhere = case((_PROCESS.is_distinct_from(bindparam("process")), 1), else_=0)
 _busy = (
     select(messages.c.imei)
@@ -93,6 +101,7 @@ _picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT mor
     select(messages.c.seq)
     .where(
         has_status([Status.QUEUED]),
+        messages.c.seq > HELD_UP_TO,
         ~exists().where(_put_off.c.imei == messages.c.imei, _put_off.c.seq <= messages.c.seq),
         messages.c.imei.not_in(select(_busy.c.imei)),
     )
@@ -154,6 +163,11 @@ _DEPTHS: Final = (
     _depth.where(has_status([Status.QUEUED])),
     _depth.where(has_status([Status.SCHEDULED]), messages.c.micro_op != ""),
 )
+HELD: Final = select(func.count()).where(
+    has_status(WAITING),
+    messages.c.seq <= HELD_UP_TO,
+    messages.c.micro_op != "",
+)
 _FRONT = select(*COLUMNS).where(messages.c.seq == bindparam("front"))
 
 
@@ -214,7 +228,13 @@ def backlog(connection: Connection) -> Backlog:
             front = first if front is None else min(front, first)
     if front is None:
         return Backlog(depths, None)
-    return Backlog(depths, to_message(tuple(connection.execute(_FRONT, {"front": front}).one())))
+    oldest = to_message(tuple(connection.execute(_FRONT, {"front": front}).one()))
+    return Backlog(depths, oldest, how_many_held(connection))
+
+
+def how_many_held(connection: Connection) -> int:
+    """Count the messages that are held, without what would clear a retained one."""
+    return int(connection.execute(HELD).scalar_one())
 
 
 class Take(NamedTuple):
@@ -257,6 +277,8 @@ def _take_one(connection: Connection, take: Take) -> _Found:
             _TAKE, {"taker": take.claim, "process": take.claim[:PROCESS_LENGTH], "limit": take.limit}
         )
         taken = _of_claim(connection, take.claim) if found.rowcount else []
+        if taken:
+            advance(connection)
         taken, superseded = supersede(connection, taken, take.at)
     return taken, woken, superseded, connection.execute(_NEXT).scalar_one()
 
@@ -309,6 +331,7 @@ def _acquire_lease(connection: Connection, leases: Sequence[Lease]) -> Sequence[
 
 def _release_lease(connection: Connection, left: Sequence[str]) -> Sequence[None]:
     connection.execute(_RELEASE_LEASE, [{"process": process} for process in left])
+    advance(connection)
     return [None] * len(left)
 
 

@@ -149,6 +149,15 @@ processes = Table(
 )
 """The gateway processes on this database; what one holds is taken over when its lease, in database time, is over."""
 
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", SmallInteger, primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("held_up_to", BigInteger),
+)
+"""One row, about the database as a whole: its generation (see `generations`), and the last `seq` of what is held."""
+
 api_keys = Table(
     "api_keys",
     metadata,

@@ -78,7 +78,10 @@ async def open_store(
             await asyncio.to_thread(migrations.migrate, database_url)
         else:
             await asyncio.to_thread(migrations.check_schema, database_url)
-        await asyncio.to_thread(administration.check_commit, database_url)
+        held = await asyncio.to_thread(administration.begin, database_url, lock)
+        if held:
+            note = "A backup was restored, and these may have been sent since. See `chapar queue show`."
+            log.warning("messages_held", messages=held, note=note)
         identity = None if lock is None else lock.identity
         changes = Changes()
         async with (

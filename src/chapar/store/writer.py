@@ -3,8 +3,9 @@
 `main` serves one socket until the other end closes it. It takes a batch, runs all of it in one transaction, commits,
 and answers each operation. The gateway's end is `commits.py`.
 
-    gateway → writer   (url, descriptor)              once, at first: it names a secret, so it is no argument; the
-                                                      descriptor is the locked SQLite file's, inherited, or None
+    gateway → writer   (url, descriptors)             once, at first: it names a secret, so it is no argument; the
+                                                      descriptors are those of the lock of a SQLite file, inherited:
+                                                      of the lock file and of the database; or None
                        [(kind, [row, …]), …]          a batch, only while the writer is ready; an empty one asks
                                                       whether it is alive
     writer → gateway   ("ready",)                     there is a connection
@@ -38,6 +39,7 @@ from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe, Phrase
 from chapar.store.database import Role, check_durable, empty_wal, open_engine, parse, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.files import Identity, Watch
+from chapar.store.generations import MAY_ADVANCE, generation_of
 from chapar.store.kinds import KINDS
 from chapar.store.operations import Kind
 from chapar.store.wire import LENGTH, body_length, pack, unpack
@@ -56,13 +58,13 @@ def serve(channel: socket.socket) -> None:
     first = _receive(channel)
     if first is None:
         return
-    url, descriptor = str(first[0]), first[1]
-    engine = open_engine(url, Role.WRITER, identity=None if descriptor is None else Identity.of(descriptor))
+    url, descriptors = str(first[0]), first[1]
+    engine = open_engine(url, Role.WRITER, identity=None if descriptors is None else Identity.of(descriptors[1]))
     settled = True
     while True:
         try:
             with _connected(engine, settled=settled) as connection:
-                watch = None if descriptor is None else Watch(sqlite_file(parse(url)), descriptor)
+                watch = None if descriptors is None else Watch(sqlite_file(parse(url)), *descriptors)
                 _send(channel, ("ready",))
                 settled = _commit_batches(channel, connection, watch)
         except DatabaseFileGone as error:
@@ -130,8 +132,11 @@ def commit(connection: Connection, batch: Batch, watch: Watch | None = None) -> 
     database says so; else the outcome is unknown and a failed fsync is never tried again on this connection.
     Nothing is committed into a file that is not at its place.
     """
+    generation: int | None = None
     try:
         answers = _run(connection, batch)
+        if watch is not None and any(name in MAY_ADVANCE for name, _ in batch):
+            generation = generation_of(connection)
     except SQLAlchemyError as error:
         return [("not_saved", cause(error))] * len(batch), _rolled_back(connection)
     if watch is not None and (gone := watch.gone()):
@@ -143,7 +148,7 @@ def commit(connection: Connection, batch: Batch, watch: Watch | None = None) -> 
             return [("not_saved", cause(error))] * len(batch), True
         return [("unknown", cause(error))] * len(batch), False
     if watch is not None:
-        watch.wrote()
+        watch.wrote(generation)
     return answers, True
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import URL, Connection, inspect
 from sqlalchemy.exc import DBAPIError
 
 from chapar.errors import DatabaseUnusable, SchemaNewer, SchemaOutdated
@@ -16,7 +16,7 @@ _HERE: Final = Path(__file__).parent
 _TABLE: Final = "alembic_version"
 
 
-def migrate(database_url: str, *, asked_for: bool = False) -> tuple[str | None, str]:
+def migrate(database_url: str | URL, *, asked_for: bool = False) -> tuple[str | None, str]:
     """Bring the schema to the newest revision; gives the revisions before (None: no tables) and after.
 
     The audit trail says so in the same transaction, but for the tables of a new database that nobody `asked_for`.
@@ -68,7 +68,7 @@ def _upgrade(connection: Connection, *, asked_for: bool) -> None:
 
 
 @contextmanager
-def _connected(database_url: str) -> Iterator[Connection]:
+def _connected(database_url: str | URL) -> Iterator[Connection]:
     try:
         with open_engine(database_url, Role.MIGRATOR).connect() as connection:
             with connection.begin():

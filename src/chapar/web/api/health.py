@@ -18,6 +18,7 @@ class Readiness(NamedTuple):
 
     database: ChaparError | Phrase | None
     broker: ChaparError | Phrase | None
+    held: int = 0  #: messages that wait for `chapar queue release`
 
 
 class Live(BaseModel):
@@ -39,6 +40,10 @@ class Ready(BaseModel):
     status: Literal["ready", "not_ready"]
     database: Part
     broker: Part
+    held: int | None = Field(
+        description="Messages that do not leave until `chapar queue release`, because a backup was restored and they "
+        "may have been sent since; null for callers without a key or token."
+    )
 
 
 def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Callable[[], bytes]) -> APIRouter:
@@ -66,11 +71,16 @@ def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Cal
             told = None if caller.principal is NOBODY else trouble
             return Part(ready=trouble is None, reason=told and told.sentence(language))
 
-        database, broker = await readiness()
+        database, broker, held = await readiness()
         is_ready = database is None and broker is None
         response.status_code = 200 if is_ready else 503
         response.headers.update({"Content-Language": language, "Vary": "Accept-Language"})
-        return Ready(status="ready" if is_ready else "not_ready", database=part(database), broker=part(broker))
+        return Ready(
+            status="ready" if is_ready else "not_ready",
+            database=part(database),
+            broker=part(broker),
+            held=None if caller.principal is NOBODY else held,
+        )
 
     @router.get(
         "/metrics",

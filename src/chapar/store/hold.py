@@ -1,0 +1,120 @@
+"""The hold: what a restored database has unsent may have been sent since, so it waits until its owner decides."""
+
+from typing import Final, NamedTuple
+
+from sqlalchemy import BigInteger, Connection, bindparam, case, delete, func, null, select, true, update
+
+from chapar.model.audit import cancellation
+from chapar.model.message import UNFINISHED, WAITING, Status
+from chapar.model.principal import Caller
+from chapar.model.reason import Reason
+from chapar.store.moves import CANCEL
+from chapar.store.queue import HELD_UP_TO, SETTLE, Settle
+from chapar.store.schema import COLUMNS, has_status, installation, messages, processes, to_message
+
+_RELEASED_AT_ONCE: Final = 5000  # messages; some ten milliseconds, for which a running gateway's commits wait
+_CANCELLED_AT_ONCE: Final = 500  # messages, each with its entry in the audit trail
+
+_AT = bindparam("at", type_=BigInteger)
+_unfinished = has_status(UNFINISHED)
+_once = messages.c.at_most_once.is_(True)
+
+_LAST_UNFINISHED = select(func.max(messages.c.seq)).where(_unfinished)
+_HOLD_UP_TO = update(installation).values(held_up_to=bindparam("last", type_=BigInteger))
+_MARK = (
+    update(messages)
+    .where(_unfinished, messages.c.seq <= HELD_UP_TO)
+    .values(
+        reason=Reason.HELD.value,
+        possible_duplicate=case((_once, messages.c.possible_duplicate), else_=true()),
+    )
+)
+
+# For each status, whose literal an index needs.
+_PAGES = {
+    status: select(messages.c.seq)
+    .where(
+        has_status([status]),
+        messages.c.seq > bindparam("behind", type_=BigInteger),
+        messages.c.seq <= HELD_UP_TO,
+    )
+    .order_by(messages.c.seq)
+    .limit(bindparam("limit"))
+    for status in WAITING
+}
+_RELEASES = {
+    status: update(messages)
+    .where(messages.c.seq.in_(page))
+    .values(
+        status=case((_once, Status.UNCONFIRMED.value), else_=messages.c.status),
+        reason=case((_once, Reason.HELD.value), else_=null()),
+        finished_at=case((_once, _AT), else_=messages.c.finished_at),
+        not_before=case((_once, null()), else_=messages.c.not_before),
+    )
+    .returning(messages.c.seq, messages.c.status)
+    for status, page in _PAGES.items()
+}
+_SOME_HELD = {
+    status: select(*COLUMNS).where(messages.c.seq.in_(page)).order_by(messages.c.seq) for status, page in _PAGES.items()
+}
+
+
+class Released(NamedTuple):
+    """Outcome for some of the messages that were held."""
+
+    messages: int  #: may leave now
+    unconfirmed: int  #: were to be sent at most once, and so are not
+    last: int | None  #: `seq` of the last one; None: no more was held
+
+
+def hold(connection: Connection, at: int) -> int:
+    """Hold all that waits, and what dead processes left; gives how many messages that is."""
+    SETTLE.run(connection, [Settle("", at)])
+    last = connection.execute(_LAST_UNFINISHED).scalar()
+    if last is None:
+        return 0
+    connection.execute(_HOLD_UP_TO, {"last": last})
+    return connection.execute(_MARK).rowcount
+
+
+def hold_copy(connection: Connection, at: int) -> int:
+    """Likewise in a copy, none of whose processes lives."""
+    settle_copy(connection, at)
+    return hold(connection, at)
+
+
+def settle_copy(connection: Connection, at: int) -> None:
+    """Put back what was on its way when a copy was made; none of its processes lives."""
+    connection.execute(delete(processes))
+    SETTLE.run(connection, [Settle("", at)])
+
+
+def release_some(connection: Connection, status: Status, behind: int, at: int) -> Released:
+    """Release the next messages with this status and a higher `seq`. They leave when the hold is lifted."""
+    page = {"behind": behind, "limit": _RELEASED_AT_ONCE}
+    found = connection.execute(_RELEASES[status], page | {"at": at}).all()
+    unconfirmed = sum(after == Status.UNCONFIRMED for _, after in found)
+    return Released(len(found) - unconfirmed, unconfirmed, max((seq for seq, _ in found), default=None))
+
+
+def cancel_some(connection: Connection, status: Status, caller: Caller, at: int) -> int:
+    """Cancel the next messages with this status that are held; gives how many there were."""
+    page = {"behind": 0, "limit": _CANCELLED_AT_ONCE}
+    found = [to_message(tuple(row)) for row in connection.execute(_SOME_HELD[status], page)]
+    CANCEL.run(connection, [cancellation(caller, message, at, "held") for message in found])
+    return len(found)
+
+
+def lift(connection: Connection) -> None:
+    """End the hold: what is left of it leaves in its order."""
+    connection.execute(_HOLD_UP_TO, {"last": None})
+
+
+def cancel_all(connection: Connection, caller: Caller, at: int) -> int:
+    """Cancel all that is held in one transaction, and end the hold; gives how many messages that were."""
+    cancelled = 0
+    for status in WAITING:
+        while count := cancel_some(connection, status, caller, at):
+            cancelled += count
+    lift(connection)
+    return cancelled
