@@ -12,6 +12,7 @@ install_missing_packages() {
   has_libfaketime || packages+=(libfaketime)
   has_nginx || packages+=(nginx)
   has_caddy || packages+=(caddy)
+  has_chromium || packages+=(chromium)
   has_promtool || packages+=(prometheus)
   [[ ${#packages[@]} -eq 0 ]] || announced_install "${packages[@]}"
 }
@@ -31,6 +32,7 @@ find_missing_tools() {
   has_libfaketime || missing_tools+=("libfaketime    MISSING, its tests were skipped (package libfaketime)")
   has_nginx || missing_tools+=("nginx          MISSING, its tests were skipped (package nginx)")
   has_caddy || missing_tools+=("Caddy          MISSING, its tests were skipped (package caddy)")
+  has_chromium || missing_tools+=("Chromium       MISSING, its tests were skipped (package chromium)")
   has_promtool || missing_tools+=("Prometheus     MISSING, its tests were skipped (package prometheus)")
 }
 
@@ -41,6 +43,7 @@ has_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgres
 
 has_promtool() { command -v promtool >/dev/null; }
 has_caddy() { command -v caddy >/dev/null; }
+has_chromium() { command -v chromium >/dev/null; }
 has_libfiu() { command -v fiu-ctrl >/dev/null; }
 has_libfaketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; }
 

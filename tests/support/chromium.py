@@ -1,12 +1,16 @@
-"""A page as a browser shows it, with a browser that knows no other place."""
+"""Debian's Chromium, driven as a person drives it. It knows no other place than this machine."""
 
+import importlib.util
 import shutil
-import subprocess
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-_PATIENCE = 60  # seconds
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PATIENCE = 60_000  # ms; on a busy machine it takes half a minute to begin
 _FLAGS = (
-    "--headless",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -18,18 +22,51 @@ _FLAGS = (
 )
 
 
-def installed() -> bool:
-    """Whether this machine has Chromium."""
-    return shutil.which("chromium") is not None
+def missing() -> str | None:
+    """Why no browser can be driven here; None where one can."""
+    if shutil.which("chromium") is None:
+        return "Chromium is not installed"
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright, which drives Chromium, is not to be had for this machine"
+    return None
 
 
-def rendered(url: str, profile: Path, *flags: str) -> str:
-    """The page's DOM as HTML, once its scripts have come to rest; `profile` is a folder for this browser alone."""
-    shown = subprocess.run(
-        ["chromium", *_FLAGS, *flags, f"--user-data-dir={profile}", "--virtual-time-budget=10000", "--dump-dom", url],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE,
+@contextmanager
+def launched() -> Iterator["Browser"]:
+    """A browser without a window."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - not on every machine
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=list(_FLAGS), timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def page_of(browser: "Browser", **context: Any) -> Iterator["Page"]:
+    """A page of a browser that remembers nothing."""
+    with browser.new_context(**context) as fresh:
+        fresh.set_default_timeout(PATIENCE)
+        yield fresh.new_page()
+
+
+@contextmanager
+def asked_for_passwords(page: "Page", passwords: list[str]) -> Iterator[list[str]]:
+    """Type these passwords, one each time the page asks for one, then give up; gives where it asked."""
+    session = page.context.new_cdp_session(page)
+    asked: list[str] = []
+
+    def answer(event: dict[str, Any]) -> None:
+        asked.append(event["request"]["url"])
+        reply = {"response": "CancelAuth"}
+        if passwords:
+            reply = {"response": "ProvideCredentials", "username": "me", "password": passwords.pop(0)}
+        session.send("Fetch.continueWithAuth", {"requestId": event["requestId"], "authChallengeResponse": reply})
+
+    session.on("Fetch.authRequired", answer)
+    session.on(
+        "Fetch.requestPaused", lambda event: session.send("Fetch.continueRequest", {"requestId": event["requestId"]})
     )
-    return shown.stdout
+    session.send("Fetch.enable", {"handleAuthRequests": True})
+    yield asked
+    session.detach()

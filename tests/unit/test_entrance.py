@@ -149,6 +149,32 @@ async def test_a_key_opens_what_its_scopes_say() -> None:
     assert 'scope="messages:send"' in answer.headers["www-authenticate"]
 
 
+@pytest.mark.parametrize(
+    ("method", "credential", "asks"),
+    [
+        ("GET", None, True),
+        ("HEAD", None, True),
+        ("GET", b"Basic YTpi", True),
+        ("GET", b"basic nonsense", True),
+        ("GET", b"Bearer nonsense", False),
+        ("POST", None, False),
+        ("POST", b"Basic YTpi", False),
+        ("POST", b"Bearer nonsense", False),
+    ],
+)
+async def test_a_browser_is_asked_for_a_password_where_one_is_taken(
+    method: str, credential: bytes | None, *, asks: bool
+) -> None:
+    """Each scheme in a header of its own: Chromium sees the first of several in one."""
+    place = Place()
+    await place.closed()
+    for _ in range(2):
+        answer = await place.ask(credential, method)
+        bearer, *basic = answer.headers.get_list("www-authenticate")
+        assert (answer.status_code, bearer.partition(" ")[0]) == (401, "Bearer")
+        assert basic == (['Basic realm="Chapar", charset="UTF-8"'] if asks else [])
+
+
 async def test_a_wrong_credential_is_refused_on_every_route() -> None:
     place = Place()
     await place.closed()

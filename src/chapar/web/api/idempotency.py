@@ -15,11 +15,10 @@ MAX_KEY_LENGTH: Final = 255  # characters; a UUID has 36
 KEY_PARAMETER: Final = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "Makes a repetition safe: the same key with the same request gets the answer of the first one and "
-    "sends nothing. Kept for a day, and longer than the message can be delivered.",
+    "description": "Makes a repetition safe, with a key of your own such as a UUID: the same key with the same request "
+    "gets the answer of the first one and sends nothing. Kept for a day, and longer than the message can be delivered.",
     # At least one character that is neither a space nor a quote, which may stand around it.
     "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH, "pattern": "^[ -~]*[!#-~][ -~]*$"},
-    "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
 }
 
 

@@ -21,8 +21,8 @@ from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 from chapar.runtime.metrics import Metrics
 from chapar.web.http.body import parse, read_body
 from chapar.web.http.exchange import CUT
-from chapar.web.http.headers import first_headers
-from chapar.web.http.problems import answer_to, language_of, problem_response
+from chapar.web.http.headers import SAFE, first_headers
+from chapar.web.http.problems import answer_to, language_of, may_ask_for_password, problem_response
 from chapar.web.http.rates import BodyShare, Limits
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -32,7 +32,6 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _JSON: Final = "application/json"
 _MANY_DIGITS: Final = 6  # of a length: 100 kB
 READMIT_EVERY: Final = 0.5  # seconds between checks of who is being sent a stream
-_READING: Final = frozenset({"GET", "HEAD"})
 
 
 class Identity(StrEnum):
@@ -225,14 +224,14 @@ def _answer(error: ChaparError, scope: ASGIScope) -> Response:
     if _sends_much(scope):
         return problem_response(request, error, {"Connection": "close"})
     if isinstance(error, CredentialInvalid):
-        return _answer_again(error.problem, language_of(request))
+        return _answer_again(error.problem, language_of(request), may_ask_for_password(request))
     return problem_response(request, error)
 
 
 @lru_cache(maxsize=64)
-def _answer_again(problem: Phrase, language: Language) -> Response:
+def _answer_again(problem: Phrase, language: Language, password: bool) -> Response:  # noqa: FBT001 - a cache's key
     """The answer to a wrong credential, made once for each reason: in a flood it was a quarter of what one costs."""
-    return answer_to(CredentialInvalid(problem), language)
+    return answer_to(CredentialInvalid(problem), language, password=password)
 
 
 def _sends_much(scope: ASGIScope) -> bool:
@@ -259,7 +258,7 @@ def _credential(authorization: bytes, method: str) -> str:
     match scheme.lower():
         case "bearer":
             return rest.strip()
-        case "basic" if method in _READING:
+        case "basic" if method in SAFE:
             try:
                 return base64.b64decode(rest.strip(), validate=True).decode("latin-1").partition(":")[2]
             except (binascii.Error, ValueError):

@@ -8,6 +8,9 @@ from starlette.types import Scope
 from chapar.errors import HeadMalformed, Phrase
 from chapar.model.message import Command, Wait
 
+SAFE: Final = frozenset({"GET", "HEAD"})
+"""Methods that change nothing (RFC 9110 §9.2.1); without CORS no other site can read their answer."""
+
 ASYNC: Final = "respond-async"
 
 PREFER_PARAMETER: Final = {
@@ -15,7 +18,6 @@ PREFER_PARAMETER: Final = {
     "in": "header",
     "description": "`respond-async`: the same as `wait: none`; the answer says `Preference-Applied`.",
     "schema": {"type": "string"},
-    "example": ASYNC,
 }
 
 _FIRST: Final = "chapar.headers"  # in the scope: the first header of each name, as most that is asked for is not there

@@ -10,10 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar.errors import HeadMalformed, HostNotAllowed, OriginNotAllowed, Phrase, RequestError
 from chapar.runtime.addresses import is_loopback
-from chapar.web.http.headers import check_single, first_headers
+from chapar.web.http.headers import SAFE, check_single, first_headers
 from chapar.web.http.problems import problem_response
 
-_SAFE: Final = frozenset({"GET", "HEAD"})  # they change nothing, and without CORS no other site can read their answer
 _OURS: Final = frozenset({b"same-origin", b"none"})  # "none" is a person who typed the address (Fetch Metadata §2.2)
 _SHOWN: Final = 100  # characters of a name in a sentence
 
@@ -55,7 +54,7 @@ class Origins:
                 raise HeadMalformed(Phrase("head.no_host"))
         elif self._hosts is not None and not self._is_ours(host):
             raise HostNotAllowed(_shown(host))
-        if scope["method"] not in _SAFE:
+        if scope["method"] not in SAFE:
             self._check_origin(headers, host)
 
     def _check_origin(self, headers: Mapping[bytes, bytes], host: bytes | None) -> None:

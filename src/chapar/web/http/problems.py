@@ -58,7 +58,7 @@ from chapar.errors import (
 )
 from chapar.model.times import TimeInvalid
 from chapar.web.http.body import shown
-from chapar.web.http.headers import headers
+from chapar.web.http.headers import SAFE, first_headers, headers
 
 STATUSES: Final[Mapping[type[ChaparError], int]] = {
     HeadMalformed: 400,
@@ -101,6 +101,7 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
 
 PROBLEM_TYPE: Final = "application/problem+json"
 _CHALLENGES: Final = frozenset({401, 403})
+_BASIC: Final = 'Basic realm="Chapar", charset="UTF-8"'  # RFC 7617
 _BODY_UNREAD: Final = (
     HeadMalformed,
     PathUnknown,
@@ -193,11 +194,22 @@ def install(app: FastAPI) -> None:
 
 def problem_response(request: Request, error: ChaparError, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request that ended in `error`."""
-    return answer_to(error, language_of(request), headers)
+    return answer_to(error, language_of(request), headers, password=may_ask_for_password(request))
 
 
-def answer_to(error: ChaparError, language: Language, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer that is a problem."""
+def may_ask_for_password(request: Request) -> bool:
+    """Return whether a browser is to ask for a password: it is taken to read only.
+
+    It would ask as well where a script has sent a token; the script knows better what to do.
+    """
+    credential = first_headers(request.scope).get(b"authorization", b"")
+    return request.method in SAFE and not credential.lower().startswith(b"bearer")
+
+
+def answer_to(
+    error: ChaparError, language: Language, headers: Mapping[str, str] | None = None, *, password: bool = False
+) -> Response:
+    """The answer that is a problem; `password` says whether a 401 asks for one."""
     every = {"Content-Language": language, "Vary": "Accept-Language", **(headers or {})}
     if isinstance(error, _BODY_UNREAD):
         every |= _CLOSE
@@ -207,18 +219,22 @@ def answer_to(error: ChaparError, language: Language, headers: Mapping[str, str]
             every["Retry-After"] = str(error.retry_after)
         case AccessError() if status in _CHALLENGES:
             every["WWW-Authenticate"] = _challenge(error)
-    return _response(status, problem(error, language), every)
+    answer = _response(status, problem(error, language), every)
+    if password and status == HTTPStatus.UNAUTHORIZED:
+        # In a header of its own: of several challenges in one, browsers see the first.
+        answer.headers.append("WWW-Authenticate", _BASIC)
+    return answer
 
 
 def _challenge(error: AccessError) -> str:
-    """Say how to do better (RFC 6750 §3): Basic, for browsers, only where nothing was sent."""
+    """Say how to do better (RFC 6750 §3)."""
     match error:
         case CredentialInvalid():
             return 'Bearer realm="Chapar", error="invalid_token"'
         case ScopeMissing(scope):
             return f'Bearer realm="Chapar", error="insufficient_scope", scope="{scope}"'
         case Unauthenticated():
-            return 'Bearer realm="Chapar", Basic realm="Chapar"'
+            return 'Bearer realm="Chapar"'
         case _:
             return 'Bearer realm="Chapar", error="insufficient_scope"'
 
