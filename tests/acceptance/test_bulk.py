@@ -306,3 +306,70 @@ def test_without_a_broker_each_message_is_told_whether_it_is_kept(site: Site, im
     assert [item["body"].get("code") for item in told["answers"]] == [None, "broker_unreachable"] * 3
     assert [item["body"]["detail"] for item in told["answers"]][1] == "Something went wrong"
     assert Counter(row["status"] for row in site.settled(imei)) == {"published": 3, "rejected": 3}
+
+
+def as_csv(site: Site, text: str, **headers: str) -> httpx.Response:
+    return site.api.post(
+        "/messaging/bulk", content=text, headers={"Content-Type": "text/csv; charset=utf-8", **headers}
+    )
+
+
+def test_rows_of_csv_are_messages_and_a_faulty_one_names_its_line(site: Site, imei: str) -> None:
+    text = (
+        "\ufeffimei,micro_op,params.litres,params.note,qos\r\n"
+        f'{imei},set_flow,20,"two\nlines",\r\n'
+        f"{imei},set_flow,,0012,7\r\n"
+        "\r\n"
+        "8.61234567890123E+14,open,,,\r\n"
+        f"{imei},close,,,\r\n"
+    )
+    with site.device(imei) as device:
+        answer = as_csv(site, text)
+        heard = device.wait_for(2)
+    assert answer.json()["summary"] == {"201": 2, "422": 2}
+    bodies = [item["body"] for item in answer.json()["answers"]]
+    assert [body.get("line") for body in bodies] == [None, 4, 6, None]
+    assert bodies[1]["reason"].startswith("Line 4: `qos`")
+    assert "shortened" in bodies[2]["reason"]
+    assert json.loads(heard[0].payload)["params"] == {"litres": 20, "note": "two\nlines"}
+    assert heard[1].payload == b"close"
+    persian = as_csv(site, "imei,micro_op\na/b,open\n", **{"Accept-Language": "fa"}).json()["answers"][0]["body"]
+    assert persian["reason"].startswith("سطر ۲: `imei`")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "says"),
+    [
+        ("imei,operation\n1,open\n", 422, "operation"),
+        ("imei,micro_op\n", 422, "1 to 10,000"),
+        ("", 422, "1 to 10,000"),
+        ("imei,micro_op\n" + "1,open\n" * 10_001, 422, "1 to 10,000"),
+        ('imei,micro_op\n1,"open\n', 400, "line 2"),
+        ("imei,params." + "x" * LARGEST_MESSAGE + "\n", 413, "CHAPAR_MAX_BODY_BYTES"),
+        ("imei,micro_op\n" + "1," * LARGEST, 413, "CHAPAR_MAX_BULK_BYTES"),
+    ],
+)
+def test_csv_that_holds_no_messages_is_refused_whole(site: Site, text: str, status: int, says: str) -> None:
+    answer = as_csv(site, text)
+    assert answer.status_code == status
+    assert says in answer.json()["reason"]
+
+
+def test_a_row_past_the_bound_of_one_message_fails_alone(site: Site, imei: str) -> None:
+    answer = as_csv(site, f"imei,micro_op\n{imei},{'x' * LARGEST_MESSAGE}\n{imei},open\n").json()
+    assert answer["summary"] == {"201": 1, "413": 1}
+    assert answer["answers"][0]["body"]["line"] == 2
+
+
+def test_a_key_covers_each_row(site: Site, imei: str) -> None:
+    text, key = f"imei,micro_op\n{imei},one\n{imei},two\n", str(uuid.uuid4())
+    first, second = (as_csv(site, text, **{"Idempotency-Key": key}).json() for _ in range(2))
+    assert first == second
+    assert len(site.messages_of(imei)) == 2
+
+
+def test_a_faulty_line_of_ndjson_names_its_line(site: Site, imei: str) -> None:
+    good = json.dumps({"imei": imei, "micro_op": "open"})
+    bodies = [item["body"] for item in as_lines(site, [good, "", "{", good]).json()["answers"]]
+    assert [body.get("line") for body in bodies] == [None, 3, None]
+    assert bodies[1]["reason"].startswith("Line 3: ")

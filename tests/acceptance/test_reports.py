@@ -1,9 +1,12 @@
 """Lists, reports and counts of what was sent: complete, stable while more arrives, and safe to open."""
 
 import csv
+import html
 import io
 import json
+import re
 import socket
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -241,3 +244,41 @@ def test_a_report_that_fails_midway_does_not_look_whole(
 def rename(engine: Engine, table: str, name: str) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {name}")
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "media_type"),
+    [
+        ("json", "inline", "application/json"),
+        ("ndjson", "attachment", "application/x-ndjson"),
+        ("csv", "attachment", "text/csv; charset=utf-8"),
+        ("xlsx", "attachment", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+    ],
+)
+def test_a_download_has_a_name(api: httpx.Client, form: str, kind: str, media_type: str) -> None:
+    answer = api.get("/reporting/all", params={"format": form, "imei": "863"})
+    assert answer.headers["content-type"] == media_type
+    name = rf'{kind}; filename="chapar-messages-\d{{4}}-\d\d-\d\d\.{form}"'
+    assert re.fullmatch(name, answer.headers["content-disposition"])
+
+
+def test_csv_has_a_byte_order_mark_only_where_it_is_asked_for(api: httpx.Client) -> None:
+    plain = api.get("/reporting/all", params={"format": "csv"}).content
+    assert not plain.startswith(b"\xef\xbb\xbf")
+    assert api.get("/reporting/all", params={"format": "csv", "bom": "true"}).content == b"\xef\xbb\xbf" + plain
+    assert api.get("/reporting/all", params={"format": "json", "bom": "true"}).content.startswith(b"[")
+
+
+def test_a_spreadsheet_holds_what_the_report_says_as_text(api: httpx.Client) -> None:
+    content = api.get("/reporting/all", params={"format": "xlsx"}).content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        sheet = archive.read("xl/worksheets/sheet1.xml").decode()
+    texts = [re.findall(r"<t[^>]*>([^<]*)</t>|<c s=\"1\"(/)>", row) for row in sheet.split("</row>")[:-1]]
+    rows = [[None if empty else html.unescape(text) for text, empty in row] for row in texts]
+    expected = reported(api)
+    assert len(rows) == 1 + len(expected)
+    for cells, message in zip(rows[1:], expected, strict=True):
+        row = dict(zip(rows[0], cells, strict=True))
+        assert (row["id"], row["imei"], row["micro_op"]) == (message["id"], message["imei"], message["micro_op"])
+        assert (None if row["params"] is None else json.loads(row["params"])) == message["params"]
+        assert row["retain"] == str(message["retain"]).lower()

@@ -25,6 +25,7 @@ ChaparError
 │   ├── OriginNotAllowed     … a page of another site sent it
 │   ├── FieldInvalid         … a field breaks a rule
 │   ├── BodyMalformed        … the body is not JSON in UTF-8
+│   ├── RowMalformed         … a row of the body is not CSV in UTF-8
 │   ├── BodyTooLarge         … the body is larger than the limit
 │   ├── BodiesExhausted      … bodies of other requests take all the memory there is for them
 │   ├── BodyTooSlow          … the body did not arrive in time
@@ -171,6 +172,7 @@ from chapar.errors.request import (
     PathUnknown,
     QueueFull,
     RequestError,
+    RowMalformed,
     TargetTooLong,
 )
 from chapar.errors.root import CATALOGS, Catalogs, ChaparError, Language, Phrase, Text, joined
@@ -278,6 +280,7 @@ __all__ = [
     "ReleaseRefused",
     "RequestError",
     "RestoreFailed",
+    "RowMalformed",
     "SchemaNewer",
     "SchemaOutdated",
     "ScopeMissing",

@@ -111,6 +111,15 @@ class BodyMalformed(RequestError):
 
 
 @dataclass(eq=False)
+class RowMalformed(RequestError):
+    """A row of a CSV body is none."""
+
+    code = "row_malformed"
+
+    cause: Phrase | str
+
+
+@dataclass(eq=False)
 class BodyTooLarge(RequestError):
     """The body is larger than the limit; reading stopped there."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -17,6 +17,7 @@ from chapar.model.message import Command
 from chapar.model.principal import Scope
 from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.web.api.items import Steps, in_lines, in_list
+from chapar.web.api.rows import Columns, in_rows
 from chapar.web.api.sending import Answer, read_command, refusal, send, sent_answer
 from chapar.web.http.body import check_grammar, read_body
 from chapar.web.http.chunks import in_chunks
@@ -29,6 +30,7 @@ from chapar.web.http.turns import Turns, Work
 _AT_A_TIME: Final = 50  # messages read in one turn of the event loop, which other callers share
 _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
+_CSV: Final = "text/csv"
 
 
 class BulkItem(BaseModel):
@@ -58,14 +60,17 @@ def bulk_router(messaging: Messaging, limits: Limits) -> APIRouter:
         """
         media_type, body = await read_body(
             request,
-            {_JSON, _NDJSON},
+            {_JSON, _NDJSON, _CSV},
             limit=limits.bodies.largest_bulk,
             setting="CHAPAR_MAX_BULK_BYTES",
         )
         caller = caller_of(request)
-        call = _Call(messaging, request, body, limits.bodies.largest)
+        call = _Call(messaging, request, body, limits.bodies.largest, in_lines=media_type != _JSON)
         async with turns.work() as work:
-            places = await _places(in_lines(body) if media_type == _NDJSON else in_list(body), work)
+            steps = _FORMS[media_type](body)
+            if media_type == _CSV:
+                call.columns = await call.read_header(steps, work)
+            places = await _places(steps, work)
             if media_type == _JSON:
                 await call.check_grammar(places, work)
         share: BodyShare = request.scope["body_share"]
@@ -105,6 +110,13 @@ def bulk_router(messaging: Messaging, limits: Limits) -> APIRouter:
                         }
                     },
                     _NDJSON: {"schema": {"type": "string", "pattern": "\\S", "description": "One message a line."}},
+                    _CSV: {
+                        "schema": {
+                            "type": "string",
+                            "description": "One message a row. The header names fields; `params.NAME` is a parameter.",
+                            "examples": ["imei,micro_op,params.litres\n861234567890123,set_flow,20\n"],
+                        }
+                    },
                 },
             },
         },
@@ -116,7 +128,8 @@ def bulk_router(messaging: Messaging, limits: Limits) -> APIRouter:
 class _Call:
     """One bulk call: its messages are parts of `body`, each of at most `limit` bytes."""
 
-    def __init__(self, messaging: Messaging, request: Request, body: bytes, limit: int) -> None:
+    def __init__(self, messaging: Messaging, request: Request, body: bytes, limit: int, *, in_lines: bool) -> None:
+        self.columns: Columns | None = None  #: of CSV
         self.asynchronous = prefers_async(request)
         self._has_key = b"idempotency-key" in first_headers(request.scope)
         self._messaging = messaging
@@ -125,6 +138,17 @@ class _Call:
         self._body = body
         self._limit = limit
         self._language = language_of(request)
+        self._lines: list[int] | None = [] if in_lines else None  # where each message stands, as an editor counts
+
+    async def read_header(self, steps: Steps, work: Work) -> Columns:
+        """The first row; raises FieldInvalid, RowMalformed, BodyTooLarge."""
+        for found in steps:
+            await work.share()
+            if found is not None:
+                if not self._is_short(found):
+                    raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")
+                return Columns(self._body[found])
+        raise FieldInvalid("messages", Phrase("rule.message_count", limit=MAX_MESSAGES))
 
     async def check_grammar(self, places: Sequence[slice], work: Work) -> None:
         """Raise BodyMalformed where a message is no JSON, because then the whole is none."""
@@ -139,11 +163,16 @@ class _Call:
         answers: dict[int, Answer] = {}
         together: dict[int, Command] = {}  # commands to be sent as one list, by their number
         async with asyncio.TaskGroup() as tasks, turns.work() as work:
+            end = 0
             for number, place in enumerate(places):
+                if self._lines is not None:
+                    before = self._lines[-1] if self._lines else 1
+                    self._lines.append(before + self._body.count(b"\n", end, place.start))
+                    end = place.start
                 try:
                     command, use = self._read(number, place)
                 except ChaparError as error:
-                    answers[number] = refusal(error, self._language)
+                    answers[number] = self._refusal(number, error)
                 else:
                     if use is not None:
                         tasks.create_task(self._send_once(number, command, use, answers))
@@ -167,6 +196,8 @@ class _Call:
         if not self._is_short(place):
             raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")
         item = self._body[place]
+        if self.columns is not None:
+            item = self.columns.message(item)
         command = read_command(item)
         use = use_of_key(self._request, item, f"\n{number}") if self._has_key else None  # no single call's key is so
         return without_waiting(command) if self.asynchronous else command, use
@@ -175,15 +206,21 @@ class _Call:
         try:
             answers[number] = await send(self._messaging, self._caller, command, use, self._language)
         except ChaparError as error:
-            answers[number] = refusal(error, self._language)
+            answers[number] = self._refusal(number, error)
+
+    def _refusal(self, number: int, error: ChaparError) -> Answer:
+        return refusal(error, self._language, None if self._lines is None else self._lines[number])
 
     async def _send(self, commands: dict[int, Command], answers: dict[int, Answer]) -> None:
         sent = await self._messaging.send_all(self._caller, [*commands.values()])
         for number, each in zip(commands, sent, strict=True):
-            answers[number] = refusal(each, self._language) if isinstance(each, ChaparError) else sent_answer(each)
+            answers[number] = self._refusal(number, each) if isinstance(each, ChaparError) else sent_answer(each)
 
     def _is_short(self, place: slice) -> bool:
         return int(place.stop) - int(place.start) <= self._limit
+
+
+_FORMS: Final[Mapping[str, Callable[[bytes], Steps]]] = {_JSON: in_list, _NDJSON: in_lines, _CSV: in_rows}
 
 
 def _wait_alike(one: Command, other: Command) -> bool:

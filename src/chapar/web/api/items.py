@@ -30,10 +30,15 @@ _BRACKET_OR_COMMA: Final = re.compile(_SIGN % (rb"][{},", rb"][{},"), re.DOTALL)
 _LEVELS: Final = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 
 
+def past_blank(body: bytes, at: int) -> Generator[None, None, int]:
+    """Return where the next line begins that is not blank, from `at` on."""
+    return _past(_BLANK, body, at)
+
+
 def in_lines(body: bytes) -> Steps:
     """The messages of NDJSON: each line that is not blank."""
     at = 0
-    while (at := (yield from _past(_BLANK, body, at))) < len(body):
+    while (at := (yield from past_blank(body, at))) < len(body):
         begin, at = at, (yield from _past(_LINE, body, at))
         yield slice(begin, at)
 

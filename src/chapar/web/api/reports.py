@@ -1,15 +1,19 @@
 """`/reporting`: everything that was sent, as a stream, and counts of it."""
 
+import codecs
 import csv
 import io
 import re
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
 
 from fastapi import APIRouter
 
 from chapar.delivery.reports import Reporting
 from chapar.model.message import Message
 from chapar.model.principal import Scope
+from chapar.web.api import workbook
 from chapar.web.api.schemas import (
     MessageView,
     Reported,
@@ -32,7 +36,12 @@ _FORMULA = re.compile(f"[\t\r\n]|{_UNSEEN}{_SIGNS}")
 # Where lists are separated by semicolons, a spreadsheet ends a cell there, whatever stands around it.
 _NEXT_FORMULA = re.compile(f';(?=(?:{_UNSEEN}")*{_UNSEEN}{_SIGNS})')
 
-_MEDIA_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+_MEDIA_TYPES = {
+    "json": "application/json",
+    "ndjson": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8",
+    "xlsx": workbook.MEDIA_TYPE,
+}
 
 
 def reporting_router(reporting: Reporting) -> APIRouter:
@@ -53,6 +62,14 @@ def reporting_router(reporting: Reporting) -> APIRouter:
                     },
                     "application/x-ndjson": {"schema": {"type": "string"}},
                     "text/csv": {"schema": {"type": "string"}},
+                    workbook.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
+                },
+                "headers": {
+                    "Content-Disposition": {
+                        "required": True,
+                        "description": "A name for the file (RFC 6266).",
+                        "schema": {"type": "string"},
+                    }
                 },
             },
             **answers(422, 503),
@@ -60,10 +77,15 @@ def reporting_router(reporting: Reporting) -> APIRouter:
     )
     @allow(Scope.READ)
     async def all_messages(query: Reported, caller: Calling) -> AdmittedStream:
-        """The seed's report. In CSV, cells that a spreadsheet would run as a formula begin with `'`."""
+        """The seed's report. In CSV, cells that a spreadsheet would run as a formula begin with `'`.
+
+        For a spreadsheet take `xlsx`: every cell is text, so that no id becomes a number and no text a formula.
+        """
         pages = await begun(reporting.report(caller, query.filters()))
-        write = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[query.format]
-        return AdmittedStream(write(pages), media_type=_MEDIA_TYPES[query.format])
+        stream = _WRITERS[query.format](pages)
+        if query.bom and query.format == "csv":
+            stream = _with_bom(stream)
+        return AdmittedStream(stream, media_type=_MEDIA_TYPES[query.format], headers=_name_of(query.format))
 
     @router.get(
         "/summary",
@@ -94,6 +116,30 @@ async def _as_csv(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
     async for page in pages:
         async for chunk in in_chunks(_csv_line(_csv_cells(message)) for message in page):
             yield chunk
+
+
+async def _with_bom(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield codecs.BOM_UTF8
+    async for chunk in stream:
+        yield chunk
+
+
+def _as_xlsx(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    return workbook.workbook("messages", _COLUMNS, (map(_cells, page) async for page in pages))
+
+
+_WRITERS: Final = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv, "xlsx": _as_xlsx}
+
+
+def _name_of(form: str) -> dict[str, str]:
+    """Name the download; a browser shows JSON, and saves the others."""
+    kind = "inline" if form == "json" else "attachment"
+    return {"Content-Disposition": f'{kind}; filename="chapar-messages-{datetime.now(UTC):%Y-%m-%d}.{form}"'}
+
+
+def _cells(message: Message) -> list[object]:
+    view = message_view(message) | {"params": message.params}
+    return [view[column] for column in _COLUMNS]
 
 
 def _csv_line(row: Sequence[object]) -> bytes:

@@ -298,7 +298,12 @@ class PageQuery(FilterQuery):
 class ReportQuery(FilterQuery):
     """Conditions on messages, and how they are written."""
 
-    format: Literal["json", "ndjson", "csv"] = Field("json", description="One JSON array, one object a line, or CSV.")
+    format: Literal["json", "ndjson", "csv", "xlsx"] = Field(
+        "json", description="One JSON array, one object a line, CSV, or a spreadsheet whose cells are all text."
+    )
+    bom: bool = Field(
+        default=False, description="Whether CSV begins with a byte order mark, by which Excel finds that it is UTF-8."
+    )
 
 
 class SummaryQuery(FilterQuery):

@@ -106,7 +106,7 @@ def sent_answer(message: Message) -> Answer:
     return Answer(202, to_json(body), message.id)
 
 
-def refusal(error: ChaparError, language: Language) -> Answer:
-    """The problem document of an error."""
+def refusal(error: ChaparError, language: Language, line: int | None = None) -> Answer:
+    """The problem document of an error; `line`: where in the body its message stands."""
     message_id = error.id if isinstance(error, NotSent) else None
-    return Answer(status_of(error), to_json(problem(error, language)), message_id, language=language)
+    return Answer(status_of(error), to_json(problem(error, language, line)), message_id, language=language)

@@ -50,6 +50,7 @@ from chapar.errors import (
     QueueFull,
     RateLimited,
     RequestError,
+    RowMalformed,
     ScopeMissing,
     StoreError,
     TargetTooLong,
@@ -72,6 +73,7 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
     OriginNotAllowed: 403,
     FieldInvalid: 422,
     BodyMalformed: 400,
+    RowMalformed: 400,
     BodyTooDeep: 400,
     BodyTooLarge: 413,
     BodyTooSlow: 408,
@@ -239,10 +241,12 @@ def _challenge(error: AccessError) -> str:
             return 'Bearer realm="Chapar", error="insufficient_scope"'
 
 
-def problem(error: ChaparError, language: Language) -> dict[str, object]:
-    """The problem document of an error."""
+def problem(error: ChaparError, language: Language, line: int | None = None) -> dict[str, object]:
+    """The problem document of an error; `line`: where in the body the message stands that it is about."""
     status = status_of(error)
     reason = error.sentence(language)
+    if line is not None:
+        reason = Phrase("part.line", line=line, reason=reason).sentence(language)
     body: dict[str, object] = {
         "type": f"urn:chapar:problem:{error.code}",
         "title": HTTPStatus(status).phrase,
@@ -261,6 +265,8 @@ def problem(error: ChaparError, language: Language) -> dict[str, object]:
     ]
     if errors:
         body["errors"] = errors
+    if line is not None:
+        body["line"] = line
     return body
 
 
