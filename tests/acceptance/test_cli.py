@@ -5,8 +5,10 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -259,6 +261,72 @@ def test_a_thousand_devices_are_told(start: Start, run: Run) -> None:
     assert "valve-1000 " in fleet.wait_for_line("close")
     assert fleet.end(signal.SIGINT, timeout=30.0) == 0
     assert fleet.wait_for_line("Messages received") == "Messages received: 2, by 1000 devices."
+
+
+def test_a_message_is_shown_cancelled_sent_again_and_reported(
+    run: Run, gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    at_home = {"CHAPAR_URL": ""}  # then CHAPAR_PORT says where the gateway is
+    due = (datetime.now(UTC) + timedelta(hours=2)).isoformat(timespec="seconds")
+    options = ("--deliver-at", due, "--expires-in", "10m", "--idempotency-key", "evening", "--json")
+    first = run("send", "pump-7", "open", "--params", '{"n": 1}', *options)
+    again = run("send", "pump-7", "open", "--params", '{"n": 1}', *options, CHAPAR_PORT=str(gateway.port), **at_home)
+    assert (first.returncode, again.returncode) == (3, 3), first.stderr + again.stderr
+    message_id = json.loads(first.stdout)["id"]
+    assert json.loads(again.stdout)["id"] == message_id, "the key made one message of both"
+    shown = run("show", message_id)
+    assert re.search(rf"^id +{message_id}$", shown.stdout, re.MULTILINE)
+    assert re.search(r'^parameters +\{"n": ?1\}$', shown.stdout, re.MULTILINE)
+    assert "scheduled" in shown.stdout
+    assert json.loads(run("show", message_id, "--json").stdout)["history"] == []
+    cancelled = run("cancel", message_id)
+    assert (cancelled.returncode, cancelled.stdout) == (0, f"The message {message_id} is cancelled.\n")
+    assert "withdrawn before it was sent" in run("show", message_id.upper()).stdout
+    assert run("cancel", message_id).returncode == 0, "and stays so"
+    sent = run("resend", message_id, "--wait", "none", "--idempotency-key", "again")
+    assert sent.returncode == 3
+    assert sent.stdout.startswith("Accepted again for topic `devices/pump-7`")
+    assert run("show", "no/such?id").returncode == 1
+
+    (tmp_path / "valves.csv").write_text("imei,micro_op,wait\n0012,open,none\na/b,open,none\n")
+    bulk = run("bulk", "valves.csv")
+    assert bulk.returncode == 1
+    assert bulk.stdout.splitlines()[-1] == "Accepted: 1. Refused: 1. Not sent: 0."
+    assert re.search(r"^3 +a/b +open +field_invalid +`imei` must be ", bulk.stdout, re.MULTILINE), bulk.stdout
+
+    report = run("report", "--format", "csv", "--device", "0012")
+    assert report.stdout.splitlines()[1].split(",")[1] == '"0012"'
+    assert run("report", "all.xlsx").returncode == 0
+    assert (tmp_path / "all.xlsx").read_bytes().startswith(b"PK")
+
+
+def test_a_missing_key_names_the_variable_with_the_file(run: Run) -> None:
+    made = run("keys", "create", "--name", "farm", "--scope", "messages:read", CHAPAR_URL="")
+    assert made.returncode == 0, made.stderr
+    refused = run("messages")
+    assert refused.returncode == 1
+    assert "CHAPAR_API_KEY_FILE" in refused.stderr
+    assert run("messages", CHAPAR_API_KEY=made.stdout).returncode == 0
+
+
+def test_the_package_can_be_run_and_the_shell_completes_it(tmp_path: Path) -> None:
+    env = environment(tmp_path, {"CHAPAR_CONFIG": "nowhere.toml"})
+    version = subprocess.run(
+        [sys.executable, "-m", "chapar", "--version"], env=environment(tmp_path, {}), capture_output=True, check=True
+    )
+    assert version.stdout.startswith(b"chapar ")
+    asked = {"_CHAPAR_COMPLETE": "complete_bash", "COMP_WORDS": "chapar re", "COMP_CWORD": "1"}
+    completed = subprocess.run([find_command()], env=env | asked, capture_output=True, text=True, check=True)
+    assert set(completed.stdout.split()) == {"report", "resend"}
+    installed = subprocess.run(
+        ["bash", "-c", f"{find_command()} --install-completion; true"],
+        env=environment(tmp_path, {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "completion installed" in installed.stdout, installed.stderr
+    assert "_CHAPAR_COMPLETE" in (tmp_path / ".bash_completions" / "chapar.sh").read_text()
 
 
 def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:

@@ -107,7 +107,14 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     assert names in printed.err
     assert any("\u0600" <= letter <= "\u06ff" for letter in printed.err) is (language == "fa")
     known = " ".join(
-        ["chapar --help --scope http litres mqtt mqtts host user secret", *Status, *Action, *Scope, *arguments, names]
+        [
+            "chapar resend --help --scope http litres mqtt mqtts host user secret",
+            *Status,
+            *Action,
+            *Scope,
+            *arguments,
+            names,
+        ]
     )
     strange = [word for word in re.findall("[a-z]{2,}", printed.err) if word not in known]
     assert language == "en" or strange == [], "words of the option parser"

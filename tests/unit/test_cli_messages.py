@@ -73,11 +73,13 @@ def test_without_a_terminal_a_message_is_one_line() -> None:
     assert len(printed([message(micro_op="x" * 1000)]).splitlines()) == 2
 
 
-def test_a_narrow_terminal_gets_no_ids() -> None:
-    assert "0193b3f2" in printed([message()], terminal=160)
-    lines = printed([message()], terminal=80).splitlines()
-    assert len(lines) == 2
-    assert "0193b3f2" not in lines[1]
+@pytest.mark.parametrize("terminal", [20, 40, 80, 119, 120, 160])
+def test_an_id_is_whole_however_narrow_the_terminal_is(terminal: int) -> None:
+    shown = message()
+    lines = printed([shown, shown], terminal=terminal).splitlines()
+    assert sum(shown.id in line for line in lines) == 2
+    if 80 <= terminal < 120:
+        assert [line.strip() for line in lines[2::2]] == [shown.id, shown.id]
 
 
 HOSTILE = "[red]a[/red] \x1b[2J\x9b31m\u202e:smile:\nb"

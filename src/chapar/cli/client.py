@@ -3,18 +3,21 @@
 import json
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
+from urllib.parse import quote, urlencode
 
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError, field_serializer
 
 from chapar.errors import (
+    GatewayError,
     GatewayLost,
     GatewayRefused,
     GatewayUnreachable,
@@ -29,10 +32,13 @@ from chapar.model.message import Status
 from chapar.runtime.certificates import tls_problem, trusting
 from chapar.runtime.outbound import proxy_for
 from chapar.runtime.secret_files import secret_of_environment
+from chapar.runtime.settings import Listening
 
 READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
 CONNECT_TIMEOUT: Final = 5.0  # seconds
 PAGE: Final = 1000  # messages; the most that the gateway puts on one page
+
+_SENT: Final = frozenset({HTTPStatus.CREATED, HTTPStatus.ACCEPTED})
 
 _Body = TypeAdapter(dict[str, object])
 
@@ -86,11 +92,34 @@ class Sent(NamedTuple):
     location: str  #: where to look for the end of it
 
 
-class GatewayClient:
-    """A gateway at a URL. Every method raises GatewayError: one of its kinds."""
+class Answered(NamedTuple):
+    """The answer to one message of a bulk call."""
 
-    def __init__(self, url: str, language: Language, transport: httpx.BaseTransport | None = None) -> None:
-        checked = _checked(url)
+    status: int
+    body: Mapping[str, object]
+
+    @property
+    def accepted(self) -> bool:
+        """Return whether the message is saved and goes, or went, to its device."""
+        return self.status in _SENT
+
+
+class Cancelled(NamedTuple):
+    """The answer to a cancellation."""
+
+    done: bool  #: else the broker has yet to forget a message that it retains
+    message: Mapping[str, object]  #: the one withdrawn; else the empty one that makes the broker forget
+
+
+class _BulkBody(BaseModel):
+    answers: list[Answered]
+
+
+class GatewayClient:
+    """A gateway at a URL, or the one on this machine. Every method raises GatewayError: one of its kinds."""
+
+    def __init__(self, url: str | None, language: Language, transport: httpx.BaseTransport | None = None) -> None:
+        checked = _checked(url or _own_url())
         self.url = str(checked.copy_with(userinfo=b"")).rstrip("/")  #: without a password, to show
         self._root_path = checked.path.rstrip("/")  # below which a proxy shows the gateway
         self.clock: datetime | None = None  #: the gateway's at its last answer, to the second
@@ -112,28 +141,51 @@ class GatewayClient:
     ) -> None:
         self._http.close()
 
-    def send(self, request: Mapping[str, object], patience: float) -> Sent:
+    def send(self, request: Mapping[str, object], patience: float, key: str | None = None) -> Sent:
         """POST /messaging/send; waits `patience` seconds for the answer."""
-        answer = self._call(
-            self._http.build_request(
-                "POST",
-                "/messaging/send",
-                content=json.dumps(request),
-                headers={"Content-Type": "application/json"},
-                timeout=httpx.Timeout(patience, connect=CONNECT_TIMEOUT),
-            )
-        )
-        if answer.status_code not in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}:
+        return self._sent(self._post("/messaging/send", patience, key, json.dumps(request)))
+
+    def send_all(self, messages: Sequence[bytes], patience: float, key: str | None = None) -> list[Answered]:
+        """POST /messaging/bulk with messages in JSON; an answer for each."""
+        answer = self._post("/messaging/bulk", patience, key, b'{"messages":[%b]}' % b",".join(messages))
+        try:
+            answers = _BulkBody.model_validate_json(answer.content).answers
+        except ValidationError:
+            raise NotAGateway(self.url, answer.status_code) from None
+        if len(answers) != len(messages):
             raise NotAGateway(self.url, answer.status_code)
-        location = answer.headers.get("location", "/messaging/messages").removeprefix(self._root_path)
-        return Sent(answer.status_code == HTTPStatus.CREATED, self._body(answer), f"{self.url}{location}")
+        return answers
+
+    def resend(self, message_id: str, query: Mapping[str, str], patience: float, key: str | None = None) -> Sent:
+        """POST /messaging/messages/{id}/resend."""
+        return self._sent(self._post(f"{_path(message_id)}/resend?{urlencode(query)}", patience, key))
+
+    def cancel(self, message_id: str) -> Cancelled:
+        """POST /messaging/messages/{id}/cancel."""
+        answer = self._post(f"{_path(message_id)}/cancel", READ_TIMEOUT)
+        return Cancelled(answer.status_code == HTTPStatus.OK, self._body(answer))
+
+    @contextmanager
+    def report(self, filters: Filters, options: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
+        """GET /reporting/all, piece by piece as it comes."""
+        query = _query(filters) | dict(options)
+        try:
+            with self._http.stream("GET", "/reporting/all", params=query) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    self._check(answer)
+                yield answer.iter_bytes()
+        except httpx.RequestError as error:
+            raise self._failure(error) from None
 
     def messages(self, filters: Filters, limit: int) -> list[ShownMessage]:
         """At most `limit` messages, newest first, over as many pages as it takes."""
         found: list[ShownMessage] = []
         cursor: str | None = None
         while len(found) < limit:
-            query = _query(filters, min(limit - len(found), PAGE), cursor)
+            query = _query(filters) | {"limit": str(min(limit - len(found), PAGE))}
+            if cursor is not None:
+                query["cursor"] = cursor
             answer = self._call(self._http.build_request("GET", "/messaging/messages", params=query))
             try:
                 page = Page.model_validate_json(answer.content)
@@ -145,27 +197,58 @@ class GatewayClient:
                 break
         return found
 
-    def message(self, message_id: str) -> ShownMessage | None:
-        """The message with this id, None where there is none (any more)."""
+    def find(self, message_id: str) -> ShownMessage:
+        """The message with this id; where there is none, the gateway says so (404)."""
+        answer = self._call(self._http.build_request("GET", _path(message_id)))
         try:
-            answer = self._call(self._http.build_request("GET", f"/messaging/messages/{message_id}"))
             return ShownMessage.model_validate_json(answer.content)
         except ValidationError:
             raise NotAGateway(self.url, answer.status_code) from None
+
+    def message(self, message_id: str) -> ShownMessage | None:
+        """The message with this id, None where there is none (any more)."""
+        try:
+            return self.find(message_id)
         except GatewayRefused as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
 
+    def _post(
+        self,
+        path: str,
+        patience: float,
+        key: str | None = None,
+        content: str | bytes | None = None,
+    ) -> httpx.Response:
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT)
+        return self._call(self._http.build_request("POST", path, content=content, headers=headers, timeout=timeout))
+
+    def _sent(self, answer: httpx.Response) -> Sent:
+        if answer.status_code not in _SENT:
+            raise NotAGateway(self.url, answer.status_code)
+        location = answer.headers.get("location", "/messaging/messages").removeprefix(self._root_path)
+        return Sent(answer.status_code == HTTPStatus.CREATED, self._body(answer), f"{self.url}{location}")
+
     def _call(self, request: httpx.Request) -> httpx.Response:
         try:
             answer = self._http.send(request)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            if (tls := _tls_error(error)) is not None:
-                raise GatewayUntrusted(self.url, tls_problem(tls, request.url.host)) from None
-            raise GatewayUnreachable(self.url, _cause(error)) from None
         except httpx.RequestError as error:
-            raise GatewayLost(self.url, _cause(error)) from None
+            raise self._failure(error) from None
+        return self._check(answer)
+
+    def _failure(self, error: httpx.RequestError) -> GatewayError:
+        if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return GatewayLost(self.url, _cause(error))
+        if (tls := _tls_error(error)) is not None:
+            return GatewayUntrusted(self.url, tls_problem(tls, self._http.base_url.host))
+        return GatewayUnreachable(self.url, _cause(error))
+
+    def _check(self, answer: httpx.Response) -> httpx.Response:
+        """The answer unchanged; raises GatewayRefused, NotAGateway where it is none that helps."""
         self._read_clock(answer)
         if not answer.is_success:
             body = self._body(answer)
@@ -198,6 +281,14 @@ def _credential() -> dict[str, str]:
     return {"Authorization": f"Bearer {credential}"}
 
 
+def _own_url() -> str:
+    """The gateway on this machine, as the settings say; raises SettingInvalid, UsageInvalid."""
+    url = Listening.load().url
+    if url is None:
+        raise UsageInvalid(Phrase("usage.no_port"))
+    return url
+
+
 def _checked(url: str) -> httpx.URL:
     """The URL as it was written; raises UsageInvalid."""
     try:
@@ -221,9 +312,13 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
     return behind if isinstance(behind, ssl.SSLError) else None if behind is None else _tls_error(behind)
 
 
-def _query(filters: Filters, limit: int, cursor: str | None) -> dict[str, str | list[str]]:
-    query: dict[str, str | list[str]] = {"limit": str(limit), "status": [status.value for status in filters.status]}
-    texts = {"imei": filters.imei, "micro_op": filters.micro_op, "cursor": cursor}
+def _path(message_id: str) -> str:
+    return f"/messaging/messages/{quote(message_id, safe='')}"
+
+
+def _query(filters: Filters) -> dict[str, str | list[str]]:
+    query: dict[str, str | list[str]] = {"status": [status.value for status in filters.status]}
+    texts = {"imei": filters.imei, "micro_op": filters.micro_op}
     times = {"since": filters.since, "until": filters.until}
     query |= {name: text for name, text in texts.items() if text is not None}
     query |= {name: time.astimezone(UTC).isoformat() for name, time in times.items() if time is not None}

@@ -13,6 +13,8 @@ from chapar import __version__
 from chapar.cli import INTERRUPTED
 from chapar.cli.audit import audit
 from chapar.cli.backup import backup, restore
+from chapar.cli.bulk import bulk
+from chapar.cli.cancel import cancel
 from chapar.cli.keys import keys
 from chapar.cli.messages import messages
 from chapar.cli.migrate import migrate
@@ -20,8 +22,11 @@ from chapar.cli.misuse import misuse
 from chapar.cli.options import ascii_numbers
 from chapar.cli.prune import prune
 from chapar.cli.queue import queue
+from chapar.cli.report import report
+from chapar.cli.resend import resend
 from chapar.cli.send import send
 from chapar.cli.serve import serve
+from chapar.cli.show import show
 from chapar.cli.simulate import simulate
 from chapar.cli.terminal import check_output
 from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, SettingInvalid, UsageInvalid
@@ -31,17 +36,21 @@ from chapar.runtime.configuration import Configuration, adopt_files
 from chapar.runtime.outbound import forget_foreign_settings
 from chapar.runtime.settings import check_language, preferred_language
 
+_COMPLETING = "_CHAPAR_COMPLETE"  # variable of a shell that asks what may follow
+
 FAILED = 1  # exit code
 
 MISUSED = 2  # exit code, the shell's custom
 
 cli = typer.Typer(
     name="chapar",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (serve, send, messages, audit, simulate, backup, restore, migrate, prune):
+for command in (
+    *(serve, send, bulk, messages, show, cancel, resend, report, audit, simulate),
+    *(backup, restore, migrate, prune),
+):
     cli.command()(command)
 cli.add_typer(keys, name="keys")
 cli.add_typer(queue, name="queue")
@@ -84,7 +93,8 @@ def run(arguments: Sequence[str]) -> int:
     configuration = Configuration()
     language = preferred_language()
     try:
-        configuration = adopt_files(os.environ)
+        if _COMPLETING not in os.environ:
+            configuration = adopt_files(os.environ)
         language = check_language()
         forget_foreign_settings()
         command = _command(language)

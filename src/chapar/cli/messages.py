@@ -8,13 +8,12 @@ import typer
 
 from chapar.cli.client import Filters, GatewayClient, ShownMessage
 from chapar.cli.follow import Follower
-from chapar.cli.options import DEFAULT_URL, Json, Url, moment
+from chapar.cli.options import Device, Json, Operation, Since, Statuses, Until, Url, filters_of
 from chapar.cli.sentences import say
 from chapar.cli.table import MessageTable
 from chapar.cli.terminal import check_output, progress
 from chapar.errors import GatewayError, Language, Phrase, UsageInvalid
 from chapar.model.lines import json_line, plain
-from chapar.model.message import Status, check_device_id, check_operation
 from chapar.runtime.settings import preferred_language
 
 LOOK_EVERY: Final = 1.0  # seconds
@@ -25,22 +24,19 @@ Printer = Callable[[Iterable[ShownMessage]], None]
 
 def messages(  # noqa: PLR0913 - each is an option of the command
     *,
-    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="This device only.")] = None,
-    operation: Annotated[str | None, typer.Option(metavar="OPERATION", help="This operation only.")] = None,
-    status: Annotated[list[Status] | None, typer.Option(help="This state only; may be repeated.")] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Accepted then or later: `15m` ago, `2026-11-24T06:30`, Jalali."),
-    ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Accepted before then.")] = None,
+    device: Device = None,
+    operation: Operation = None,
+    status: Statuses = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED, help="The newest so many.")] = 20,
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on with new messages and changes of state, until Ctrl-C.")
     ] = False,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show what was sent, the newest last. Ids are shown where the terminal has room for them; `--json` shows all.
+    """Show what was sent, the newest last. On a narrow terminal each id stands below its row.
 
     Example: `chapar messages --device 861234567890123 --since 15m`
 
@@ -49,13 +45,7 @@ def messages(  # noqa: PLR0913 - each is an option of the command
     Example: `chapar messages --follow`
     """
     language = preferred_language()
-    filters = Filters(
-        imei=None if device is None else check_device_id(device, "--device"),
-        micro_op=None if operation is None else check_operation(operation, "--operation"),
-        status=tuple(status or ()),
-        since=moment("--since", since),
-        until=moment("--until", until),
-    )
+    filters = filters_of(device, operation, status, since, until)
     if follow and until is not None:
         raise UsageInvalid(Phrase("usage.follow_until"))
     with GatewayClient(url, language) as gateway:
@@ -118,7 +108,7 @@ def _printer(as_json: bool, language: Language) -> Printer:  # noqa: FBT001 - it
 
     def show(messages: Iterable[ShownMessage]) -> None:
         nonlocal headings
-        table.print(messages, headings=headings)
+        table.print(list(messages), headings=headings)
         headings = False
 
     return show

@@ -4,24 +4,94 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from typer._click import Command
 from typer.core import TyperGroup, TyperOption
 
+from chapar.cli.client import Filters
 from chapar.errors import Phrase, UsageInvalid, ascii_digits, ascii_number, gregorian
+from chapar.model.message import LONGEST_WAIT, Status, Wait, check_device_id, check_operation
 from chapar.model.times import TimeInvalid, check_time
 
-DEFAULT_URL = "http://127.0.0.1:8000"  # where `chapar serve` listens unless told otherwise
+ACCEPTED: Final = 3  # exit code: saved, and the broker has not acknowledged it yet
+MARGIN: Final = 10.0  # seconds that a gateway may take for everything else
 
-Url = Annotated[str, typer.Option("--url", envvar="CHAPAR_URL", metavar="URL", help="The gateway to call.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="CHAPAR_URL",
+        metavar="URL",
+        help="The gateway to call. [default: the one on this machine, as CHAPAR_PORT says]",
+        show_default=False,
+    ),
+]
+MessageId = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="The message's id, as `chapar messages` shows it.", show_default=False),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        metavar="KEY",
+        help="Makes a repetition safe: what was sent with this key already is not sent again.",
+    ),
+]
+WaitFor = Annotated[
+    Wait, typer.Option("--wait", help="`broker`: until the broker has it. `none`: until it is saved; exit code 3.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        min=0.001,
+        max=LONGEST_WAIT,
+        metavar="SECONDS",
+        help="How long to wait for the broker. [default: the gateway's CHAPAR_PUBLISH_TIMEOUT]",
+        show_default=False,
+    ),
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="This device only.")]
+Operation = Annotated[str | None, typer.Option("--operation", metavar="OPERATION", help="This operation only.")]
+Statuses = Annotated[list[Status] | None, typer.Option("--status", help="This state only; may be repeated.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Accepted then or later: `15m` ago, `2026-11-24T06:30`, Jalali."),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Accepted before then.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON as the gateway answers it, for programs.")]
 
 _SPAN = re.compile(r"(\d+) ?([smhd])")
 _DATE = re.compile(r"(\d{4})[-/](\d\d?)[-/](\d\d?)(?!\d)")
 _JALALI = range(1348, 1440)  # years from 1970 to 2061; a later number is rather a year of the lunar calendar
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def filters_of(
+    device: str | None, operation: str | None, status: list[Status] | None, since: str | None, until: str | None
+) -> Filters:
+    """The filters that the options say; raises FieldInvalid, UsageInvalid."""
+    return Filters(
+        imei=None if device is None else check_device_id(device, "--device"),
+        micro_op=None if operation is None else check_operation(operation, "--operation"),
+        status=tuple(status or ()),
+        since=moment("--since", since),
+        until=moment("--until", until),
+    )
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """The seconds that `text` means: `90`, `30s`, `15m`, `2h`, `7d`. Raises UsageInvalid."""
+    if text is None:
+        return None
+    text = ascii_digits(text)
+    span = _SPAN.fullmatch(text if text[-1:].isalpha() else f"{text}s")
+    if span is None:
+        raise UsageInvalid(Phrase("usage.span", option=option))
+    return float(span[1]) * _SECONDS[span[2]]
 
 
 def moment(option: str, text: str | None, *, ahead: bool = False) -> datetime | None:

@@ -1,21 +1,18 @@
 """`chapar send`: one operation for one device, through a running gateway."""
 
 import json
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from chapar.cli.client import GatewayClient, Sent
-from chapar.cli.options import DEFAULT_URL, Json, Url
+from chapar.cli.options import ACCEPTED, MARGIN, IdempotencyKey, Json, Timeout, Url, WaitFor, moment, seconds
 from chapar.cli.sentences import say
 from chapar.cli.terminal import progress
 from chapar.errors import GatewayRefused, Language, Phrase, UsageInvalid
 from chapar.model.lines import json_line, plain
-from chapar.model.message import LONGEST_WAIT, Status
+from chapar.model.message import LONGEST_WAIT, Status, Wait
 from chapar.runtime.settings import preferred_language
-
-ACCEPTED: Final = 3  # exit code: saved, and the broker has not acknowledged it yet
-MARGIN: Final = 10.0  # seconds that a gateway may take for everything else
 
 
 def send(  # noqa: PLR0913 - each is an option of the command
@@ -30,17 +27,20 @@ def send(  # noqa: PLR0913 - each is an option of the command
     at_most_once: Annotated[
         bool, typer.Option("--at-most-once", help="Never send again where an attempt's outcome is unknown.")
     ] = False,
-    timeout: Annotated[
-        float | None,
+    expires_in: Annotated[
+        str | None,
+        typer.Option("--expires-in", metavar="SPAN", help="Not sent any more after that: `90s`, `15m`, `2h`, `7d`."),
+    ] = None,
+    deliver_at: Annotated[
+        str | None,
         typer.Option(
-            min=0.001,
-            max=LONGEST_WAIT,
-            metavar="SECONDS",
-            help="How long to wait for the broker. [default: the gateway's CHAPAR_PUBLISH_TIMEOUT]",
-            show_default=False,
+            "--deliver-at", metavar="TIME", help="Not sent before: `15m` from now, `2026-11-24T06:30`, Jalali."
         ),
     ] = None,
-    url: Url = DEFAULT_URL,
+    wait: WaitFor = Wait.BROKER,
+    timeout: Timeout = None,
+    idempotency_key: IdempotencyKey = None,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Send an operation to a device, and say what the broker answered.
@@ -49,10 +49,13 @@ def send(  # noqa: PLR0913 - each is an option of the command
 
     Example: `chapar send pump-7 set_flow --params '{"litres": 20}' --timeout 10`
 
+    Example: `chapar send pump-7 open_valve --deliver-at 2h --expires-in 10m`
+
     Exit code 0: saved, and the broker acknowledged it. 3: saved, not acknowledged yet; the output says where to look.
     1: an error; it says what. 2: the command was not written as it must be.
     """
     language = preferred_language()
+    due = moment("--deliver-at", deliver_at, ahead=True)
     request = {
         "imei": device,
         "micro_op": operation,
@@ -60,25 +63,28 @@ def send(  # noqa: PLR0913 - each is an option of the command
         "qos": qos,
         "retain": retain,
         "at_most_once": at_most_once,
+        "expires_in": seconds("--expires-in", expires_in),
+        "deliver_at": None if due is None else due.isoformat(),
+        "wait": wait.value,
         "timeout": timeout,
     }
     try:
         with GatewayClient(url, language) as gateway, progress(say("send.waiting", language)):
-            sent = gateway.send(request, (timeout or LONGEST_WAIT) + MARGIN)
+            sent = gateway.send(request, (timeout or LONGEST_WAIT) + MARGIN, idempotency_key)
     except GatewayRefused as error:
         if as_json:
             typer.echo(json_line(error.body))
         raise
-    typer.echo(json_line(sent.body) if as_json else told(sent, operation, language))
+    typer.echo(json_line(sent.body) if as_json else told(sent, language, operation))
     if not sent.acknowledged:
         raise typer.Exit(ACCEPTED)
 
 
-def told(sent: Sent, operation: str, language: Language) -> str:
-    """Return for a person what became of the message."""
-    kinds = ["sent" if sent.acknowledged else "accepted"]
-    if sent.body.get("status") == Status.UNCONFIRMED:
-        kinds = ["unconfirmed"]
+def told(sent: Sent, language: Language, operation: str | None = None) -> str:
+    """Return for a person what became of the message; without an operation it is an earlier one's, sent again."""
+    is_unconfirmed = sent.body.get("status") == Status.UNCONFIRMED
+    outcome = "unconfirmed" if is_unconfirmed else "sent" if sent.acknowledged else "accepted"
+    kinds = [outcome if operation is not None else f"{outcome}_again"]
     if sent.body.get("subscribers") is False:
         kinds.append("unheard")
     kinds.append("id")

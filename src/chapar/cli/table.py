@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from pydantic import AwareDatetime, TypeAdapter
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -10,11 +12,11 @@ from rich.text import Text
 from chapar.cli.client import ShownMessage
 from chapar.cli.sentences import say, word
 from chapar.cli.terminal import local_time
-from chapar.errors import Language, joined
-from chapar.model.lines import plain
+from chapar.errors import Language, joined, persian_digits
+from chapar.model.lines import json_line, plain
 from chapar.model.message import Status
 
-ROOM_FOR_ID: Final = 120  # columns of a terminal; with fewer the ids would break every line
+ROOM_FOR_ID: Final = 120  # columns of a terminal; with fewer an id stands below its row
 _WIDE: Final = 10_000  # columns of what is no terminal: nobody wants lines broken there
 
 _STYLES: Final = {
@@ -41,24 +43,34 @@ class MessageTable:
         self._console = console or Console(highlight=False)
         if not self._console.is_terminal:
             self._console.width = _WIDE
-        has_room = self._console.width >= ROOM_FOR_ID
-        self._columns = [place for place in range(len(_WIDTHS)) if has_room or place != _ID]
+        self._has_room = self._console.width >= ROOM_FOR_ID
+        self._columns = [place for place in range(len(_WIDTHS)) if self._has_room or place != _ID]
         self._widths = [_WIDTHS[place] for place in self._columns]
 
-    def print(self, messages: Iterable[ShownMessage], *, headings: bool = False) -> None:
+    def print(self, messages: Sequence[ShownMessage], *, headings: bool = False) -> None:
         """One row a message, in the order given."""
         rows = [self._row(message) for message in messages]
-        if not rows and not headings:
-            return
-        table = Table(box=None, show_header=headings, pad_edge=False, padding=(0, 1))
-        for place, column in enumerate(self._columns):
+        for place in range(len(self._columns)):
             widest = max((row[place].cell_len for row in rows), default=0)
             self._widths[place] = max(self._widths[place], min(widest, _WIDEST))
+        if self._has_room:
+            if rows or headings:
+                self._console.print(self._table(rows, headings=headings))
+            return
+        if headings:
+            self._console.print(self._table([], headings=True))
+        for message, row in zip(messages, rows, strict=True):
+            self._console.print(self._table([row], headings=False))
+            self._console.print(Text(f"  {plain(message.id)}"), soft_wrap=True)
+
+    def _table(self, rows: Iterable[Sequence[Text]], *, headings: bool) -> Table:
+        table = Table(box=None, show_header=headings, pad_edge=False, padding=(0, 1))
+        for width, column in zip(self._widths, self._columns, strict=True):
             heading = Text(say(f"heading.{_HEADINGS[column]}", self._language))
-            table.add_column(heading, min_width=self._widths[place], overflow="fold")
+            table.add_column(heading, min_width=width, overflow="fold")
         for row in rows:
             table.add_row(*row)
-        self._console.print(table)
+        return table
 
     def _row(self, message: ShownMessage) -> list[Text]:
         """Text objects, because rich would read its markup in plain strings."""
@@ -88,13 +100,67 @@ def note(message: ShownMessage, language: Language) -> str:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], language: Language) -> None:
-    """Rows of plain text below their headings."""
+    """Rows of plain text below their headings; one below the other where the terminal is too narrow for them."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDE
+    words = [say(f"heading.{heading}", language) for heading in headings]
+    lines = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(words, *lines, strict=True)]
+    if lines and sum(widths) + 2 * len(widths) > console.width:
+        for line in lines:
+            _print_record(console, zip(words, line, strict=True))
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for heading in headings:
-        table.add_column(say(f"heading.{heading}", language), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
+    for heading in words:
+        table.add_column(heading, overflow="fold")
+    for line in lines:
+        table.add_row(*map(Text, line))
     console.print(table)
+
+
+def print_message(message: ShownMessage, language: Language) -> None:
+    """All that is known of a message, a line each."""
+    console = Console(highlight=False)
+    extra = message.model_extra or {}
+    times = {name: extra.get(name) for name in ("deliver_at", "expires_at", "published_at")}
+    lines = {
+        "id": message.id,
+        "device": message.imei,
+        "operation": message.micro_op,
+        "params": None if extra.get("params") is None else json_line(extra["params"]),
+        "topic": extra.get("topic"),
+        "status": word("status", message.status, language),
+        "note": note(message, language),
+        "accepted": local_time(message.created_at, language),
+        **{
+            name: None if time is None else local_time(_TIME.validate_python(time), language)
+            for name, time in times.items()
+        },
+        "finished_at": None if message.finished_at is None else local_time(message.finished_at, language),
+        "origin": extra.get("origin"),
+    }
+    _print_record(console, ((say(f"heading.{name}", language), str(text)) for name, text in lines.items() if text))
+    attempts = extra.get("history")
+    if isinstance(attempts, list) and attempts:
+        rows = [
+            (
+                persian_digits(each["attempt"]) if language == "fa" else str(each["attempt"]),
+                local_time(_TIME.validate_python(each["at"]), language),
+                word("reason", str(each["outcome"]), language),
+            )
+            for each in attempts
+        ]
+        print_table(("attempt", "at", "outcome"), rows, language)
+
+
+def _print_record(console: Console, lines: Iterable[tuple[str, str]]) -> None:
+    shown = [(heading, text) for heading, text in lines if text]
+    width = max(cell_len(heading) for heading, _ in shown)
+    for heading, text in shown:
+        blanks = " " * (width - cell_len(heading) + 2)
+        console.print(Text(f"{heading}{blanks}{plain(text)}"), soft_wrap=True)
+    console.print()
+
+
+_TIME: Final = TypeAdapter(AwareDatetime)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from chapar.errors.root import ChaparError, Phrase
 from chapar.errors.tls import GATEWAY_CURES, TlsProblem
 
+_UNAUTHORIZED = 401  # RFC 9110 §15.5.2
 _SERVER_ERROR = 500  # RFC 9110 §15.6
 
 
@@ -93,6 +94,11 @@ class GatewayRefused(GatewayError):
     status: int
     reason: str
     body: Mapping[str, object]
+
+    @property
+    def cure(self) -> Phrase | str:
+        """The way to send a key along, where one is missing or wrong."""
+        return Phrase("part.key_file") if self.status == _UNAUTHORIZED else ""
 
     @property
     def passing(self) -> bool:

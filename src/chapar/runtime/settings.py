@@ -35,8 +35,8 @@ _DATABASE_URL = re.compile(r"(?P<scheme>[a-z0-9+]+)://(?:[^:/]*(?::[^@]*)?@)?(?P
 TopicTemplate = Annotated[str, AfterValidator(check_topic_template)]
 
 
-class Settings(BaseSettings):
-    """The gateway's options. Build it with `Settings.load()`, which turns a bad value into one sentence."""
+class Listening(BaseSettings):
+    """The settings that say where the gateway is, which its callers on this machine read too."""
 
     model_config = SettingsConfigDict(
         env_prefix="CHAPAR_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
@@ -52,6 +52,57 @@ class Settings(BaseSettings):
         description="Certificate of the API, with its chain (PEM): it then speaks HTTPS. Unset: plain HTTP. "
         "Renewed files are taken within seconds.",
     )
+
+    @classmethod
+    def load(cls, **overrides: str | int | None) -> Self:
+        """Read the environment; `overrides` that are not None win. Raises SettingInvalid naming the bad setting."""
+        try:
+            return cls.model_validate({name: value for name, value in overrides.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = "CHAPAR_" + str(first["loc"][0]).upper() if first["loc"] else "The settings"
+            fault = first.get("ctx", {}).get("error")
+            broken = Phrase("setting.rule", rule=rule_of(first["type"], first.get("ctx", {}), first["msg"]))
+            problem = fault.phrase if isinstance(fault, Problem) else broken
+            raise SettingInvalid(name, problem) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Look at what is given directly, then at files with secrets, then at the environment."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, SecretFiles(settings_cls), env_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_have_any_digits(cls, value: object, info: ValidationInfo) -> object:
+        is_number = cls.model_fields[str(info.field_name)].annotation in _NUMBERS
+        return ascii_number(value) if is_number and isinstance(value, str) else value
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_one(cls, value: str) -> str:
+        if not is_host(value):
+            raise Problem(Phrase("setting.host"))
+        return value
+
+    @property
+    def url(self) -> str | None:
+        """The gateway as a caller on this machine finds it; None where only its banner knows the port."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - it is replaced
+        scheme = "http" if self.tls_cert_file is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}" if self.port else None
+
+
+class Settings(Listening):
+    """The gateway's options. Build it with `Settings.load()`, which turns a bad value into one sentence."""
+
     tls_key_file: Path | None = Field(None, description="Key of that certificate (PEM). Unset: it is in the same file.")
 
     database_url: Secret = Field(
@@ -296,38 +347,6 @@ class Settings(BaseSettings):
         "console", description="`console` for people, `json` (one object a line) for machines."
     )
 
-    @classmethod
-    def load(cls, **overrides: str | int | None) -> Self:
-        """Read the environment; `overrides` that are not None win. Raises SettingInvalid naming the bad setting."""
-        try:
-            return cls.model_validate({name: value for name, value in overrides.items() if value is not None})
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            name = "CHAPAR_" + str(first["loc"][0]).upper() if first["loc"] else "The settings"
-            fault = first.get("ctx", {}).get("error")
-            broken = Phrase("setting.rule", rule=rule_of(first["type"], first.get("ctx", {}), first["msg"]))
-            problem = fault.phrase if isinstance(fault, Problem) else broken
-            raise SettingInvalid(name, problem) from None
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Look at what is given directly, then at files with secrets, then at the environment."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, SecretFiles(settings_cls), env_settings
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_have_any_digits(cls, value: object, info: ValidationInfo) -> object:
-        is_number = cls.model_fields[str(info.field_name)].annotation in _NUMBERS
-        return ascii_number(value) if is_number and isinstance(value, str) else value
-
     @field_validator("broker_url")
     @classmethod
     def _broker_url_parses(cls, value: SecretStr | None) -> SecretStr | None:
@@ -351,13 +370,6 @@ class Settings(BaseSettings):
     @classmethod
     def _case_does_not_matter(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
-
-    @field_validator("host")
-    @classmethod
-    def _host_is_one(cls, value: str) -> str:
-        if not is_host(value):
-            raise Problem(Phrase("setting.host"))
-        return value
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -143,7 +143,8 @@ class _Call:
     async def read_header(self, steps: Steps, work: Work) -> Columns:
         """The first row; raises FieldInvalid, RowMalformed, BodyTooLarge."""
         for found in steps:
-            await work.share()
+            if work.is_over:
+                await work.end_turn()
             if found is not None:
                 if not self._is_short(found):
                     raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")

@@ -30,16 +30,11 @@ _BRACKET_OR_COMMA: Final = re.compile(_SIGN % (rb"][{},", rb"][{},"), re.DOTALL)
 _LEVELS: Final = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 
 
-def past_blank(body: bytes, at: int) -> Generator[None, None, int]:
-    """Return where the next line begins that is not blank, from `at` on."""
-    return _past(_BLANK, body, at)
-
-
 def in_lines(body: bytes) -> Steps:
     """The messages of NDJSON: each line that is not blank."""
     at = 0
-    while (at := (yield from past_blank(body, at))) < len(body):
-        begin, at = at, (yield from _past(_LINE, body, at))
+    while (at := (yield from past(_BLANK, body, at))) < len(body):
+        begin, at = at, (yield from past(_LINE, body, at))
         yield slice(begin, at)
 
 
@@ -53,13 +48,13 @@ def in_list(body: bytes) -> Steps:
         at = yield from _behind(opening, body, at)
     at = yield from _elements(body, at)
     at = yield from _behind(b"}", body, at)
-    if (yield from _past(_SPACE, body, at)) < len(body):
+    if (yield from past(_SPACE, body, at)) < len(body):
         raise BodyMalformed(Phrase("body.more"))
 
 
 def _elements(body: bytes, at: int) -> Generator[slice | None, None, int]:
     """The elements of the list that has begun before `at`; gives where the list ends."""
-    begin = at = yield from _past(_SPACE, body, at)
+    begin = at = yield from past(_SPACE, body, at)
     is_empty = body.startswith(b"]", at)
     step_ends = at + AT_A_TIME
     while at < len(body):
@@ -108,7 +103,7 @@ def _behind_string(body: bytes, found: re.Match[bytes]) -> Generator[None, None,
     """Return where the string ends that was found to go on; the end of what was looked at where there is none."""
     if found[2] is None:
         return found.end()
-    end = yield from _past(_STRING, body, found.end(2))
+    end = yield from past(_STRING, body, found.end(2))
     if end == len(body):
         raise BodyMalformed(Phrase("body.endless_string"))
     return end + 1
@@ -116,7 +111,7 @@ def _behind_string(body: bytes, found: re.Match[bytes]) -> Generator[None, None,
 
 def _behind(sign: bytes, body: bytes, at: int) -> Generator[None, None, int]:
     """Return where `sign` ends, which stands at `at` or behind white space."""
-    at = yield from _past(_SPACE, body, at)
+    at = yield from past(_SPACE, body, at)
     if body.startswith(sign, at):
         return at + len(sign)
     if len(body) <= _SMALL:
@@ -124,7 +119,7 @@ def _behind(sign: bytes, body: bytes, at: int) -> Generator[None, None, int]:
     raise FieldInvalid("messages", Phrase("rule.messages"))
 
 
-def _past(pattern: re.Pattern[bytes], body: bytes, at: int) -> Generator[None, None, int]:
+def past(pattern: re.Pattern[bytes], body: bytes, at: int) -> Generator[None, None, int]:
     """Return where that ends which matches from `at` on."""
     while True:
         found = pattern.match(body, at, at + AT_A_TIME)

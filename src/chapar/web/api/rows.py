@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from chapar.errors import BodyMalformed, FieldInvalid, Phrase, RowMalformed
-from chapar.web.api.items import Steps, past_blank
+from chapar.web.api.items import Steps, past
 from chapar.web.api.schemas import SendRequest
 from chapar.web.http.body import parse, shown
 
@@ -18,6 +18,7 @@ _PARAM: Final = "params."
 _SEPARATORS: Final = (",", ";", "\t")  # a spreadsheet writes what its country uses
 _BOOLEANS: Final = {"true": True, "false": False}
 _EMPTY: Final = b" \t\r,;"  # what a row without any content consists of
+_EMPTY_ROWS: Final = re.compile(rb"(?:[ \t\r,;]*+\n)*+")
 
 # What JSON takes over without changing it: no leading zero, no exponent, no more digits than a double has.
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]{0,14})")
@@ -72,7 +73,7 @@ def in_rows(body: bytes) -> Steps:
     Raises RowMalformed where one stays open.
     """
     at = len(_BOM) if body.startswith(_BOM) else 0
-    while (at := (yield from past_blank(body, at))) < len(body):
+    while (at := (yield from past(_EMPTY_ROWS, body, at))) < len(body):
         begin, quotes = at, 0
         while True:
             end = body.find(b"\n", at)
@@ -84,8 +85,7 @@ def in_rows(body: bytes) -> Steps:
             if at == len(body):
                 raise RowMalformed(Phrase("body.endless_quote", line=body.count(b"\n", 0, begin) + 1))
             yield None
-        if body[begin:end].strip(_EMPTY):
-            yield slice(begin, end)
+        yield slice(begin, end) if body[begin:end].strip(_EMPTY) else None
 
 
 def _decoded(row: bytes) -> str:
