@@ -300,15 +300,6 @@ def test_a_message_is_shown_cancelled_sent_again_and_reported(
     assert (tmp_path / "all.xlsx").read_bytes().startswith(b"PK")
 
 
-def test_a_missing_key_names_the_variable_with_the_file(run: Run) -> None:
-    made = run("keys", "create", "--name", "farm", "--scope", "messages:read", CHAPAR_URL="")
-    assert made.returncode == 0, made.stderr
-    refused = run("messages")
-    assert refused.returncode == 1
-    assert "CHAPAR_API_KEY_FILE" in refused.stderr
-    assert run("messages", CHAPAR_API_KEY=made.stdout).returncode == 0
-
-
 def test_the_package_can_be_run_and_the_shell_completes_it(tmp_path: Path) -> None:
     env = environment(tmp_path, {"CHAPAR_CONFIG": "nowhere.toml"})
     version = subprocess.run(

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from chapar.cli.client import Filters, GatewayClient, ShownMessage
-from chapar.errors import GatewayError, GatewayLost, GatewayRefused, GatewayUnreachable, NotAGateway
+from chapar.errors import GatewayError, GatewayLost, GatewayRefused, GatewayUnreachable, NotAGateway, UsageInvalid
 from chapar.model.message import Status
 
 URL = "http://gateway.example/chapar"
@@ -188,3 +188,60 @@ def test_a_password_in_the_url_is_used_and_never_shown() -> None:
         assert gateway.url == "https://gateway.example"
     assert seen[0].headers["authorization"].startswith("Basic ")
     assert "c4nary" not in str(error.value)
+
+
+def test_a_key_that_is_missing_or_wrong_names_the_variable_for_the_file() -> None:
+    with client(lambda _: httpx.Response(401, json={"reason": "A key is needed."})) as gateway:
+        with pytest.raises(GatewayRefused) as refused:
+            gateway.messages(Filters(), 1)
+        for language in ("en", "fa"):
+            assert "CHAPAR_API_KEY_FILE" in refused.value.sentence(language)
+    with (
+        client(lambda _: httpx.Response(403, json={"reason": "No."})) as gateway,
+        pytest.raises(GatewayRefused) as other,
+    ):
+        gateway.cancel("x")
+    assert str(other.value) == "The gateway says: No."
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"CHAPAR_PORT": "9000"}, "http://127.0.0.1:9000"),
+        ({"CHAPAR_PORT": "9000", "CHAPAR_HOST": "0.0.0.0"}, "http://127.0.0.1:9000"),  # noqa: S104 - nobody listens
+        ({"CHAPAR_HOST": "::"}, "http://[::1]:8000"),
+        ({"CHAPAR_HOST": "10.1.2.3", "CHAPAR_TLS_CERT_FILE": "/nowhere.pem"}, "https://10.1.2.3:8000"),
+        ({"CHAPAR_PORT": "9000", "CHAPAR_JWT_SECRET_FILE": "/of/another/user"}, "http://127.0.0.1:9000"),
+    ],
+)
+def test_without_a_url_the_settings_say_where_the_gateway_is(
+    variables: dict[str, str], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with GatewayClient(None, "en") as gateway:
+        assert gateway.url == url
+
+
+def test_a_port_that_is_drawn_at_the_start_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAPAR_PORT", "0")
+    with pytest.raises(UsageInvalid, match="--url"):
+        GatewayClient(None, "en")
+
+
+def test_ids_are_no_part_of_a_path_of_their_own() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode())
+        return httpx.Response(404, json={"reason": "There is none."})
+
+    with client(answer) as gateway:
+        assert gateway.message("../keys?x#y") is None
+        with pytest.raises(GatewayRefused):
+            gateway.cancel("a/b")
+    assert asked == [
+        "/chapar/messaging/messages/..%2Fkeys%3Fx%23y",
+        "/chapar/messaging/messages/a%2Fb/cancel",
+    ]
