@@ -17,7 +17,7 @@ from chapar.cli import messages, send
 from chapar.cli.client import GatewayClient, ShownMessage
 from chapar.cli.command import cli, run
 from chapar.cli.options import ascii_numbers, moment
-from chapar.cli.table import MessageTable, note
+from chapar.cli.table import MessageTable, note, print_table
 from chapar.cli.terminal import local_time
 from chapar.errors import Language, UsageInvalid
 
@@ -300,3 +300,18 @@ def test_a_text_keeps_its_digits() -> None:
         "--qos",
         "1",
     ]
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [(200, 2), (30, 5)])
+def test_a_table_that_does_not_fit_stands_one_cell_below_the_other(
+    terminal: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An id that is broken over two lines cannot be copied."""
+    monkeypatch.setenv("COLUMNS", str(terminal))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    row = ("0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55", "pump-7", "", "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a56", "x")
+    print_table(("id", "device", "operation", "subject", "note"), [row], "en")
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == lines
+    assert row[0] in printed
+    assert row[3] in printed
