@@ -34,8 +34,8 @@ def parsed(file: Path) -> ast.Module:
 
 
 def rooms_of(module: str) -> str:
-    """The room of a module; the web has two."""
-    parts = module.split(".")[1:]
+    """The room of a module; the web has two, and the package's own entry is in none."""
+    parts = module.removesuffix(".__main__").split(".")[1:]
     return ".".join(parts[: 2 if parts[:1] == ["web"] else 1])
 
 

@@ -123,12 +123,11 @@ def _document(content: bytes) -> list[object] | None:
 
 def _check_json(file: str, number: int, line: bytes) -> None:
     """Raise UsageInvalid where a line is no JSON: in one call with others it would stop them all."""
-    from chapar.web.http.body import check_grammar  # noqa: PLC0415 - only this command needs it, and it takes long
-
     try:
-        check_grammar(line)
-    except BodyMalformed as error:
-        raise UsageInvalid(Phrase("usage.line", file=file, line=number, problem=error)) from None
+        json.loads(line)
+    except (ValueError, RecursionError) as error:
+        problem = BodyMalformed(str(error))
+        raise UsageInvalid(Phrase("usage.line", file=file, line=number, problem=problem)) from None
 
 
 def _in_csv(file: str, content: bytes) -> Iterator[_Item]:
