@@ -92,7 +92,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("revocation")
     with Mosquitto() as broker, Issuer() as issuer:
         env = {"CHAPAR_DATABASE_URL": f"sqlite:///{folder / 'chapar.db'}", **broker.settings_env, **issuer.settings_env}
-        with GatewayProcess(folder, env | {"CHAPAR_WRITE_TIMEOUT": "300"}) as gateway:
+        with GatewayProcess(folder, env | {"CHAPAR_WRITE_TIMEOUT": "300", "CHAPAR_JWT_LEEWAY": "0"}) as gateway:
             place = Place(gateway, issuer, folder)
             with contextlib.closing(place.http):
                 place.fill(place.issuer.token(), WAITING)

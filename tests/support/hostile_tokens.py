@@ -31,7 +31,7 @@ def hostile_tokens(issuer: Issuer) -> dict[str, str]:
     good = issuer.token()
     header, payload, signature = good.split(".")
     return {
-        "expired": issuer.token(exp=time.time() - 1),
+        "expired": issuer.token(exp=time.time() - 60),
         "without an end": issuer.token(exp=None),
         "not valid yet": issuer.token(nbf=time.time() + 600),
         "for another audience": issuer.token(aud="somebody-else"),

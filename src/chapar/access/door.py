@@ -19,6 +19,7 @@ from chapar.errors import (
     Unauthenticated,
 )
 from chapar.model.principal import Principal
+from chapar.model.times import rfc3339
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
@@ -165,7 +166,7 @@ class Door:
         if key.revoked_at is not None:
             raise CredentialInvalid(Phrase("credential.revoked"))
         if key.ended(now):
-            raise CredentialInvalid(Phrase("credential.expired"))
+            raise CredentialInvalid(Phrase("credential.expired", at=str(rfc3339(key.expires_at))))
         self._uses[key.id] = now
         left = KEY_KNOWN if key.expires_at is None else min(KEY_KNOWN, (key.expires_at - now) / 1000)
         principal = Principal(f"key:{key.id}", key.name, key.scopes, key.reach, key.expires_at)

@@ -52,6 +52,7 @@ class TokenOptions(NamedTuple):
     proxy: str | None = None  #: to the key set
     issuer: str | None = None
     audience: str | None = None
+    leeway: float = 0  #: seconds by which the issuer's clock and ours may differ
 
 
 def token_verifier(options: TokenOptions, metrics: Metrics) -> TokenVerifier | None:
@@ -79,7 +80,7 @@ def token_verifier(options: TokenOptions, metrics: Metrics) -> TokenVerifier | N
     if not options.issuer or not options.audience:
         missing = next(name for name, value in named.items() if not value)
         raise SettingInvalid(missing, Phrase("setting.jwt_required"))
-    return TokenVerifier(sources[0][1](), options.issuer, options.audience)
+    return TokenVerifier(sources[0][1](), options.issuer, options.audience, leeway=options.leeway)
 
 
 def secret_key(secret: str) -> VerificationKey:

@@ -1,20 +1,35 @@
 """Bearer tokens (JWT, RFC 7519), verified as RFC 8725 asks: one algorithm a key, and issuer and audience required."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import jwt
+from jwt.types import Options
 
 from chapar.errors import CredentialInvalid, FieldInvalid, Phrase
 from chapar.model.lines import plain
 from chapar.model.principal import EVERYTHING, Principal, Reach, Scope, check_patterns
-from chapar.model.times import LATEST
+from chapar.model.times import LATEST, rfc3339
 
 ALGORITHMS: Final = ("RS256", "ES256", "EdDSA", "HS256")
 MAX_TOKEN_LENGTH: Final = 8192  # characters; what is longer is no token that we would issue a right for
 _DOTS: Final = 2
 _REQUIRED: Final = ("exp", "iss", "aud", "sub")
 _NEVER: Final = 1 << 40  # seconds since the epoch; JSON knows numbers beyond what a float holds
+_SIGNATURE_ONLY: Final[Options] = {
+    "enforce_minimum_key_length": True,
+    "verify_aud": False,
+    "verify_exp": False,
+    "verify_iat": False,
+    "verify_iss": False,
+    "verify_jti": False,
+    "verify_nbf": False,
+    "verify_sub": False,
+}
+"""PyJWT does not say by how much a claim is at fault, or what is in it; the claims are checked here."""
+_LONGEST_SHOWN: Final = 100  # characters of a claim in a sentence
 _MAX_NAME: Final = 256  # characters of `sub`: it goes into the audit trail
 
 
@@ -59,7 +74,7 @@ class Verified(NamedTuple):
     """The claims of a verified token."""
 
     principal: Principal
-    expires_at: float  #: seconds since the epoch
+    expires_at: float  #: until when it is taken, the leeway included, in seconds since the epoch
 
 
 def is_token(text: str) -> bool:
@@ -70,8 +85,10 @@ def is_token(text: str) -> bool:
 class TokenVerifier:
     """Tokens of one issuer for one audience."""
 
-    def __init__(self, keys: KeySource, issuer: str, audience: str) -> None:
+    def __init__(self, keys: KeySource, issuer: str, audience: str, *, leeway: float = 0) -> None:
+        """`leeway`: seconds by which the issuer's clock and ours may differ."""
         self._keys = keys
+        self._leeway = leeway
         self._issuer = issuer
         self._audience = audience
 
@@ -90,31 +107,59 @@ class TokenVerifier:
         key = await self._keys.key(_key_id(token))
         if key is None:
             raise CredentialInvalid(Phrase("credential.unknown_signing_key"))
-        return _verified(self._claims(token, key))
+        claims = self._claims(token, key)
+        self._check_claims(claims, time.time())
+        return _verified(claims, self._leeway)
 
     def _claims(self, token: str, key: VerificationKey) -> Mapping[str, Any]:
         try:
-            return jwt.decode(
-                token,
-                key.key,
-                algorithms=[key.algorithm],
-                issuer=self._issuer,
-                audience=self._audience,
-                options={"require": list(_REQUIRED), "enforce_minimum_key_length": True},
-            )
-        except jwt.ExpiredSignatureError:
-            raise CredentialInvalid(Phrase("credential.expired")) from None
-        except jwt.InvalidAudienceError:
-            raise CredentialInvalid(Phrase("credential.other_audience")) from None
-        except jwt.InvalidIssuerError:
-            raise CredentialInvalid(Phrase("credential.other_issuer")) from None
-        except jwt.MissingRequiredClaimError as error:
-            raise CredentialInvalid(Phrase("credential.missing_claim", claim=error.claim)) from None
-        except jwt.ImmatureSignatureError:
-            raise CredentialInvalid(Phrase("credential.not_yet_valid")) from None
+            return jwt.decode(token, key.key, algorithms=[key.algorithm], options=_SIGNATURE_ONLY)
+        except jwt.InvalidAlgorithmError:
+            raise CredentialInvalid(Phrase("credential.other_algorithm", algorithm=key.algorithm)) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             # Whatever else a hostile token makes the library stumble over: it proves nothing.
             raise CredentialInvalid(Phrase("credential.bad_signature")) from None
+
+    def _check_claims(self, claims: Mapping[str, Any], now: float) -> None:
+        """Raise CredentialInvalid for a token that is not for now or not for us (RFC 7519 §4.1).
+
+        `iat` says how old a token is, and nobody asks: it is not compared.
+        """
+        for claim in _REQUIRED:
+            if claims.get(claim) is None:
+                raise CredentialInvalid(Phrase("credential.missing_claim", claim=claim))
+        if "nbf" in claims and (begin := _seconds(claims, "nbf")) > now + self._leeway:
+            ahead = math.ceil(begin - now)
+            raise CredentialInvalid(Phrase("credential.not_yet_valid", at=_at(begin), seconds=ahead, now=_at(now)))
+        if (end := _seconds(claims, "exp")) <= now - self._leeway:
+            ago = math.floor(now - end)
+            raise CredentialInvalid(Phrase("credential.token_expired", at=_at(end), seconds=ago, now=_at(now)))
+        if claims["iss"] != self._issuer:
+            raise CredentialInvalid(Phrase("credential.other_issuer", found=_shown(claims["iss"]), ours=self._issuer))
+        audiences = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
+        if self._audience not in audiences:
+            raise CredentialInvalid(
+                Phrase("credential.other_audience", found=_shown(claims["aud"]), ours=self._audience)
+            )
+
+
+def _seconds(claims: Mapping[str, Any], claim: str) -> int:
+    """A time in a claim, in seconds since the epoch; raises CredentialInvalid for what is no number."""
+    try:
+        return max(-_NEVER, min(int(claims[claim]), _NEVER))
+    except (ValueError, TypeError, OverflowError):
+        raise CredentialInvalid(Phrase("credential.bad_claim", claim=claim, rule=Phrase("rule.seconds"))) from None
+
+
+def _at(seconds: float) -> str:
+    return str(rfc3339(int(seconds * 1000)))
+
+
+def _shown(claim: object) -> str:
+    """The names in a claim, on one short line."""
+    names = claim if isinstance(claim, list) else [claim]
+    text = plain(", ".join(name for name in names if isinstance(name, str))) or "–"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def _key_id(token: str) -> str | None:
@@ -126,18 +171,17 @@ def _key_id(token: str) -> str | None:
     return key_id if isinstance(key_id, str) else None
 
 
-def _verified(claims: Mapping[str, Any]) -> Verified:
+def _verified(claims: Mapping[str, Any], leeway: float) -> Verified:
     subject = claims["sub"]
-    if not 0 < len(subject) <= _MAX_NAME or subject != plain(subject):
+    if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_NAME or subject != plain(subject):
         raise CredentialInvalid(Phrase("credential.bad_subject", limit=_MAX_NAME))
     try:
         reach = Reach(_patterns(claims, "devices"), _patterns(claims, "operations"))
     except FieldInvalid as error:
         raise CredentialInvalid(Phrase("credential.bad_claim", claim=error.field, rule=error.rule)) from None
-    expires_at = min(int(claims["exp"]), _NEVER)
-    return Verified(
-        Principal(f"jwt:{subject}", subject, _scopes(claims), reach, min(expires_at * 1000, LATEST)), float(expires_at)
-    )
+    ends_at = _seconds(claims, "exp")
+    principal = Principal(f"jwt:{subject}", subject, _scopes(claims), reach, min(ends_at * 1000, LATEST))
+    return Verified(principal, ends_at + leeway)
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[Scope]:

@@ -139,6 +139,7 @@ def tokens_of(settings: Settings, metrics: Metrics) -> TokenVerifier | None:
         proxy=None if settings.proxy is None else settings.proxy.get_secret_value(),
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway,
     )
     return token_verifier(options, metrics)
 

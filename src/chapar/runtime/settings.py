@@ -230,6 +230,13 @@ class Settings(Listening):
     )
     jwt_issuer: str | None = Field(None, description="`iss` that tokens must have; required with any of the three.")
     jwt_audience: str | None = Field(None, description="`aud` that tokens must have; required with any of the three.")
+    jwt_leeway: float = Field(
+        30.0,
+        ge=0,
+        le=600,
+        description="Seconds by which the issuer's clock may differ from this machine's: before `nbf`, behind `exp`. "
+        "Clocks that are set over the network differ by less, boards without a battery by more.",
+    )
     trusted_proxies: str | None = Field(
         None,
         description="Addresses of proxies whose `X-Forwarded-For` says where a call is from, and `X-Forwarded-Prefix` "
