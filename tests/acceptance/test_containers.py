@@ -88,6 +88,15 @@ def test_the_image_delivers_as_process_1_of_a_read_only_root(
         podman.call("rm", "--force", gateway)
 
 
+def test_a_container_stops_at_once_also_before_it_serves(podman: Podman, image: str, volume: str) -> None:
+    command = podman.start(image, "simulate", options=[*HARDENED, volume])
+    try:
+        podman.call("stop", "--time=60", command)
+        assert podman.call("inspect", "--format={{.State.ExitCode}}", command).strip() != "137"  # killed
+    finally:
+        podman.call("rm", "--force", command)
+
+
 def test_the_image_refuses_to_be_open_to_others(podman: Podman, image: str, volume: str) -> None:
     with pytest.raises(CannotRun, match="CHAPAR_HOST"):
         podman.run(image, options=[*HARDENED, volume, f"--env=CHAPAR_PORT={free_port()}"])
@@ -153,6 +162,7 @@ class Machine:
 def test_the_service_is_installed_as_the_page_says(podman: Podman, sources: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs/en/operations.md").read_text()
     install, configure, first_key = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[:3]
+    [backup] = re.findall(r"^```sh\n([^`]*chapar-backup.*?)^```", page, re.MULTILINE | re.DOTALL)
     port = free_port()
     certificates = Certificates(tmp_path)
     machine = Machine(podman, sources)
@@ -173,8 +183,15 @@ def test_the_service_is_installed_as_the_page_says(podman: Podman, sources: Path
                 *("chapar", "700"),
                 *("chapar", "600"),
             ]
+            machine.does(backup)
+            assert machine.state("Result", "chapar-backup") == "success"
+            assert machine.does("stat -c '%U %a' /var/lib/chapar/backups/chapar-*.db").split() == ["chapar", "600"]
+            upgrade = [line for line in install.splitlines() if "pip install" in line]
+            machine.does("\n".join([*upgrade, "systemctl restart chapar"]))
+            assert machine.state("ActiveState") == "active"
             # A writer that stands still is nothing that the gateway can mend by itself.
-            machine.does('kill -STOP "$(pgrep -f chapar.store.writer)"')
+            main = machine.state("MainPID")
+            machine.does(f"kill -STOP $(cat /proc/{main}/task/{main}/children)")
             machine.wait_until("NRestarts", "1")
             machine.wait_until("ActiveState", "active")
             wait_until_ready(f"http://127.0.0.1:{port}")

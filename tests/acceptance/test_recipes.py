@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -116,6 +117,33 @@ def test_with_postgresql_the_service_migrates_first(postgres_url: str, tmp_path:
     env = {"PATH": os.environ["PATH"], **unit.environment()}
     migrated = subprocess.run([find_command(), "migrate"], cwd=unit.folder, env=env, capture_output=True, check=False)
     assert (migrated.returncode, migrated.stderr) == (0, b"")
+
+
+def test_a_nightly_backup_is_restored_in_the_drill(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """The unit of the timer makes it beside the running gateway; another machine restores it as the page says."""
+    unit = Unit(tmp_path, "chapar-backup.service")
+    env = {"PATH": f"{find_command().parent}:{os.environ['PATH']}", **unit.environment()}
+    for folder in unit["StateDirectory"][-1].split():
+        (unit.folder.parent / folder).mkdir(parents=True, exist_ok=True)
+    with GatewayProcess(unit.folder, mosquitto.settings_env) as gateway:
+        for number in range(3):
+            httpx.post(f"{gateway.url}/messaging/send", json={"imei": f"{number}", "micro_op": "x"}, timeout=30)
+        mosquitto.stop()
+        waiting = {"imei": "1", "micro_op": "later", "wait": "none"}
+        assert httpx.post(f"{gateway.url}/messaging/send", json=waiting, timeout=30).status_code == 202
+        program, *arguments = shlex.split(unit["ExecStart"][-1].replace("%%", "%").replace("/opt/chapar/bin/", ""))
+        subprocess.run([program, *arguments], cwd=unit.folder, env=env, check=True, capture_output=True)
+        before = httpx.get(f"{gateway.url}/reporting/summary").json()["statuses"]
+    [backup] = (unit.folder / "backups").glob("chapar-[1-7].db")
+    page = (DEPLOY.parent / "docs/en/backup.md").read_text()
+    [restore] = re.findall(r"^(chapar restore) \S+( --unsent cancel)$", page[page.index("## A drill") :], re.MULTILINE)
+    machine = tmp_path / "drill"
+    machine.mkdir()
+    shutil.copy(backup, machine)
+    subprocess.run(shlex.split(f" {backup.name} ".join(restore)), cwd=machine, env=env, check=True, capture_output=True)
+    with GatewayProcess(machine, BuiltinBroker().settings_env) as restored:
+        after = httpx.get(f"{restored.url}/reporting/summary").json()["statuses"]
+    assert (before, after) == ({"published": 3, "queued": 1}, {"published": 3, "cancelled": 1})
 
 
 def queries() -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The command `chapar`: parse, call, print. What it does, the modules it calls know."""
 
+import os
+import signal
 import sys
 
 from chapar.runtime.garbage import collect_rarely
@@ -9,6 +11,8 @@ INTERRUPTED = 130  # exit code, the shell's custom for Ctrl-C
 
 def main() -> None:
     """Run the command and exit with its code."""
+    if os.getpid() == 1:  # as in a container: the kernel drops what process 1 does not handle, so it would not stop
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     collect_rarely()
     try:
         from chapar.cli import command  # noqa: PLC0415 - loading it takes longer than a finger to reach Ctrl-C
