@@ -23,8 +23,8 @@ _DEFAULTS = Settings()
 class Wire(asyncio.Transport):
     """The transport of one connection; `written` is all that it was given, up to the close."""
 
-    def __init__(self) -> None:
-        super().__init__({"peername": ("192.0.2.7", 1234), "sockname": ("192.0.2.1", 80)})
+    def __init__(self, peer: str = "192.0.2.7") -> None:
+        super().__init__({"peername": (peer, 1234), "sockname": ("192.0.2.1", 80)})
         self.written = b""
         self.is_reading = True
         self._is_closing = False
@@ -71,12 +71,12 @@ async def tell(scope: Scope, receive: Receive, send: Send) -> None:
 class Line:
     """A connection to `app`, from the client's side."""
 
-    def __init__(self, app: Any = tell, settings: Settings = _DEFAULTS) -> None:
+    def __init__(self, app: Any = tell, settings: Settings = _DEFAULTS, *, peer: str = "192.0.2.7") -> None:
         self.budget = limits_of(settings).bodies
         made = connection.within(bounds_of(settings), self.budget)
         config = uvicorn.Config(app, interface="asgi3", lifespan="off", log_config=None, http=made, ws="none")
         self.connection: Connection = made(config, ServerState(), {}, asyncio.get_running_loop())
-        self.wire = Wire()
+        self.wire = Wire(peer)
         self.connection.connection_made(self.wire)
 
     async def send(self, pieces: Iterable[bytes]) -> None:

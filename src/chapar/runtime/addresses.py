@@ -21,6 +21,7 @@ _LONGEST_FIELD: Final = 65_535  # bytes of a user name or password in CONNECT (M
 _QUOTES: Final = "\"'`“”‘’«»"
 _BEGINNING: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _HOST: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_MAPPED: Final = "::ffff:"
 _LONGEST_NAME: Final = 253  # characters (RFC 1035 §2.3.4)
 _WEB_PORTS: Final = {"http": 80, "https": 443}  # IANA
 _ENDS_IN_PORT: Final = re.compile(r":[0-9]{1,5}$")
@@ -41,6 +42,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def unmapped(address: str) -> str:
+    """The IPv4 address that a socket for both versions shows as an IPv6 one (RFC 4291 §2.5.5.2); others unchanged.
+
+    >>> unmapped("::ffff:10.0.0.1")
+    '10.0.0.1'
+    """
+    return address.removeprefix(_MAPPED) if "." in address else address
 
 
 def is_host(text: str) -> bool:

@@ -24,6 +24,7 @@ from chapar.errors import (
     RequestError,
     TargetTooLong,
 )
+from chapar.runtime.addresses import unmapped
 from chapar.web.http.exchange import PLAIN, SECURE, Exchange, lines_of
 from chapar.web.http.problems import answer_to, preferred_language
 from chapar.web.http.rates import BodyBudget, network_of
@@ -111,6 +112,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take the connection, or say that there are too many."""
         super().connection_made(transport)
+        if self.client is not None:  # settings, rates and the audit trail know a caller by one address
+            self.client = unmapped(self.client[0]), self.client[1]
         self.flow = _Flow(transport)
         if isinstance(transport, _TlsTransport):
             transport.set_read_buffer_limits(high=_GATHERED)
