@@ -308,7 +308,7 @@ def test_the_package_can_be_run_and_the_shell_completes_it(tmp_path: Path) -> No
     assert version.stdout.startswith(b"chapar ")
     asked = {"_CHAPAR_COMPLETE": "complete_bash", "COMP_WORDS": "chapar re", "COMP_CWORD": "1"}
     completed = subprocess.run([find_command()], env=env | asked, capture_output=True, text=True, check=True)
-    assert set(completed.stdout.split()) == {"report", "resend"}
+    assert {"report", "resend"} <= set(completed.stdout.split())
     installed = subprocess.run(
         ["bash", "-c", f"{find_command()} --install-completion; true"],
         env=environment(tmp_path, {}),

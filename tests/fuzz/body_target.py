@@ -15,12 +15,13 @@ with atheris.instrument_imports(
     include=[
         "chapar.web.http.body",
         "chapar.web.api.items",
+        "chapar.web.api.rows",
         "chapar.web.api.sending",
         "chapar.web.api.schemas",
         "chapar.model.message",
     ]
 ):
-    from chapar.web.api import items, sending
+    from chapar.web.api import items, rows, sending
     from chapar.web.http.body import read_body
 
 from chapar.errors import ChaparError
@@ -52,11 +53,29 @@ async def _take(data: bytes) -> None:
         _, body = await read_body(request, MEDIA_TYPES, limit=_LIMIT, setting="LIMIT")
         if media_type >= 2 * len(MEDIA_TYPES):
             _check(body)
+        if named == MEDIA_TYPES[2]:
+            _check_rows(body)
+            return
         for place in items.in_lines(body) if named == MEDIA_TYPES[1] else items.in_list(body):
             if place is not None:
                 _check(body[place])
     except ChaparError as error:
         _check_problem(error)
+
+
+def _check_rows(body: bytes) -> None:
+    """Raises ChaparError for a header that is none."""
+    places = [place for place in rows.in_rows(body) if place is not None]
+    columns = rows.Columns(body[places[0]]) if places else None
+    for place in places[1:]:
+        assert columns is not None
+        try:
+            item = columns.message(body[place])
+        except ChaparError as error:
+            _check_problem(error)
+        else:
+            assert isinstance(json.loads(item), dict), item
+            _check(item)
 
 
 def _check(item: bytes) -> None:

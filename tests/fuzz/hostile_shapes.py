@@ -26,6 +26,7 @@ SHORT: Final = 150  # cases in continuous integration
 
 _JSON: Final = {"Content-Type": "application/json"}
 _NDJSON: Final = {"Content-Type": "application/x-ndjson"}
+_CSV: Final = {"Content-Type": "text/csv"}
 _LIST: Final = b'{"messages":['
 _ITEM: Final = b'{"imei":"8612","micro_op":"push_down","params":{"x":'
 _KEY: Final = b'{"name":"a","scopes":["messages:read"],'
@@ -162,6 +163,20 @@ def _bulk_shapes(dear: int) -> Iterator[Shape]:
     for unit in (b"\n", b"\r", b" \n", b"{}\n", b" ", b"x", b"\xff\n"):
         yield lines(f"of {unit!r}", _filled(b"", unit, b"", _BULK))
     yield lines("of nothing", b"{}\n" * _MOST)
+    yield from _row_shapes(dear)
+
+
+def _row_shapes(dear: int) -> Iterator[Shape]:
+    def rows(name: str, body: bytes) -> Shape:
+        return Shape(f"rows {name}", "/messaging/bulk", body, _CSV)
+
+    for unit in (b"\n", b",\n", b'"', b'"\n', b",", b'"",', b" ", b"\r", b"x", b"\xff\n"):
+        yield rows(f"of {unit!r}", _filled(b"imei,micro_op\n", unit, b"", _BULK))
+    columns = b",".join(b"params.%d" % number for number in range(998)) + b",imei,micro_op\n"
+    yield rows("of a header", _filled(b"imei,micro_op,", b"params.0,", b"\n", _BODY))
+    for cell in (b"[x]", b'"""', b"1", b"-0.1", b"=", b'"{""a"":1}"'):
+        row = b",".join([cell] * 998) + b",8612,a\n"
+        yield rows(f"of many cells {cell!r}", columns + row * (dear // len(row)))
 
 
 def _reading_shapes() -> Iterator[Shape]:
@@ -170,7 +185,7 @@ def _reading_shapes() -> Iterator[Shape]:
 
 
 def _reports() -> Iterator[str]:
-    for form in ("json", "ndjson", "csv"):
+    for form in ("json", "ndjson", "csv", "xlsx"):
         yield f"/reporting/all?format={form}"
 
 

@@ -15,6 +15,8 @@ from chapar.web.http.body import parse, shown
 
 _BOM: Final = b"\xef\xbb\xbf"
 _PARAM: Final = "params."
+_PIECE: Final = 64 * 1024  # bytes of a line that one step looks at; no longer one is a message
+_MOST_COLUMNS: Final = 1000  # the fields, and parameters by the hundred
 _SEPARATORS: Final = (",", ";", "\t")  # a spreadsheet writes what its country uses
 _BOOLEANS: Final = {"true": True, "false": False}
 _EMPTY: Final = b" \t\r,;"  # what a row without any content consists of
@@ -35,6 +37,8 @@ class Columns:
         text = _decoded(header)
         self._separator = max(_SEPARATORS, key=text.count)
         self._names = [name.strip() for name in _cells(text, self._separator)]
+        if len(self._names) > _MOST_COLUMNS:
+            raise RowMalformed(Phrase("body.columns", limit=_MOST_COLUMNS))
         seen: set[str] = set()
         for name in self._names:
             if name not in SendRequest.model_fields and not (name.startswith(_PARAM) and name != _PARAM):
@@ -78,6 +82,10 @@ def in_rows(body: bytes) -> Steps:
         while True:
             end = body.find(b"\n", at)
             end = len(body) if end < 0 else end
+            while end - at > _PIECE:
+                quotes += body.count(b'"', at, at + _PIECE)
+                at += _PIECE
+                yield None
             quotes += body.count(b'"', at, end)
             at = min(end + 1, len(body))
             if quotes % 2 == 0:
@@ -85,7 +93,8 @@ def in_rows(body: bytes) -> Steps:
             if at == len(body):
                 raise RowMalformed(Phrase("body.endless_quote", line=body.count(b"\n", 0, begin) + 1))
             yield None
-        yield slice(begin, end) if body[begin:end].strip(_EMPTY) else None
+        has_content = end - begin > _PIECE or body[begin:end].strip(_EMPTY)
+        yield slice(begin, end) if has_content else None
 
 
 def _decoded(row: bytes) -> str:
