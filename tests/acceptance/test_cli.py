@@ -110,7 +110,7 @@ def test_what_the_start_offers_to_try_works_as_it_is_printed(gateway: GatewayPro
     bare = environment(tmp_path, {})  # a terminal in which nothing is set
     device = Program(["bash", "-c", f"exec {simulate}"], folder=tmp_path, env=bare)
     try:
-        device.wait_for_line("Connected: 1 of 1 devices")
+        device.wait_for_line("Connected: 1 of 1 device ")
         sent = subprocess.run(["bash", "-c", curl], env=bare, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert "Send `push_down` to topic `devices/861234567890123`" in sent.stdout
         device.wait_for_line("861234567890123  push_down")
