@@ -16,6 +16,8 @@ project=$PWD venv=$PWD/.venv missing_tools=()
 install_missing_packages() { :; }
 find_missing_tools() { :; }
 prepare_environment() { :; }
+version_of() { echo 3.11; }
+find_version() { :; }
 """
 
 
@@ -38,13 +40,14 @@ def put(project: Path, tool: str, command: str) -> None:
     path.chmod(0o755)
 
 
-def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(project: Path, *arguments: str, path: str = "", home: str = "") -> subprocess.CompletedProcess[str]:
     temporary = project / "tmp"
     temporary.mkdir()
     done = subprocess.run(
         ["bash", "scripts/test", *arguments],
         cwd=project,
-        env=os.environ | {"TMPDIR": str(temporary)},
+        env=os.environ
+        | {"TMPDIR": str(temporary), "PATH": f"{path}:{os.environ['PATH']}", "HOME": home or str(temporary)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -97,6 +100,77 @@ def test_a_long_form_that_fails_is_enough(project: Path, name: str) -> None:
     done = run(project, "--long")
     assert done.returncode == 1
     assert done.stdout.count("FAILED") == 1
+
+
+def test_the_long_form_tests_every_python_that_is_here(project: Path) -> None:
+    """Stubs stand in for the interpreters; one of them is missing, and one is that of `.venv`."""
+    add_long_forms(project)
+    shutil.copy(PROJECT / "scripts" / "lib" / "environment.sh", project / "scripts" / "lib" / "real.sh")
+    (project / "scripts" / "lib" / "environment.sh").write_text(
+        f"{NOTHING_TO_INSTALL}source scripts/lib/real.sh\n"
+        'prepare_environment() { mkdir -p "$venv/bin"; cp .venv/bin/pytest "$venv/bin" 2>/dev/null || true; }\n'
+    )
+    answers = 'case "$*" in *implementation*) echo cpython {0} ;; *version_info*) echo {0} ;; esac'
+    for version in ("3.11", "3.12", "3.13"):
+        program(project / f"python{version}", answers.format(version))
+    program(project / "python3.14", "exit 127")
+    put(project, "python", answers.format("3.11"))
+    put(project, "pytest", f'echo "on $0: $*" | sed "s#{project}/##"')
+    done = run(project, "--long", path=str(project), home=str(project))
+    assert done.returncode == 0, done.stderr
+    for version in ("3.12", "3.13"):
+        assert f"on .venv-{version}/bin/pytest: tests/unit --quiet\n" in done.stdout
+        assert f"on .venv-{version}/bin/pytest: tests/integration --numprocesses=2" in done.stdout
+        assert f"Python {version}    passed" in done.stdout
+    assert "Python 3.14    MISSING" in done.stdout
+    assert ".venv-3.11" not in done.stdout
+
+
+def test_the_supported_versions_are_the_same_everywhere() -> None:
+    [tested] = re.findall(r"for version in (.*); do", (PROJECT / "scripts" / "test").read_text())
+    classified = re.findall(r"Python :: (3\.\d+)", (PROJECT / "pyproject.toml").read_text())
+    assert tested.split() == classified
+    for page in ("README.md", "README.fa.md"):
+        [supported] = re.findall(r".*CPython.*", (PROJECT / page).read_text())
+        assert re.findall(r"3\.\d+", supported) == classified
+
+
+INDEX = "https://somebody:secret@index.example/simple"
+NOISE = f"""
+echo "Looking in indexes: {INDEX}"
+echo "WARNING: Retrying (host='index.example', port=443): Failed to resolve 'index.example' {INDEX}/chapar/" >&2
+echo "ERROR: No matching distribution found for chapar"
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_installer_is_heard_where_it_fails_only_and_no_index_is_named(code: int) -> None:
+    script = f"set -euo pipefail; source scripts/lib/environment.sh; pip() {{ {NOISE} return {code}; }}; quietly pip"
+    done = subprocess.run(["bash", "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert ("No matching distribution found for chapar" in done.stderr) == bool(code)
+    assert "index.example" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_what_the_pages_have_written_into_the_working_folder_is_not_for_git() -> None:
+    secrets = [
+        "backend.key",
+        "owner.key",
+        "farm1.key",
+        ".env",
+        "chapar.toml",
+        "ca.key",
+        "chapar.passwords",
+        "chapar.dump",
+    ]
+    secrets += ["chapar.db", "chapar.db-wal", "chapar.db.replaced-20261129T183000", "deploy/secrets/database.url"]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *secrets], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    if ignored.returncode == 128:
+        pytest.skip("this is no clone of the repository")
+    assert ignored.stdout.split() == secrets
 
 
 MODULES = ("venv", "ensurepip", "pip", "sys", "os", "site", "sitecustomize", "usercustomize", "runpy", "chapar", "uv")
