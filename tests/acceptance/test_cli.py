@@ -171,6 +171,15 @@ def test_a_refused_request_is_exit_code_1_and_the_gateways_sentence(run: Run) ->
     assert "باید ۱ تا ۶۴ نویسه" in sent.stderr
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii:strict"])
+def test_an_output_that_cannot_show_a_letter_is_no_failure(run: Run, encoding: str) -> None:
+    for command in (["send", "p1", "باز"], ["messages"], ["messages", "--json"], ["messages", "--help"]):
+        for language in ("en", "fa"):
+            done = run(*command, PYTHONIOENCODING=encoding, CHAPAR_LANGUAGE=language)
+            assert (done.returncode, done.stderr) == (0, ""), command
+            assert done.stdout
+
+
 def test_misuse_is_exit_code_2(tmp_path: Path) -> None:
     assert call(tmp_path, {}, "send", "pump-7").returncode == 2
 

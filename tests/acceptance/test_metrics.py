@@ -22,6 +22,7 @@ FAMILIES = {
     "chapar_link_unanswered": "counter",
     "chapar_requests_turned_away": "counter",
     "chapar_queue_messages": "gauge",
+    "chapar_queue_held_messages": "gauge",
     "chapar_queue_oldest_seconds": "gauge",
     "chapar_database_up": "gauge",
     "chapar_link_up": "gauge",

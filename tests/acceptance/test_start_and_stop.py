@@ -198,7 +198,7 @@ async def test_a_stop_in_the_middle_of_a_report_is_quiet(start_gateway: Callable
     assert "Traceback" not in gateway.program.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_built_in_broker_and_the_writer_too(
     start_gateway: Callable[..., GatewayProcess], number: signal.Signals
 ) -> None:
@@ -210,11 +210,14 @@ def test_a_signal_ends_the_built_in_broker_and_the_writer_too(
     assert "Traceback" not in gateway.program.output
 
 
-def test_a_signal_to_the_whole_group_ends_it_cleanly(start_gateway: Callable[..., GatewayProcess]) -> None:
-    """Ctrl-C in a terminal reaches the children too."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_ends_it_cleanly(
+    start_gateway: Callable[..., GatewayProcess], number: signal.Signals
+) -> None:
+    """Ctrl-C in a terminal, and its end, reach the children too."""
     gateway = start_gateway(BuiltinBroker().settings_env)
     started = children(gateway.pid)
-    os.killpg(gateway.pid, signal.SIGINT)
+    os.killpg(gateway.pid, number)
     assert gateway.program.wait(15.0) == 0
     assert wait_until_gone(started) == []
     assert "Traceback" not in gateway.program.output

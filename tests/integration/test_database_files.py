@@ -17,7 +17,7 @@ from chapar.errors import DatabaseFileGone, DatabaseInUse, NotSaved, SettingInva
 from chapar.model.report import Filters
 from chapar.store import files
 from chapar.store.administration import administer, migrate
-from chapar.store.database import parse, sqlite_file
+from chapar.store.database import Role, open_engine, parse, sqlite_file
 from chapar.store.store import Store
 from support.stores import add_one, new_message, open_store
 
@@ -62,7 +62,7 @@ def relative(file: Path) -> str:
 
 
 def dotted(file: Path) -> str:
-    return f"sqlite:///{file.parent}/../data/./chapar.db?timeout=1"
+    return f"sqlite:///{file.parent}/../data/./chapar.db"
 
 
 def through_proc(file: Path) -> str:
@@ -72,6 +72,37 @@ def through_proc(file: Path) -> str:
 def without_its_lock_file(file: Path) -> str:
     file.with_name("chapar.db.lock").unlink()
     return f"sqlite:///{file}"
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///what?.db", "sqlite:///a.db?mode=ro", "sqlite:///chapar.db?", "sqlite://host/a.db"]
+)
+def test_what_is_no_part_of_a_files_name_is_refused(url: str) -> None:
+    with pytest.raises(SettingInvalid, match="CHAPAR_DATABASE_URL"):
+        parse(url)
+
+
+def test_a_log_that_a_long_reader_let_grow_is_cut_back(file: Path) -> None:
+    url = f"sqlite:///{file}"
+    log = files.sibling(file, "wal")
+    readers = open_engine(url, Role.READER)
+    with open_engine(url, Role.WRITER).connect() as writer:
+
+        def write(size: int) -> None:
+            writer.exec_driver_sql("INSERT INTO padding VALUES (zeroblob(?))", (size,))
+            writer.commit()
+
+        writer.exec_driver_sql("CREATE TABLE padding (bytes BLOB)")
+        write(1)
+        with readers.connect() as reader:
+            reader.exec_driver_sql("SELECT * FROM padding").all()
+            for _ in range(6):
+                write(5_000_000)
+        readers.dispose()
+        assert log.stat().st_size > 30_000_000
+        for _ in range(3):
+            write(1)
+        assert log.stat().st_size <= 16 * 1024 * 1024
 
 
 NAMES = [symbolic_link, linked_folder, hard_link, relative, dotted, through_proc, without_its_lock_file]

@@ -238,7 +238,7 @@ async def test_the_writer_ends_with_its_gateway_and_at_no_polite_signal(sqlite_u
     async with open_store(sqlite_url) as store:
         await store.health.check(60)
         [writer] = writer_processes()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(writer, number)
         await add_one(store, new_message())
         assert writer_processes() == [writer]

@@ -1,4 +1,4 @@
-"""Serve the API: take its port, run uvicorn within bounds, and end on SIGINT or SIGTERM."""
+"""Serve the API: take its port, run uvicorn within bounds, and end on SIGINT, SIGTERM or SIGHUP."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ Announce = Callable[[str, bool], None]
 
 
 async def serve(settings: Settings, announce: Announce) -> None:
-    """Serve the API until SIGINT or SIGTERM; one that comes during the start raises CancelledError.
+    """Serve the API until SIGINT, SIGTERM or SIGHUP; one that comes during the start raises CancelledError.
 
     Raises what `wiring.lifespan` raises, and SettingInvalid for an address that nothing protects.
     """
@@ -52,7 +52,7 @@ async def serve_on(
     *,
     with_broker: bool = True,
 ) -> None:
-    """Serve the API on a socket that listens, until SIGINT or SIGTERM."""
+    """Serve the API on a socket that listens, until SIGINT, SIGTERM or SIGHUP."""
     end_on_signals()
     certificate = server_certificate(settings.tls_cert_file, settings.tls_key_file)
     limits, bounds = wiring.limits_of(settings), wiring.bounds_of(settings)
@@ -93,7 +93,7 @@ async def serve_on(
 
 
 def end_on_signals() -> None:
-    """Have SIGINT and SIGTERM cancel the calling task, until something that runs takes these signals over.
+    """Have SIGINT, SIGTERM and SIGHUP cancel the calling task, until something that runs takes these signals over.
 
     A start may stand in a call that nothing can cancel, such as one to a database that does not answer. Then the
     process ends as if it were killed, which its children and the next start are made for.
@@ -107,8 +107,14 @@ def end_on_signals() -> None:
         last_resort.daemon = True
         last_resort.start()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, end)
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that end a gateway: SIGHUP, from a terminal that closes, unless `nohup` has it ignored."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM) if is_ignored else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _exit_at_once() -> None:
@@ -151,7 +157,7 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ending_signals():
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
 

@@ -41,7 +41,7 @@ _PATIENCE: Final = 5.0  # seconds in which a worker ends by itself; it needs abo
 
 
 async def serve(settings: Settings, announce: server.Announce) -> None:
-    """Run `settings.workers` gateway processes until SIGINT or SIGTERM, starting another where one ends.
+    """Run `settings.workers` gateway processes until SIGINT, SIGTERM or SIGHUP, starting another where one ends.
 
     Raises SettingInvalid with SQLite, WorkerFailed where the first ones do not start, and what the built-in broker and
     the migration raise.
@@ -67,7 +67,7 @@ async def serve(settings: Settings, announce: server.Announce) -> None:
         options = {f"CHAPAR_{name.upper()}": str(getattr(settings, name)) for name in ("host", "port", "workers")}
         environment = os.environ | options | {WORKERS_FOLDER: folder, "CHAPAR_AUTO_MIGRATE": "false"}
         stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in server.ending_signals():
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         workers = [_Worker(listener, environment, manager.patience) for _ in range(settings.workers)]
         async with asyncio.TaskGroup() as tasks:

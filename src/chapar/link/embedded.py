@@ -181,7 +181,7 @@ def serve(config: str) -> None:
     from iotcore import IotCoreBroker  # noqa: PLC0415 - only the child needs it
 
     # What the terminal or a service manager sends to the whole group is for the gateway; we end after it.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logging.disable()  # rumqttd logs every packet
     threading.Thread(target=_end_with_standard_input, daemon=True).start()

@@ -38,6 +38,10 @@ _OWNER_ONLY = 0o600
 # made a message no cheaper than 2: what is not here is in the system's own cache.
 _WRITER_CACHE = 4 * 1024
 
+# Bytes that the write-ahead log keeps when it begins anew: a long reader, such as a backup, may have let it grow. More
+# than it has where nobody reads, so that it is not cut off and extended all the time.
+_LOG_KEPT = 16 * 1024 * 1024
+
 # libpq's own files in the user's home are not asked: what Chapar connects with stands in its settings.
 _POSTGRES_FILES = {
     name: f"/dev/null/{name}-not-in-the-url" for name in ("passfile", "sslcert", "sslkey", "sslrootcert")
@@ -115,6 +119,7 @@ def open_engine(
                 # A prepared statement belongs to a session, and a transaction pooler may change that at every BEGIN.
                 "prepare_threshold": None,
                 "application_name": f"chapar-{role}",
+                "client_encoding": "UTF8",  # else that of the server, or of the environment, which may lack letters
                 **({"cursor_factory": WriterCursor} if role is Role.WRITER else {}),
                 **{name: value for name, value in (_POSTGRES_DEFAULTS | _POSTGRES_FILES).items() if name not in given},
             },
@@ -150,7 +155,7 @@ def run_on_driver(connection: Connection, sql: str, values: Sequence[Any] = (), 
 
 
 def check_durable(connection: Connection) -> None:
-    """Raise DatabaseUnsafe unless what is committed on this connection survives the power going out."""
+    """Raise DatabaseUnsafe unless every letter that is committed on this connection survives the power going out."""
     if connection.dialect.name == "sqlite":
         _expect("its journal_mode", connection.exec_driver_sql("PRAGMA journal_mode").scalar_one(), "wal")
         # 2 is FULL (https://sqlite.org/pragma.html#pragma_synchronous)
@@ -160,6 +165,9 @@ def check_durable(connection: Connection) -> None:
         _expect(
             "its setting synchronous_commit", connection.exec_driver_sql("SHOW synchronous_commit").scalar_one(), "on"
         )
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise DatabaseUnsafe(Phrase("database.encoding", encoding=encoding))
 
 
 def empty_wal(connection: Connection) -> bool:
@@ -189,6 +197,10 @@ def parse(database_url: str | URL) -> URL:
     except (ArgumentError, ValueError):
         raise SettingInvalid(_SETTING, Phrase("setting.database_url_form")) from None
     if url.get_backend_name() == "sqlite":
+        if isinstance(database_url, str) and "?" in database_url:
+            raise SettingInvalid(_SETTING, Phrase("setting.database_path_query"))
+        if url.host:
+            raise SettingInvalid(_SETTING, Phrase("setting.database_url_form"))
         if url.database in {None, "", ":memory:"}:
             raise SettingInvalid(_SETTING, Phrase("setting.database_in_memory"))
         return url
@@ -222,6 +234,7 @@ def _connect_sqlite(file: Path, role: Role, identity: Identity | None) -> sqlite
         connection.execute("PRAGMA synchronous = full")
         connection.execute("PRAGMA foreign_keys = on")
         connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE}")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_KEPT}")
     if role is Role.ADMINISTRATOR:
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # one connection checkpoints: the writer's
     return connection

@@ -239,8 +239,8 @@ def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
     # The gateway decides when it ends, by closing the socket: a service manager signals every process at once, and
     # what the gateway still has to commit would be lost.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _crashed
     with socket.socket(fileno=int(sys.argv[1])) as channel, suppress(BrokenPipeError, ConnectionResetError):
         serve(channel)
