@@ -9,8 +9,10 @@ import typer
 
 from chapar import errors
 from chapar.cli.command import cli
+from chapar.cli.sentences import word
 from chapar.errors import ChaparError
 from chapar.model.audit import Action
+from chapar.model.message import Status
 from chapar.model.principal import Scope
 from chapar.model.reason import Reason
 from chapar.runtime.secret_files import secrets_of
@@ -55,6 +57,11 @@ def names_of(group: typer.Typer) -> Iterator[str]:
     for command in group.registered_commands:
         assert command.callback is not None
         yield command.name or command.callback.__name__
+
+
+def test_every_persian_word_for_a_status_is_documented_with_its_name() -> None:
+    page = (ROOT / "docs" / "fa" / "command-line.md").read_text().replace("\n", " ")
+    assert [status for status in Status if f"`{status}` «{word('status', status, 'fa')}»" not in page] == []
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

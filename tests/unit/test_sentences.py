@@ -113,6 +113,16 @@ def test_every_error_has_its_own_sentence_and_the_facts_for_it(error: type[Chapa
     assert names(f"error.{error.code}") <= facts
 
 
+def test_no_fact_of_an_error_is_an_english_phrase() -> None:
+    errors = {error.__name__ for error in every_error()} | {"Phrase"}
+    for file in SOURCE.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in errors:
+                facts = [*call.args, *(fact.value for fact in call.keywords)]
+                texts = [part.value for fact in facts for part in ast.walk(fact) if isinstance(part, ast.Constant)]
+                assert not [text for text in texts if re.search("[a-z] [a-z]", str(text))], f"{file}:{call.lineno}"
+
+
 def test_no_two_errors_share_a_code() -> None:
     codes = [error.code for error in every_error()]
     assert len(codes) == len(set(codes))

@@ -88,7 +88,7 @@ class OriginNotAllowed(RequestError):
 
     code = "origin_not_allowed"
 
-    origin: str
+    origin: Phrase | str
 
 
 @dataclass(eq=False)
@@ -164,7 +164,7 @@ class MediaTypeUnsupported(RequestError):
 
     code = "media_type_unsupported"
 
-    found: str
+    found: Phrase | str
 
 
 @dataclass(eq=False)

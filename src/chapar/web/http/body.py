@@ -89,8 +89,12 @@ def shown(name: str) -> str:
 def _decoded(body: bytes, decoder: json.JSONDecoder) -> JsonValue:
     try:
         document: JsonValue = decoder.decode(body.decode())
-    except (ValueError, RecursionError) as error:
-        raise BodyMalformed(str(error)) from None
+    except json.JSONDecodeError as error:
+        raise BodyMalformed(Phrase("body.syntax", problem=error.msg, line=error.lineno, column=error.colno)) from None
+    except UnicodeDecodeError as error:
+        raise BodyMalformed(Phrase("body.encoding", place=error.start + 1)) from None
+    except (ValueError, RecursionError):
+        raise BodyMalformed(Phrase("body.unreadable")) from None
     return document
 
 
@@ -115,7 +119,7 @@ def _media_type(request: Request, first: Mapping[bytes, bytes], media_types: Col
     content_type = first.get(b"content-type", b"").decode("latin-1")
     media_type = _type_in_utf_8(content_type)
     if media_type is None or media_type not in media_types:
-        raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else "a body without a type")
+        raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else Phrase("body.untyped"))
     if b"content-encoding" in first:
         encoding = ", ".join(headers(request, b"content-encoding"))
         if encoding and encoding.lower() != "identity":

@@ -62,7 +62,7 @@ class Origins:
         if origin is None:
             site = headers.get(b"sec-fetch-site")
             if site is not None and site not in _OURS:
-                raise OriginNotAllowed("another site")
+                raise OriginNotAllowed(Phrase("head.other_site"))
         elif origin not in self._origins and origin.partition(b"://")[2] != host:
             raise OriginNotAllowed(_shown(origin))
 

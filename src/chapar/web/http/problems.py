@@ -133,6 +133,7 @@ _LATER: Final = {
 }
 
 _BLANK_OFFSET: Final = re.compile(r":[0-9]{2}(\.[0-9]+)? [0-9]{2}:?[0-9]{2}$")  # of a time whose + was read as a blank
+_PLACE: Final = re.compile("(.*) at line ([0-9]+) column ([0-9]+)")  # as pydantic words it
 _MOST_VIOLATIONS: Final = 10  # of one request; whoever breaks more rules learns how many
 NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
 
@@ -301,8 +302,15 @@ def invalid(error: ValidationError) -> RequestError:
     """Return what pydantic found wrong with a body, as an error of ours."""
     details = error.errors(include_url=False, include_input=False)
     if details[0]["type"] == "json_invalid":
-        return BodyMalformed(str(details[0].get("ctx", {}).get("error", "")))
+        return BodyMalformed(_syntax(str(details[0].get("ctx", {}).get("error", ""))))
     return _first_of(details, "body")
+
+
+def _syntax(fault: str) -> Phrase:
+    place = _PLACE.fullmatch(fault)
+    if place is None:
+        return Phrase("body.unreadable")
+    return Phrase("body.syntax", problem=place[1], line=int(place[2]), column=int(place[3]))
 
 
 def _first_of(details: Sequence[ErrorDetails], *where: str) -> Invalid:
