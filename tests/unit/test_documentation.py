@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,10 @@ def names_of(group: typer.Typer) -> Iterator[str]:
         yield command.name or command.callback.__name__
 
 
-def test_every_persian_word_for_a_status_is_documented_with_its_name() -> None:
+@pytest.mark.parametrize(("kind", "codes"), [("status", Status), ("deed", Action)])
+def test_every_persian_word_for_a_code_is_documented_with_it(kind: str, codes: type[StrEnum]) -> None:
     page = (ROOT / "docs" / "fa" / "command-line.md").read_text().replace("\n", " ")
-    assert [status for status in Status if f"`{status}` «{word('status', status, 'fa')}»" not in page] == []
+    assert [code for code in codes if f"`{code}` «{word(kind, code, 'fa')}»" not in page] == []
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])
