@@ -210,6 +210,11 @@ class QueueFull(ChaparError):
     retry_after: int
 
     @property
+    def count(self) -> int:
+        """The number that the words depend on."""
+        return self.limit
+
+    @property
     def in_front(self) -> Phrase | str:
         """The oldest message, where it is known."""
         return "" if self.oldest is None else Phrase("part.oldest", id=self.oldest)
