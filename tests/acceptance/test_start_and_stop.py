@@ -223,6 +223,17 @@ def test_a_signal_to_the_whole_group_ends_it_cleanly(
     assert "Traceback" not in gateway.program.output
 
 
+def test_what_is_in_the_environment_for_other_programs_changes_nothing(
+    start_gateway: Callable[..., GatewayProcess], tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for_others = {"PROMETHEUS_MULTIPROC_DIR": str(foreign), "WEB_CONCURRENCY": "many", "FORWARDED_ALLOW_IPS": "*"}
+    gateway = start_gateway({"CHAPAR_BROKER_URL": NO_BROKER, **for_others}, until="live")
+    assert "chapar_link_up 0.0" in httpx.get(f"{gateway.url}/metrics").text
+    assert list(foreign.iterdir()) == []
+
+
 def test_a_broker_that_is_away_does_not_hold_up_a_stop(start_gateway: Callable[..., GatewayProcess]) -> None:
     gateway = start_gateway({"CHAPAR_BROKER_URL": NO_BROKER}, until="live")
     assert gateway.terminate() == 0

@@ -70,6 +70,7 @@ async def serve_on(
             ws="none",
             timeout_keep_alive=settings.idle_timeout,
             proxy_headers=False,  # the application knows more of proxies
+            workers=1,  # else the variable WEB_CONCURRENCY is read
             timeout_graceful_shutdown=wiring.GRACE,
         )
 
