@@ -431,6 +431,15 @@ def test_what_is_no_backup_is_not_restored(
     assert names_in(file.parent) <= {"chapar.db", "chapar.db.lock", "elsewhere"}
 
 
+def test_a_restore_that_fails_leaves_nothing(tmp_path: Path, copy: Path) -> None:
+    copy.write_bytes(b"no database at all" * 1000)
+    with pytest.raises(RestoreFailed, match="not a whole database"):
+        restore(f"sqlite:///{tmp_path}/chapar.db", copy)
+    with pytest.raises(RestoreFailed, match="No such file or directory"):
+        restore(f"sqlite:///{tmp_path}/nowhere/chapar.db", copy)
+    assert names_in(tmp_path) == {"elsewhere"}
+
+
 def test_a_damaged_database_is_kept_with_its_log(url: str, file: Path, copy: Path) -> None:
     saved(url, waiting())
     backed_up(file, copy)

@@ -13,7 +13,7 @@ import pysqlite3.dbapi2 as sqlite
 from sqlalchemy import URL, Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from chapar.errors import BackupFailed, DatabaseUnusable, Phrase, RestoreFailed
+from chapar.errors import BackupFailed, DatabaseInUse, DatabaseUnusable, Phrase, RestoreFailed
 from chapar.model.audit import Action
 from chapar.model.message import UNFINISHED
 from chapar.model.principal import Caller
@@ -133,10 +133,12 @@ def restoration(database_url: str, source: Path) -> Iterator[Restoration]:
         raise RestoreFailed(Phrase("backup.is_the_database", file=source))
     if files.is_served(source):
         raise RestoreFailed(Phrase("backup.is_served", file=source))
-    with files.lock(target) as lock, _temporary(target.resolve()) as partial:
-        with _failing(RestoreFailed):
-            unsent = _checked_copy(source, partial)
-        yield Restoration(lock, source, partial, unsent)
+    if files.is_served(target):  # before a large file is copied
+        raise DatabaseInUse(str(target))
+    with _failing(RestoreFailed), _temporary(target.resolve()) as partial:
+        unsent = _checked_copy(source, partial)
+        with files.lock(target) as lock:
+            yield Restoration(lock, source, partial, unsent)
 
 
 def _copy(source: URL, partial: Path) -> int:
