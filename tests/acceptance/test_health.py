@@ -30,7 +30,7 @@ def test_ready_names_the_broker_while_it_is_away(
     assert f"mqtt://127.0.0.1:{mosquitto.port}" in ready.json()["broker"]["reason"]
     persian = httpx.get(f"{gateway.url}/health/ready", headers={"Accept-Language": "fa"})
     assert persian.headers["Content-Language"] == "fa"
-    assert "اتصال به" in persian.json()["broker"]["reason"]
+    assert "اتصال" in persian.json()["broker"]["reason"]
     live = httpx.get(f"{gateway.url}/health/live")
     assert (live.status_code, live.json()) == (200, {"status": "live"})
     mosquitto.start()

@@ -8,9 +8,8 @@ from unittest.mock import patch
 import pytest
 
 from chapar.delivery import acceptance as sending
-from chapar.delivery import idempotency, outcomes
+from chapar.delivery import dispatcher, idempotency, outcomes
 from chapar.delivery.acceptance import Draft, Sending, Sent
-from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.outcomes import Facts, Outcome
 from chapar.delivery.suspects import Suspects
 from chapar.errors import BrokerRefused, LinkLost, NotSaved, NotSent
@@ -27,7 +26,7 @@ from simulation.world import run, simulated
 WORLDS = 500
 
 _in_doubt = outcomes.in_doubt
-_publication = Dispatcher._publication
+_publication = dispatcher._publication
 _cancel = Messages.cancel
 _not_sent = outcomes.not_sent
 _send = Sending.send
@@ -50,8 +49,8 @@ def nothing_is_kept(message: Message, lost: LinkLost, facts: Facts) -> Outcome:
     return Outcome(_in_doubt(message, lost, facts).message)
 
 
-def expiry_is_ignored(self: Dispatcher, message: Message) -> Publication:
-    return _publication(self, message._replace(expires_at=None))
+def expiry_is_ignored(message: Message, clock_is_behind: float) -> Publication:
+    return _publication(message._replace(expires_at=None), clock_is_behind)
 
 
 def refusal_is_success(message: Message, _: int, facts: Facts) -> Outcome:
@@ -85,7 +84,7 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "an attempt is not counted": (patch.object(outcomes, "in_doubt", attempt_is_not_counted), "and counts"),
     "at most once is ignored": (patch.object(outcomes, "in_doubt", at_most_once_is_ignored), "may be at most once"),
     "an attempt is not kept": (patch.object(outcomes, "in_doubt", nothing_is_kept), "is not in its history"),
-    "the expiry is not handed over": (patch.object(Dispatcher, "_publication", expiry_is_ignored), "ms too late"),
+    "the expiry is not handed over": (patch.object(dispatcher, "_publication", expiry_is_ignored), "ms too late"),
     "a refusal counts as success": (patch.object(outcomes, "refused", refusal_is_success), "nobody heard it"),
     "nothing is quarantined": (patch.object(Suspects, "_is_cause", lambda *_, **__: False), "are enough"),
     "nothing is put off": (patch.object(outcomes, "TRANSIENT", frozenset()), "was given up"),
