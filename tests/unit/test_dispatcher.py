@@ -31,11 +31,12 @@ from chapar.errors import (
 from chapar.link.publication import Publication
 from chapar.model.change import Change
 from chapar.model.message import Message, Status
-from chapar.model.queue import Taken
+from chapar.model.queue import Lease, Taken
 from support.fakes import EPOCH, LEASE, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, until
 from support.stores import new_message
 from support.timers import Timers
 
+OTHER = "fedcba9876543210"  # another process
 NEVER = 1e9  # loop time
 NOT_AUTHORIZED = 0x87
 PACKET_TOO_LARGE = 0x95
@@ -681,7 +682,8 @@ async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.PUBLISHING])
 async def test_who_waits_is_not_told_of_what_has_not_come_to_an_end(status: Status) -> None:
     bench = Bench(alone=False)
-    message = bench.store.put(new_message(status=status, claim=None, created_at=EPOCH))
+    await bench.store.queue.acquire_lease(Lease(OTHER, "another", 60, alone=False))
+    message = bench.store.put(new_message(status=status, claim=f"{OTHER}.1", created_at=EPOCH))
     outcome = bench.awaits(message.id)
     bench.link.up = False
     async with bench.running():
