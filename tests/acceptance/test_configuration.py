@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from support.gateway import GatewayProcess, find_command
-from support.ports import free_port
 
 PATIENCE = 90  # seconds
 NO_BROKER = "mqtt://127.0.0.1:1"  # nobody listens there; the gateway starts all the same
@@ -36,7 +35,6 @@ def test_every_command_reads_the_files_and_the_banner_names_them(
         f'broker_url = "{NO_BROKER}"\nallowed_hosts = ["gateway.example.org"]\nlog_format = "JSON"\nworker = 2\n'
         'database_url_file = "url"\npublish_timeout = 0.2\n'
     )
-    (tmp_path / ".env").write_text(f"CHAPAR_PORT=1\nCHAPAR_DATABASE_URL=\nCHAPAR_URL=http://127.0.0.1:{free_port()}\n")
     (tmp_path / "url").write_text("sqlite:///farm.db\n")
     (tmp_path / ".env").write_text("CHAPAR_PORT=1\n")
     gateway = start_gateway({"CHAPAR_LOG_LEVEL": "", "CHAPAR_PROT": "2"}, until="live")

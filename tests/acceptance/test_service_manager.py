@@ -33,17 +33,25 @@ def speak_for_it(gateway: GatewayProcess) -> list[str]:
     ]
 
 
+def check_watched(systemd: Systemd, gateway: GatewayProcess, module: str) -> int:
+    """Stop the child that runs `module`, see the watchdog starve, and let the child go on. Gives its process id."""
+    systemd.wait_for("WATCHDOG=1")
+    assert not speak_for_it(gateway)
+    pid = child(gateway, module)
+    os.kill(pid, signal.SIGSTOP)
+    systemd.wait_for_silence()
+    os.kill(pid, signal.SIGCONT)
+    systemd.wait_for("WATCHDOG=1")
+    return pid
+
+
 def test_a_gateway_is_watched_with_its_writer(start_gateway: Callable[..., GatewayProcess], systemd: Systemd) -> None:
     gateway = start_gateway(BuiltinBroker().settings_env | systemd.env)
     assert systemd.wait_for("READY=1") == f"READY=1\nSTATUS=Serving {gateway.url}"
-    systemd.wait_for("WATCHDOG=1")
-    assert not speak_for_it(gateway)
-    writer = child(gateway, "chapar.store.writer")
-    os.kill(writer, signal.SIGSTOP)
-    systemd.wait_for_silence()
-    os.kill(writer, signal.SIGCONT)
-    systemd.wait_for("WATCHDOG=1")
+    writer = check_watched(systemd, gateway, "chapar.store.writer")
     os.kill(writer, signal.SIGKILL)  # it is started anew: no reason to start everything
+    gateway.program.wait_for_line("writer_died")
+    systemd.forget()
     systemd.wait_for("WATCHDOG=1")
     gateway.program.send_signal(signal.SIGTERM)
     systemd.wait_for("STOPPING=1")
@@ -61,6 +69,7 @@ def test_a_broker_or_database_that_is_away_is_no_reason_for_a_new_start(
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     gateway.program.wait_for_line("database_file_gone")
     assert "\nchapar_database_up 0.0\n" in httpx.get(f"{gateway.url}/metrics").text
+    systemd.forget()
     for _ in range(3):
         systemd.wait_for("WATCHDOG=1")
     (tmp_path / "elsewhere").rename(tmp_path / "data")
@@ -73,12 +82,6 @@ def test_several_workers_are_watched_together(
     env = {"CHAPAR_DATABASE_URL": postgres_url, "CHAPAR_AUTO_MIGRATE": "true", "CHAPAR_WORKERS": "2"}
     gateway = start_gateway(BuiltinBroker().settings_env | env | systemd.env)
     systemd.wait_for("READY=1")
-    systemd.wait_for("WATCHDOG=1")
-    assert not speak_for_it(gateway)
-    worker = child(gateway, "chapar.app.workers")
-    os.kill(worker, signal.SIGSTOP)
-    systemd.wait_for_silence()
-    os.kill(worker, signal.SIGCONT)
-    systemd.wait_for("WATCHDOG=1")
+    check_watched(systemd, gateway, "chapar.app.workers")
     gateway.program.send_signal(signal.SIGTERM)
     systemd.wait_for("STOPPING=1")

@@ -15,14 +15,6 @@ _SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/
 
 # As its documentation shows it, with what most guides add so that WebSockets pass and bodies are not kept on disk.
 _NGINX = """
-daemon off;
-pid {folder}/nginx.pid;
-error_log stderr;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}; proxy_temp_path {folder};
-  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
   map $http_upgrade $offer {{ default upgrade; "" ""; }}
   upstream gateway {{ server {gateway}; keepalive 1; }}
   server {{
@@ -36,7 +28,6 @@ http {{
       proxy_set_header Connection $offer;
     }}
   }}
-}}
 """
 # What nginx needs around a file of `conf.d`.
 _NGINX_AROUND = """
@@ -60,10 +51,6 @@ _CADDY_AROUND = """
 """
 _DEPLOY = Path(__file__).parents[2] / "deploy"
 _CADDY = """
-{{
-  admin off
-  auto_https off
-}}
 http://{address} {{
   reverse_proxy {gateway}
 }}
@@ -87,12 +74,11 @@ class Proxy:
         config = self._folder / "config"
         gateway, address = f"{LOOPBACK}:{gateway_port}", f"{LOOPBACK}:{self.port}"
         if certificates is None:
-            template = {"nginx": _NGINX, "caddy": _CADDY}[kind]
-            config.write_text(template.format(folder=self._folder, gateway=gateway, address=address))
+            site = {"nginx": _NGINX, "caddy": _CADDY}[kind].format(gateway=gateway, address=address)
         else:
             site = _shown_site(kind, gateway, address, certificates)
-            around = {"nginx": _NGINX_AROUND, "caddy": _CADDY_AROUND}[kind]
-            config.write_text(around.format(folder=self._folder, site=site))
+        around = {"nginx": _NGINX_AROUND, "caddy": _CADDY_AROUND}[kind]
+        config.write_text(around.format(folder=self._folder, site=site))
         program = shutil.which(kind, path=_SEARCHED)
         assert program is not None
         options = {

@@ -1,5 +1,6 @@
 """A service manager's end of the notify socket, as systemd has it (sd_notify(3))."""
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -32,6 +33,13 @@ class Systemd:
             except TimeoutError:
                 return
         raise AssertionError("the watchdog is fed all the same")
+
+    def forget(self) -> None:
+        """Drop what has come until now."""
+        self.socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.recv(1024)
 
     def close(self) -> None:
         self.socket.close()
