@@ -6,9 +6,11 @@ import json
 import random
 import signal
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +33,7 @@ Run = Callable[[int, Surroundings], Coroutine[None, None, Outcome]]
 
 _ONE_DAY: Final = 86_400  # seconds
 _LEASE: Final = 2.0  # seconds
+_NO_END: Final = 60.0  # seconds after which what has been tried will not end
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +144,33 @@ async def _half_open(cycles: int, surroundings: Surroundings) -> Outcome:
 
 
 async def _none_in_doubt(stage: Stage) -> None:
-    """Wait until all that a session left in doubt has been tried again.
+    """Wait until all that has had an attempt by now has come to its end.
 
-    Each is tried alone, and who is alone when a session ends again is taken for the cause: another fault of the line
-    in that moment cannot be told from that.
+    What a session left in doubt is tried alone, and who is alone when a session ends again is taken for the cause:
+    another fault of the line in that moment cannot be told from that. Until its move is committed, nothing shows that a
+    message is in doubt, so its attempts are counted. Raises AssertionError where one does not end.
     """
-    path = "/messaging/messages?status=queued&status=publishing&limit=1000"
+    deadline = time.monotonic() + _NO_END
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    path = f"/messaging/messages?status=queued&status=publishing&until={now}"
     async with Connection(stage.ports) as connection:
         while True:
-            unfinished = json.loads((await connection.get(path)).body)["messages"]
-            if not any(message["possible_duplicate"] for message in unfinished):
+            if not await _is_under_way(connection, path):
                 return
+            assert time.monotonic() < deadline, f"what was tried does not end:\n{(await connection.get(path)).body!r}"
             await asyncio.sleep(0.05)
+
+
+async def _is_under_way(connection: Connection, path: str) -> bool:
+    """Return whether a message of these pages has had an attempt."""
+    cursor = ""
+    while True:
+        page = json.loads((await connection.get(f"{path}&limit=1000{cursor}")).body)
+        if any(message["attempts"] for message in page["messages"]):
+            return True
+        if page["next"] is None:
+            return False
+        cursor = f"&cursor={page['next']}"
 
 
 async def _backends_terminated(cycles: int, surroundings: Surroundings) -> Outcome:
