@@ -33,6 +33,8 @@ find_missing_tools() {
   has_nginx || missing_tools+=("nginx          MISSING, its tests were skipped (package nginx)")
   has_caddy || missing_tools+=("Caddy          MISSING, its tests were skipped (package caddy)")
   has_chromium || missing_tools+=("Chromium       MISSING, its tests were skipped (package chromium)")
+  has_systemd_analyze || missing_tools+=("systemd        MISSING, its units were not verified (package systemd)")
+  has_gpp || missing_tools+=("g++            MISSING, the Arduino sketch was not compiled (package g++)")
   has_promtool || missing_tools+=("Prometheus     MISSING, its tests were skipped (package prometheus)")
 }
 
@@ -41,6 +43,8 @@ has_mosquitto() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v mosquitto >/de
 has_nginx() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v nginx >/dev/null; }
 has_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 
+has_systemd_analyze() { command -v systemd-analyze >/dev/null; }
+has_gpp() { command -v g++ >/dev/null; }
 has_promtool() { command -v promtool >/dev/null; }
 has_caddy() { command -v caddy >/dev/null; }
 has_chromium() { command -v chromium >/dev/null; }
