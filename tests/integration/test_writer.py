@@ -5,9 +5,11 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
@@ -26,6 +28,7 @@ from chapar.errors import StoreUnavailable
 from chapar.model.acceptance import Addition
 from chapar.model.change import Move
 from chapar.model.message import Message, Status
+from chapar.store import writer
 from chapar.store.acceptance import LANES_SQL, Packed, packed_addition
 from chapar.store.database import Role, open_engine
 from chapar.store.messages import find
@@ -34,6 +37,7 @@ from chapar.store.moves import move_row
 from chapar.store.operations import array
 from chapar.store.readers import query_once_more
 from chapar.store.schema import messages
+from chapar.store.wire import pack
 from chapar.store.writer import commit
 from support.stores import CLAIM, add_one, new_message, open_store, published, writer_processes
 
@@ -237,11 +241,11 @@ def test_no_error_of_the_database_library_leaves_the_store(error: Exception) -> 
 async def test_the_writer_ends_with_its_gateway_and_at_no_polite_signal(sqlite_url: str) -> None:
     async with open_store(sqlite_url) as store:
         await store.health.check(60)
-        [writer] = writer_processes()
+        [process] = writer_processes()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            os.kill(writer, number)
+            os.kill(process, number)
         await add_one(store, new_message())
-        assert writer_processes() == [writer]
+        assert writer_processes() == [process]
 
 
 def test_the_writer_loads_nothing_that_only_a_gateway_needs() -> None:
@@ -256,8 +260,8 @@ async def test_the_writers_command_line_and_environment_name_no_secret(postgres_
     url = postgres_url.replace("postgres@", f"postgres:{secret}@")
     async with open_store(url) as store:
         await store.health.check(60)
-        [writer] = writer_processes()
-        shown = b"".join(Path(f"/proc/{writer}/{file}").read_bytes() for file in ("cmdline", "environ"))  # noqa: ASYNC240 - no disk
+        [process] = writer_processes()
+        shown = b"".join(Path(f"/proc/{process}/{file}").read_bytes() for file in ("cmdline", "environ"))  # noqa: ASYNC240 - no disk
         assert secret.encode() not in shown
 
 
@@ -275,3 +279,21 @@ async def test_a_writer_is_handed_a_descriptor_of_any_number(database_url: str) 
                 assert await store.messages.find(message.id) == message
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_writer_that_loses_its_connection_answers_what_was_asked_meanwhile(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(sqlite_url)
+    monkeypatch.setattr(writer, "commit", lambda *_: ([("unknown", "it failed")], False))
+    monkeypatch.setattr(writer, "empty_wal", lambda _connection: False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor() as threads:
+        ours.settimeout(60)
+        ours.sendall(pack((sqlite_url, None)) + pack([("check", [()])]) + pack(()))
+        served = threads.submit(writer.serve, theirs)
+        frames = [writer._receive(ours) for _ in range(4)]
+        ours.shutdown(socket.SHUT_RDWR)
+        served.result(60)
+    assert [frame[0] for frame in frames if frame is not None] == ["ready", "answers", "alive", "down"]
+    assert "cannot be made safe" in str(frames[-1])

@@ -10,6 +10,7 @@ from typing import Final, Self
 import structlog
 
 _MICROSECONDS: Final = 1_000_000
+_PARTS: Final = 4  # of its patience: an answer that takes a whole part still comes long before the end
 
 log = structlog.get_logger()
 
@@ -33,8 +34,9 @@ class ServiceManager:
         )
         if not address:
             return cls()
-        is_watched = microseconds is not None and microseconds.isdecimal() and pid in {None, str(os.getpid())}
-        return cls(partial(_send, address), int(microseconds or 0) / _MICROSECONDS if is_watched else None)
+        patience = int(microseconds) / _MICROSECONDS if microseconds is not None and microseconds.isdecimal() else 0
+        is_watched = patience and pid in {None, str(os.getpid())}
+        return cls(partial(_send, address), patience if is_watched else None)
 
     def ready(self, status: str) -> None:
         """Notify that the start is over, with a line for whoever asks how the service is."""
@@ -45,16 +47,17 @@ class ServiceManager:
         self._say("STOPPING=1")
 
     async def watch(self, is_well: Callable[[float], Awaitable[bool]]) -> None:
-        """Notify twice within its patience that all is well, as long as it is. Returns where nobody watches.
+        """Notify several times within its patience that all is well, as long as it is. Returns where nobody watches.
 
         `is_well` has as many seconds for its answer as it is given.
         """
         if self.patience is None:
             return
         clock = asyncio.get_running_loop().time
+        part = self.patience / _PARTS
         while True:
-            due = clock() + self.patience / 2
-            if await is_well(self.patience / 2):
+            due = clock() + part
+            if await is_well(part):
                 self._say("WATCHDOG=1")
             await asyncio.sleep(due - clock())
 

@@ -71,9 +71,11 @@ def serve(channel: socket.socket) -> None:
             _send(channel, ("gone", error.file))
         except (SQLAlchemyError, ChaparError) as error:
             _send(channel, ("down", cause(error)))
-        # Nothing is sent to a writer that is not ready, so readable means closed.
+        # No batch is sent to a writer that is not ready, but one may be asked whether it is alive while it commits.
         if _is_readable(channel, _RECONNECT_PAUSE):
-            return
+            if _receive(channel) is None:
+                return
+            _send(channel, ("alive",))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ _SENDERS = """
         WHERE audit.at = messages.created_at AND audit.subject = messages.id AND audit.action = 'message_sent'
         ORDER BY seq LIMIT 1
     )
-    WHERE status IN ('scheduled', 'queued')
+    WHERE status IN ('scheduled', 'queued', 'publishing')
 """
 _HOURS = """
     INSERT INTO audit_hours (hour, first)
