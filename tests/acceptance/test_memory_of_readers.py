@@ -20,7 +20,7 @@ from support.ports import LOOPBACK
 
 LIMIT = 150 * 1024 * 1024  # bytes above those of the idle gateway
 CLIENTS = 60
-ROUNDS = 2
+ROUNDS = [2, pytest.param(5, marks=pytest.mark.long)]
 LONG = 60_000  # bytes of parameters; a single character beyond the basic plane makes them four times as much in memory
 PATTERNS = [f"{number:0>256}" for number in range(100)]
 KEYS = 60
@@ -56,6 +56,7 @@ def fill(url: str, headers: dict[str, str]) -> None:
             assert api.post("/keys", json=key).status_code == 201
 
 
+@pytest.mark.parametrize("rounds", ROUNDS)
 @pytest.mark.parametrize(
     "path",
     [
@@ -69,13 +70,13 @@ def fill(url: str, headers: dict[str, str]) -> None:
     ],
 )
 def test_clients_who_ask_and_take_nothing(
-    filled: tuple[GatewayProcess, dict[str, str]], figure: Callable[[str], None], path: str
+    filled: tuple[GatewayProcess, dict[str, str]], figure: Callable[[str], None], path: str, rounds: int
 ) -> None:
     gateway, headers = filled
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     forget_peak(gateway.pid)
     idle = peak_of(gateway.pid)
-    for _ in range(ROUNDS):  # what the clients of one leave behind would add up
+    for _ in range(rounds):  # what the clients of one leave behind would add up
         with ExitStack() as stack:
             for _ in range(CLIENTS):
                 client = stack.enter_context(contextlib.closing(socket.socket()))
@@ -84,7 +85,7 @@ def test_clients_who_ask_and_take_nothing(
                 client.sendall(f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\n{lines}\r\n".encode())
                 assert select.select([client], [], [], 60.0)[0], "it begins to answer"
     grown = peak_of(gateway.pid) - idle
-    figure(f"{ROUNDS} x {CLIENTS} clients who do not read {path}: {idle >> 20} MiB idle, +{grown >> 20} MiB")
+    figure(f"{rounds} x {CLIENTS} clients who do not read {path}: {idle >> 20} MiB idle, +{grown >> 20} MiB")
     assert grown < LIMIT
 
 

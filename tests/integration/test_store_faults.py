@@ -89,9 +89,10 @@ async def test_a_writer_killed_again_and_again_loses_nothing(database_url: str, 
         assert measured(metrics, "chapar_writer_deaths_total") == times
 
 
-async def test_what_callers_are_told_before_their_patience_ends_is_true(database_url: str) -> None:
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
+async def test_what_callers_are_told_before_their_patience_ends_is_true(database_url: str, times: int) -> None:
     async with open_store(database_url) as store, load(store, patience=0.05) as ledger:
-        for _ in range(3):
+        for _ in range(times):
             await ledger.more()
             kill(writer_processes())
         await ledger.more()
