@@ -231,6 +231,12 @@ def test_a_body_that_is_no_json_in_utf_8_is_malformed(site: Site, body: bytes) -
 def test_another_media_type_than_json_in_utf_8_is_unsupported(site: Site, headers: dict[str, str]) -> None:
     answer = site.send(GOOD, headers)
     assert (answer.status_code, problem_of(answer)["code"]) == (415, "media_type_unsupported")
+    assert "(application/json)" in problem_of(answer)["reason"]
+
+
+def test_the_media_types_that_a_route_takes_are_named(site: Site) -> None:
+    answer = site.api.post("/messaging/bulk", content="x", headers={"Content-Type": "text/plain"})
+    assert "(application/json, application/x-ndjson, text/csv)" in problem_of(answer)["reason"]
 
 
 def test_every_broken_rule_is_named_at_once(site: Site) -> None:

@@ -143,6 +143,24 @@ def test_a_message_that_no_text_can_hold_fails_alone(site: Site, imei: str, fiel
     assert [item["status"] for item in answer.json()["answers"]] == [400, 201]
 
 
+@pytest.mark.parametrize("cell", [r'"""\ud800"""', r'"{""a"":""\ud800""}"', r'"[{""\udfff"":1}]"'])
+@pytest.mark.parametrize("key", [None, "unique"])
+def test_a_cell_that_no_text_can_hold_fails_alone(site: Site, imei: str, cell: str, key: str | None) -> None:
+    headers = {} if key is None else {"Idempotency-Key": str(uuid.uuid4())}
+    text = f"imei,micro_op,params.x\n{imei},open,{cell}\n{imei},open,\n"
+    answer = as_csv(site, text, **headers)
+    assert answer.status_code == 200
+    assert [item["status"] for item in answer.json()["answers"]] == [400, 201]
+
+
+@pytest.mark.parametrize("path", ["/messaging/send", "/messaging/bulk", "/keys"])
+@pytest.mark.parametrize("body", [r'{"\ud800":1,"\ud800":2}', r'{"\ud800":1}'], ids=["twice", "once"])
+def test_a_field_s_name_that_no_text_can_hold_is_refused(site: Site, path: str, body: str) -> None:
+    answer = site.api.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in {400, 422}
+    assert "surrogate" not in problem_of(answer)["reason"]
+
+
 @in_either_form
 def test_a_message_past_the_bound_of_one_fails_alone(site: Site, imei: str, post: Post) -> None:
     good = {"imei": imei, "micro_op": "push_down"}

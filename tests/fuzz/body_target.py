@@ -13,6 +13,7 @@ from starlette.types import Message
 
 with atheris.instrument_imports(
     include=[
+        "chapar.model.json_text",
         "chapar.web.http.body",
         "chapar.web.api.items",
         "chapar.web.api.rows",

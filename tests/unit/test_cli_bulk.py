@@ -77,6 +77,14 @@ def test_each_form_of_file_is_read(
     assert capsys.readouterr().out == "Accepted: 2. Refused: 0. Not sent: 0.\n"
 
 
+def test_a_lone_surrogate_is_left_to_the_gateway(tmp_path: Path, calls: list[Any]) -> None:
+    message = {"imei": "a", "micro_op": "open", "params": {"x": "\ud800"}}
+    for content in (json.dumps([message]), 'imei,micro_op,params.x\na,open,"""\\ud800"""\n'):
+        (tmp_path / "file").write_text(content)
+        assert run(["bulk", str(tmp_path / "file")]) == 0
+    assert [messages for _, _, messages in calls] == [[message], [message]]
+
+
 def test_one_message_alone_is_a_file_too(tmp_path: Path, calls: list[Any]) -> None:
     (tmp_path / "file").write_text(json.dumps(MESSAGES[0]))
     assert run(["bulk", str(tmp_path / "file")]) == 0
@@ -122,6 +130,10 @@ def test_json_has_a_line_for_each_message(tmp_path: Path, capsys: pytest.Capture
         ("imei,operation\na,open\n", "line 1: `operation` is no column"),
         ("imei,micro_op\na,open\n\n8.6E+14,open\n", "line 4: `imei` is a number that a spreadsheet has shortened"),
         ('{"imei": "a"}\n\n{"imei": }\n', "line 3: The body is not a JSON object"),
+        ('{"imei": "a"}\n{"imei": "a", "imei": "b"}\n', "line 2: `imei` is given more than once"),
+        ('[\n{"imei": "a",\n"imei": "b"}\n]\n', "file: `imei` is given more than once"),
+        ('{"imei": "a", "imei": "b"}', "file: `imei` is given more than once"),
+        ('{"imei": "a", "params": {"n": ' + "9" * 5000 + "}}", "a number is too long"),
         ('imei,micro_op\na,"open\n', "the quotation mark of a cell in line 2"),
     ],
 )

@@ -78,8 +78,11 @@ def test_rows_without_content_do_not_count() -> None:
         ("imei,micro_op\np,o,x\n", RowMalformed, "3 cells"),
         ('imei,micro_op\np,"o\n', RowMalformed, "line 2"),
         ('imei,micro_op\np,a"b\nc"\n', RowMalformed, "quotation mark"),
-        ('imei,micro_op\np,"a"b\n', RowMalformed, "expected after"),
-        (b"imei,micro_op\np,\xff\n", RowMalformed, "utf-8"),
+        ('imei,micro_op\np,"a"b\n', RowMalformed, "follows the closing quotation mark"),
+        ("imei,micro_op\np,a\rb\n", RowMalformed, "line end"),
+        (f"imei,micro_op\np,{'x' * 140_000}\n", RowMalformed, "longer than 131,072 characters"),
+        ("imei,params\np,litres=20\n", FieldInvalid, "`params` must be a JSON object"),
+        (b"imei,micro_op\np,\xff\n", RowMalformed, "byte 3 is not UTF-8"),
         ('imei,params,params.a\np,"{""a"": 1}",2\n', FieldInvalid, "params"),
         ("imei,micro_op\n8.61234567890123E+14,o\n", FieldInvalid, "shortened"),
         ("imei,micro_op\n9E+18,o\n", FieldInvalid, "shortened"),
@@ -92,6 +95,18 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(
     with pytest.raises(error, match=says) as raised:
         messages_of(text)
     assert raised.value.sentence("fa")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [r'p,o,"""\ud800"""', r'p,o,"{""\ud800"": ""\udfff""}"'],
+    ids=["text", "object"],
+)
+def test_a_lone_surrogate_stays_an_escape_sequence(row: str) -> None:
+    columns = Columns(b"imei,micro_op,params.x")
+    message = columns.message(row.encode())
+    assert rb"\ud800" in message
+    assert json.loads(message)["params"]["x"] in ("\ud800", {"\ud800": "\udfff"})
 
 
 def test_reading_takes_steps_that_grow_with_the_body_alone() -> None:

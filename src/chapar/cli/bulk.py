@@ -14,6 +14,7 @@ from chapar.cli.sentences import say
 from chapar.cli.table import print_table
 from chapar.cli.terminal import check_output, show_progress
 from chapar.errors import BodyMalformed, Language, Phrase, RequestError, UsageInvalid
+from chapar.model.json_text import as_json, check_grammar, parse
 from chapar.model.lines import json_line
 from chapar.model.message import LONGEST_WAIT
 from chapar.runtime.settings import preferred_language
@@ -100,9 +101,9 @@ def _items(file: str, content: bytes) -> Iterator[_Item]:
     content = content.removeprefix(b"\xef\xbb\xbf")
     if not content.lstrip().startswith((b"{", b"[")):
         yield from _in_csv(file, content)
-    elif (document := _document(content)) is not None:
+    elif (document := _document(file, content)) is not None:
         for number, message in enumerate(document, 1):
-            yield _Item(number, json.dumps(message, ensure_ascii=False).encode())
+            yield _Item(number, as_json(message))
     else:
         for number, line in enumerate(content.split(b"\n"), 1):
             if line.strip():
@@ -110,24 +111,27 @@ def _items(file: str, content: bytes) -> Iterator[_Item]:
                 yield _Item(number, line.strip())
 
 
-def _document(content: bytes) -> list[object] | None:
-    """The messages of one JSON document, `[…]` or `{"messages": […]}`; None where it is none."""
+def _document(file: str, content: bytes) -> Sequence[object] | None:
+    """The messages of one JSON document, `[…]` or `{"messages": […]}`; None where it is none. Raises UsageInvalid."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        check_grammar(content)
+    except BodyMalformed:
         return None
+    try:
+        document = parse(content)
+    except RequestError as error:
+        raise UsageInvalid(Phrase("usage.document", file=file, problem=error)) from None
     if isinstance(document, dict) and document.keys() == {"messages"}:
         document = document["messages"]
     return document if isinstance(document, list) else None
 
 
 def _check_json(file: str, number: int, line: bytes) -> None:
-    """Raise UsageInvalid where a line is no JSON: in one call with others it would stop them all."""
+    """Raise UsageInvalid where a line is not JSON: in one call with others it would stop them all."""
     try:
-        json.loads(line)
-    except (ValueError, RecursionError) as error:
-        problem = BodyMalformed(str(error))
-        raise UsageInvalid(Phrase("usage.line", file=file, line=number, problem=problem)) from None
+        parse(line)
+    except RequestError as error:
+        raise UsageInvalid(Phrase("usage.line", file=file, line=number, problem=error)) from None
 
 
 def _in_csv(file: str, content: bytes) -> Iterator[_Item]:

@@ -30,7 +30,7 @@ ChaparError
 │   ├── BodiesExhausted      … bodies of other requests take all the memory there is for them
 │   ├── BodyTooSlow          … the body did not arrive in time
 │   ├── BodyTooDeep          … its JSON is nested deeper than the limit
-│   └── MediaTypeUnsupported … the body is not sent as JSON
+│   └── MediaTypeUnsupported … the body is sent as no media type that is taken
 ├── AccessError              the caller may not do this: nothing stored, nothing sent
 │   ├── Unauthenticated      … it did not say who it is
 │   │   └── CredentialInvalid  … what it sent does not prove who it is

@@ -160,11 +160,12 @@ class BodyTooDeep(RequestError):
 
 @dataclass(eq=False)
 class MediaTypeUnsupported(RequestError):
-    """The body is not sent as JSON."""
+    """The body is sent as no media type that the route takes."""
 
     code = "media_type_unsupported"
 
     found: Phrase | str
+    taken: tuple[str, ...]  #: media types
 
 
 @dataclass(eq=False)

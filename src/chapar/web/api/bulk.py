@@ -13,13 +13,14 @@ from pydantic_core import to_json
 from chapar.delivery.idempotency import Use
 from chapar.delivery.messages import Messaging
 from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, Phrase
+from chapar.model.json_text import check_grammar
 from chapar.model.message import Command
 from chapar.model.principal import Scope
 from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
 from chapar.web.api.items import Steps, in_lines, in_list
 from chapar.web.api.rows import Columns, in_rows
 from chapar.web.api.sending import Answer, read_command, refusal, send, sent_answer
-from chapar.web.http.body import check_grammar, read_body
+from chapar.web.http.body import read_body
 from chapar.web.http.chunks import in_chunks
 from chapar.web.http.entrance import RequestRoute, allow, caller_of
 from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, first_headers, prefers_async, without_waiting

@@ -1,6 +1,6 @@
 """The messages of a bulk body: where each begins and ends, found before any of them is parsed.
 
-Both forms are read in steps of bounded work. A step that found no message is None: whoever takes the steps can let
+JSON and NDJSON here, CSV in `rows`: all three are read in steps of bounded work. A step that found no message is None: whoever takes the steps can let
 others have the event loop between two.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Generator
 from typing import Final
 
 from chapar.errors import BodyMalformed, BodyTooDeep, FieldInvalid, Phrase
-from chapar.web.http.body import parse
+from chapar.model.json_text import parse
 
 Steps = Generator[slice | None, None, None]
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 from typing import Final
 
 from chapar.errors import BodyMalformed, FieldInvalid, Phrase, RowMalformed
+from chapar.model.json_text import as_json, parse, shown
 from chapar.web.api.items import Steps, past
 from chapar.web.api.schemas import SendRequest
-from chapar.web.http.body import parse, shown
 
 _BOM: Final = b"\xef\xbb\xbf"
 _PARAM: Final = "params."
@@ -68,7 +68,7 @@ class Columns:
             message["params"] = given | params
         if isinstance(device := message.get("imei"), str) and _SHORTENED.fullmatch(device):
             raise FieldInvalid("imei", Phrase("rule.shortened"))
-        return json.dumps(message, ensure_ascii=False).encode()
+        return as_json(message)
 
 
 def in_rows(body: bytes) -> Steps:
@@ -101,15 +101,15 @@ def _decoded(row: bytes) -> str:
     try:
         return row.decode()
     except UnicodeDecodeError as error:
-        raise RowMalformed(str(error)) from None
+        raise RowMalformed(Phrase("body.encoding", place=error.start + 1)) from None
 
 
 def _cells(row: str, separator: str) -> list[str]:
     try:
         rows = list(csv.reader(io.StringIO(row.rstrip("\r"), newline=""), delimiter=separator, strict=True))
-    except csv.Error as error:
-        raise RowMalformed(str(error)) from None
-    if len(rows) != 1:  # a quotation mark inside of a cell that does not begin with one
+    except csv.Error:
+        raise RowMalformed(Phrase("body.cell", limit=csv.field_size_limit())) from None
+    if len(rows) != 1:  # a quotation mark or a line end inside of a cell that does not begin with a quotation mark
         raise RowMalformed(Phrase("body.loose_quote"))
     return rows[0]
 
@@ -139,7 +139,10 @@ def _boolean(text: str) -> object:
 
 
 def _object(text: str) -> object:
-    return parse(text.encode())
+    try:
+        return parse(text.encode())
+    except BodyMalformed:
+        raise FieldInvalid("params", Phrase("pydantic.dict_type")) from None
 
 
 _FIELDS: Final[Mapping[str, Callable[[str], object]]] = {

@@ -9,10 +9,10 @@ from pydantic_core import to_json
 from chapar.delivery.idempotency import Replay, Use
 from chapar.delivery.messages import Messaging
 from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent, Phrase
+from chapar.model.json_text import depth_of, parse
 from chapar.model.message import Command, Message, Status
 from chapar.model.principal import Caller
 from chapar.web.api.schemas import MAX_PARAMS_DEPTH, SendRequest
-from chapar.web.http.body import depth_of, parse
 from chapar.web.http.problems import PROBLEM_TYPE, invalid, problem, status_of
 
 _JSON: Final = (b"content-type", b"application/json")

@@ -1,25 +1,16 @@
 """Read a request's body within bounds of size and time."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from itertools import accumulate
 from typing import Final
 
 from fastapi import Request
-from pydantic import JsonValue
 from starlette.requests import ClientDisconnect
 
-from chapar.errors import BodyMalformed, BodyTooLarge, FieldInvalid, MediaTypeUnsupported, Phrase
+from chapar.errors import BodyTooLarge, MediaTypeUnsupported, Phrase
 from chapar.web.http.headers import first_headers, headers
 from chapar.web.http.rates import BodyShare
-
-_FEW: Final = 32  # lists and objects; so many may stand in each other
-_LONGEST_NAME: Final = 50  # characters
-
-_NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)  # text, and what is no bracket
-_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 # A media type and its parameters (RFC 9110 §8.3.1, §5.6.6).
 _TCHARS: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
@@ -57,73 +48,17 @@ async def read_body(request: Request, media_types: Collection[str], *, limit: in
     return media_type, b"".join(chunks)
 
 
-def parse(body: bytes) -> JsonValue:
-    """A JSON body; raises FieldInvalid where an object has a field twice, BodyMalformed where it is no JSON.
-
-    RFC 8259 §4 leaves open which of the two counts: a proxy that checks the device id may have read the other one.
-    """
-    return _decoded(body, _DECODER)
-
-
-def check_grammar(body: bytes) -> None:
-    """Raise BodyMalformed where a body is no JSON, whatever it holds."""
-    _decoded(body, _GRAMMAR)
-
-
-def depth_of(body: bytes) -> int:
-    """Return how deep lists and objects stand in each other; at most as many as there are, where these are few.
-
-    A parser's own limit is its stack, which differs between parsers and versions.
-    """
-    brackets = body.count(b"[") + body.count(b"{")
-    if brackets <= _FEW:  # as nearly always
-        return brackets
-    return max(accumulate(map(_STEPS.__getitem__, _NO_BRACKET.sub(b"", body))), default=0)
-
-
-def shown(name: str) -> str:
-    """A field's name as an answer repeats it: nobody has a long one sent back to them again and again."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-
-
-def _decoded(body: bytes, decoder: json.JSONDecoder) -> JsonValue:
-    try:
-        document: JsonValue = decoder.decode(body.decode())
-    except json.JSONDecodeError as error:
-        raise BodyMalformed(Phrase("body.syntax", problem=error.msg, line=error.lineno, column=error.colno)) from None
-    except UnicodeDecodeError as error:
-        raise BodyMalformed(Phrase("body.encoding", place=error.start + 1)) from None
-    except (ValueError, RecursionError):
-        raise BodyMalformed(Phrase("body.unreadable")) from None
-    return document
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        known: set[str] = set()
-        for name, _ in pairs:
-            if name in known:
-                raise FieldInvalid(shown(name), Phrase("rule.repeated"))
-            known.add(name)
-    return fields
-
-
-# json.loads would make one for each body.
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
-_GRAMMAR: Final = json.JSONDecoder(parse_int=str, parse_float=str)  # a number of many digits is JSON too
-
-
 def _media_type(request: Request, first: Mapping[bytes, bytes], media_types: Collection[str]) -> str:
-    """JSON only: a form that another site's page submits cannot say it (CSRF)."""
+    """Find the media type, one of `media_types`: never one that a form on another site's page can send (CSRF)."""
     content_type = first.get(b"content-type", b"").decode("latin-1")
     media_type = _type_in_utf_8(content_type)
     if media_type is None or media_type not in media_types:
-        raise MediaTypeUnsupported(repr(content_type[:100]) if content_type else Phrase("body.untyped"))
+        found = repr(content_type[:100]) if content_type else Phrase("body.untyped")
+        raise MediaTypeUnsupported(found, tuple(sorted(media_types)))
     if b"content-encoding" in first:
         encoding = ", ".join(headers(request, b"content-encoding"))
         if encoding and encoding.lower() != "identity":
-            raise MediaTypeUnsupported(repr(encoding[:100]))
+            raise MediaTypeUnsupported(repr(encoding[:100]), tuple(sorted(media_types)))
     return media_type
 
 

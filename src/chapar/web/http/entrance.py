@@ -17,9 +17,10 @@ from starlette.types import Scope as ASGIScope
 
 from chapar.access.door import Door
 from chapar.errors import ChaparError, CredentialInvalid, Language, Phrase, ScopeMissing, Unauthenticated
+from chapar.model.json_text import parse
 from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 from chapar.runtime.metrics import Metrics
-from chapar.web.http.body import parse, read_body
+from chapar.web.http.body import read_body
 from chapar.web.http.exchange import CUT
 from chapar.web.http.headers import SAFE, first_headers
 from chapar.web.http.problems import answer_to, language_of, may_ask_for_password, problem_response

@@ -57,8 +57,8 @@ from chapar.errors import (
     Unauthenticated,
     rule_of,
 )
+from chapar.model.json_text import shown
 from chapar.model.times import TimeInvalid
-from chapar.web.http.body import shown
 from chapar.web.http.headers import SAFE, first_headers, headers
 
 STATUSES: Final[Mapping[type[ChaparError], int]] = {
