@@ -1,7 +1,7 @@
 """The messages of a bulk body: where each begins and ends, found before any of them is parsed.
 
-JSON and NDJSON here, CSV in `rows`: all three are read in steps of bounded work. A step that found no message is None: whoever takes the steps can let
-others have the event loop between two.
+All three forms (CSV in `rows`) are read in steps of bounded work. A step that found no message is None: whoever takes
+the steps can let others have the event loop between two.
 """
 
 import re
