@@ -257,7 +257,18 @@ def test_of_thousands_of_broken_rules_the_first_are_named(site: Site, language: 
     assert problem["reason"].endswith(more)
 
 
-@pytest.mark.parametrize(("language", "persian"), [("fa", True), ("en;q=0.5, fa-IR", True), ("fa;q=0.1, en", False)])
+@pytest.mark.parametrize(
+    ("language", "persian"),
+    [
+        ("fa", True),
+        ("en;q=0.5, fa-IR", True),
+        ("fa;q=0.1, en", False),
+        ("fa; q=0.9", True),
+        ("en ; q=0.5 , fa\t;\tq=0.9", True),
+        ("fa; q=0.1, en", False),
+        ("fa;q=?, en", False),
+    ],
+)
 def test_a_reason_is_persian_for_whoever_asks_for_it(site: Site, language: str, *, persian: bool) -> None:
     bodies = [field("imei", "#"), field("qos", "1"), b"{}", field("colour", "red"), GOOD[:-1]]
     headers = {"Content-Type": "application/json", "Accept-Language": language}

@@ -324,7 +324,19 @@ async def test_what_is_no_request_goes_through_untouched() -> None:
     assert scope == {"type": "lifespan"}
 
 
-async def test_a_client_without_an_address_is_let_in_as_one() -> None:
+@pytest.mark.parametrize(
+    ("client", "address"),
+    [
+        (None, ""),
+        (("203.0.113.9", 0), "203.0.113.9"),
+        (("::ffff:203.0.113.9", 0), "203.0.113.9"),
+        (("fd00::7", 0), "fd00::7"),
+    ],
+)
+async def test_a_caller_is_known_by_one_address_also_where_there_is_none(
+    client: tuple[str, int] | None, address: str
+) -> None:
+    """A proxy on a socket for both versions forwards an IPv4 address as an IPv6 one."""
     seen: list[Caller] = []
 
     async def app(scope: Any, *_: object) -> None:
@@ -335,8 +347,8 @@ async def test_a_client_without_an_address_is_let_in_as_one() -> None:
 
     place = Place()
     entrance = Entrance(app, place.door, limits_of(place.settings), Metrics())
-    await entrance({"type": "http", "client": None, "headers": [], "method": "GET"}, unused, unused)
-    assert seen == [Caller(ANYBODY, "")]
+    await entrance({"type": "http", "client": client, "headers": [], "method": "GET"}, unused, unused)
+    assert seen == [Caller(ANYBODY, address)]
 
 
 def test_a_route_that_does_not_say_who_may_call_it_cannot_be_made() -> None:

@@ -77,6 +77,16 @@ async def test_further_rows_stand_on_further_sheets(monkeypatch: pytest.MonkeyPa
     assert [row for sheet in sheets.values() for row in sheet[1:]] == rows
 
 
+async def test_no_sheet_grows_past_what_an_entry_of_the_archive_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module._LARGEST_SHEET < zipfile.ZIP64_LIMIT  # noqa: SLF001 - the bound that holds without a sheet so large
+    monkeypatch.setattr(module, "_LARGEST_SHEET", 1000)
+    rows = [[str(number), "x", "y" * 500] for number in range(9)]
+    sheets = sheets_of(await written(rows))
+    assert len(sheets) > 2
+    assert all(sheet[0] == list(COLUMNS) for sheet in sheets.values())
+    assert [row for sheet in sheets.values() for row in sheet[1:]] == rows
+
+
 @pytest.mark.parametrize("letter", ["x", "پ", "😀"])
 async def test_a_cell_that_is_too_long_for_a_spreadsheet_says_that_it_is_cut(letter: str) -> None:
     units = len(letter.encode("utf-16-le")) // 2

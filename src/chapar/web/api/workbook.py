@@ -15,7 +15,7 @@ MEDIA_TYPE: Final = "application/vnd.openxmlformats-officedocument.spreadsheetml
 
 MOST_ROWS: Final = 1_048_576  # of one sheet, its header included; further ones stand on further sheets
 LONGEST_CELL: Final = 32_767  # UTF-16 units; a spreadsheet refuses a file with more in one cell
-_LARGEST_SHEET: Final = 1 << 31  # bytes of XML; from 4 GiB on a sheet would need another kind of ZIP entry
+_LARGEST_SHEET: Final = 1 << 30  # bytes of XML; from 2 GiB on, `zipfile` wants to know before that it will be so many
 _CUT: Final = "… (cut)"
 
 _NAMESPACE: Final = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"

@@ -19,6 +19,7 @@ from chapar.access.door import Door
 from chapar.errors import ChaparError, CredentialInvalid, Language, Phrase, ScopeMissing, Unauthenticated
 from chapar.model.json_text import parse
 from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
+from chapar.runtime.addresses import unmapped
 from chapar.runtime.metrics import Metrics
 from chapar.web.http.body import read_body
 from chapar.web.http.exchange import CUT
@@ -152,7 +153,7 @@ class Entrance:
             await self._app(scope, receive, send)
             return
         client = scope["client"]
-        address = client[0] if client else ""
+        address = unmapped(client[0]) if client else ""  # a proxy may have written it as an IPv6 one
         try:
             self._limits.arrival(address)
             credential = _credential_of(scope)

@@ -107,7 +107,6 @@ _BASIC: Final = 'Basic realm="Chapar", charset="UTF-8"'  # RFC 7617
 _BODY_UNREAD: Final = (
     HeadMalformed,
     PathUnknown,
-    Phrase,
     MethodNotAllowed,
     HostNotAllowed,
     OriginNotAllowed,
@@ -288,11 +287,11 @@ def preferred_language(accept_language: str) -> Language:
     """Persian where `Accept-Language` ranks it above English (RFC 9110 §12.5.4), else English."""
     ranks = {"fa": 0.0, "en": 0.0}
     for item in accept_language.lower().split(","):
-        tag, _, weight = item.strip().partition(";q=")
+        tag, _, weight = map(str.strip, item.partition(";"))
         language = tag.split("-")[0]
         if language in ranks:
             try:
-                ranks[language] = max(ranks[language], float(weight or 1))
+                ranks[language] = max(ranks[language], float(weight.removeprefix("q=") or 1))
             except ValueError:
                 continue
     return "fa" if ranks["fa"] > ranks["en"] else "en"
