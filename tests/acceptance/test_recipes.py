@@ -99,6 +99,7 @@ def test_the_service_runs_as_its_unit_says(mosquitto: Mosquitto, tmp_path: Path)
     try:
         systemd.wait_for("READY=1")
         systemd.wait_for("WATCHDOG=1")
+        program.wait_for_line("broker_link_up")
         sent = httpx.post(f"http://127.0.0.1:{port}/messaging/send", json={"imei": "1", "micro_op": "x"}, timeout=30)
         assert sent.status_code == 201
         assert (unit.folder / "chapar.db").exists()

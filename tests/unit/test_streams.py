@@ -1,6 +1,7 @@
 """What cannot be written is lost and counted, and nothing waits or fails because of it."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chapar.runtime.streams import MOST_WAITING, LineWriter
+from chapar.runtime.streams import MOST_WAITING, LineWriter, Output
 from support.site import until
 
 
@@ -171,3 +172,27 @@ def test_a_character_that_the_terminal_does_not_know_is_written_out() -> None:
         check=False,
     )
     assert done.stdout == rb"\u0628\u0631\u0648 \ud800" + b"\n"
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_what_was_being_written_when_an_interrupt_came_is_not_written_twice(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    line = "x" * size + "\n"
+    write = os.write
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        write(descriptor, data)
+        raise KeyboardInterrupt
+
+    with io.TextIOWrapper(io.BufferedWriter(Output(pipe.writer, "w", closefd=False))) as stream:
+        reading = threading.Thread(target=lambda: read.append(pipe.read_until(b"end\n")))
+        read: list[bytes] = []
+        reading.start()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                print(line, end="", file=stream, flush=True)
+        print("end", file=stream, flush=True)
+    reading.join()
+    assert read == [line.encode() + b"end\n"]

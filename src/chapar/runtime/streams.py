@@ -22,12 +22,20 @@ class Output(io.FileIO):
     """A descriptor to which no write fails: `problem` says what became of the last one."""
 
     problem: OSError | None = None  #: why what was written is lost
+    _in_doubt = b""  # what was being written when an interrupt came
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Write all of `data`, or lose it."""
+        """Write all of `data`, or lose it.
+
+        An interrupt (Ctrl-C) may come when the system has taken the data already. The buffer in front of this
+        offers it again then, and it is not written twice.
+        """
         whole = memoryview(data)
-        _, problem = _write(self.fileno(), whole)
+        in_doubt, self._in_doubt = self._in_doubt, bytes(whole)
+        offered_again = whole[: len(in_doubt)] == in_doubt
+        _, problem = _write(self.fileno(), whole[len(in_doubt) :] if offered_again else whole)
         self.problem = problem or self.problem
+        self._in_doubt = b""
         return whole.nbytes
 
 
