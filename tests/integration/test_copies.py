@@ -1,6 +1,7 @@
 """Backups and older copies of a database: what they have unsent does not leave by itself."""
 
 import asyncio
+import errno
 import os
 import shutil
 import sqlite3
@@ -13,7 +14,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import Connection
 
-from chapar.errors import BackupFailed, DatabaseInUse, RestoreFailed, SchemaNewer
+from chapar.errors import BackupFailed, DatabaseInUse, RestoreFailed, SchemaNewer, SettingInvalid, StoreUnavailable
 from chapar.model.acceptance import Addition
 from chapar.model.audit import Action, AuditFilters, cancellation
 from chapar.model.message import Message, Status
@@ -29,6 +30,7 @@ from chapar.store.messages import find
 from chapar.store.migrations import migrate
 from chapar.store.queue import ACQUIRE_LEASE, SETTLE, TAKE, Settle, Take, backlog
 from chapar.store.store import Store
+from support.rights import forbidden
 from support.stores import PROCESS, add_one, new_message, now, open_store
 
 ALL = 1000
@@ -381,6 +383,40 @@ def test_a_file_system_without_links_will_do(url: str, copy: Path, monkeypatch: 
     assert names_in(copy.parent) == {"copy.db"}
 
 
+def test_a_full_disk_without_links_leaves_no_half_of_a_backup(
+    url: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(url, waiting())
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def fill(_: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(shutil, "copyfile", fill)
+    with pytest.raises(BackupFailed, match="No space left"):
+        back_up(url, copy, replace=False)
+    assert names_in(copy.parent) == set()
+
+
+def test_a_folder_that_may_not_be_entered_is_one_sentence(url: str, file: Path, copy: Path) -> None:
+    saved(url, waiting())
+    with forbidden(copy.parent):
+        with pytest.raises(BackupFailed, match="Permission denied"):
+            back_up(url, copy, replace=False)
+        with pytest.raises(RestoreFailed, match="Permission denied"):
+            restore(url, copy)
+    backed_up(file, copy)
+    with forbidden(file.parent):
+        with pytest.raises(BackupFailed, match="Permission denied"):
+            back_up(url, copy, replace=True)
+        with pytest.raises((StoreUnavailable, SettingInvalid)), administer(url):
+            pass
+
+
 def test_there_is_nothing_to_back_up(url: str, file: Path, copy: Path) -> None:
     with pytest.raises(BackupFailed, match="no database at"):
         back_up(url, copy, replace=False)
@@ -450,6 +486,42 @@ def test_a_damaged_database_is_kept_with_its_log(url: str, file: Path, copy: Pat
     assert kept.read_bytes() == b"damaged" * 1000
     assert files.sibling(kept, "wal").read_bytes() == b"its log"
     assert start_and_take(file) == []
+
+
+def test_a_database_that_cannot_be_kept_stays_with_its_log(
+    url: str, file: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(url, waiting())
+    backed_up(file, copy)
+    file.write_bytes(b"damaged" * 1000)
+    files.sibling(file, "wal").write_bytes(b"its log")
+
+    def refuse(_: Path, target: Path) -> None:
+        raise FileExistsError(errno.EEXIST, "File exists", str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with pytest.raises(RestoreFailed, match="exists already"):
+        restore(url, copy)
+    assert file.read_bytes() == b"damaged" * 1000
+    assert files.sibling(file, "wal").read_bytes() == b"its log"
+
+
+def test_the_log_of_a_copy_is_its_owner_s_alone(
+    url: str, file: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(url, waiting())
+    modes: list[int] = []
+    copyfile = shutil.copyfile
+
+    def watched(source: Path, target: Path) -> None:
+        copyfile(source, target)
+        modes.append(target.stat().st_mode & 0o777)
+
+    backed_up(file, copy)
+    files.sibling(copy, "wal").touch()
+    monkeypatch.setattr(shutil, "copyfile", watched)
+    restore(url, copy)
+    assert modes == [0o600, 0o600]
 
 
 def test_a_backup_is_restored_where_there_is_no_database(url: str, file: Path, copy: Path) -> None:

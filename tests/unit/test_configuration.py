@@ -7,6 +7,7 @@ import pytest
 
 from chapar.errors import ConfigurationInvalid, SettingInvalid
 from chapar.runtime.configuration import Configuration, adopt_files
+from support.rights import forbidden
 
 
 def adopted(folder: Path, **environment: str) -> dict[str, str]:
@@ -171,6 +172,11 @@ def test_a_stranger_s_file_in_the_working_folder_does_not_count(
     with pytest.raises(ConfigurationInvalid, match="another user"):
         adopt_files({}, tmp_path)
     assert adopted(tmp_path, CHAPAR_CONFIG="chapar.toml")["CHAPAR_URL"] == "https://collector.example"
+
+
+def test_a_working_folder_that_may_not_be_entered_has_no_files(tmp_path: Path) -> None:
+    with forbidden(tmp_path):
+        assert adopted(tmp_path, CHAPAR_PORT="3") == {"CHAPAR_PORT": "3"}
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:

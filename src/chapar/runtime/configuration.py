@@ -94,10 +94,11 @@ def adopt_files(environment: MutableMapping[str, str], folder: Path = Path()) ->
     Raises ConfigurationInvalid, and SettingInvalid for a value of a type that no setting has.
     """
     sources = [_of_environment(environment)]
-    if (file := folder / _DOTENV).exists():
+    # Not `Path.exists`, which raises PermissionError in a folder that this user may not enter.
+    if os.path.exists(file := folder / _DOTENV):  # noqa: PTH110
         sources.append(_source(file, _dotenv(_text(file, owned=True), file)))
     named = next((source.values[_CONFIG] for source in sources if _CONFIG in source.values), "")
-    if named or (folder / _DEFAULT_CONFIG).exists():
+    if named or os.path.exists(folder / _DEFAULT_CONFIG):  # noqa: PTH110
         file = folder / (named or _DEFAULT_CONFIG)
         sources.append(_source(file, _toml(_text(file, owned=not named), file)))
 

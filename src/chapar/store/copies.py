@@ -44,16 +44,17 @@ def back_up(database_url: str, target: Path, *, replace: bool) -> int:
     if url.get_backend_name() != "sqlite":
         raise BackupFailed(Phrase("backup.postgresql"))
     source = database.sqlite_file(url)
-    if not source.exists():
-        raise BackupFailed(Phrase("backup.no_database", file=source))
-    files.check_name(source)
-    if target.is_dir() or _is_part(target, source):
-        raise BackupFailed(Phrase("backup.not_there", file=target))
-    if target.exists() and not replace:
-        raise BackupFailed(Phrase("backup.exists", file=target))
-    with _failing(BackupFailed), _temporary(target) as partial:
-        unsent = _copy(url, partial)
-        _put(partial, target, replace=replace)
+    with _failing(BackupFailed):
+        if not source.exists():
+            raise BackupFailed(Phrase("backup.no_database", file=source))
+        files.check_name(source)
+        if target.is_dir() or _is_part(target, source):
+            raise BackupFailed(Phrase("backup.not_there", file=target))
+        if target.exists() and not replace:
+            raise BackupFailed(Phrase("backup.exists", file=target))
+        with _temporary(target) as partial:
+            unsent = _copy(url, partial)
+            _put(partial, target, replace=replace)
     return unsent
 
 
@@ -127,18 +128,19 @@ def restoration(database_url: str, source: Path) -> Iterator[Restoration]:
     if url.get_backend_name() != "sqlite":
         raise RestoreFailed(Phrase("backup.restore_postgresql"))
     target = database.sqlite_file(url)
-    if not source.is_file():
-        raise RestoreFailed(Phrase("backup.no_file", file=source))
-    if _is_part(source, target):
-        raise RestoreFailed(Phrase("backup.is_the_database", file=source))
-    if files.is_served(source):
-        raise RestoreFailed(Phrase("backup.is_served", file=source))
-    if files.is_served(target):  # before a large file is copied
-        raise DatabaseInUse(str(target))
-    with _failing(RestoreFailed), _temporary(target.resolve()) as partial:
-        unsent = _checked_copy(source, partial)
-        with files.lock(target) as lock:
-            yield Restoration(lock, source, partial, unsent)
+    with _failing(RestoreFailed):
+        if not source.is_file():
+            raise RestoreFailed(Phrase("backup.no_file", file=source))
+        if _is_part(source, target):
+            raise RestoreFailed(Phrase("backup.is_the_database", file=source))
+        if files.is_served(source):
+            raise RestoreFailed(Phrase("backup.is_served", file=source))
+        if files.is_served(target):  # before a large file is copied
+            raise DatabaseInUse(str(target))
+        with _temporary(target.resolve()) as partial:
+            unsent = _checked_copy(source, partial)
+            with files.lock(target) as lock:
+                yield Restoration(lock, source, partial, unsent)
 
 
 def _copy(source: URL, partial: Path) -> int:
@@ -155,8 +157,9 @@ def _checked_copy(source: Path, partial: Path) -> int:
     """Copy the backup, and give how many messages are unsent in it."""
     # Byte by byte, because a backup may be where nothing can be written; with its log, where it is a plain copy.
     shutil.copyfile(source, partial)
-    with suppress(FileNotFoundError):
-        shutil.copyfile(sibling(source, "wal"), sibling(partial, "wal"))
+    if (log := sibling(source, "wal")).exists():
+        _make(sibling(partial, "wal"))
+        shutil.copyfile(log, sibling(partial, "wal"))
     _check(source, _url(partial))
     migrations.migrate(_url(partial))
     return _how_many_unsent(_url(partial))
@@ -185,28 +188,22 @@ def _set_aside(real: Path) -> Path | None:
         with suppress(SQLAlchemyError), open_engine(_url(real), Role.MIGRATOR).connect() as connection:
             empty_wal(connection)
     kept = real.with_name(f"{real.name}.replaced-{datetime_of(now()):%Y%m%dT%H%M%S}")
+    if not is_empty:
+        _name(real, kept)  # first: where that fails, the database stays, with its log
     with suppress(FileNotFoundError):  # as it is, unless the database is damaged
         sibling(real, "wal").rename(sibling(kept, "wal"))
     sibling(real, "shm").unlink(missing_ok=True)
-    if is_empty:
-        return None
-    _name(real, kept)
-    return kept
+    return None if is_empty else kept
 
 
 def _put(partial: Path, target: Path, *, replace: bool) -> None:
     """Give a complete file its name; raises FileExistsError where that is taken and not to be replaced."""
-    with partial.open("rb") as complete:
-        os.fsync(complete.fileno())
+    _sync(partial)
     if replace:
         partial.replace(target)
     else:
         _name(partial, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync(target.parent)
 
 
 def _name(file: Path, other: Path) -> None:
@@ -216,11 +213,25 @@ def _name(file: Path, other: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # this file system has no links
-        with file.open("rb") as read, other.open("xb") as written:
-            os.fchmod(written.fileno(), _OWNER_ONLY)
-            shutil.copyfileobj(read, written)
-            written.flush()
-            os.fsync(written.fileno())
+        with _temporary(other) as copy:
+            shutil.copyfile(file, copy)
+            _sync(copy)
+            _make(other)
+            copy.replace(other)
+
+
+def _make(file: Path) -> None:
+    """Make an empty file for its owner only; raises FileExistsError."""
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY))
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -228,7 +239,7 @@ def _temporary(target: Path) -> Iterator[Path]:
     """An empty file beside the target, for its owner only; it is removed with whatever SQLite puts beside it."""
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY))
+        _make(partial)
         yield partial
     finally:
         for file in (partial, *(sibling(partial, kind) for kind in ("wal", "shm", "journal"))):

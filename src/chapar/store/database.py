@@ -217,9 +217,10 @@ def _connect_sqlite(file: Path, role: Role, identity: Identity | None) -> sqlite
         raise DatabaseUnsafe(Phrase("database.old_sqlite", version=sqlite.sqlite_version))
     if identity is not None:
         files.check(file, identity)
-    elif role is not Role.READER and not file.exists():
+    elif role is not Role.READER:
         with suppress(OSError):  # SQLite says what is wrong
-            file.touch(mode=_OWNER_ONLY)  # the files that SQLite puts beside it take the same mode
+            if not file.exists():
+                file.touch(mode=_OWNER_ONLY)  # the files that SQLite puts beside it take the same mode
     mode = "ro" if role is Role.READER else "rw"
     connection = sqlite.connect(
         f"file:{quote(str(file))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
