@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 
 from chapar.errors import BackupFailed, DatabaseInUse, RestoreFailed, SchemaNewer, SettingInvalid, StoreUnavailable
 from chapar.model.acceptance import Addition
-from chapar.model.audit import Action, AuditFilters, cancellation
-from chapar.model.message import Message, Status
+from chapar.model.audit import Action, AuditFilters, Entry, cancellation
+from chapar.model.message import Message, Status, clearing
 from chapar.model.principal import Caller
 from chapar.model.queue import Lease, Unsent
 from chapar.store import administration, files
@@ -28,6 +28,7 @@ from chapar.store.copies import back_up, restoration
 from chapar.store.database import Role, open_engine
 from chapar.store.messages import find
 from chapar.store.migrations import migrate
+from chapar.store.moves import CANCEL
 from chapar.store.queue import ACQUIRE_LEASE, SETTLE, TAKE, Settle, Take, backlog
 from chapar.store.store import Store
 from support.rights import forbidden
@@ -100,10 +101,19 @@ def standing(url: str, message: Message) -> tuple[Status, str | None]:
     return found.status, found.reason
 
 
-def actions(url: str) -> list[str]:
+def trail(url: str) -> list[Entry]:
     with administer(url) as connection:
         page = newest_first(connection, AuditFilters(), None, ALL)
-    return [entry.action for _, entry in reversed(page.entries)]
+    return [entry for _, entry in reversed(page.entries)]
+
+
+def actions(url: str) -> list[str]:
+    return [entry.action for entry in trail(url)]
+
+
+def last_entry(url: str) -> tuple[str, str | None]:
+    entry = trail(url)[-1]
+    return entry.action, entry.detail
 
 
 def execute(file: Path, *statements: str) -> None:
@@ -201,6 +211,34 @@ async def test_what_an_older_copy_has_unsent_does_not_leave(
         assert backlog(connection).held == 1
 
 
+def is_cancelled_by_the_owner(url: str, message: Message) -> None:
+    with administer(url) as connection:
+        [cancelled] = CANCEL.run(connection, [cancellation(OWNER, message, now())])
+    assert cancelled is not None
+    assert cancelled.won
+
+
+def test_nor_does_what_the_owner_cancelled(url: str, file: Path, copy: Path) -> None:
+    message = waiting()
+    saved(url, message)
+    shutil.copy(file, copy)
+    is_cancelled_by_the_owner(url, message)
+    put_back(file, copy)
+    assert start_and_take(file) == []
+    assert standing(url, message) == (Status.QUEUED, "held")
+
+
+async def test_nor_does_what_the_owner_cancelled_beside_a_gateway(url: str, file: Path, copy: Path) -> None:
+    message = waiting()
+    async with open_store(url) as store:
+        await add_one(store, message)
+        copied_with_its_log(file, copy)
+        is_cancelled_by_the_owner(url, message)
+    put_back(file, copy)
+    assert start_and_take(file) == []
+    assert standing(url, message) == (Status.QUEUED, "held")
+
+
 def test_what_a_killed_gateway_leaves_is_no_copy(url: str, file: Path) -> None:
     messages = waiting(), waiting("861230000000002")
     saved(url, *messages)
@@ -242,16 +280,21 @@ def test_what_is_held_still_expires_and_becomes_due(url: str, file: Path, copy: 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def held(shared_store: Store, shared_url: str) -> list[Message]:
-    """Messages that are held: two for one device, one to be sent at most once, and one for later."""
+    """Messages that are held: two for one device, one to be sent at most once, and one for later.
+
+    So is what would clear a retained message, which nobody sent.
+    """
     messages = [
         waiting(),
         waiting(),
         waiting("861230000000002", at_most_once=True),
         waiting("861230000000003", status=Status.SCHEDULED, deliver_at=now() + 3_600_000),
     ]
-    for message in messages:
+    clears = clearing(waiting(retain=True), time.time_ns(), due=now() + 3_600_000)
+    for message in (*messages, clears):
         await add_one(shared_store, message)
     assert administration.hold_queue(shared_url) == 4
+    assert last_entry(shared_url) == (Action.HELD, "4 messages")
     return messages
 
 
@@ -272,7 +315,7 @@ async def test_what_is_released_leaves_in_its_order_as_a_possible_duplicate(
     assert standing(shared_url, later) == (Status.SCHEDULED, None)
     assert message_in(shared_url, later).deliver_at == later.deliver_at
     assert (await shared_store.queue.backlog()).held == 0
-    assert actions(shared_url)[-1] == Action.RELEASED
+    assert last_entry(shared_url) == (Action.RELEASED, "3 messages; 1 unconfirmed")
     assert administration.release_queue(shared_url) == (0, 0)
 
 
@@ -283,7 +326,7 @@ async def test_what_is_cancelled_never_leaves(shared_store: Store, shared_url: s
     assert administration.cancel_queue(shared_url) == 4
     assert [message.id for message in await take(shared_store)] == [new.id]
     assert {standing(shared_url, message)[0] for message in held} == {Status.CANCELLED}
-    assert actions(shared_url)[-4:] == [Action.CANCELLED] * 4
+    assert actions(shared_url)[-6:] == [Action.HELD, *[Action.CANCELLED] * 5]
     assert administration.hold_queue(shared_url) == 1, "what may be on its way is put back, and held"
 
 

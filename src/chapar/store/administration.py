@@ -9,14 +9,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chapar.errors import DatabaseUnusable, SchemaOutdated, StoreUnavailable
 from chapar.model.audit import Action
-from chapar.model.message import WAITING
+from chapar.model.message import WAITING, Message
 from chapar.model.principal import Caller
 from chapar.store import copies, database, files, hold, migrations
 from chapar.store.audit import add_entries, entry_of_local_user, local_user
 from chapar.store.copies import now
 from chapar.store.database import Role, open_engine
 from chapar.store.failures import cause
-from chapar.store.generations import begin_after
+from chapar.store.generations import begin_after, generation_of
 from chapar.store.health import CHECK
 from chapar.store.queue import how_many_held
 
@@ -57,14 +57,18 @@ def administer(database_url: str) -> Iterator[Connection]:
             raise
         with files.lock(file):
             migrations.migrate(database_url)
-    known = 0 if file is None else files.known_generation(file)
+    known = generation = 0 if file is None else files.known_generation(file)
     try:
         with open_engine(database_url, Role.ADMINISTRATOR).begin() as connection:
             if file is not None:
                 copies.recognise(connection, known)
             yield connection
+            if file is not None:
+                generation = generation_of(connection)
     except SQLAlchemyError as error:
         raise StoreUnavailable(cause(error)) from error
+    if file is not None and generation > known:
+        files.keep_generation(file, generation)
 
 
 def migrate(database_url: str) -> tuple[str | None, str]:
@@ -88,10 +92,9 @@ def hold_queue(database_url: str) -> int:
     """Hold all that waits; gives how many messages are held. Raises what `administer` raises."""
     with administer(database_url) as connection:
         at = now()
-        if hold.hold(connection, at):
-            held = how_many_held(connection)
+        if held := hold.hold(connection, at):
             add_entries(connection, [entry_of_local_user(at, Action.HELD, f"{held} messages")])
-        return how_many_held(connection)
+    return held
 
 
 def release_queue(database_url: str) -> tuple[int, int]:
@@ -109,7 +112,8 @@ def release_queue(database_url: str) -> tuple[int, int]:
     with administer(database_url) as connection:
         hold.lift(connection)
         if released or unconfirmed:
-            add_entries(connection, [entry_of_local_user(now(), Action.RELEASED, f"{released} messages")])
+            detail = f"{released} messages; {unconfirmed} unconfirmed"
+            add_entries(connection, [entry_of_local_user(now(), Action.RELEASED, detail)])
     return released, unconfirmed
 
 
@@ -117,11 +121,11 @@ def cancel_queue(database_url: str) -> int:
     """Cancel all that is held, in short transactions; gives how many messages. Raises what `administer` raises."""
     caller, cancelled = Caller(local_user(), ""), 0
     for status in WAITING:
-        some: int | None = None
-        while some != 0:
+        some: list[Message] | None = None
+        while some != []:
             with administer(database_url) as connection:
                 some = hold.cancel_some(connection, status, caller, now())
-            cancelled += some
+            cancelled += sum(message.micro_op != "" for message in some)
     with administer(database_url) as connection:
         hold.lift(connection)
     return cancelled

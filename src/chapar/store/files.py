@@ -127,6 +127,13 @@ def write_generation(lock_file: int, generation: int) -> None:
         os.pwrite(lock_file, b"%0*d\n" % (_GENERATION_DIGITS, generation), 0)
 
 
+def keep_generation(file: Path, generation: int) -> None:
+    """Likewise for the lock file of this database, where it has one, which a gateway's writer may have open."""
+    with suppress(OSError), lock_file_of(file).open("rb+", buffering=0) as opened:
+        if generation > read_generation(opened.fileno()):  # a gateway may have committed since
+            write_generation(opened.fileno(), generation)
+
+
 def check(file: Path, identity: Identity) -> None:
     """Raise DatabaseFileGone unless the name leads to this file."""
     try:

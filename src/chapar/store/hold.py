@@ -5,11 +5,11 @@ from typing import Final, NamedTuple
 from sqlalchemy import BigInteger, Connection, bindparam, case, delete, func, null, select, true, update
 
 from chapar.model.audit import cancellation
-from chapar.model.message import UNFINISHED, WAITING, Status
+from chapar.model.message import UNFINISHED, WAITING, Message, Status
 from chapar.model.principal import Caller
 from chapar.model.reason import Reason
 from chapar.store.moves import CANCEL
-from chapar.store.queue import HELD_UP_TO, SETTLE, Settle
+from chapar.store.queue import HELD_UP_TO, SETTLE, Settle, how_many_held
 from chapar.store.schema import COLUMNS, has_status, installation, messages, processes, to_message
 
 _RELEASED_AT_ONCE: Final = 5000  # messages; some ten milliseconds, for which a running gateway's commits wait
@@ -51,7 +51,7 @@ _RELEASES = {
         finished_at=case((_once, _AT), else_=messages.c.finished_at),
         not_before=case((_once, null()), else_=messages.c.not_before),
     )
-    .returning(messages.c.seq, messages.c.status)
+    .returning(messages.c.seq, messages.c.status, messages.c.micro_op)
     for status, page in _PAGES.items()
 }
 _SOME_HELD = {
@@ -62,19 +62,20 @@ _SOME_HELD = {
 class Released(NamedTuple):
     """Outcome for some of the messages that were held."""
 
-    messages: int  #: may leave now
+    messages: int  #: may leave now, without what would clear a retained one
     unconfirmed: int  #: were to be sent at most once, and so are not
     last: int | None  #: `seq` of the last one; None: no more was held
 
 
 def hold(connection: Connection, at: int) -> int:
-    """Hold all that waits, and what dead processes left; gives how many messages that is."""
+    """Hold all that waits, and what dead processes left; gives how many messages are held."""
     SETTLE.run(connection, [Settle("", at)])
     last = connection.execute(_LAST_UNFINISHED).scalar()
     if last is None:
         return 0
     connection.execute(_HOLD_UP_TO, {"last": last})
-    return connection.execute(_MARK).rowcount
+    connection.execute(_MARK)
+    return how_many_held(connection)
 
 
 def hold_copy(connection: Connection, at: int) -> int:
@@ -93,16 +94,17 @@ def release_some(connection: Connection, status: Status, behind: int, at: int) -
     """Release the next messages with this status and a higher `seq`. They leave when the hold is lifted."""
     page = {"behind": behind, "limit": _RELEASED_AT_ONCE}
     found = connection.execute(_RELEASES[status], page | {"at": at}).all()
-    unconfirmed = sum(after == Status.UNCONFIRMED for _, after in found)
-    return Released(len(found) - unconfirmed, unconfirmed, max((seq for seq, _ in found), default=None))
+    sent = [after for _, after, micro_op in found if micro_op]
+    unconfirmed = sent.count(Status.UNCONFIRMED)
+    return Released(len(sent) - unconfirmed, unconfirmed, max((seq for seq, *_ in found), default=None))
 
 
-def cancel_some(connection: Connection, status: Status, caller: Caller, at: int) -> int:
-    """Cancel the next messages with this status that are held; gives how many there were."""
+def cancel_some(connection: Connection, status: Status, caller: Caller, at: int) -> list[Message]:
+    """Cancel the next messages with this status that are held; gives them as they were."""
     page = {"behind": 0, "limit": _CANCELLED_AT_ONCE}
     found = [to_message(tuple(row)) for row in connection.execute(_SOME_HELD[status], page)]
     CANCEL.run(connection, [cancellation(caller, message, at, "held") for message in found])
-    return len(found)
+    return found
 
 
 def lift(connection: Connection) -> None:
@@ -110,11 +112,9 @@ def lift(connection: Connection) -> None:
     connection.execute(_HOLD_UP_TO, {"last": None})
 
 
-def cancel_all(connection: Connection, caller: Caller, at: int) -> int:
-    """Cancel all that is held in one transaction, and end the hold; gives how many messages that were."""
-    cancelled = 0
+def cancel_all(connection: Connection, caller: Caller, at: int) -> None:
+    """Cancel all that is held in one transaction, and end the hold."""
     for status in WAITING:
-        while count := cancel_some(connection, status, caller, at):
-            cancelled += count
+        while cancel_some(connection, status, caller, at):
+            pass
     lift(connection)
-    return cancelled
