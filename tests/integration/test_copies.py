@@ -14,7 +14,14 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import Connection
 
-from chapar.errors import BackupFailed, DatabaseInUse, RestoreFailed, SchemaNewer, SettingInvalid, StoreUnavailable
+from chapar.errors import (
+    BackupFailed,
+    DatabaseInUse,
+    RestoreFailed,
+    SchemaNewer,
+    SettingInvalid,
+    StoreUnavailable,
+)
 from chapar.model.acceptance import Addition
 from chapar.model.audit import Action, AuditFilters, Entry, cancellation
 from chapar.model.message import Message, Status, clearing
@@ -468,6 +475,20 @@ def test_there_is_nothing_to_back_up(url: str, file: Path, copy: Path) -> None:
         back_up("postgresql://nowhere/chapar", copy, replace=False)
     with pytest.raises(RestoreFailed, match="pg_restore"):
         restore("postgresql://nowhere/chapar", copy)
+
+
+def test_nothing_is_found_from_a_folder_that_was_deleted(
+    url: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(url, waiting())
+    (tmp_path / "deleted").mkdir()
+    monkeypatch.chdir(tmp_path / "deleted")
+    (tmp_path / "deleted").rmdir()
+    back_up(url, copy, replace=False)
+    with pytest.raises(BackupFailed, match="No such file"):
+        back_up(url, Path("copy"), replace=False)
+    with pytest.raises(SettingInvalid, match="cannot hold the database: no such file"):
+        back_up("sqlite:///chapar.db", copy, replace=False)
 
 
 def damaged(file: Path, copy: Path) -> None:

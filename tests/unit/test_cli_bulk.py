@@ -1,15 +1,18 @@
 """`chapar bulk` and `chapar report`: what they read, how they call, what they print. A scripted gateway answers."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from chapar.cli.command import run
+from chapar.model.report import Format
 from support.ports import LOOPBACK
 
 
@@ -29,10 +32,13 @@ class Gateway(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.calls.append((self.path, None, []))
-        self._answer(b"\xef\xbb\xbfid\r\n", more=7 if "cut" in self.path else 0)
+        form = Format(parse_qs(urlsplit(self.path).query)["format"][0])
+        media_type = "text/html" if "login" in self.path else form.media_type
+        self._answer(b"\xef\xbb\xbfid\r\n", media_type, more=7 if "cut" in self.path else 0)
 
-    def _answer(self, body: bytes, more: int = 0) -> None:
+    def _answer(self, body: bytes, media_type: str = "application/json", more: int = 0) -> None:
         self.send_response(200)
+        self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(body) + more))
         self.send_header("Connection", "close")
         self.end_headers()
@@ -179,6 +185,36 @@ def test_a_report_that_is_cut_off_leaves_no_file_and_says_so(
     assert capsys.readouterr().err.startswith("chapar: The gateway at")
 
 
-def test_a_report_cannot_be_written_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["report", str(tmp_path / "nowhere" / "all.csv")]) == 2
-    assert "No such file or directory" in capsys.readouterr().err
+def test_a_report_cannot_be_written_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file, why in [
+        ("nowhere/all.csv", "No such file or directory"),
+        (".", "Is a directory"),
+        ("/", "Is a directory"),
+        ("..", "Is a directory"),
+        ("x" * 300, "File name too long"),
+    ]:
+        assert run(["report", file]) == 2
+        assert f"{file} cannot be used: {why}" in capsys.readouterr().err
+
+
+def test_a_report_goes_where_a_link_leads_and_into_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_text("the last one")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    assert run(["report", str(tmp_path / "link.csv")]) == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_bytes() == b"\xef\xbb\xbfid\r\n"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert run(["report", str(tmp_path / "pipe")]) == 0
+    assert os.read(reader, 100) == b"\xef\xbb\xbfid\r\n"
+    os.close(reader)
+    assert {file.name for file in tmp_path.iterdir()} == {"real.csv", "link.csv", "pipe"}
+
+
+def test_a_page_of_something_else_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", str(tmp_path / "all.csv"), "--operation", "login"]) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert "answers, but not as a Chapar gateway does (HTTP 200)" in capsys.readouterr().err

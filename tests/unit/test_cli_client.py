@@ -11,6 +11,7 @@ import pytest
 from chapar.cli.client import Filters, GatewayClient, ShownMessage
 from chapar.errors import GatewayError, GatewayLost, GatewayRefused, GatewayUnreachable, NotAGateway, UsageInvalid
 from chapar.model.message import Status
+from chapar.model.report import Format
 
 URL = "http://gateway.example/chapar"
 MESSAGE = {
@@ -51,6 +52,7 @@ def failing(error: httpx.RequestError) -> Answer:
         (lambda _: httpx.Response(200, text="hello"), NotAGateway, False),
         (lambda _: httpx.Response(200, content=b"\xff"), NotAGateway, False),
         (lambda _: httpx.Response(200, json=[]), NotAGateway, False),
+        (lambda _: httpx.Response(201, json={"ok": True}), NotAGateway, False),
         (lambda _: httpx.Response(422, json={"reason": "no"}), GatewayRefused, False),
         (lambda _: httpx.Response(503, json={"reason": "later"}), GatewayRefused, True),
     ],
@@ -61,10 +63,26 @@ def test_every_failure_is_an_error_of_ours(answer: Answer, kind: type[GatewayErr
             lambda: gateway.send({}, 1.0),
             lambda: gateway.messages(Filters(), 1),
             lambda: gateway.message("x"),
+            lambda: gateway.cancel("x"),
         ):
             with pytest.raises(kind) as caught:
                 call()
             assert caught.value.passing is passing
+
+
+@pytest.mark.parametrize("form", Format)
+def test_a_report_is_of_the_form_that_was_asked_for(form: Format) -> None:
+    for media_type in (None, "text/html", "text/plain; charset=utf-8", f"{form.media_type}x"):
+        headers = {} if media_type is None else {"Content-Type": media_type}
+        with (
+            client(lambda _, headers=headers: httpx.Response(200, content=b"[]", headers=headers)) as gateway,
+            pytest.raises(NotAGateway),
+            gateway.report(Filters(), form, {}),
+        ):
+            pytest.fail("it was taken for a report")
+    answer = httpx.Response(200, content=b"[]", headers={"Content-Type": f"{form.media_type.upper()} ; charset=utf-8"})
+    with client(lambda _: answer) as gateway, gateway.report(Filters(), form, {}) as pieces:
+        assert b"".join(pieces) == b"[]"
 
 
 def test_the_answer_to_a_send_says_where_to_look() -> None:

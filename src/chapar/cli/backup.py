@@ -35,7 +35,7 @@ def backup(
     language = preferred_language()
     shown = plain(str(file))
     with progress(say("backup.copying", language)):
-        unsent = back_up(settings.database_url.get_secret_value(), file.absolute(), replace=force)
+        unsent = back_up(settings.database_url.get_secret_value(), file, replace=force)
     typer.echo(say("backup.made", language, file=shown, database=settings.database, count=unsent))
 
 
@@ -62,7 +62,7 @@ def restore(
 
     settings = Settings.load()
     language = preferred_language()
-    with restoration(settings.database_url.get_secret_value(), file.absolute()) as copy:
+    with restoration(settings.database_url.get_secret_value(), file) as copy:
         if unsent is None:
             unsent = _ask(copy.unsent, language) if copy.unsent and sys.stdin.isatty() else Unsent.HOLD
         kept = copy.put_in_place(unsent, Caller(local_user(), ""))

@@ -29,6 +29,7 @@ from chapar.errors import (
     UsageInvalid,
 )
 from chapar.model.message import Status
+from chapar.model.report import Format
 from chapar.runtime.certificates import tls_problem, trusting
 from chapar.runtime.outbound import proxy_for
 from chapar.runtime.secret_files import secret_of_environment
@@ -163,17 +164,19 @@ class GatewayClient:
     def cancel(self, message_id: str) -> Cancelled:
         """POST /messaging/messages/{id}/cancel."""
         answer = self._post(f"{_path(message_id)}/cancel", READ_TIMEOUT)
-        return Cancelled(answer.status_code == HTTPStatus.OK, self._body(answer))
+        return Cancelled(answer.status_code == HTTPStatus.OK, self._message_in(answer))
 
     @contextmanager
-    def report(self, filters: Filters, options: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
+    def report(self, filters: Filters, form: Format, options: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
         """GET /reporting/all, piece by piece as it comes."""
-        query = _query(filters) | dict(options)
+        query = _query(filters) | {"format": form.value, **options}
         try:
             with self._http.stream("GET", "/reporting/all", params=query) as answer:
                 if not answer.is_success:
                     answer.read()
                     self._check(answer)
+                if _media_type(answer) != form.media_type:
+                    raise NotAGateway(self.url, answer.status_code)
                 yield answer.iter_bytes()
         except httpx.RequestError as error:
             raise self._failure(error) from None
@@ -231,7 +234,7 @@ class GatewayClient:
         if answer.status_code not in _SENT:
             raise NotAGateway(self.url, answer.status_code)
         location = answer.headers.get("location", "/messaging/messages").removeprefix(self._root_path)
-        return Sent(answer.status_code == HTTPStatus.CREATED, self._body(answer), f"{self.url}{location}")
+        return Sent(answer.status_code == HTTPStatus.CREATED, self._message_in(answer), f"{self.url}{location}")
 
     def _call(self, request: httpx.Request) -> httpx.Response:
         try:
@@ -263,6 +266,12 @@ class GatewayClient:
             return _Body.validate_json(answer.content)
         except ValidationError:
             raise NotAGateway(self.url, answer.status_code) from None
+
+    def _message_in(self, answer: httpx.Response) -> dict[str, object]:
+        body = self._body(answer)
+        if not isinstance(body.get("id"), str):
+            raise NotAGateway(self.url, answer.status_code)
+        return body
 
     def _read_clock(self, answer: httpx.Response) -> None:
         try:
@@ -314,6 +323,11 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
 
 def _path(message_id: str) -> str:
     return f"/messaging/messages/{quote(message_id, safe='')}"
+
+
+def _media_type(answer: httpx.Response) -> str:
+    media_type: str = answer.headers.get("content-type", "").partition(";")[0]
+    return media_type.strip().lower()
 
 
 def _query(filters: Filters) -> dict[str, str | list[str]]:

@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Iterator
-from enum import StrEnum
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, BinaryIO, Final
 
 import typer
 
@@ -14,18 +14,10 @@ from chapar.cli.options import Device, Operation, Since, Statuses, Until, Url, f
 from chapar.cli.sentences import say
 from chapar.cli.terminal import check_output, show_progress
 from chapar.errors import Language, Phrase, UsageInvalid
+from chapar.model.report import Format
 from chapar.runtime.settings import preferred_language
 
 _SHOW_EVERY: Final = 1 << 20  # bytes between two lines of progress
-
-
-class Format(StrEnum):
-    """A form that a report may have."""
-
-    CSV = "csv"
-    NDJSON = "ndjson"
-    JSON = "json"
-    XLSX = "xlsx"
 
 
 def report(  # noqa: PLR0913 - each is an option of the command
@@ -56,8 +48,8 @@ def report(  # noqa: PLR0913 - each is an option of the command
     form = form or _form_of(file)
     if file is None and form is Format.XLSX and sys.stdout.isatty():
         raise UsageInvalid(Phrase("usage.binary"))
-    options = {"format": form.value} | ({"bom": "true"} if bom else {})
-    with GatewayClient(url, language) as gateway, gateway.report(filters, options) as pieces:
+    options = {"bom": "true"} if bom else {}
+    with GatewayClient(url, language) as gateway, gateway.report(filters, form, options) as pieces:
         if file is None:
             for piece in pieces:
                 sys.stdout.buffer.write(piece)
@@ -72,20 +64,35 @@ def _form_of(file: Path | None) -> Format:
 
 
 def _write(file: Path, pieces: Iterator[bytes], language: Language) -> None:
-    """Write to a file beside it, which takes its place in the end; raises UsageInvalid."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    """Write a file, and show how far it has come; raises UsageInvalid."""
     size = shown = 0
     try:
-        with part.open("wb") as opened:
+        with _opened(file) as opened:
             for piece in pieces:
                 opened.write(piece)
                 size += len(piece)
                 if size - shown >= _SHOW_EVERY:
                     shown = size
                     show_progress(say("report.progress", language, mebibytes=size / _SHOW_EVERY))
-        part.replace(file)
     except OSError as error:
         raise UsageInvalid(Phrase("usage.file", file=file, cause=error.strerror or str(error))) from None
     finally:
         show_progress("")
-        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """A file that takes its place where the block ends well; a pipe or a device is written to as it is."""
+    if file.exists() and not file.is_file():
+        with file.open("wb") as opened:
+            yield opened
+        return
+    target = Path(os.path.realpath(file))
+    part = target.with_name(f"chapar-report.{os.getpid()}.part")
+    try:
+        with part.open("wb") as opened:
+            yield opened
+        part.replace(target)
+    finally:
+        with suppress(OSError):
+            part.unlink()

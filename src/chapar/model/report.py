@@ -2,12 +2,35 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from enum import StrEnum
+from typing import Final, Literal, NamedTuple
 
 from chapar.model.message import Message, Status
 from chapar.model.principal import EVERYWHERE, Reach
 
 Bucket = Literal["minute", "hour", "day"]
+
+
+class Format(StrEnum):
+    """A form that a report of all messages may have."""
+
+    JSON = "json"
+    NDJSON = "ndjson"
+    CSV = "csv"
+    XLSX = "xlsx"
+
+    @property
+    def media_type(self) -> str:
+        """Return the type and subtype of such a file."""
+        return _MEDIA_TYPES[self]
+
+
+_MEDIA_TYPES: Final[Mapping[Format, str]] = {
+    Format.JSON: "application/json",
+    Format.NDJSON: "application/x-ndjson",
+    Format.CSV: "text/csv",
+    Format.XLSX: "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}
 
 
 @dataclass(frozen=True, slots=True)

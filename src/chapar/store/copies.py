@@ -45,6 +45,7 @@ def back_up(database_url: str, target: Path, *, replace: bool) -> int:
         raise BackupFailed(Phrase("backup.postgresql"))
     source = database.sqlite_file(url)
     with _failing(BackupFailed):
+        target = target.absolute()
         if not source.exists():
             raise BackupFailed(Phrase("backup.no_database", file=source))
         files.check_name(source)
@@ -129,6 +130,7 @@ def restoration(database_url: str, source: Path) -> Iterator[Restoration]:
         raise RestoreFailed(Phrase("backup.restore_postgresql"))
     target = database.sqlite_file(url)
     with _failing(RestoreFailed):
+        source = source.absolute()
         if not source.is_file():
             raise RestoreFailed(Phrase("backup.no_file", file=source))
         if _is_part(source, target):

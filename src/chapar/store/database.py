@@ -5,6 +5,7 @@ role's settings and which the writer sends to PostgreSQL along with its first st
 state, and a transaction pooler in between changes nothing.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -208,8 +209,12 @@ def parse(database_url: str | URL) -> URL:
 
 
 def sqlite_file(url: URL) -> Path:
-    """The database file of a SQLite URL; a relative one is in the working folder."""
-    return Path(url.database or "").absolute()
+    """The database file of a SQLite URL; a relative one is in the working folder. Raises SettingInvalid."""
+    try:
+        return Path(url.database or "").absolute()
+    except OSError as error:  # the folder that this runs in was deleted
+        cause = (error.strerror or str(error)).lower()
+        raise SettingInvalid(_SETTING, Phrase("setting.database_folder", folder=os.curdir, cause=cause)) from None
 
 
 def _connect_sqlite(file: Path, role: Role, identity: Identity | None) -> sqlite.Connection:

@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from chapar.delivery.reports import Reporting
 from chapar.model.message import Message
 from chapar.model.principal import Scope
+from chapar.model.report import Format
 from chapar.web.api import workbook
 from chapar.web.api.schemas import (
     MessageView,
@@ -36,13 +37,6 @@ _FORMULA = re.compile(f"[\t\r\n]|{_UNSEEN}{_SIGNS}")
 # Where lists are separated by semicolons, a spreadsheet ends a cell there, whatever stands around it.
 _NEXT_FORMULA = re.compile(f';(?=(?:{_UNSEEN}")*{_UNSEEN}{_SIGNS})')
 
-_MEDIA_TYPES = {
-    "json": "application/json",
-    "ndjson": "application/x-ndjson",
-    "csv": "text/csv; charset=utf-8",
-    "xlsx": workbook.MEDIA_TYPE,
-}
-
 
 def reporting_router(reporting: Reporting) -> APIRouter:
     """The routes of `/reporting`."""
@@ -57,12 +51,12 @@ def reporting_router(reporting: Reporting) -> APIRouter:
             200: {
                 "description": "However many there are: they are streamed, and memory stays constant.",
                 "content": {
-                    "application/json": {
+                    Format.JSON.media_type: {
                         "schema": {"type": "array", "items": {"$ref": "#/components/schemas/MessageView"}}
                     },
-                    "application/x-ndjson": {"schema": {"type": "string"}},
-                    "text/csv": {"schema": {"type": "string"}},
-                    workbook.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
+                    Format.NDJSON.media_type: {"schema": {"type": "string"}},
+                    Format.CSV.media_type: {"schema": {"type": "string"}},
+                    Format.XLSX.media_type: {"schema": {"type": "string", "format": "binary"}},
                 },
                 "headers": {
                     "Content-Disposition": {
@@ -83,9 +77,9 @@ def reporting_router(reporting: Reporting) -> APIRouter:
         """
         pages = await begun(reporting.report(caller, query.filters()))
         stream = _WRITERS[query.format](pages)
-        if query.bom and query.format == "csv":
+        if query.bom and query.format is Format.CSV:
             stream = _with_bom(stream)
-        return AdmittedStream(stream, media_type=_MEDIA_TYPES[query.format], headers=_name_of(query.format))
+        return AdmittedStream(stream, media_type=query.format.media_type, headers=_name_of(query.format))
 
     @router.get(
         "/summary",
@@ -128,12 +122,17 @@ def _as_xlsx(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
     return workbook.workbook("messages", _COLUMNS, (map(_cells, page) async for page in pages))
 
 
-_WRITERS: Final = {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv, "xlsx": _as_xlsx}
+_WRITERS: Final = {
+    Format.JSON: _as_json,
+    Format.NDJSON: _as_ndjson,
+    Format.CSV: _as_csv,
+    Format.XLSX: _as_xlsx,
+}
 
 
-def _name_of(form: str) -> dict[str, str]:
+def _name_of(form: Format) -> dict[str, str]:
     """Name the download; a browser shows JSON, and saves the others."""
-    kind = "inline" if form == "json" else "attachment"
+    kind = "inline" if form is Format.JSON else "attachment"
     return {"Content-Disposition": f'{kind}; filename="chapar-messages-{datetime.now(UTC):%Y-%m-%d}.{form}"'}
 
 

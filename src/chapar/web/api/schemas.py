@@ -23,7 +23,7 @@ from chapar.model.message import (
     check_device_id,
     check_operation,
 )
-from chapar.model.report import Bucket, Filters, Position, Ranking, Summary
+from chapar.model.report import Bucket, Filters, Format, Position, Ranking, Summary
 from chapar.model.times import check_time, milliseconds, rfc3339
 
 MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
@@ -298,8 +298,8 @@ class PageQuery(FilterQuery):
 class ReportQuery(FilterQuery):
     """Conditions on messages, and how they are written."""
 
-    format: Literal["json", "ndjson", "csv", "xlsx"] = Field(
-        "json", description="One JSON array, one object a line, CSV, or a spreadsheet whose cells are all text."
+    format: Annotated[Format, WithJsonSchema({"type": "string", "enum": list(Format)})] = Field(
+        Format.JSON, description="One JSON array, one object a line, CSV, or a spreadsheet whose cells are all text."
     )
     bom: bool = Field(
         default=False, description="Whether CSV begins with a byte order mark, by which Excel finds that it is UTF-8."

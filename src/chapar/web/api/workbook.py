@@ -11,8 +11,6 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from chapar.web.http.chunks import in_chunks
 
-MEDIA_TYPE: Final = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-
 MOST_ROWS: Final = 1_048_576  # of one sheet, its header included; further ones stand on further sheets
 LONGEST_CELL: Final = 32_767  # UTF-16 units; a spreadsheet refuses a file with more in one cell
 _LARGEST_SHEET: Final = 1 << 30  # bytes of XML; from 2 GiB on, `zipfile` wants to know before that it will be so many
