@@ -411,6 +411,31 @@ def test_a_query_that_breaks_a_rule_is_named_with_it(site: Site, path: str, expe
     assert problem["errors"][0]["rule"].startswith(rule)
 
 
+def test_every_route_takes_its_own_parameters_only_and_each_once(site: Site) -> None:
+    checked = 0
+    for path, methods in site.api.get("/openapi.json").json()["paths"].items():
+        for method, operation in methods.items():
+            taken = [each for each in operation.get("parameters", []) if each["in"] == "query"]
+            once = [each["name"] for each in taken if each["schema"].get("type") != "array"]
+            faults = {"unknown": ("unknown", "از فیلدهای این درخواست نیست")}
+            faults |= {f"{name}=1&{name}=1": (name, "بیش از یک بار آمده است") for name in once}
+            for query, (field, rule) in faults.items():
+                answer = site.api.request(
+                    method, f"{path.format(id='x')}?{query}", headers={"Accept-Language": "fa", "Content-Type": "a/b"}
+                )
+                assert answer.status_code == 422, (method, path, query)
+                assert problem_of(answer)["errors"] == [{"field": field, "rule": rule}]
+                checked += 1
+    assert checked > 40
+    assert site.api.get("/messaging/messages?status=queued&status=expired").status_code == 200
+
+
+def test_many_wrong_parameters_are_counted(site: Site) -> None:
+    answer = site.api.get("/health/live?" + "&".join(f"a{number}" for number in range(1000)))
+    assert len(problem_of(answer)["errors"]) == 10
+    assert "990" in problem_of(answer)["reason"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [

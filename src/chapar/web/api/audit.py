@@ -3,7 +3,7 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
 from chapar.access.trail import AuditTrail
@@ -26,8 +26,6 @@ _TEXT: Final[JsonDict] = {"type": "string", "pattern": f"^[^{FORBIDDEN}]*$"}
 
 class AuditQuery(BaseModel):
     """Conditions on entries; what is absent does not narrow."""
-
-    model_config = ConfigDict(extra="forbid")
 
     principal: Annotated[str | None, WithJsonSchema({**_TEXT, "maxLength": 300})] = Field(
         None, description="What this principal did: `key:…`, `jwt:…`.", max_length=300

@@ -26,7 +26,7 @@ from chapar.web.http.proxies import root_path_of
 _STATIC: Final = Path(__file__).parent / "static"
 _ASSETS: Final = "/docs/assets"
 _RELATIVE: Final = "docs/assets"  # to `/docs`
-_ANY_REQUEST: Final = (400, 408, 414, 421, 431, 503)  # of the connection's bounds, and of a Host that is not ours
+_ANY_REQUEST: Final = (400, 408, 414, 421, 422, 431, 503)  # of the connection's bounds, a wrong Host or a wrong query
 _AT_THE_ENTRANCE: Final = (401, 403, 429, 503)  # and 403 for what a page of another site asks for
 _INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 

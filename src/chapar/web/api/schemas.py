@@ -251,8 +251,6 @@ _CURSOR: Final = r"^[0-9A-Fa-f-]{36}\.[0-9]{1,18}$"
 class FilterQuery(BaseModel):
     """Conditions on messages; what is absent does not narrow."""
 
-    model_config = ConfigDict(extra="forbid")
-
     imei: Annotated[str | None, WithJsonSchema({"type": "string", **DEVICE_ID})] = Field(
         None, description="This device only."
     )

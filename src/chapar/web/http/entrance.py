@@ -25,6 +25,7 @@ from chapar.web.http.body import read_body
 from chapar.web.http.exchange import CUT
 from chapar.web.http.headers import SAFE, first_headers
 from chapar.web.http.problems import answer_to, language_of, may_ask_for_password, problem_response
+from chapar.web.http.query import check_query, parameters_of
 from chapar.web.http.rates import BodyShare, Limits
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -79,15 +80,21 @@ class GuardedRoute(APIRoute):
     handler: Callable[[Request], Coroutine[Any, Any, Response]]  #: the endpoint behind the policy
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler behind the policy (FastAPI, "Custom Request and APIRoute class")."""
+        """FastAPI's handler, behind the policy and the rules of a query.
+
+        FastAPI, "Custom Request and APIRoute class".
+        """
         policy: Policy | None = getattr(self.endpoint, _DECLARED, None)
         if policy is None:
             raise TypeError(f"{self.path} does not declare who may call it")
         self.policy = policy
         handle = self._handler()
+        parameters = parameters_of(self.dependant)
 
         def handler(request: Request) -> Coroutine[Any, Any, Response]:
             check(caller_of(request), policy)
+            if request.scope["query_string"]:
+                check_query(request, parameters)
             return handle(request)
 
         async def guarded(request: Request) -> Response:  # FastAPI would call a plain function in a thread

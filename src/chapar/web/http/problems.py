@@ -133,7 +133,7 @@ _LATER: Final = {
 
 _BLANK_OFFSET: Final = re.compile(r":[0-9]{2}(\.[0-9]+)? [0-9]{2}:?[0-9]{2}$")  # of a time whose + was read as a blank
 _PLACE: Final = re.compile("(.*) at line ([0-9]+) column ([0-9]+)")  # as pydantic words it
-_MOST_VIOLATIONS: Final = 10  # of one request; whoever breaks more rules learns how many
+MOST_VIOLATIONS: Final = 10  # of one request; whoever breaks more rules learns how many
 NOT_SENT_DETAIL: Final = "Something went wrong"  # fixed by the contract, in every language
 
 
@@ -314,7 +314,7 @@ def _syntax(fault: str) -> Phrase:
 
 def _first_of(details: Sequence[ErrorDetails], *where: str) -> Invalid:
     """The first violations; `where` they are (query, path, header, body), if their locations do not begin with it."""
-    first = [_violation(detail, *where, *detail["loc"]) for detail in details[:_MOST_VIOLATIONS]]
+    first = [_violation(detail, *where, *detail["loc"]) for detail in details[:MOST_VIOLATIONS]]
     return Invalid(first, len(details) - len(first))
 
 
