@@ -326,6 +326,18 @@ def test_without_a_broker_each_message_is_told_whether_it_is_kept(site: Site, im
     assert Counter(row["status"] for row in site.settled(imei)) == {"published": 3, "rejected": 3}
 
 
+def test_a_repetition_with_a_key_tries_again_what_was_not_recorded(site: Site, imei: str) -> None:
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    sent, faulty, rejected = ({"imei": imei, "micro_op": f"step-{number}"} for number in range(3))
+    with site.parted():
+        first = as_json(site, [{**sent, "wait": "none"}, {**faulty, "qos": 9}, rejected], **key).json()["answers"]
+    second = as_json(site, [{**sent, "wait": "none"}, faulty, rejected], **key).json()["answers"]
+    assert [item["status"] for item in first] == [202, 422, 406]
+    assert [item["status"] for item in second] == [202, 201, 406]
+    assert second[0] == first[0]
+    assert second[2] == first[2]
+
+
 def as_csv(site: Site, text: str, **headers: str) -> httpx.Response:
     return site.api.post(
         "/messaging/bulk", content=text, headers={"Content-Type": "text/csv; charset=utf-8", **headers}

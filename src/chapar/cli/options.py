@@ -37,7 +37,8 @@ IdempotencyKey = Annotated[
     typer.Option(
         "--idempotency-key",
         metavar="KEY",
-        help="Makes a repetition safe: what was sent with this key already is not sent again.",
+        help="Makes a repetition safe: what was sent or rejected with this key already gets the same answer, and is "
+        "not sent again.",
     ),
 ]
 WaitFor = Annotated[

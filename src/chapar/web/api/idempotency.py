@@ -16,7 +16,8 @@ KEY_PARAMETER: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Makes a repetition safe, with a key of your own such as a UUID: the same key with the same request "
-    "gets the answer of the first one and sends nothing. Kept for a day, and longer than the message can be delivered.",
+    "gets the answer of the first one (201, 202 or 406) and sends nothing. Kept for a day, and longer "
+    "than the message can be delivered.",
     # At least one character that is neither a space nor a quote, which may stand around it.
     "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH, "pattern": "^[ -~]*[!#-~][ -~]*$"},
 }
