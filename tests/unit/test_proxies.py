@@ -30,10 +30,16 @@ async def asked(
     return found
 
 
-@pytest.mark.parametrize("path", ["/docs", "/chapar/docs"])
 @pytest.mark.parametrize("prefix", ["/chapar", "/chapar/"])
-async def test_a_trusted_proxy_says_the_prefix_and_may_take_it_off_the_path(path: str, prefix: str) -> None:
-    assert await asked(path, prefix) == ("/docs", "/chapar", STRANGER)
+async def test_a_trusted_proxy_says_the_prefix_that_it_has_taken_off(prefix: str) -> None:
+    assert await asked("/docs", prefix) == ("/docs", "/chapar", STRANGER)
+
+
+@pytest.mark.parametrize("prefix", ["/x", "/messaging", "/"])
+@pytest.mark.parametrize("root_path", ["", "/chapar"])
+async def test_no_header_changes_which_route_is_meant(prefix: str, root_path: str) -> None:
+    for path in ("/x/keys", "/messaging/send"):
+        assert (await asked(path, prefix, root_path=root_path))[0] == path
 
 
 @pytest.mark.parametrize("path", ["/docs", "/a/b.c/docs"])
@@ -44,7 +50,8 @@ async def test_the_setting_says_it_too(path: str, trusted: str | None) -> None:
 
 
 async def test_the_proxy_knows_better_than_the_setting() -> None:
-    assert (await asked("/new/docs", "/new", root_path="/old"))[:2] == ("/docs", "/new")
+    assert (await asked("/docs", "/new", root_path="/old"))[:2] == ("/docs", "/new")
+    assert (await asked("/old/docs", "/new", root_path="/old"))[:2] == ("/docs", "/new")
     assert (await asked("/docs", "/", root_path="/old"))[:2] == ("/docs", "")
 
 
@@ -78,11 +85,12 @@ async def test_what_is_no_path_is_no_prefix(prefixes: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("path", ["/chaparral", "/chaparral/docs", "/x/chapar/docs"])
 async def test_another_path_is_left_as_it_is(path: str) -> None:
-    assert (await asked(path, "/chapar"))[:2] == (path, "/chapar")
+    assert (await asked(path, root_path="/chapar"))[:2] == (path, "/chapar")
 
 
-async def test_the_prefix_alone_is_the_root() -> None:
-    assert (await asked("/chapar", "/chapar"))[0] == (await asked("/chapar/", "/chapar"))[0] == "/"
+@pytest.mark.parametrize("path", ["/chapar", "/chapar/"])
+async def test_the_path_of_the_setting_alone_is_the_root(path: str) -> None:
+    assert (await asked(path, root_path="/chapar"))[0] == "/"
 
 
 def test_without_a_proxy_nothing_stands_in_the_way() -> None:

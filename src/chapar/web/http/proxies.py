@@ -16,6 +16,7 @@ def behind_proxies(app: ASGIApp, *, trusted: str | None, root_path: str) -> ASGI
     """Return the application, which knows what `trusted` proxies say of each request.
 
     `root_path` is the path below which it stands where they do not say. A proxy may hand it on with the path or not.
+    What one says by `X-Forwarded-Prefix` it has taken off itself: it begins links, and never decides about the route.
     """
     if trusted is not None:
         return _Forwarded(app, trusted, root_path)
@@ -37,10 +38,10 @@ class _Below:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Hand on, with the path as the routes know it."""
-        root_path = scope.setdefault(_ROOT_PATH, self._root_path)
+        scope.setdefault(_ROOT_PATH, self._root_path)
         path = scope["path"]
-        if root_path and (path + "/").startswith(root_path + "/"):
-            scope["path"] = path[len(root_path) :] or "/"
+        if self._root_path and (path + "/").startswith(self._root_path + "/"):
+            scope["path"] = path[len(self._root_path) :] or "/"
         return self._app(scope, receive, send)
 
 
