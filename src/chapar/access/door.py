@@ -59,7 +59,7 @@ class Door:
         self._asking: dict[str, asyncio.Task[Admission]] = {}
         self._silent_until = 0.0  # seconds since the epoch
         self._uses: dict[str, int] = {}  # when keys were used, ms since the epoch
-        self.is_open = tokens is None  #: until `look` finds a key
+        self.is_open = tokens is None  #: until `refresh` finds a key
         if tokens is not None:
             tokens.on_new_keys(self.forget)
 

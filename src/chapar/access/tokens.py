@@ -123,7 +123,7 @@ class TokenVerifier:
     def _check_claims(self, claims: Mapping[str, Any], now: float) -> None:
         """Raise CredentialInvalid for a token that is not for now or not for us (RFC 7519 §4.1).
 
-        `iat` says how old a token is, and nobody asks: it is not compared.
+        `iat` is not compared: no rule here depends on when a token was issued.
         """
         for claim in _REQUIRED:
             if claims.get(claim) is None:

@@ -11,7 +11,7 @@ from chapar.cli.terminal import check_output, local_time_of
 from chapar.model.lines import json_line
 from chapar.model.message import check_device_id
 from chapar.model.times import milliseconds
-from chapar.runtime.settings import Settings, preferred_language
+from chapar.runtime.settings import database_url, preferred_language
 
 _MOST: Final = 10_000  # entries; more belongs to `GET /audit`
 _HEADINGS: Final = ("at", "who", "name", "from", "deed", "device", "operation", "subject", "note")
@@ -51,7 +51,7 @@ def audit(
         since=milliseconds(moment("--since", since)),
         until=milliseconds(moment("--until", until)),
     )
-    with administer(Settings.load().database_url.get_secret_value()) as connection:
+    with administer(database_url()) as connection:
         found, before = newest_first(connection, filters, None, limit)
         while before is not None and len(found) < limit:
             further, before = newest_first(connection, filters, before, limit - len(found))

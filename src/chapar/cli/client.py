@@ -30,6 +30,7 @@ from chapar.errors import (
 )
 from chapar.model.message import Status
 from chapar.model.report import Format
+from chapar.model.times import milliseconds, rfc3339
 from chapar.runtime.certificates import tls_problem, trusting
 from chapar.runtime.outbound import proxy_for
 from chapar.runtime.secret_files import secret_of_environment
@@ -63,9 +64,7 @@ class ShownMessage(BaseModel):
 
     @field_serializer("created_at", "finished_at")
     def _as_the_gateway_writes_it(self, time: datetime | None) -> str | None:
-        if time is None:
-            return None
-        return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return rfc3339(milliseconds(time))
 
 
 class Page(BaseModel):

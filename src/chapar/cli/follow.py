@@ -1,7 +1,7 @@
 """Follow a gateway: its new messages and their changes, one refresh after another.
 
 Ids and times do not become visible in their order: a message waits for its commit while a later one is there
-already. So each look reads the recent past again and compares it with what is remembered of it.
+already. So each refresh reads the recent past again and compares it with what is remembered of it.
 """
 
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from chapar.cli.client import Filters, GatewayClient, ShownMessage
 from chapar.model.message import UNFINISHED
 
 WINDOW: Final = timedelta(seconds=30)  # how late a message may become visible; a commit has 5 s unless told otherwise
-MOST_READ: Final = 5000  # messages that one look reads of the window, and of what is unfinished
-MOST_ASKED: Final = 100  # messages that one look asks for one by one
+MOST_READ: Final = 5000  # messages that one refresh reads of the window, and of what is unfinished
+MOST_ASKED: Final = 100  # messages that one refresh asks for one by one
 MOST_REMEMBERED: Final = 2 * MOST_READ  # messages; a few hundred bytes each
 
 
-class Look(NamedTuple):
+class Changes(NamedTuple):
     """The result of one refresh."""
 
     changed: list[ShownMessage]  #: new, or in another state than before; oldest first
-    missed: bool  #: more became visible than a look reads, so some are not in `changed`
+    missed: bool  #: more became visible than a refresh reads, so some are not in `changed`
 
 
 class _Known(NamedTuple):
@@ -36,7 +36,7 @@ class _Known(NamedTuple):
 
 
 class Follower:
-    """Remembers, in bounded memory, what was there at the last look.
+    """Remembers, in bounded memory, what was there at the last refresh.
 
     A message counts as long as it is younger than the window or unfinished. The times are the gateway's own,
     whatever the clock of this machine says.
@@ -51,7 +51,7 @@ class Follower:
 
     def begin(self) -> None:
         """Take what is there now for known; raises GatewayError."""
-        self._gateway.messages(self._filters, 1)  # tells the gateway's time
+        self._gateway.messages(self._filters, 1)  # for the gateway's time
         self._since = self._window_start()
         self.refresh()
 
@@ -61,7 +61,7 @@ class Follower:
             self._known.pop(message.id, None)
             self._known[message.id] = _Known.of(message)
 
-    def refresh(self) -> Look:
+    def refresh(self) -> Changes:
         """Return what has changed since the last refresh. Raises GatewayError, and forgets nothing then."""
         next_since = self._window_start()
         recent = self._gateway.messages(self._filters._replace(since=self._since), MOST_READ)
@@ -78,7 +78,7 @@ class Follower:
         if recent:
             self._newest = recent[0].created_at
         self._forget()
-        return Look(sorted(changed, key=lambda message: (message.created_at, message.id)), missed)
+        return Changes(sorted(changed, key=lambda message: (message.created_at, message.id)), missed)
 
     def _window_start(self) -> datetime:
         return (self._gateway.clock or datetime.now(UTC).replace(microsecond=0)) - WINDOW

@@ -15,7 +15,7 @@ from chapar.errors import ApiKeyNotFound, Language
 from chapar.model.lines import json_line, plain
 from chapar.model.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
 from chapar.model.times import milliseconds
-from chapar.runtime.settings import Settings, preferred_language
+from chapar.runtime.settings import Settings, database_url, preferred_language
 
 if TYPE_CHECKING:
     from chapar.model.api_key import ApiKey, KeyChange
@@ -75,7 +75,7 @@ def create(
         milliseconds(moment("--expires", expires, ahead=True)),
     )
     issued = issue(_caller(), grant, _now())
-    with administer(_database_url()) as connection:
+    with administer(database_url()) as connection:
         is_first = not any_key(connection)
         CREATE_KEY.run(connection, [(issued.key, issued.entry)])
     if is_first:  # gateways that were open until now notice
@@ -96,7 +96,7 @@ def list_keys(*, as_json: Json = False) -> None:
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
     from chapar.store.api_keys import oldest_first  # noqa: PLC0415 - see above
 
-    with administer(_database_url()) as connection:
+    with administer(database_url()) as connection:
         found = oldest_first(connection)
     language = preferred_language()
     if as_json:
@@ -155,7 +155,7 @@ def _change(key_id: str, change: "Callable[[ApiKey], KeyChange]") -> "ApiKey":
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
     from chapar.store.api_keys import CHANGE_KEY, find  # noqa: PLC0415 - see above
 
-    with administer(_database_url()) as connection:
+    with administer(database_url()) as connection:
         key = find(connection, key_id.lower())
         if key is None:
             raise ApiKeyNotFound(key_id)
@@ -178,7 +178,7 @@ def _cancel_waiting(sender: str) -> int:
         filters = Filters(status=(status,), sender=sender)
         page: Page | None = None
         while page is None or page.next is not None:
-            with administer(_database_url()) as connection:
+            with administer(database_url()) as connection:
                 page = oldest_first(connection, filters, page and page.next, _CANCELLED_AT_ONCE)
                 entries = [cancellation(_caller(), message, _now(), "key revoked") for message in page.messages]
                 cancelled += sum(found is not None and found.won for found in CANCEL.run(connection, entries))
@@ -189,12 +189,8 @@ def _how_many_wait(sender: str) -> int:
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
     from chapar.store.reports import how_many_wait_of  # noqa: PLC0415 - see above
 
-    with administer(_database_url()) as connection:
+    with administer(database_url()) as connection:
         return how_many_wait_of(connection, sender)
-
-
-def _database_url() -> str:
-    return Settings.load().database_url.get_secret_value()
 
 
 def _caller() -> Caller:

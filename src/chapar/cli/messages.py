@@ -16,7 +16,7 @@ from chapar.errors import GatewayError, Language, Phrase, UsageInvalid
 from chapar.model.lines import json_line, plain
 from chapar.runtime.settings import preferred_language
 
-LOOK_EVERY: Final = 1.0  # seconds
+REFRESH_EVERY: Final = 1.0  # seconds
 MOST_LISTED: Final = 10_000  # messages; all of them is what `GET /reporting/all` is for
 
 Printer = Callable[[Iterable[ShownMessage]], None]
@@ -82,9 +82,9 @@ def follow_messages(
     check_output()
     away = False
     while True:
-        pause(LOOK_EVERY)
+        pause(REFRESH_EVERY)
         try:
-            look = follower.refresh()
+            changes = follower.refresh()
         except GatewayError as error:
             if not error.passing:
                 raise
@@ -93,9 +93,9 @@ def follow_messages(
             away = True
             continue
         away = False
-        if look.missed:
+        if changes.missed:
             typer.echo(f"chapar: {say('messages.missed', language)}", err=True)
-        show(message for message in look.changed if not filters.status or message.status in filters.status)
+        show(message for message in changes.changed if not filters.status or message.status in filters.status)
         check_output()
 
 

@@ -5,7 +5,7 @@ import typer
 from chapar.cli.sentences import say
 from chapar.cli.terminal import check_output, progress
 from chapar.model.message import WAITING
-from chapar.runtime.settings import Settings, preferred_language
+from chapar.runtime.settings import database_url, preferred_language
 
 # What works on the database is imported where it runs: it takes longer to load than `--help` takes to print.
 
@@ -28,7 +28,7 @@ def show() -> None:
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
     from chapar.store.queue import backlog  # noqa: PLC0415 - see above
 
-    with administer(_database_url()) as connection:
+    with administer(database_url()) as connection:
         found = backlog(connection)
     _say("waiting", sum(found.depths.get(status, 0) for status in WAITING))
     _say("held" if found.held else "none", found.held)
@@ -46,7 +46,7 @@ def hold() -> None:
     """
     from chapar.store.administration import hold_queue  # noqa: PLC0415 - see above
 
-    held = hold_queue(_database_url())
+    held = hold_queue(database_url())
     _say("held" if held else "none", held)
 
 
@@ -59,7 +59,7 @@ def release() -> None:
     from chapar.store.administration import release_queue  # noqa: PLC0415 - see above
 
     with progress(say("queue.working", preferred_language())):
-        released, unconfirmed = release_queue(_database_url())
+        released, unconfirmed = release_queue(database_url())
     _say("released" if released or unconfirmed else "none", released)
     if unconfirmed:
         _say("unconfirmed", unconfirmed)
@@ -74,12 +74,8 @@ def cancel() -> None:
     from chapar.store.administration import cancel_queue  # noqa: PLC0415 - see above
 
     with progress(say("queue.working", preferred_language())):
-        cancelled = cancel_queue(_database_url())
+        cancelled = cancel_queue(database_url())
     _say("cancelled" if cancelled else "none", cancelled)
-
-
-def _database_url() -> str:
-    return Settings.load().database_url.get_secret_value()
 
 
 def _say(what: str, count: int) -> None:

@@ -4,7 +4,7 @@ import typer
 
 from chapar.cli.client import GatewayClient
 from chapar.cli.options import ACCEPTED, MARGIN, IdempotencyKey, Json, MessageId, Timeout, Url, WaitFor
-from chapar.cli.send import told
+from chapar.cli.send import outcome
 from chapar.cli.sentences import say
 from chapar.cli.terminal import progress
 from chapar.model.lines import json_line
@@ -29,6 +29,6 @@ def resend(
     query = {"wait": wait.value} | ({} if timeout is None else {"timeout": str(timeout)})
     with GatewayClient(url, language) as gateway, progress(say("send.waiting", language)):
         sent = gateway.resend(message_id, query, (timeout or LONGEST_WAIT) + MARGIN, idempotency_key)
-    typer.echo(json_line(sent.body) if as_json else told(sent, language))
+    typer.echo(json_line(sent.body) if as_json else outcome(sent, language))
     if not sent.acknowledged:
         raise typer.Exit(ACCEPTED)

@@ -4,12 +4,14 @@ import json
 from typing import Annotated
 
 import typer
+from pydantic import JsonValue
 
 from chapar.cli.client import GatewayClient, Sent
 from chapar.cli.options import ACCEPTED, MARGIN, IdempotencyKey, Json, Timeout, Url, WaitFor, moment, seconds
 from chapar.cli.sentences import say
 from chapar.cli.terminal import progress
-from chapar.errors import GatewayRefused, Language, Phrase, UsageInvalid
+from chapar.errors import BodyMalformed, FieldInvalid, GatewayRefused, Language, Phrase, UsageInvalid
+from chapar.model.json_text import parse
 from chapar.model.lines import json_line, plain
 from chapar.model.message import LONGEST_WAIT, Status, Wait
 from chapar.runtime.settings import preferred_language
@@ -17,10 +19,15 @@ from chapar.runtime.settings import preferred_language
 
 def send(  # noqa: PLR0913 - each is an option of the command
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id.", show_default=False)],
-    operation: Annotated[str, typer.Argument(metavar="OPERATION", help="What it is told.", show_default=False)],
+    operation: Annotated[
+        str,
+        typer.Argument(
+            metavar="OPERATION", help="What it is to do; the device receives this text.", show_default=False
+        ),
+    ],
     *,
     params: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Parameters, a JSON object; the device is then told JSON.")
+        str | None, typer.Option(metavar="JSON", help="Parameters, a JSON object; the device then receives JSON.")
     ] = None,
     qos: Annotated[int, typer.Option(min=0, max=2, help="MQTT QoS. 0 is never acknowledged: exit code 3.")] = 1,
     retain: Annotated[bool, typer.Option("--retain", help="Have the broker keep it for later subscribers.")] = False,
@@ -75,16 +82,16 @@ def send(  # noqa: PLR0913 - each is an option of the command
         if as_json:
             typer.echo(json_line(error.body))
         raise
-    typer.echo(json_line(sent.body) if as_json else told(sent, language, operation))
+    typer.echo(json_line(sent.body) if as_json else outcome(sent, language, operation))
     if not sent.acknowledged:
         raise typer.Exit(ACCEPTED)
 
 
-def told(sent: Sent, language: Language, operation: str | None = None) -> str:
+def outcome(sent: Sent, language: Language, operation: str | None = None) -> str:
     """Return for a person what became of the message; without an operation it is an earlier one's, sent again."""
     is_unconfirmed = sent.body.get("status") == Status.UNCONFIRMED
-    outcome = "unconfirmed" if is_unconfirmed else "sent" if sent.acknowledged else "accepted"
-    kinds = [outcome if operation is not None else f"{outcome}_again"]
+    kind = "unconfirmed" if is_unconfirmed else "sent" if sent.acknowledged else "accepted"
+    kinds = [kind if operation is not None else f"{kind}_again"]
     if sent.body.get("subscribers") is False:
         kinds.append("unheard")
     kinds.append("id")
@@ -99,16 +106,15 @@ def told(sent: Sent, language: Language, operation: str | None = None) -> str:
     return "\n".join(plain(say(f"send.{kind}", language, **facts)) for kind in kinds)
 
 
-def _parsed(params: str) -> dict[str, object]:
+def _parsed(params: str) -> dict[str, JsonValue]:
     """The parameters as an object; raises UsageInvalid."""
     try:
-        value = json.loads(params, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        value = parse(params.encode(errors="surrogateescape"))
+        json.dumps(value, allow_nan=False)
+    except (BodyMalformed, ValueError):
         value = None
+    except FieldInvalid as error:
+        raise UsageInvalid(Phrase("usage.document", file="--params", problem=error)) from None
     if not isinstance(value, dict):
         raise UsageInvalid(Phrase("usage.params"))
     return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"JSON has no {constant}")

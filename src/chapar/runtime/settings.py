@@ -490,6 +490,11 @@ def check_language() -> Language:
     return preferred_language()
 
 
+def database_url() -> str:
+    """The URL of the database, with its secret, as the settings say; raises SettingInvalid."""
+    return Settings.load().database_url.get_secret_value()
+
+
 def preferred_language() -> Language:
     """Choose the language of the command line: `CHAPAR_LANGUAGE` (en, fa), else that of the locale (POSIX.1 §8.2)."""
     variables = ("CHAPAR_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")

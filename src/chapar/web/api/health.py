@@ -64,12 +64,12 @@ def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Cal
     )
     @allow(Identity.ANY)
     async def ready(request: Request, response: Response, caller: Calling) -> Ready:
-        """200 only with database and broker. Why not is told to callers with a key or a token."""
+        """200 only with database and broker. Callers with a key or a token see why not."""
         language = language_of(request)
 
         def part(trouble: ChaparError | Phrase | None) -> Part:
-            told = None if caller.principal is NOBODY else trouble
-            return Part(ready=trouble is None, reason=told and told.sentence(language))
+            shown = None if caller.principal is NOBODY else trouble
+            return Part(ready=trouble is None, reason=shown and shown.sentence(language))
 
         database, broker, held = await readiness()
         is_ready = database is None and broker is None

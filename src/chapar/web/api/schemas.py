@@ -83,12 +83,12 @@ class SendRequest(BaseModel):
         json_schema_extra=DEVICE_ID,
     )
     micro_op: str = Field(
-        description=f"The operation; its bytes are what the device is told: at most {MAX_OPERATION_BYTES} of UTF-8.",
+        description=f"The operation; the device receives its bytes: at most {MAX_OPERATION_BYTES} of UTF-8.",
         examples=["push_down"],
         json_schema_extra=_OPERATION,
     )
     params: dict[str, JsonValue] | None = Field(
-        default=None, description="Parameters; with them the device is told `{id, micro_op, params}` as JSON."
+        default=None, description="Parameters; with them the device receives `{id, micro_op, params}` as JSON."
     )
     qos: Annotated[Literal[0, 1, 2], BeforeValidator(_whole)] = Field(
         default=1, description="MQTT QoS. 0 is never acknowledged, so its message ends `unconfirmed` and answers 202."

@@ -104,7 +104,7 @@ class Connection(HttpToolsProtocol):
     _unmeasured = 0  #: bytes that came since the last head, and at most as many more as came with its end
     _unwanted = 0  #: bytes of a body that came although its request was answered
     _ahead = b""  #: what came behind a request that is not answered yet
-    _deaf = False  #: whether nothing more is heard, because what came makes no sense or took too long
+    _ignores_input = False  #: whether nothing more is read, because what came makes no sense or took too long
     _requests = 0
     _waited_for: tuple[_Wait, int] | None = None
     _since = 0.0  #: when that wait was first seen
@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse it, for as long as what comes makes sense, or let it wait."""
-        if self._deaf:
+        if self._ignores_input:
             return
         self._unset_keepalive_if_required()
         if self._is_busy:
@@ -143,7 +143,7 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete:
             self.cycle.body.clear()  # nobody reads it any more
-        if self._ahead and not (self._deaf or self._is_busy or self.transport.is_closing()):
+        if self._ahead and not (self._ignores_input or self._is_busy or self.transport.is_closing()):
             self._unset_keepalive_if_required()
             self._parse(self._take_ahead())
             self.flow.resume_reading()
@@ -194,7 +194,7 @@ class Connection(HttpToolsProtocol):
             return
         self._unwanted += len(body)
         if self._unwanted > self.bounds.unwanted_body:
-            self._stop_hearing()
+            self._ignore_input()
             self.transport.close()
 
     def on_message_complete(self) -> None:
@@ -225,7 +225,7 @@ class Connection(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         """Feed the parser, which cannot be stopped, no more than one whole head at a time."""
         at, size = 0, len(data)
-        while at < size and not self._deaf:
+        while at < size and not self._ignores_input:
             if self._is_busy:
                 self._hold(data[at:])
                 return
@@ -269,7 +269,7 @@ class Connection(HttpToolsProtocol):
     def _hold(self, data: bytes) -> None:
         """Let it wait, and read no more, until the request before it is answered."""
         if not self.cycle.keep_alive:
-            self._stop_hearing()
+            self._ignore_input()
             return
         self._hold_reading()
         try:
@@ -287,8 +287,8 @@ class Connection(HttpToolsProtocol):
             self.flow.is_held = False
         return ahead
 
-    def _stop_hearing(self) -> None:
-        self._deaf = True
+    def _ignore_input(self) -> None:
+        self._ignores_input = True
         self._hold_reading()
 
     def _hold_reading(self) -> None:
@@ -347,7 +347,7 @@ class Connection(HttpToolsProtocol):
                 assert_never(never)
 
     def _give_up(self, wait: _Wait) -> None:
-        if wait is _Wait.TAKING or self._deaf:
+        if wait is _Wait.TAKING or self._ignores_input:
             self.transport.abort()  # to close would be to wait until the client has taken everything
         elif wait is _Wait.HEAD:
             self._refuse(HeadTooSlow(self.bounds.head_timeout))
@@ -358,7 +358,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: ChaparError) -> None:
         """Hear nothing more; answer what cannot become a request, behind the answers that are owed, and close."""
-        self._stop_hearing()
+        self._ignore_input()
         if self.headers:
             del self.headers[MAX_HEADERS:]  # one piece may have brought thousands
         exchange = self.cycle

@@ -45,7 +45,7 @@ class DirectRoutes:
         except ChaparError as error:
             response = problem_response(request, error)
         except ClientDisconnect:
-            return  # nobody hears an answer
+            return  # nobody receives an answer
         except Exception:
             await problem_response(request, ChaparError())(scope, receive, send)
             raise  # the server logs it

@@ -63,7 +63,7 @@ class Exchange(RequestResponseCycle):
     standing = PLAIN
     _head: bytes | None = None  #: what waits for the first piece of the body: a write of its own is dear
     _ends_by_close = False  #: whether nothing but the end of the connection says where the body ends
-    fault: RequestError | None = None  #: what the rest of the body turned out to be; whoever reads it is told
+    fault: RequestError | None = None  #: what is wrong with the rest of the body; raised where it is read
 
     # Plain functions that hand on what is to be awaited, because a coroutine around each call costs more than its work.
     def receive(self) -> Coroutine[Any, Any, ASGIReceiveEvent]:
@@ -77,7 +77,7 @@ class Exchange(RequestResponseCycle):
         if self.flow.write_paused and not _cuts(message):
             return self._send_later(message)
         if self.transport.is_closing():
-            self.disconnected = True  # uvicorn tells only the last of several exchanges in line
+            self.disconnected = True  # uvicorn sets this only on the last of several exchanges in line
         if message["type"] == "http.response.body":
             if self._ends_by_close:
                 self._measure(message)

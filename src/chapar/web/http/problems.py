@@ -375,7 +375,7 @@ def _methods_of(request: Request, error: HTTPException) -> str:
 
 
 async def _on_hang_up(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody hears it
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
 
 
 async def _on_unexpected(request: Request, _error: Exception) -> Response:

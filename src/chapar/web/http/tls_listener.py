@@ -21,7 +21,7 @@ _RECEIVED: Final = 64 * 1024
 class TlsListener:
     """A listening socket whose connections speak TLS, at most `limit` of them; the next one is closed at once.
 
-    asyncio's own server makes all of a TLS connection when it is accepted, and tells nobody of it before its handshake.
+    asyncio's own server makes all of a TLS connection when it is accepted, and reports it only after its handshake.
     """
 
     def __init__(
