@@ -24,7 +24,7 @@ def application(principal: Principal = ANYBODY) -> ASGIApp:
 
     @allow(Right.SEND)
     async def answer(request: Request) -> Response:
-        match request.query_params.get("fail"):
+        match request.headers.get("fail"):
             case "known":
                 raise MessageNotFound("m")
             case "gone":
@@ -46,17 +46,18 @@ def application(principal: Principal = ANYBODY) -> ASGIApp:
     return called
 
 
-async def ask(method: str, path: str, app: ASGIApp | None = None) -> httpx.Response:
+async def ask(method: str, path: str, app: ASGIApp | None = None, **headers: str) -> httpx.Response:
     transport = httpx.ASGITransport(app or application(), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://chapar") as client:
-        return await client.request(method, path)
+        return await client.request(method, path, headers=headers)
 
 
 @pytest.mark.parametrize(
     ("method", "path", "answered"),
     [
         ("POST", "/hot/fixed", (200, "direct")),
-        ("POST", "/hot/fixed?a=b", (200, "direct")),
+        ("POST", "/hot/fixed?", (200, "direct")),
+        ("POST", "/hot/fixed?a=b", (422, None)),
         ("POST", "/hot/any/open", (200, "framework")),
         ("GET", "/hot/fixed", (405, None)),
         ("POST", "/hot/fixed/", (307, None)),
@@ -78,17 +79,17 @@ async def test_its_policy_holds() -> None:
 
 
 async def test_an_error_of_ours_is_a_problem() -> None:
-    answer = await ask("POST", "/hot/fixed?fail=known")
+    answer = await ask("POST", "/hot/fixed", fail="known")
     assert (answer.status_code, answer.json()["code"]) == (404, "message_not_found")
 
 
 async def test_a_fault_of_ours_is_answered_and_logged_by_the_server() -> None:
-    answer = await ask("POST", "/hot/fixed?fail=unknown")
+    answer = await ask("POST", "/hot/fixed", fail="unknown")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     transport = httpx.ASGITransport(application())
     async with httpx.AsyncClient(transport=transport, base_url="http://chapar") as client:
         with pytest.raises(ZeroDivisionError):
-            await client.post("/hot/fixed?fail=unknown")
+            await client.post("/hot/fixed", headers={"fail": "unknown"})
 
 
 async def test_nobody_is_answered_who_has_gone() -> None:
@@ -100,6 +101,12 @@ async def test_nobody_is_answered_who_has_gone() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/hot/fixed", "query_string": b"fail=gone", "headers": []}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/hot/fixed",
+        "query_string": b"",
+        "headers": [(b"fail", b"gone")],
+    }
     await application()(scope, receive, send)
     assert sent == []
