@@ -175,14 +175,20 @@ class Watch:
                 self._identities[str(name)] = Identity.of(name)
             except OSError:
                 raise DatabaseFileGone(str(name)) from None
+        self._generation = read_generation(lock_file)
         self._last_written = 0, 0
         self._header = b""
         self.wrote()
 
-    def wrote(self, generation: int | None = None) -> None:
-        """Take the contents for ours as they are: we have just written, and committed this generation."""
-        if generation is not None:
+    def committed(self, generation: int) -> None:
+        """Keep the generation that was just committed, and take the contents for ours."""
+        if generation != self._generation:
             write_generation(self._lock_file, generation)
+            self._generation = generation
+        self.wrote()
+
+    def wrote(self) -> None:
+        """Take the contents for ours as they are: we have just written."""
         found = os.fstat(self._database)
         if (written := (found.st_mtime_ns, found.st_size)) != self._last_written:
             self._last_written = written

@@ -1,21 +1,17 @@
-"""The generation of a SQLite database, which tells an older copy from what it was copied of.
+"""The generation of a SQLite database: a number that is lower in an older copy.
 
-It counts on whenever a gateway starts or stops, and whenever something leaves the queue. The lock file beside the
-database has the last one: a database with an earlier one is an older copy, and what it has unsent may have been sent.
+It is increased whenever a gateway starts or stops, and whenever something leaves the queue. The lock file beside the
+database has the last one: a database with a lower one is an older copy, and what it has unsent may have been sent.
 """
 
-from typing import Final
+from sqlalchemy import Connection, bindparam, update
 
-from sqlalchemy import Connection, bindparam, select, update
-
+from chapar.store.database import run_on_driver
 from chapar.store.schema import installation
-
-#: Kinds of operations that may begin another generation.
-MAY_ADVANCE: Final = frozenset({"take", "cancel", "withdraw", "release_lease"})
 
 _ADVANCE = update(installation).values(generation=installation.c.generation + 1)
 _BEGIN = update(installation).values(generation=bindparam("begun"))
-_GENERATION = select(installation.c.generation)
+_GENERATION = "SELECT generation FROM installation"
 
 
 def advance(connection: Connection) -> None:
@@ -25,12 +21,13 @@ def advance(connection: Connection) -> None:
 
 
 def generation_of(connection: Connection) -> int:
-    """The generation of the database."""
-    return int(connection.execute(_GENERATION).scalar() or 0)
+    """The generation of the database, in the open transaction. Asked before each commit: on the driver's own cursor."""
+    (generation,) = run_on_driver(connection, _GENERATION).fetchall()[0]
+    return int(generation)
 
 
 def begin_after(connection: Connection, known: int) -> int:
-    """Begin a generation behind the database's own and one that is `known` elsewhere; gives it."""
+    """Begin a generation higher than the database's own and than one that is `known` elsewhere; gives it."""
     begun = max(known, generation_of(connection)) + 1
     connection.execute(_BEGIN, {"begun": begun})
     return begun

@@ -39,7 +39,7 @@ from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe, Phrase
 from chapar.store.database import Role, check_durable, empty_wal, open_engine, parse, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.files import Identity, Watch
-from chapar.store.generations import MAY_ADVANCE, generation_of
+from chapar.store.generations import generation_of
 from chapar.store.kinds import KINDS
 from chapar.store.operations import Kind
 from chapar.store.wire import LENGTH, body_length, pack, unpack
@@ -134,11 +134,9 @@ def commit(connection: Connection, batch: Batch, watch: Watch | None = None) -> 
     database says so; else the outcome is unknown and a failed fsync is never tried again on this connection.
     Nothing is committed into a file that is not at its place.
     """
-    generation: int | None = None
     try:
         answers = _run(connection, batch)
-        if watch is not None and any(name in MAY_ADVANCE for name, _ in batch):
-            generation = generation_of(connection)
+        generation = 0 if watch is None else generation_of(connection)
     except SQLAlchemyError as error:
         return [("not_saved", cause(error))] * len(batch), _rolled_back(connection)
     if watch is not None and (gone := watch.gone()):
@@ -150,7 +148,7 @@ def commit(connection: Connection, batch: Batch, watch: Watch | None = None) -> 
             return [("not_saved", cause(error))] * len(batch), True
         return [("unknown", cause(error))] * len(batch), False
     if watch is not None:
-        watch.wrote(generation)
+        watch.committed(generation)
     return answers, True
 
 
