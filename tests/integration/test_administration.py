@@ -85,7 +85,7 @@ def test_no_other_connection_to_the_file_changes_the_trail(sqlite_url: str) -> N
     """The standard library's, with its own settings, as any program would open it."""
     with administer(sqlite_url) as connection:
         add_entries(connection, [entry_of_local_user(now(), Action.PRUNED, "first")])
-    file = database.sqlite_file(database.parse(sqlite_url))
+    file = database.sqlite_file(sqlite_url)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         for recursive in ("on", "off"):
             other.execute(f"PRAGMA recursive_triggers = {recursive}")
@@ -198,14 +198,14 @@ def test_the_owner_works_on_the_database_itself(sqlite_url: str) -> None:
 
 def test_a_new_database_file_is_its_owner_s(sqlite_url: str) -> None:
     with administer(sqlite_url):
-        file = database.sqlite_file(database.parse(sqlite_url))
+        file = database.sqlite_file(sqlite_url)
         modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.glob(f"{file.name}*")}
         assert {mode for name, mode in modes.items() if not name.endswith(".lock")} == {0o600}
         assert len(modes) > 1
 
 
 def test_an_old_database_that_is_served_is_left_alone(sqlite_url: str) -> None:
-    served = files.lock(database.sqlite_file(database.parse(sqlite_url)))
+    served = files.lock(database.sqlite_file(sqlite_url))
     with served, pytest.raises(DatabaseInUse), administer(sqlite_url):
         pass
 

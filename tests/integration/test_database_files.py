@@ -114,7 +114,7 @@ def test_a_file_is_served_once_whatever_its_name(
 ) -> None:
     monkeypatch.setattr(files, "_LOCK_PATIENCE", 0.0)
     with files.lock(file):
-        other = sqlite_file(parse(name(file)))
+        other = sqlite_file(name(file))
         with pytest.raises(DatabaseInUse):
             files.lock(other)
     files.lock(other).close()

@@ -14,7 +14,7 @@ from chapar.model.acceptance import Addition, Sender
 from chapar.model.change import Move
 from chapar.store import writer
 from chapar.store.acceptance import ADD
-from chapar.store.database import Role, open_engine, parse, sqlite_file
+from chapar.store.database import Role, open_engine, sqlite_file
 from chapar.store.migrations import migrate
 from chapar.store.moves import MOVE
 from chapar.store.operations import Kind
@@ -54,7 +54,7 @@ def commit(connection: Connection, kind: Kind[Any, Any], asked: list[Any]) -> No
 
 def test_a_lone_send_writes_nine_pages(sqlite_url: str, figure: Callable[[str], None]) -> None:
     lot = random.Random(1)
-    log = Path(f"{sqlite_file(parse(sqlite_url))}-wal")
+    log = Path(f"{sqlite_file(sqlite_url)}-wal")
     sender = Sender("key:abcdefghij", "backend", "127.0.0.1")
     with lone_writer(sqlite_url) as connection:
         old = [new_message(f"86{lot.randrange(500):013}") for _ in range(5000)]

@@ -145,8 +145,8 @@ def test_postgresql_is_reached_through_psycopg_3_however_its_url_begins(scheme: 
 
 def test_a_relative_file_is_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert sqlite_file(parse("sqlite:///chapar.db")) == tmp_path / "chapar.db"
-    assert sqlite_file(parse("sqlite:////var/lib/chapar.db")).as_posix() == "/var/lib/chapar.db"
+    assert sqlite_file("sqlite:///chapar.db") == tmp_path / "chapar.db"
+    assert sqlite_file("sqlite:////var/lib/chapar.db").as_posix() == "/var/lib/chapar.db"
 
 
 def test_sqlite_plans_the_statements_of_the_queue_once() -> None:

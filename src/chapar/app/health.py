@@ -38,6 +38,7 @@ class Monitor:
         """Measure every second, until cancelled."""
         while True:
             self._measure()
+            self._metrics.hand_over()
             await asyncio.sleep(_MEASURE_EVERY)
 
     async def readiness(self) -> Readiness:
@@ -68,7 +69,6 @@ class Monitor:
         self._metrics.window.set(self._link.window)
         self._metrics.reconnects.inc(self._link.reconnects - self._reconnects)
         self._reconnects = self._link.reconnects
-        self._metrics.hand_over()
         self._metrics.lines_lost(logs.lines_lost())
         for kind, packets in (self._link.strays - self._strays).items():
             self._metrics.strays[kind,].inc(packets)

@@ -150,7 +150,7 @@ class _Worker:
             stdout=asyncio.subprocess.PIPE,
             pass_fds=(self._listener.fileno(),),
             env=self._environment,
-            start_new_session=True,  # Ctrl-C is ours to hear
+            start_new_session=True,  # only the parent gets Ctrl-C
         )
 
 

@@ -15,6 +15,7 @@ from chapar.errors import ApiKeyNotFound, Language
 from chapar.model.lines import json_line, plain
 from chapar.model.principal import EVERYTHING, Caller, Reach, Scope, check_patterns
 from chapar.model.times import milliseconds
+from chapar.runtime.clock import system_now
 from chapar.runtime.settings import Settings, database_url, preferred_language
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def create(
         ),
         milliseconds(moment("--expires", expires, ahead=True)),
     )
-    issued = issue(_caller(), grant, _now())
+    issued = issue(_caller(), grant, system_now())
     with administer(database_url()) as connection:
         is_first = not any_key(connection)
         CREATE_KEY.run(connection, [(issued.key, issued.entry)])
@@ -123,7 +124,7 @@ def revoke(
     """
     from chapar.access.keyring import revocation  # noqa: PLC0415 - see above
 
-    key = _change(key_id, lambda key: revocation(_caller(), key, _now()))
+    key = _change(key_id, lambda key: revocation(_caller(), key, system_now()))
     typer.echo(_sentence("revoked", key.id, key.name))
     if cancel_waiting:
         typer.echo(say("keys.cancelled", preferred_language(), count=_cancel_waiting(f"key:{key.id}")))
@@ -145,7 +146,7 @@ def expire(
     from chapar.access.keyring import new_end  # noqa: PLC0415 - see above
 
     ends = moment("--at", at, ahead=True)
-    key = _change(key_id, lambda key: new_end(_caller(), key, milliseconds(ends), _now()))
+    key = _change(key_id, lambda key: new_end(_caller(), key, milliseconds(ends), system_now()))
     typer.echo(_sentence("endless" if ends is None else "expires", key.id, key.name, ends))
 
 
@@ -180,7 +181,7 @@ def _cancel_waiting(sender: str) -> int:
         while page is None or page.next is not None:
             with administer(database_url()) as connection:
                 page = oldest_first(connection, filters, page and page.next, _CANCELLED_AT_ONCE)
-                entries = [cancellation(_caller(), message, _now(), "key revoked") for message in page.messages]
+                entries = [cancellation(_caller(), message, system_now(), "key revoked") for message in page.messages]
                 cancelled += sum(found is not None and found.won for found in CANCEL.run(connection, entries))
     return cancelled
 
@@ -200,10 +201,6 @@ def _caller() -> Caller:
     return Caller(local_user(), "")
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _shown(key: "ApiKey") -> dict[str, object]:
     """A key as the API shows it."""
     from chapar.web.api.keys import key_view  # noqa: PLC0415 - see above
@@ -218,7 +215,7 @@ def _print(found: Sequence["ApiKey"], language: Language) -> None:
 def _row(key: "ApiKey", language: Language) -> tuple[str, ...]:
     lists = (sorted(key.scopes), key.reach.devices, key.reach.operations)
     times = (key.created_at, key.expires_at, key.last_used_at)
-    state = "revoked" if key.revoked_at is not None else "expired" if key.ended(_now()) else "valid"
+    state = "revoked" if key.revoked_at is not None else "expired" if key.ended(system_now()) else "valid"
     return (
         key.id,
         key.name,

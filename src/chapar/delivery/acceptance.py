@@ -156,7 +156,7 @@ class Sending:
         return taken
 
     def _joined(self, drafts: Sequence[Draft]) -> None:
-        """Return whether these are in the queue has been decided."""
+        """These are in the queue, or will not be."""
         for draft in drafts:
             if draft.message.status in _IN_QUEUE:
                 self._capacity.joined(draft.message.id)

@@ -57,7 +57,7 @@ class Capacity:
         self._joining[message_id] = None
 
     def joined(self, message_id: str) -> None:
-        """Return whether it was queued has been decided."""
+        """It was queued, or will not be."""
         self._joining.pop(message_id, None)
 
     def queued(self) -> None:

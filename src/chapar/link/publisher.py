@@ -15,7 +15,6 @@ from chapar.link.window import Window
 
 MAX_BATCH: Final = 64 * 1024  # bytes per write, so that the transport's backpressure has a say between two
 
-_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE, mqtt5.QoS.EXACTLY_ONCE)
 _ANY_PACKET_ID: Final = 1  # for measuring: each packet id takes two bytes
 
 
@@ -63,7 +62,7 @@ class Publisher:
         return mqtt5.PublishPacket(
             publication.topic,
             publication.payload,
-            qos=_QOS[publication.qos],
+            qos=mqtt5.QoS(publication.qos),
             retain=publication.retain,
             packet_id=packet_id if publication.qos else None,
             message_expiry_interval=self._seconds_left(publication) if self._properties else None,

@@ -45,7 +45,6 @@ CLOSE_TIMEOUT: Final = 1.0  # seconds that the last bytes may take to leave
 MAX_INCOMING_PACKET: Final = 1024 * 1024  # bytes; devices' messages are small, and this is held in memory
 MAX_WINDOW: Final = 1024  # what one lost link leaves in doubt, where the broker would allow up to 65,535
 
-_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
 _WithReasonCode = (
     mqtt5.ConnAckPacket | mqtt5.PubAckPacket | mqtt5.PubRecPacket | mqtt5.PubCompPacket | mqtt5.DisconnectPacket
 )
@@ -180,7 +179,7 @@ class Session(asyncio.Protocol):
         packet_id = next(self._subscribe_ids)
         future: asyncio.Future[list[int]] = self._loop.create_future()
         self._subscribing[packet_id] = future
-        topic_filters = [mqtt5.TopicFilter(pattern, max_qos=_QOS[qos]) for pattern in filters]
+        topic_filters = [mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS(qos)) for pattern in filters]
         self._reply(mqtt5.SubscribePacket(packet_id, topic_filters).write())
         for topic_filter, code in zip(filters, await future, strict=False):
             if code >= FIRST_FAILURE:

@@ -3,6 +3,11 @@
 import time
 
 
+def system_now() -> int:
+    """Return the system's time, in milliseconds since the Unix epoch, for a command, which is over before it is set."""
+    return time.time_ns() // 1_000_000
+
+
 class Clock:
     """Milliseconds since the Unix epoch, UTC, that only ever go forward, second by second.
 

@@ -31,8 +31,8 @@ _LANES = """
     FROM {messages_of_devices} AND seq > 0 AND {is_unfinished}
     GROUP BY imei
 """
-# All devices are one parameter: with one for each, every number of them would be a statement of its own. SQLite must
-# be told to begin with them, and PostgreSQL must not: else they would go through everything that is unfinished.
+# All devices are one parameter: with one for each, every number of them would be a statement of its own. SQLite is
+# made to begin with them, and PostgreSQL is not: else they would go through everything that is unfinished.
 LANES_SQL = {
     "sqlite": _LANES.format(
         is_unfinished=IS_UNFINISHED,

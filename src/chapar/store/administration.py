@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,10 +10,10 @@ from chapar.errors import DatabaseUnusable, SchemaOutdated, StoreUnavailable
 from chapar.model.audit import Action
 from chapar.model.message import WAITING, Message
 from chapar.model.principal import Caller
-from chapar.store import copies, database, files, hold, migrations
+from chapar.runtime.clock import system_now
+from chapar.store import copies, files, hold, migrations
 from chapar.store.audit import add_entries, entry_of_local_user, local_user
-from chapar.store.copies import now
-from chapar.store.database import Role, open_engine
+from chapar.store.database import Role, open_engine, sqlite_file
 from chapar.store.failures import cause
 from chapar.store.generations import begin_after, generation_of
 from chapar.store.health import CHECK
@@ -47,7 +46,7 @@ def administer(database_url: str) -> Iterator[Connection]:
 
     Raises SchemaOutdated, SchemaNewer, DatabaseInUse, DatabaseUnsafe, StoreUnavailable, SettingInvalid.
     """
-    file = _sqlite_file(database_url)
+    file = sqlite_file(database_url)
     if file is not None:
         files.check_name(file)
     try:
@@ -77,7 +76,7 @@ def migrate(database_url: str) -> tuple[str | None, str]:
     A SQLite database that a gateway serves is left as it is. Raises SchemaNewer, DatabaseInUse, DatabaseUnsafe,
     StoreUnavailable, SettingInvalid.
     """
-    file = _sqlite_file(database_url)
+    file = sqlite_file(database_url)
     with ExitStack() as locked:
         if file is not None:
             files.check_name(file)
@@ -91,7 +90,7 @@ def migrate(database_url: str) -> tuple[str | None, str]:
 def hold_queue(database_url: str) -> int:
     """Hold all that waits; gives how many messages are held. Raises what `administer` raises."""
     with administer(database_url) as connection:
-        at = now()
+        at = system_now()
         if held := hold.hold(connection, at):
             add_entries(connection, [entry_of_local_user(at, Action.HELD, f"{held} messages")])
     return held
@@ -107,13 +106,13 @@ def release_queue(database_url: str) -> tuple[int, int]:
         last: int | None = 0
         while last is not None:
             with administer(database_url) as connection:
-                some = hold.release_some(connection, status, last, now())
+                some = hold.release_some(connection, status, last, system_now())
             released, unconfirmed, last = released + some.messages, unconfirmed + some.unconfirmed, some.last
     with administer(database_url) as connection:
         hold.lift(connection)
         if released or unconfirmed:
             detail = f"{released} messages; {unconfirmed} unconfirmed"
-            add_entries(connection, [entry_of_local_user(now(), Action.RELEASED, detail)])
+            add_entries(connection, [entry_of_local_user(system_now(), Action.RELEASED, detail)])
     return released, unconfirmed
 
 
@@ -124,13 +123,8 @@ def cancel_queue(database_url: str) -> int:
         some: list[Message] | None = None
         while some != []:
             with administer(database_url) as connection:
-                some = hold.cancel_some(connection, status, caller, now())
+                some = hold.cancel_some(connection, status, caller, system_now())
             cancelled += sum(message.micro_op != "" for message in some)
     with administer(database_url) as connection:
         hold.lift(connection)
     return cancelled
-
-
-def _sqlite_file(database_url: str) -> Path | None:
-    url = database.parse(database_url)
-    return database.sqlite_file(url) if url.get_backend_name() == "sqlite" else None

@@ -50,7 +50,7 @@ def _insert_sql(dialect: Dialect) -> str:
 
 
 def add_entries(connection: Connection, entries: Sequence[Row]) -> None:
-    """Add entries, or just their fields, in the open transaction: committed with what they tell of, or not at all."""
+    """Add entries, or just their fields, in the open transaction: committed with what they record, or not at all."""
     if entries:
         run_batch(connection, _insert_sql(connection.dialect), entries)
 

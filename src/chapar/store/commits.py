@@ -51,15 +51,15 @@ class _Operation:
     deadline: float  #: loop time from which it is not tried again
     future: asyncio.Future[list[Any]]
     may_be_committed: bool = False  #: it was handed over, and no clear answer came
-    over: bool = False  #: it failed, and the caller has been told
+    over: bool = False  #: it failed, and the caller has its error
 
     def succeed(self, results: list[Any]) -> None:
-        """Tell the caller what came of each item."""
+        """Give the caller the result of each item."""
         if not self.future.done():
             self.future.set_result(results)
 
     def fail(self, cause: Phrase | ChaparError | str) -> None:
-        """Tell the caller the truth: certainly not saved, or unknown."""
+        """Raise for the caller what is certain: it is not saved, or its outcome is unknown."""
         self.over = True
         if not self.future.done():
             self.future.set_exception(OutcomeUnknown() if self.may_be_committed else NotSaved(cause))

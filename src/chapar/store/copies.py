@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -19,17 +18,17 @@ from chapar.model.message import UNFINISHED
 from chapar.model.principal import Caller
 from chapar.model.queue import Unsent
 from chapar.model.times import datetime_of
-from chapar.store import database, files, hold, migrations
+from chapar.runtime.clock import system_now
+from chapar.store import files, hold, migrations
 from chapar.store.audit import add_entries, entry_of_local_user
-from chapar.store.database import Role, empty_wal, open_engine
+from chapar.store.database import Role, empty_wal, open_engine, sqlite_file
 from chapar.store.failures import cause
-from chapar.store.files import Lock, sibling
+from chapar.store.files import OWNER_ONLY, Lock, sibling
 from chapar.store.generations import begin_after, generation_of
 from chapar.store.schema import has_status, messages
 
-_OWNER_ONLY: Final = 0o600
 # When a backup was made, s since the epoch, in a field of the file that is there under every schema; 0: it is none.
-_MARK: Final = "user_version"
+_BACKED_UP_AT: Final = "user_version"
 
 _UNSENT: Final = select(func.count()).where(has_status(UNFINISHED), messages.c.micro_op != "")
 
@@ -40,10 +39,8 @@ def back_up(database_url: str, target: Path, *, replace: bool) -> int:
     A gateway may serve it meanwhile. The file appears complete or not at all. Gives how many messages are unsent in it.
     Raises BackupFailed, DatabaseInUse, SettingInvalid.
     """
-    url = database.parse(database_url)
-    if url.get_backend_name() != "sqlite":
+    if (source := sqlite_file(database_url)) is None:
         raise BackupFailed(Phrase("backup.postgresql"))
-    source = database.sqlite_file(url)
     with _failing(BackupFailed):
         target = target.absolute()
         if not source.exists():
@@ -54,7 +51,7 @@ def back_up(database_url: str, target: Path, *, replace: bool) -> int:
         if target.exists() and not replace:
             raise BackupFailed(Phrase("backup.exists", file=target))
         with _temporary(target) as partial:
-            unsent = _copy(url, partial)
+            unsent = _copy(database_url, partial)
             _put(partial, target, replace=replace)
     return unsent
 
@@ -62,16 +59,16 @@ def back_up(database_url: str, target: Path, *, replace: bool) -> int:
 def recognise(connection: Connection, known: int) -> None:
     """Hold what is unsent where the database is a backup, or an older copy: `known` is a later generation than its own.
 
-    Nobody may serve the database meanwhile, unless he has asked this before.
+    Called before a gateway serves the database, and for each command beside it.
     """
-    made_at = int(connection.exec_driver_sql(f"PRAGMA {_MARK}").scalar() or 0)
+    made_at = int(connection.exec_driver_sql(f"PRAGMA {_BACKED_UP_AT}").scalar() or 0)
     if not made_at and generation_of(connection) >= known:
         return
-    at = now()
+    at = system_now()
     if held := hold.hold_copy(connection, at):
         what = f"a backup of {datetime_of(made_at * 1000).isoformat()}" if made_at else "an older copy"
         add_entries(connection, [entry_of_local_user(at, Action.HELD, f"{held} messages of {what}")])
-    connection.exec_driver_sql(f"PRAGMA {_MARK} = 0")
+    connection.exec_driver_sql(f"PRAGMA {_BACKED_UP_AT} = 0")
     begin_after(connection, known)
 
 
@@ -85,9 +82,9 @@ class Restoration:
         self._partial = partial
 
     def put_in_place(self, unsent: Unsent, caller: Caller) -> Path | None:
-        """Do with what is unsent as asked, and put the copy in place.
+        """Put the copy in the place of the database, once what is unsent in it is kept, held or cancelled.
 
-        Gives where the database is kept that was there, None where there was none. Raises RestoreFailed.
+        Gives the file that now has the database that was there; None where there was none. Raises RestoreFailed.
         """
         real = self._lock.file.resolve()
         with _failing(RestoreFailed):
@@ -102,7 +99,7 @@ class Restoration:
         return kept
 
     def _prepare(self, connection: Connection, unsent: Unsent, caller: Caller) -> int:
-        at = now()
+        at = system_now()
         match unsent:
             case Unsent.KEEP:
                 hold.settle_copy(connection, at)
@@ -115,7 +112,7 @@ class Restoration:
                 assert_never(never)
         entry = entry_of_local_user(at, Action.RESTORED, f"{self._source.name}; unsent: {unsent.value}")
         add_entries(connection, [entry])
-        connection.exec_driver_sql(f"PRAGMA {_MARK} = 0")
+        connection.exec_driver_sql(f"PRAGMA {_BACKED_UP_AT} = 0")
         return begin_after(connection, self._lock.known_generation())
 
 
@@ -125,10 +122,8 @@ def restoration(database_url: str, source: Path) -> Iterator[Restoration]:
 
     Raises RestoreFailed, DatabaseInUse, SchemaNewer, SettingInvalid.
     """
-    url = database.parse(database_url)
-    if url.get_backend_name() != "sqlite":
+    if (target := sqlite_file(database_url)) is None:
         raise RestoreFailed(Phrase("backup.restore_postgresql"))
-    target = database.sqlite_file(url)
     with _failing(RestoreFailed):
         source = source.absolute()
         if not source.is_file():
@@ -145,13 +140,13 @@ def restoration(database_url: str, source: Path) -> Iterator[Restoration]:
                 yield Restoration(lock, source, partial, unsent)
 
 
-def _copy(source: URL, partial: Path) -> int:
+def _copy(source: str, partial: Path) -> int:
     with open_engine(source, Role.ADMINISTRATOR).connect() as opened, closing(sqlite.connect(str(partial))) as copy:
         driver: Any = opened.connection.driver_connection
         # In one step, which is one read: what a gateway commits meanwhile is no part of it, and never begins it anew.
         driver.backup(copy)
         copy.execute("PRAGMA journal_mode = delete")  # one file, which can be read where nothing can be written
-        copy.execute(f"PRAGMA {_MARK} = {now() // 1000}")
+        copy.execute(f"PRAGMA {_BACKED_UP_AT} = {system_now() // 1000}")
     return _how_many_unsent(_url(partial))
 
 
@@ -189,7 +184,7 @@ def _set_aside(real: Path) -> Path | None:
     if not is_empty:
         with suppress(SQLAlchemyError), open_engine(_url(real), Role.MIGRATOR).connect() as connection:
             empty_wal(connection)
-    kept = real.with_name(f"{real.name}.replaced-{datetime_of(now()):%Y%m%dT%H%M%S}")
+    kept = real.with_name(f"{real.name}.replaced-{datetime_of(system_now()):%Y%m%dT%H%M%S}")
     if not is_empty:
         _name(real, kept)  # first: where that fails, the database stays, with its log
     with suppress(FileNotFoundError):  # as it is, unless the database is damaged
@@ -224,7 +219,7 @@ def _name(file: Path, other: Path) -> None:
 
 def _make(file: Path) -> None:
     """Make an empty file for its owner only; raises FileExistsError."""
-    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY))
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
 
 
 def _sync(path: Path) -> None:
@@ -265,15 +260,10 @@ def _failing(failed: type[BackupFailed | RestoreFailed]) -> Iterator[None]:
 
 
 def _is_part(file: Path, of_database: Path) -> bool:
-    """Tell whether the file is the database, or one of those beside it."""
+    """Return whether the file is the database, or one of those beside it."""
     parts = (of_database, files.lock_file_of(of_database), sibling(of_database, "wal"), sibling(of_database, "shm"))
     return any(file.exists() and part.exists() and file.samefile(part) for part in parts)
 
 
 def _url(file: Path) -> URL:
     return URL.create("sqlite", database=str(file))
-
-
-def now() -> int:
-    """Return the time, ms since the epoch."""
-    return time.time_ns() // 1_000_000

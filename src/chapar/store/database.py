@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from chapar.errors import DatabaseUnsafe, Phrase, SettingInvalid
 from chapar.store import files
 from chapar.store.failures import translated
-from chapar.store.files import Identity
+from chapar.store.files import OWNER_ONLY, Identity
 
 _SETTING = "CHAPAR_DATABASE_URL"
 
@@ -31,9 +31,6 @@ _SAFE_SQLITE = (3, 51, 3)
 
 # Milliseconds. A statement that takes longer is stuck; a report over ten million rows needs seconds.
 _READER_STATEMENT_TIMEOUT = 60_000
-
-# Mode of a new SQLite file: what devices are told, and by whom, is not for every user of the machine.
-_OWNER_ONLY = 0o600
 
 # KiB of page cache: more than the largest batch dirties. In a table of a million rows of ten thousand devices, 16 MiB
 # made a message no cheaper than 2: what is not here is in the system's own cache.
@@ -100,8 +97,7 @@ def open_engine(
     """
     url = parse(database_url)
     pool = {"poolclass": NullPool} if role is not Role.READER else {"poolclass": QueuePool, "pool_size": connections}
-    if url.get_backend_name() == "sqlite":
-        file = sqlite_file(url)
+    if (file := sqlite_file(url)) is not None:
         engine = create_engine(
             "sqlite://",
             module=sqlite,
@@ -208,8 +204,14 @@ def parse(database_url: str | URL) -> URL:
     return url.set(drivername="postgresql+psycopg")
 
 
-def sqlite_file(url: URL) -> Path:
-    """The database file of a SQLite URL; a relative one is in the working folder. Raises SettingInvalid."""
+def sqlite_file(database_url: str | URL) -> Path | None:
+    """The file of a SQLite database, of which a relative one is in the working folder; None: it is none of SQLite.
+
+    Raises SettingInvalid.
+    """
+    url = parse(database_url)
+    if url.get_backend_name() != "sqlite":
+        return None
     try:
         return Path(url.database or "").absolute()
     except OSError as error:  # the folder that this runs in was deleted
@@ -225,7 +227,7 @@ def _connect_sqlite(file: Path, role: Role, identity: Identity | None) -> sqlite
     elif role is not Role.READER:
         with suppress(OSError):  # SQLite says what is wrong
             if not file.exists():
-                file.touch(mode=_OWNER_ONLY)  # the files that SQLite puts beside it take the same mode
+                file.touch(mode=OWNER_ONLY)  # the files that SQLite puts beside it take the same mode
     mode = "ro" if role is Role.READER else "rw"
     connection = sqlite.connect(
         f"file:{quote(str(file))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False

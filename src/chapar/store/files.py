@@ -11,8 +11,10 @@ from typing import Final, NamedTuple, Self
 
 from chapar.errors import DatabaseFileGone, DatabaseInUse, Phrase, SettingInvalid
 
+OWNER_ONLY: Final = 0o600
+"""The mode of every file: what is sent to devices, and by whom, is not for every user of the machine."""
+
 _SETTING: Final = "CHAPAR_DATABASE_URL"
-_OWNER_ONLY: Final = 0o600  # what devices are told, and by whom, is not for every user of the machine
 _NOT_THE_OWNER: Final = 0o077
 
 # Seconds a start waits for the lock: the writer of a killed gateway holds it until it has committed its last batch.
@@ -90,7 +92,7 @@ def lock(file: Path) -> Lock:
         beside = _open(lock_file_of(file), os.O_NOFOLLOW)
         opened.callback(os.close, beside)
         with suppress(OSError):  # another's; it was made by an earlier version then
-            os.fchmod(beside, _OWNER_ONLY)
+            os.fchmod(beside, OWNER_ONLY)
         database = _open(file)
         opened.callback(os.close, database)
         patience_ends = time.monotonic() + _LOCK_PATIENCE
@@ -229,7 +231,7 @@ def sibling(file: Path, kind: str) -> Path:
 
 def _open(path: Path, flags: int = 0) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | flags, _OWNER_ONLY)
+        return os.open(path, os.O_RDWR | os.O_CREAT | flags, OWNER_ONLY)
     except OSError as error:
         reason = (error.strerror or "it failed").lower()
         raise SettingInvalid(_SETTING, Phrase("setting.database_folder", folder=path.parent, cause=reason)) from None

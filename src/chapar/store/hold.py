@@ -21,7 +21,7 @@ _once = messages.c.at_most_once.is_(True)
 
 _LAST_UNFINISHED = select(func.max(messages.c.seq)).where(_unfinished)
 _HOLD_UP_TO = update(installation).values(held_up_to=bindparam("last", type_=BigInteger))
-_MARK = (
+_MARK_HELD = (
     update(messages)
     .where(_unfinished, messages.c.seq <= HELD_UP_TO)
     .values(
@@ -74,12 +74,12 @@ def hold(connection: Connection, at: int) -> int:
     if last is None:
         return 0
     connection.execute(_HOLD_UP_TO, {"last": last})
-    connection.execute(_MARK)
+    connection.execute(_MARK_HELD)
     return how_many_held(connection)
 
 
 def hold_copy(connection: Connection, at: int) -> int:
-    """Likewise in a copy, none of whose processes lives."""
+    """Hold all that is unsent in a copy, none of whose processes lives; gives how many messages are held."""
     settle_copy(connection, at)
     return hold(connection, at)
 

@@ -79,7 +79,7 @@ _NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(Non
 _limit = bindparam("limit", type_=Integer, literal_execute=True)
 
 HELD_UP_TO: Final = select(func.coalesce(func.max(installation.c.held_up_to), 0)).scalar_subquery()
-"""The last `seq` of what is held: it waits, and expires, but does not leave; it keeps nothing behind it."""
+"""The last `seq` that is held, 0 for none. What is held waits and may expire; it never leaves, and blocks nothing."""
 _is_publishing = has_status([Status.PUBLISHING])
 
 # A device whose front message was put off, or is in another process's hands, keeps what is behind it. So does one that
@@ -163,7 +163,7 @@ _DEPTHS: Final = (
     _depth.where(has_status([Status.QUEUED])),
     _depth.where(has_status([Status.SCHEDULED]), messages.c.micro_op != ""),
 )
-HELD: Final = select(func.count()).where(
+_HELD = select(func.count()).where(
     has_status(WAITING),
     messages.c.seq <= HELD_UP_TO,
     messages.c.micro_op != "",
@@ -234,7 +234,7 @@ def backlog(connection: Connection) -> Backlog:
 
 def how_many_held(connection: Connection) -> int:
     """Count the messages that are held, without what would clear a retained one."""
-    return int(connection.execute(HELD).scalar_one())
+    return int(connection.execute(_HELD).scalar_one())
 
 
 class Take(NamedTuple):

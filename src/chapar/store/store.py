@@ -68,13 +68,12 @@ async def open_store(
 
     Raises DatabaseInUse, SchemaOutdated, SchemaNewer, DatabaseUnsafe, DatabaseUnusable, SettingInvalid.
     """
-    url = database.parse(database_url)
-    is_sqlite = url.get_backend_name() == "sqlite"
-    lock = await asyncio.to_thread(files.lock, database.sqlite_file(url)) if is_sqlite else None
+    file = database.sqlite_file(database_url)
+    lock = None if file is None else await asyncio.to_thread(files.lock, file)
     with lock or nullcontext():
         if lock is not None and lock.readable_by_others():
             log.warning("database_readable_by_others", file=str(lock.file), note=f"Run: chmod 600 {lock.file}*")
-        if is_sqlite or auto_migrate:
+        if lock is not None or auto_migrate:
             await asyncio.to_thread(migrations.migrate, database_url)
         else:
             await asyncio.to_thread(migrations.check_schema, database_url)

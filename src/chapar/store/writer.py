@@ -36,7 +36,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe, Phrase
-from chapar.store.database import Role, check_durable, empty_wal, open_engine, parse, sqlite_file
+from chapar.store.database import Role, check_durable, empty_wal, open_engine, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.files import Identity, Watch
 from chapar.store.generations import generation_of
@@ -47,7 +47,7 @@ from chapar.store.wire import LENGTH, body_length, pack, unpack
 _KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in KINDS}
 
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
-_LOOK_EVERY = 1.0  # seconds between looks for the files while nothing is to be committed
+_CHECK_EVERY = 1.0  # seconds between checks of the files while nothing is to be committed
 
 Batch = Sequence[tuple[str, Sequence[Any]]]
 Answer = tuple[object, ...]
@@ -59,12 +59,13 @@ def serve(channel: socket.socket) -> None:
     if first is None:
         return
     url, descriptors = str(first[0]), first[1]
+    file = sqlite_file(url)
     engine = open_engine(url, Role.WRITER, identity=None if descriptors is None else Identity.of(descriptors[1]))
     settled = True
     while True:
         try:
             with _connected(engine, settled=settled) as connection:
-                watch = None if descriptors is None else Watch(sqlite_file(parse(url)), *descriptors)
+                watch = None if file is None else Watch(file, *descriptors)
                 _send(channel, ("ready",))
                 settled = _commit_batches(channel, connection, watch)
         except DatabaseFileGone as error:
@@ -92,7 +93,7 @@ def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch
     """Serve until the other end or the connection is gone; False where the last commit's outcome is unknown."""
     gone: str | None = None
     while True:
-        if watch is not None and not _is_readable(channel, _LOOK_EVERY):
+        if watch is not None and not _is_readable(channel, _CHECK_EVERY):
             gone = _check_file(channel, connection, watch, gone)
             continue
         batch = _receive(channel)

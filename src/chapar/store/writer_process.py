@@ -1,4 +1,4 @@
-"""The writer as the gateway sees it: a process that is started, heard, and ended with its socket."""
+"""The writer as the gateway sees it: a process that is started, read from, and ended with its socket."""
 
 import asyncio
 import socket
@@ -44,7 +44,7 @@ class Channel(asyncio.Protocol):
 
 @asynccontextmanager
 async def writer_process(channel: Channel, inherit: tuple[int, ...]) -> AsyncIterator[asyncio.WriteTransport]:
-    """A running writer, heard by `channel`; leaving closes the way to it, at which it ends. Raises OSError."""
+    """A running writer, whose frames `channel` receives. Leaving closes its socket, so it ends. Raises OSError."""
     ours, theirs = socket.socketpair()
     with theirs:
         writer, _ = await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
@@ -57,7 +57,7 @@ async def writer_process(channel: Channel, inherit: tuple[int, ...]) -> AsyncIte
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *inherit),
-                start_new_session=True,  # Ctrl-C is the gateway's to hear
+                start_new_session=True,  # only the gateway gets Ctrl-C
             )
         except BaseException:
             writer.close()

@@ -1,11 +1,10 @@
 """Entry point of Alembic: run every revision that is missing, in one transaction, one process at a time."""
 
-import time
-
 from alembic import context
 from sqlalchemy import Connection, text
 
 from chapar.model.audit import Action
+from chapar.runtime.clock import system_now
 from chapar.store.audit import add_entries, entry_of_local_user
 from chapar.store.schema import metadata
 
@@ -23,7 +22,7 @@ def _run(connection: Connection, *, asked_for: bool | None) -> None:
         after = context.get_context().get_current_revision()
         if asked_for is not None and after != before and (before or asked_for):
             change = f"{before or 'nothing'} → {after}"
-            add_entries(connection, [entry_of_local_user(time.time_ns() // 1_000_000, Action.MIGRATED, change)])
+            add_entries(connection, [entry_of_local_user(system_now(), Action.MIGRATED, change)])
 
 
 _run(context.config.attributes["connection"], asked_for=context.config.attributes.get("asked_for"))
