@@ -65,6 +65,7 @@ def fill(url: str, headers: dict[str, str]) -> None:
         "/reporting/all",
         "/reporting/all?format=ndjson&status=scheduled",
         "/reporting/all?format=csv",
+        "/reporting/all?format=xlsx",
         "/audit?limit=1000",
         "/keys",
     ],

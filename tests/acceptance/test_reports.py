@@ -270,15 +270,30 @@ def test_csv_has_a_byte_order_mark_only_where_it_is_asked_for(api: httpx.Client)
 
 
 def test_a_spreadsheet_holds_what_the_report_says_as_text(api: httpx.Client) -> None:
-    content = api.get("/reporting/all", params={"format": "xlsx"}).content
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    answer = api.get("/reporting/all", params={"format": "xlsx"})
+    assert answer.headers["content-length"] == str(len(answer.content))
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         sheet = archive.read("xl/worksheets/sheet1.xml").decode()
-    texts = [re.findall(r"<t[^>]*>([^<]*)</t>|<c s=\"1\"(/)>", row) for row in sheet.split("</row>")[:-1]]
-    rows = [[None if empty else html.unescape(text) for text, empty in row] for row in texts]
+    head, *rows = [cells_of(row) for row in sheet.split("</row>")[:-1]]
     expected = reported(api)
-    assert len(rows) == 1 + len(expected)
-    for cells, message in zip(rows[1:], expected, strict=True):
-        row = dict(zip(rows[0], cells, strict=True))
+    assert len(rows) == len(expected)
+    for cells, message in zip(rows, expected, strict=True):
+        row = {name: cells.get(column) for column, name in head.items()}
+        assert list(row) == list(message)
         assert (row["id"], row["imei"], row["micro_op"]) == (message["id"], message["imei"], message["micro_op"])
         assert (None if row["params"] is None else json.loads(row["params"])) == message["params"]
         assert row["retain"] == str(message["retain"]).lower()
+
+
+def cells_of(row: str) -> dict[str, str]:
+    """The texts of a row by their columns."""
+    cells = re.findall(r'<c r="([A-Z]+)\d+" s="1" t="inlineStr"><is><t[^>]*>([^<]*)</t></is></c>', row)
+    assert len(cells) == row.count("<c ")
+    return {column: html.unescape(text) for column, text in cells}
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson", "csv", "xlsx"])
+def test_the_head_of_a_download_alone_can_be_asked_for(api: httpx.Client, form: str) -> None:
+    head = api.head("/reporting/all", params={"format": form})
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-disposition"].endswith(f'.{form}"')

@@ -41,6 +41,7 @@ from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
 from chapar.web.api.messages import messaging_router
 from chapar.web.api.reports import reporting_router
+from chapar.web.api.spreadsheets import Spreadsheets
 from chapar.web.http.connection import Bounds
 from chapar.web.http.direct import DirectRoutes
 from chapar.web.http.entrance import Entrance
@@ -74,7 +75,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
     """The HTTP API, behind everything that a request passes first."""
     routers = [
         messaging_router(running.messaging, running.cancellation, running.reporting, limits),
-        reporting_router(running.reporting),
+        reporting_router(running.reporting, Spreadsheets()),
         health_router(running.monitor.readiness, running.monitor.exposition),
         keys_router(running.keyring, running.cancellation),
         audit_router(running.trail),

@@ -38,6 +38,7 @@ from chapar.runtime.settings import Listening
 
 READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
 CONNECT_TIMEOUT: Final = 5.0  # seconds
+SPREADSHEET_TIMEOUT: Final = 600.0  # seconds; nothing comes until it is whole, and a million rows take minutes
 PAGE: Final = 1000  # messages; the most that the gateway puts on one page
 
 _SENT: Final = frozenset({HTTPStatus.CREATED, HTTPStatus.ACCEPTED})
@@ -169,8 +170,10 @@ class GatewayClient:
     def report(self, filters: Filters, form: Format, options: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
         """GET /reporting/all, piece by piece as it comes."""
         query = _query(filters) | {"format": form.value, **options}
+        patience = SPREADSHEET_TIMEOUT if form is Format.XLSX else READ_TIMEOUT
+        timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT)
         try:
-            with self._http.stream("GET", "/reporting/all", params=query) as answer:
+            with self._http.stream("GET", "/reporting/all", params=query, timeout=timeout) as answer:
                 if not answer.is_success:
                     answer.read()
                     self._check(answer)

@@ -47,6 +47,7 @@ ChaparError
 ├── KeyMismatch              an idempotency key was used for another request
 ├── KeyInFlight              the first request with this idempotency key has not been answered
 ├── KeyNotTaken              no idempotency key is taken here
+├── SpreadsheetNotMade       a spreadsheet cannot be made now
 ├── ConnectionsExhausted     as many connections are open as may be
 ├── NotSent                  the message was not sent and never will be
 │   ├── BrokerUnreachable    … the broker could not be reached
@@ -173,6 +174,7 @@ from chapar.errors.request import (
     QueueFull,
     RequestError,
     RowMalformed,
+    SpreadsheetNotMade,
     TargetTooLong,
 )
 from chapar.errors.root import CATALOGS, Catalogs, ChaparError, Language, Phrase, Text, joined
@@ -285,6 +287,7 @@ __all__ = [
     "SchemaOutdated",
     "ScopeMissing",
     "SettingInvalid",
+    "SpreadsheetNotMade",
     "StoreError",
     "StoreUnavailable",
     "SubscriptionRefused",

@@ -243,6 +243,15 @@ class KeyNotTaken(ChaparError):
 
 
 @dataclass(eq=False)
+class SpreadsheetNotMade(ChaparError):
+    """A spreadsheet cannot be made now."""
+
+    code = "spreadsheet_not_made"
+
+    cause: Phrase
+
+
+@dataclass(eq=False)
 class ConnectionsExhausted(ChaparError):
     """The gateway has as many connections open as it may; this one is closed at once."""
 

@@ -14,7 +14,6 @@ from chapar.delivery.reports import Reporting
 from chapar.model.message import Message
 from chapar.model.principal import Scope
 from chapar.model.report import Format
-from chapar.web.api import workbook
 from chapar.web.api.schemas import (
     MessageView,
     Reported,
@@ -24,6 +23,7 @@ from chapar.web.api.schemas import (
     message_view,
     summary_view,
 )
+from chapar.web.api.spreadsheets import SpreadsheetResponse, Spreadsheets
 from chapar.web.http.chunks import begun, in_chunks, in_list
 from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, allow
 from chapar.web.http.problems import answers
@@ -38,7 +38,7 @@ _FORMULA = re.compile(f"[\t\r\n]|{_UNSEEN}{_SIGNS}")
 _NEXT_FORMULA = re.compile(f';(?=(?:{_UNSEEN}")*{_UNSEEN}{_SIGNS})')
 
 
-def reporting_router(reporting: Reporting) -> APIRouter:
+def reporting_router(reporting: Reporting, spreadsheets: Spreadsheets) -> APIRouter:
     """The routes of `/reporting`."""
     router = APIRouter(prefix="/reporting", tags=["reporting"], route_class=GuardedRoute)
 
@@ -76,6 +76,9 @@ def reporting_router(reporting: Reporting) -> APIRouter:
         For a spreadsheet take `xlsx`: every cell is text, so that no id becomes a number and no text a formula.
         """
         pages = await begun(reporting.report(caller, query.filters()))
+        if query.format is Format.XLSX:
+            rows = (map(_cells, page) async for page in pages)
+            return SpreadsheetResponse(spreadsheets.made("messages", _COLUMNS, rows), _name_of(query.format))
         stream = _WRITERS[query.format](pages)
         if query.bom and query.format is Format.CSV:
             stream = _with_bom(stream)
@@ -118,16 +121,7 @@ async def _with_bom(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _as_xlsx(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
-    return workbook.workbook("messages", _COLUMNS, (map(_cells, page) async for page in pages))
-
-
-_WRITERS: Final = {
-    Format.JSON: _as_json,
-    Format.NDJSON: _as_ndjson,
-    Format.CSV: _as_csv,
-    Format.XLSX: _as_xlsx,
-}
+_WRITERS: Final = {Format.JSON: _as_json, Format.NDJSON: _as_ndjson, Format.CSV: _as_csv}
 
 
 def _name_of(form: Format) -> dict[str, str]:

@@ -1,126 +1,125 @@
-"""A spreadsheet (Office Open XML, ECMA-376) of text cells, written while it is sent: neither disk nor memory hold it.
+"""The program that writes a workbook of text cells, which `spreadsheets.py` starts.
 
-Libraries that write workbooks put the whole of it into a file first.
+It reads lines of JSON: the name and the columns, then a row each, then `null`. Its standard output is the file. What
+stops it stands on its standard error, as one line; an input that ends early means that nobody waits any more.
 """
 
+import errno
+import json
+import os
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Final
-from xml.sax.saxutils import escape
-from zipfile import ZIP_DEFLATED, ZipFile
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from tempfile import TemporaryDirectory
+from typing import IO, Final, NoReturn
 
-from chapar.web.http.chunks import in_chunks
+from xlsxwriter import Workbook
+from xlsxwriter.exceptions import FileCreateError
+from xlsxwriter.worksheet import Worksheet
 
 MOST_ROWS: Final = 1_048_576  # of one sheet, its header included; further ones stand on further sheets
 LONGEST_CELL: Final = 32_767  # UTF-16 units; a spreadsheet refuses a file with more in one cell
-_LARGEST_SHEET: Final = 1 << 30  # bytes of XML; from 2 GiB on, `zipfile` wants to know before that it will be so many
+LARGEST_SHEET: Final = 1 << 30  # bytes of XML; not every reader knows the form for entries of 2 GiB (zip64)
+SPARED: Final = 64 << 20  # bytes that the disk keeps for others: the database may be on it
+_LOOK_EVERY: Final = 100  # rows between looks at the disk: at most 14 MB
+_PATIENT: Final = 10  # of 19 (nice(2)): what is sent to devices goes first
 _CUT: Final = "… (cut)"
 
-_NAMESPACE: Final = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-_RELATIONS: Final = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-_PACKAGE: Final = "http://schemas.openxmlformats.org/package/2006"
-_TYPES: Final = "application/vnd.openxmlformats-officedocument.spreadsheetml"
-_PROLOGUE: Final = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
-
 # What XML cannot hold, and what would be read as the way to write it (ST_Xstring, ECMA-376 part 1 §22.9.2.19).
-_UNWRITABLE: Final = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
-
-_STYLES: Final = (
-    f'<styleSheet xmlns="{_NAMESPACE}"><fonts count="1"><font><sz val="11"/><name val="Calibri"/></font></fonts>'
-    '<fills count="2"><fill><patternFill patternType="none"/></fill><fill><patternFill patternType="gray125"/></fill>'
-    '</fills><borders count="1"><border><left/><right/><top/><bottom/><diagonal/></border></borders><cellStyleXfs '
-    'count="1"><xf numFmtId="0" fontId="0" fillId="0" borderId="0"/></cellStyleXfs><cellXfs count="2"><xf numFmtId="0" '
-    'fontId="0" fillId="0" borderId="0" xfId="0"/>'
-    # Format 49 is text: what somebody types into such a cell later stays as it was typed, too.
-    '<xf numFmtId="49" fontId="0" fillId="0" borderId="0" xfId="0" applyNumberFormat="1"/></cellXfs>'
-    '<cellStyles count="1"><cellStyle name="Normal" xfId="0" builtinId="0"/></cellStyles></styleSheet>'
+_UNWRITABLE: Final = re.compile(
+    "[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)"
+    "|^<(?=r>)"  # XlsxWriter takes text between <r> and </r> for XML of its own
 )
 
 
-class _Outlet:
-    """A file that cannot be wound back, from which what is written is taken away."""
+class Sheet(Worksheet):
+    """A sheet whose cells read as they were written, whatever they say."""
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+    @staticmethod
+    def _escape_control_characters(data: str) -> str:
+        return _UNWRITABLE.sub(lambda found: f"_x{ord(found[0]):04X}_", data)
 
-    def write(self, piece: bytes) -> int:
-        """Keep it until it is taken."""
-        self._pieces.append(piece)
-        return len(piece)
 
-    def flush(self) -> None:
-        """Do nothing, as nothing waits elsewhere."""
+class TextWorkbook:
+    """A workbook whose cells are all text: rows below their columns, on as many sheets as it takes.
+
+    While it is written, its parts are files in a folder. Everything raises OSError.
+    """
+
+    def __init__(self, target: IO[bytes], folder: str, name: str, columns: Sequence[str]) -> None:
+        self._folder = folder
+        self._name = name
+        self._columns = columns
+        self._book = Workbook(target, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
+        self._book.worksheet_class = Sheet
+        # What somebody types into such a cell later stays as it was typed, too.
+        self._text = self._book.add_format({"num_format": "@"})
+        self._rows = 0  # of all sheets
+        self._full = 0  # bytes of the sheets before this one
+        self._begin_sheet()
+
+    def add(self, row: Sequence[object]) -> None:
+        """Write one more row. `None` is an empty cell."""
+        if self._rows % _LOOK_EVERY == 0:
+            self._check_disk()
+        if self._row == MOST_ROWS:
+            self._begin_sheet()
+        self._write(row)
+        self._rows += 1
 
     def close(self) -> None:
-        """Do nothing, as nothing is open."""
-
-    def take(self) -> bytes:
-        """Return what was written since the last time."""
-        taken = b"".join(self._pieces)
-        self._pieces.clear()
-        return taken
-
-
-async def workbook(
-    name: str, columns: Sequence[str], pages: AsyncIterator[Iterable[Sequence[object]]]
-) -> AsyncIterator[bytes]:
-    """The file in pieces: all rows below their columns, on as many sheets called `name` as it takes."""
-    outlet = _Outlet()
-    sheets = 1
-    with ZipFile(outlet, "w", ZIP_DEFLATED) as archive:
-        sheet = archive.open(_sheet_file(sheets), "w")
+        """Put the parts together."""
         try:
-            size = sheet.write(_opening(columns))
-            count = 1
-            async for page in pages:
-                async for chunk in in_chunks(map(_row, page)):
-                    rows = chunk.count(_ROW_END)
-                    if count + rows > MOST_ROWS or size > _LARGEST_SHEET:
-                        sheet.write(_CLOSING)
-                        sheet.close()
-                        sheets += 1
-                        sheet = archive.open(_sheet_file(sheets), "w")
-                        size, count = sheet.write(_opening(columns)), 1
-                    size += sheet.write(chunk)
-                    count += rows
-                    if piece := outlet.take():
-                        yield piece
-            sheet.write(_CLOSING)
-        finally:
-            sheet.close()
-        for file, content in _frame(name, sheets):
-            archive.writestr(file, _PROLOGUE + content)
-    yield outlet.take()
+            self._book.close()
+        except FileCreateError as error:
+            raise error.args[0] from None
+
+    def _begin_sheet(self) -> None:
+        number = len(self._book.worksheets()) + 1
+        self._sheet = self._book.add_worksheet(self._name if number == 1 else f"{self._name} {number}")
+        self._sheet.freeze_panes(1, 0)
+        self._sheet.set_column(0, len(self._columns) - 1, 20, self._text)
+        self._sheet.ignore_errors({"number_stored_as_text": f"A1:XFD{MOST_ROWS}"})
+        self._row = 0
+        self._write(self._columns)
+
+    def _write(self, row: Sequence[object]) -> None:
+        for column, value in enumerate(row):
+            if value is not None:
+                self._sheet.write_string(self._row, column, _text_of(value))
+        self._row += 1
+
+    def _check_disk(self) -> None:
+        with os.scandir(self._folder) as files:
+            size = sum(file.stat().st_size for file in files)
+        # In the end a sheet is copied behind its head, and all of them are packed.
+        if shutil.disk_usage(self._folder).free < 2 * size + SPARED:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if size - self._full > LARGEST_SHEET:
+            self._full = size
+            self._begin_sheet()
 
 
-_ROW_END: Final = b"</row>"
-_CLOSING: Final = (
-    f'</sheetData><ignoredErrors><ignoredError sqref="A1:XFD{MOST_ROWS}" numberStoredAsText="1"/></ignoredErrors>'
-    "</worksheet>"
-).encode()
+def write(lines: Iterator[bytes], target: IO[bytes], folder: str) -> bool:
+    """Write the workbook that the lines describe; False where they end early. Raises OSError."""
+    name, columns = json.loads(next(lines))
+    with TemporaryDirectory(prefix="chapar-spreadsheet-", dir=folder, ignore_cleanup_errors=True) as parts:
+        book = TextWorkbook(target, parts, name, columns)
+        for line in lines:
+            row = json.loads(line)
+            if row is None:
+                book.close()
+                return True
+            book.add(row)
+    return False
 
 
-def _opening(columns: Sequence[str]) -> bytes:
-    head = (
-        f'{_PROLOGUE}<worksheet xmlns="{_NAMESPACE}"><sheetViews><sheetView workbookViewId="0">'
-        '<pane ySplit="1" topLeftCell="A2" activePane="bottomLeft" state="frozen"/></sheetView></sheetViews>'
-        f'<cols><col min="1" max="{len(columns)}" width="20" style="1" customWidth="1"/></cols><sheetData>'
-    )
-    return head.encode() + _row(columns)
-
-
-def _row(cells: Iterable[object]) -> bytes:
-    return f"<row>{''.join(map(_cell, cells))}</row>".encode()
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return '<c s="1"/>'
+def _text_of(value: object) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    if len(text) > LONGEST_CELL // 2:
-        text = _shortened(text)
-    written = escape(_UNWRITABLE.sub(lambda found: f"_x{ord(found[0]):04X}_", text))
-    return f'<c s="1" t="inlineStr"><is><t xml:space="preserve">{written}</t></is></c>'
+    return text if len(text) <= LONGEST_CELL // 2 else _shortened(text)
 
 
 def _shortened(text: str) -> str:
@@ -130,38 +129,23 @@ def _shortened(text: str) -> str:
     return units[: 2 * (LONGEST_CELL - len(_CUT))].decode("utf-16-le", "ignore") + _CUT
 
 
-def _sheet_file(number: int) -> str:
-    return f"xl/worksheets/sheet{number}.xml"
+def main() -> None:
+    """Write one workbook, with as little of the processor as others leave."""
+    signal.signal(signal.SIGTERM, _end)
+    with suppress(OSError):  # where a sandbox forbids it
+        os.nice(_PATIENT)
+    try:
+        is_whole = write(iter(sys.stdin.buffer), sys.stdout.buffer, sys.argv[1])
+    except OSError as error:
+        print(error.strerror or error, file=sys.stderr, flush=True)  # noqa: T201 - read by who started it
+        # At once: on the way out, the archive would try to write its end.
+        os._exit(os.EX_IOERR)
+    sys.exit(os.EX_OK if is_whole else os.EX_TEMPFAIL)
 
 
-def _frame(name: str, sheets: int) -> Iterable[tuple[str, str]]:
-    """The files around the sheets."""
-    numbers = range(1, sheets + 1)
-    yield "xl/styles.xml", _STYLES
-    listed = "".join(
-        f'<sheet name="{name}{"" if number == 1 else f" {number}"}" sheetId="{number}" r:id="rId{number}"/>'
-        for number in numbers
-    )
-    yield (
-        "xl/workbook.xml",
-        f'<workbook xmlns="{_NAMESPACE}" xmlns:r="{_RELATIONS}"><sheets>{listed}</sheets></workbook>',
-    )
-    related = "".join(
-        f'<Relationship Id="rId{number}" Type="{_RELATIONS}/worksheet" Target="worksheets/sheet{number}.xml"/>'
-        for number in numbers
-    )
-    styles = f'<Relationship Id="rId{sheets + 1}" Type="{_RELATIONS}/styles" Target="styles.xml"/>'
-    yield "xl/_rels/workbook.xml.rels", _relationships(related + styles)
-    document = f'<Relationship Id="rId1" Type="{_RELATIONS}/officeDocument" Target="xl/workbook.xml"/>'
-    yield "_rels/.rels", _relationships(document)
-    parts = {"xl/workbook.xml": "sheet.main", "xl/styles.xml": "styles"}
-    parts |= {_sheet_file(number): "worksheet" for number in numbers}
-    overrides = "".join(
-        f'<Override PartName="/{file}" ContentType="{_TYPES}.{kind}+xml"/>' for file, kind in parts.items()
-    )
-    rels = '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
-    yield "[Content_Types].xml", f'<Types xmlns="{_PACKAGE}/content-types">{rels}{overrides}</Types>'
+def _end(_number: int, _frame: object) -> NoReturn:
+    sys.exit(os.EX_TEMPFAIL)
 
 
-def _relationships(content: str) -> str:
-    return f'<Relationships xmlns="{_PACKAGE}/relationships">{content}</Relationships>'
+if __name__ == "__main__":
+    main()

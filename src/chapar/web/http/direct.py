@@ -1,7 +1,7 @@
 """The hot routes, called without the stack of middleware that a web framework keeps around its endpoints."""
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
@@ -12,6 +12,9 @@ from chapar.web.http.entrance import RequestRoute
 from chapar.web.http.problems import problem_response
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+HEAD_ONLY: Final = "head_only"
+"""A key of the scope: nobody reads the body of this answer, so there is no need to make it."""
 
 
 class DirectRoutes:
@@ -36,7 +39,7 @@ class DirectRoutes:
         handler = self._handlers.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if handler is None:
             if scope.get("method") == "HEAD":
-                scope, send = {**scope, "method": "GET"}, _head_of(send)
+                scope, send = {**scope, "method": "GET", HEAD_ONLY: True}, _head_of(send)
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive, send)
