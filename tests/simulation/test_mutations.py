@@ -9,7 +9,8 @@ import pytest
 
 from chapar.delivery import acceptance as sending
 from chapar.delivery import dispatcher, idempotency, outcomes
-from chapar.delivery.acceptance import Draft, Sending, Sent
+from chapar.delivery.acceptance import Draft, Sending
+from chapar.delivery.idempotency import Sent
 from chapar.delivery.outcomes import Facts, Outcome
 from chapar.delivery.suspects import Suspects
 from chapar.errors import BrokerRefused, LinkLost, NotSaved, NotSent

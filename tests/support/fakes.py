@@ -72,6 +72,9 @@ class _Commits:
         self, kind: Kind[Any, Any], arguments: Sequence[Any], _: float | None = None
     ) -> asyncio.Future[list[Any]]:
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        if not arguments:
+            future.set_result([])
+            return future
         self.asked += [(kind.name, each) for each in arguments]
         asyncio.get_running_loop().call_soon(self._commit, kind, arguments, future)
         return future

@@ -43,13 +43,14 @@ from chapar.errors import (
     QueueFull,
     StoreUnavailable,
 )
-from chapar.model.acceptance import Addition, IdempotencyKey
+from chapar.model.acceptance import Addition, IdempotencyKey, KeptAnswer
 from chapar.model.audit import AuditFilters
 from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.model.queue import Lease
 from chapar.model.report import Filters, Position
 from chapar.store.acceptance import packed_addition
+from chapar.store.idempotency import ANSWER
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, fake_settings, until
 from support.stores import new_message
@@ -103,6 +104,10 @@ class Bench:
 
     async def send(self, command: Command = ASKED) -> Message:
         return await self.messaging.send(CALLER, command)
+
+    async def all_once(self, *requests: tuple[Command, Use]) -> list[Given | Replay | ChaparError]:
+        """Send a list, each with its key."""
+        return await self.messaging.send_all_once(CALLER, requests, Given)
 
     async def once(self, command: Command = ASKED, use: Use = USE) -> Given | Replay:
         """Send with a key."""
@@ -534,6 +539,59 @@ async def test_a_key_for_another_request_is_a_mismatch(bench: Bench, *, answered
     first.cancel()
 
 
+async def test_a_list_is_saved_together_and_its_answers_are_kept_together_each_for_itself(bench: Bench) -> None:
+    await bench.once(LATER)
+    [before] = bench.stored()
+    bench.store.commits.asked.clear()
+    numbered = [USE._replace(key=f"key {number}") for number in range(5)]
+    given = await bench.all_once(
+        (LATER, numbered[0]),
+        (LATER, USE),
+        (LATER, USE._replace(fingerprint="another")),
+        (LATER._replace(expires_in=10**9), numbered[1]),
+        (LATER._replace(deliver_at=EPOCH - 60_001), numbered[2]),
+        (LATER, numbered[3]),
+        (LATER, numbered[3]),
+    )
+    first, replay, mismatch, too_far, too_late, last, twice = given
+    assert [each.id for each in bench.stored()] == [before.id, sent_of(first).id, sent_of(last).id]
+    assert replay == Replay(before.id, 202, "{}")
+    assert list(map(type, (mismatch, too_far, too_late, twice))) == [
+        KeyMismatch,
+        FieldInvalid,
+        FieldInvalid,
+        KeyInFlight,
+    ]
+    assert [kind for kind, _ in bench.store.commits.asked] == ["add"] * 3 + ["answer"] * 2
+    again = await bench.all_once((LATER, numbered[0]), (LATER, numbered[2]), (LATER, numbered[3]))
+    assert again[0] == Replay(sent_of(first).id, 202, "{}")
+    assert again[2] == Replay(sent_of(last).id, 202, "{}")
+    assert sent_of(again[1]).status is Status.QUEUED
+
+
+async def test_an_answer_that_cannot_be_kept_any_more_is_not_given(bench: Bench) -> None:
+    bench.store.commits.failing["answer"] = OutcomeUnknown()
+    other = USE._replace(key="other")
+    assert list(map(type, await bench.all_once((LATER, USE), (LATER, other)))) == [OutcomeUnknown, OutcomeUnknown]
+    bench.store.commits.failing.clear()
+    for use, message in zip((USE, other), bench.stored(), strict=True):
+        assert sent_of(await bench.once(LATER, use)) == message
+
+
+async def test_a_caller_who_goes_away_leaves_every_key_of_a_list_once_its_messages_are_saved(bench: Bench) -> None:
+    uses = [USE._replace(key=name) for name in "abc"]
+    sending = asyncio.create_task(bench.all_once(*((LATER, use) for use in uses)))
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.sleep(0)
+    for use in uses:
+        with pytest.raises(KeyInFlight):
+            await bench.once(LATER, use)
+    await bench.sending.drain()
+    for use, message in zip(uses, bench.stored(), strict=True):
+        assert sent_of(await bench.once(LATER, use)) == message
+
+
 async def test_keys_of_two_principals_have_nothing_to_do_with_each_other(bench: Bench) -> None:
     bench.link.answers.extend([0x00, 0x00])
     first = sent_of(await bench.once())
@@ -950,7 +1008,8 @@ async def test_an_answer_that_another_process_gave_first_is_the_one_to_give(
     message = key_of_another(bench)
     asking = asyncio.create_task(bench.once())
     await until(lambda: bench.store.asked("answer"))
-    bench.store.database.commit([("answer", [(tuple(key_for(message)), status, body)])])
+    first = KeptAnswer(key_for(message), status, body)
+    bench.store.database.commit([("answer", ANSWER.crossing([first]))])
     assert await asking == Replay(message.id, status, body)
 
 
@@ -1043,7 +1102,7 @@ async def test_a_full_queue_is_counted_again_unless_it_just_was(
         assert (await bench.send(LATER)).status is Status.QUEUED
 
 
-def sent_of(given: Given | Replay) -> Message:
+def sent_of(given: Given | Replay | ChaparError) -> Message:
     """The message of an answer that is no replay."""
     assert isinstance(given, Given)
     assert isinstance(given.sent, Message)

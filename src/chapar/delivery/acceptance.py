@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from chapar.delivery.capacity import Capacity
 from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.idempotency import Sent
 from chapar.delivery.outcomes import not_sent
 from chapar.delivery.waiting import Waiters, Waiting
 from chapar.errors import (
@@ -54,10 +55,6 @@ class Draft(NamedTuple):
     key: IdempotencyKey | None = None  #: of its request
 
 
-Sent = Message | IdempotencyKey | ChaparError
-"""What came of a draft: how the message stands, whose its key is, or why it was not sent or not accepted."""
-
-
 @dataclass(eq=False, slots=True)
 class _Call:
     """A send under way: its caller waits for one thing only, whatever happens on the way there."""
@@ -93,12 +90,12 @@ class Sending:
         self._direct_claim = f"{process}.0"  # the dispatcher numbers its own from 1
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._landing: dict[str, asyncio.Future[Any]] = {}  # commits under way, by the first message of each
+        self._landing: dict[str, asyncio.Future[Any]] = {}  # commits under way, by each of their messages
 
     async def drain(self) -> None:
         """Wait until what is being saved has been handed on to be delivered."""
         while self._landing:
-            await asyncio.wait(list(self._landing.values()))
+            await asyncio.wait(set(self._landing.values()))
 
     def when_landed(self, message_id: str, then: Callable[[], None]) -> None:
         """Call `then` once the database says what became of a message that is being saved, at once where it is not."""
@@ -225,12 +222,12 @@ class Sending:
         added = self._messages.add(
             [Addition(draft.message, depth, draft.key, sender) for draft in call.drafts], deadline
         )
-        self._landing[call.drafts[0].message.id] = added
+        self._landing.update((draft.message.id, added) for draft in call.drafts)
         added.add_done_callback(partial(self._landed, call))
 
     def _landed(self, call: _Call, added: asyncio.Future[list[Added | NotSaved]]) -> None:
         """Go on after a commit, at once and whoever still waits for it."""
-        del self._landing[call.drafts[0].message.id]
+        self._has_landed(call.drafts)
         self._joined(call.drafts)
         error = added.exception()
         if error is None:
@@ -245,6 +242,10 @@ class Sending:
             elif not call.waiting.done.done():  # else its caller is gone
                 call.waiting.done.set_exception(error)
         self._waiters.time(call.waiting, call.deadline, without=ended)
+
+    def _has_landed(self, drafts: Sequence[Draft]) -> None:
+        for draft in drafts:
+            del self._landing[draft.message.id]
 
     def _placed(self, call: _Call, draft: Draft, result: Added | NotSaved) -> bool:
         """Go on with a message where it stands; answer whether more is to come."""
@@ -284,9 +285,8 @@ class Sending:
             for message, _, _, key in drafts
         ]
         withdrawal = self._messages.withdraw(withdrawals)
-        first = drafts[0].message.id
-        self._landing[first] = withdrawal
-        withdrawal.add_done_callback(lambda _: self._landing.pop(first))
+        self._landing.update((draft.message.id, withdrawal) for draft in drafts)
+        withdrawal.add_done_callback(lambda _: self._has_landed(drafts))
 
 
 def _gone_by(now: int) -> FieldInvalid:

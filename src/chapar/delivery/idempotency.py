@@ -1,12 +1,14 @@
 """Idempotency keys: one message a key, and one answer, however often its request comes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from chapar.delivery.outcomes import not_sent
 from chapar.errors import (
+    ChaparError,
     FieldInvalid,
     KeyInFlight,
     KeyMismatch,
@@ -56,6 +58,9 @@ class Given(Protocol):
 
 Answer = TypeVar("Answer", bound=Given)
 
+Sent = Message | IdempotencyKey | ChaparError
+"""What came of a message that was to be saved: how it stands, whose its key is, or why it was not sent or not saved."""
+
 
 class IdempotencyKeys:
     """The keys whose first request this process has yet to answer, and what a repetition is told.
@@ -74,40 +79,42 @@ class IdempotencyKeys:
 
     async def once(
         self,
-        use: Use,
-        message: Message,
-        send: Callable[[IdempotencyKey], Awaitable[Message | IdempotencyKey]],
+        uses: Sequence[tuple[Use, Message]],
+        send: Callable[[Sequence[IdempotencyKey]], Awaitable[Sequence[Sent]]],
         answer: Callable[[Message | NotSent], Answer],
-    ) -> Answer | Replay:
-        """Answer a request that is done once, however often it comes: send `message`, and keep the `answer`.
+    ) -> list[Answer | Replay | ChaparError]:
+        """Answer requests that are done once, however often they come: send their messages, and keep each `answer`.
 
-        `send` saves the message with its key, and gives how it stands when its caller is to be answered, or whose the
-        key is where it made another message before. That is answered as the first request was: a Replay.
+        `send` saves the messages of these keys, and gives of each how it stands when its caller is to be answered, or
+        whose the key is where it made another message before. That is answered as the first request was: a Replay.
 
-        Raises KeyMismatch, KeyInFlight, MessageNotFound, StoreUnavailable, OutcomeUnknown, and what `send` raises.
+        Of each what it is answered, or why it is not: what `send` says but for NotSent, which is answered, or
+        KeyMismatch, KeyInFlight, MessageNotFound, StoreUnavailable, OutcomeUnknown.
         """
-        key = self._take(use, message)
-        keeping: asyncio.Future[list[IdempotencyKey | NotSaved | None]] | None = None
+        taken = [self._take(use, message) for use, message in uses]
+        unanswered = [key for key in taken if isinstance(key, IdempotencyKey)]
         try:
-            sent = await self._sent(key, send)
-            if isinstance(sent, Replay):
-                return sent
-            given = answer(sent)
-            keeping = self._keep(self._answering[key[:2]], given)
+            sent = iter(await send(unanswered))
+            said = [await self._settled(key, next(sent)) if isinstance(key, IdempotencyKey) else key for key in taken]
+            given = [answer(each) if isinstance(each, Message | NotSent) else each for each in said]
+            keeping = self._keep(taken, given)
+            unanswered = [
+                key
+                for key, each in zip(taken, given, strict=True)
+                if isinstance(key, IdempotencyKey) and isinstance(each, Replay | ChaparError)
+            ]
         finally:
-            if keeping is None:  # the next request with this key comes through: this one is not going to be answered
-                self._when_landed(key.message_id, partial(self._release, key))
-        [kept] = await asyncio.shield(keeping)
-        if isinstance(kept, NotSaved):
-            raise kept
-        if kept is None:  # the process of the first request has withdrawn the message meanwhile
-            raise KeyInFlight
-        if kept.answer_status is None or (kept.answer_status, kept.answer_body) == (given.status, given.body.decode()):
-            return given
-        return Replay(kept.message_id, kept.answer_status, kept.answer_body or "")  # another process was first
+            for key in unanswered:  # the next request with it comes through: this one is not going to be answered
+                self._when_landed(key.message_id, partial(self._release, [key]))
+        kept: Iterator[IdempotencyKey | ChaparError | None]
+        try:
+            kept = iter(await asyncio.shield(keeping))
+        except ChaparError as error:
+            kept = repeat(error)
+        return [each if isinstance(each, Replay | ChaparError) else _told(each, next(kept)) for each in given]
 
-    def _take(self, use: Use, message: Message) -> IdempotencyKey:
-        """The key under which a message is to be saved; raises KeyMismatch and KeyInFlight where it is taken."""
+    def _take(self, use: Use, message: Message) -> IdempotencyKey | KeyMismatch | KeyInFlight:
+        """The key under which a message is to be saved, or why it is not: it is taken."""
         key = IdempotencyKey(
             *use,
             message_id=message.id,
@@ -117,30 +124,30 @@ class IdempotencyKeys:
             kept_until=max(message.created_at + KEY_KEPT, message.expires_at or 0),
         )
         if (first := self._answering.setdefault(key[:2], key)) is not key:
-            raise KeyMismatch if first.fingerprint != key.fingerprint else KeyInFlight
+            return KeyMismatch() if first.fingerprint != key.fingerprint else KeyInFlight()
         return key
 
-    def _release(self, key: IdempotencyKey, *_: object) -> None:
-        self._answering.pop(key[:2], None)
+    def _release(self, keys: Sequence[IdempotencyKey], *_: object) -> None:
+        for key in keys:
+            self._answering.pop(key[:2], None)
 
-    async def _sent(
-        self, key: IdempotencyKey, send: Callable[[IdempotencyKey], Awaitable[Message | IdempotencyKey]]
-    ) -> Message | NotSent | Replay:
-        """Return what came of the message, or what the first request with its key was answered."""
+    async def _settled(self, key: IdempotencyKey, sent: Sent) -> Message | NotSent | Replay | ChaparError:
+        """Return how the message stands, what the first request with its key was answered, or why neither is known."""
         try:
-            sent = await send(key)
-        except NotSent as error:
+            match sent:
+                case IdempotencyKey():
+                    return await self._repeated(sent, key)
+                case FieldInvalid() | QueueFull():
+                    # What was accepted before was in time then, and takes no room now.
+                    owner = await self._store.keys.owner(key[:2], self._clock.now())
+                    return sent if owner is None else await self._repeated(owner, key)
+                case NotSaved():
+                    # Whether the key has made a message before, only the database could have said.
+                    return OutcomeUnknown()
+                case _:
+                    return sent
+        except ChaparError as error:
             return error
-        except (FieldInvalid, QueueFull):
-            # What was accepted before was in time then, and takes no room now.
-            owner = await self._store.keys.owner(key[:2], self._clock.now())
-            if owner is None:
-                raise
-            return await self._repeated(owner, key)
-        except NotSaved:
-            # Whether the key has made a message before, only the database could have said.
-            raise OutcomeUnknown from None
-        return await self._repeated(sent, key) if isinstance(sent, IdempotencyKey) else sent
 
     async def _repeated(self, owner: IdempotencyKey, use: IdempotencyKey) -> Message | NotSent | Replay:
         """Return the answer to a request whose key made another message before: the first answer, else that message."""
@@ -158,8 +165,26 @@ class IdempotencyKeys:
         self._answering[owner[:2]] = owner
         return not_sent(message) or message
 
-    def _keep(self, key: IdempotencyKey, given: Given) -> asyncio.Future[list[IdempotencyKey | NotSaved | None]]:
-        """Keep an answer before it is given; whoever repeats the call until then finds the first one in flight."""
-        keeping = self._store.keys.answer([KeptAnswer(key, given.status, given.body.decode())])
-        keeping.add_done_callback(partial(self._release, key))
+    def _keep(
+        self, taken: Sequence[IdempotencyKey | ChaparError], given: Sequence[Given | Replay | ChaparError]
+    ) -> asyncio.Future[list[IdempotencyKey | NotSaved | None]]:
+        """Keep answers before they are given; whoever repeats the call until then finds the first one in flight."""
+        answers = [
+            KeptAnswer(self._answering[key[:2]], each.status, each.body.decode())
+            for key, each in zip(taken, given, strict=True)
+            if isinstance(key, IdempotencyKey) and not isinstance(each, Replay | ChaparError)
+        ]
+        keeping = self._store.keys.answer(answers)
+        keeping.add_done_callback(partial(self._release, [answer.key for answer in answers]))
         return keeping
+
+
+def _told(given: Answer, kept: IdempotencyKey | ChaparError | None) -> Answer | Replay | ChaparError:
+    """Return what is answered, where `kept` is the key as it is now, or why that is not known."""
+    if isinstance(kept, ChaparError):
+        return kept
+    if kept is None:  # the process of the first request has withdrawn the message meanwhile
+        return KeyInFlight()
+    if kept.answer_status is None or (kept.answer_status, kept.answer_body) == (given.status, given.body.decode()):
+        return given
+    return Replay(kept.message_id, kept.answer_status, kept.answer_body or "")  # another process was first

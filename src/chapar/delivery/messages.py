@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from chapar.delivery.acceptance import Draft, Sending
-from chapar.delivery.idempotency import Answer, IdempotencyKeys, Replay, Use
+from chapar.delivery.idempotency import Answer, IdempotencyKeys, Replay, Sent, Use
 from chapar.errors import ChaparError, FieldInvalid, MessageNotFound, NotRepeatable, NotSent, OutOfReach
 from chapar.model.acceptance import IdempotencyKey
 from chapar.model.message import Attempt, Command, Message, Wait
@@ -39,12 +39,7 @@ class Messaging:
 
         Those of one device leave in that order. All wait for the same, and equally long: as the first command says.
         """
-        drafts: list[Draft | ChaparError] = []
-        for command in commands:
-            try:
-                drafts.append(self._sending.draft(caller, command))
-            except (FieldInvalid, OutOfReach) as error:
-                drafts.append(error)
+        drafts = self._drafts(caller, commands)
         accepted = [draft for draft in drafts if isinstance(draft, Draft)]
         sent = iter(await self._sending.send(caller, accepted, commands[0].wait, commands[0].patience))
         said = [next(sent) if isinstance(draft, Draft) else draft for draft in drafts]
@@ -58,15 +53,39 @@ class Messaging:
         A Replay is what the first request with this key was answered. Raises what `send` raises but for NotSent, which
         is answered, and KeyMismatch, KeyInFlight, MessageNotFound.
         """
-        draft = self._sending.draft(caller, command)
+        [given] = await self.send_all_once(caller, [(command, use)], answer)
+        if isinstance(given, ChaparError):
+            raise given
+        return given
 
-        async def send(key: IdempotencyKey) -> Message | IdempotencyKey:
-            [sent] = await self._sending.send(caller, [draft._replace(key=key)], command.wait, command.patience)
-            if isinstance(sent, ChaparError):
-                raise sent
-            return sent
+    async def send_all_once(
+        self, caller: Caller, requests: Sequence[tuple[Command, Use]], answer: Callable[[Message | NotSent], Answer]
+    ) -> list[Answer | Replay | ChaparError]:
+        """Send many messages, and give of each what `send_once` would have returned or raised, in their order.
 
-        return await self._keys.once(use, draft.message, send, answer)
+        Those of one device leave in that order. All wait for the same, and equally long: as the first command says.
+        """
+        drafts = self._drafts(caller, [command for command, _ in requests])
+        accepted = [(draft, use) for draft, (_, use) in zip(drafts, requests, strict=True) if isinstance(draft, Draft)]
+        by_id = {draft.message.id: draft for draft, _ in accepted}
+        wait, patience = requests[0][0].wait, requests[0][0].patience
+
+        async def send(keys: Sequence[IdempotencyKey]) -> list[Sent]:
+            keyed = [by_id[key.message_id]._replace(key=key) for key in keys]
+            return await self._sending.send(caller, keyed, wait, patience)
+
+        given = iter(await self._keys.once([(use, draft.message) for draft, use in accepted], send, answer))
+        return [next(given) if isinstance(draft, Draft) else draft for draft in drafts]
+
+    def _drafts(self, caller: Caller, commands: Sequence[Command]) -> list[Draft | ChaparError]:
+        """The messages that commands make, or why one makes none."""
+        drafts: list[Draft | ChaparError] = []
+        for command in commands:
+            try:
+                drafts.append(self._sending.draft(caller, command))
+            except (FieldInvalid, OutOfReach) as error:
+                drafts.append(error)
+        return drafts
 
     async def repetition(self, caller: Caller, message_id: str, wait: Wait, patience: float | None) -> Command:
         """Return the command that sends the same operation once more, as a new message that names its origin.

@@ -158,7 +158,9 @@ def _numbers(connection: Connection, count: int) -> range:
 
 
 def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[Row | None]:
-    asked = {key[:2]: Message._make(row).created_at for row, _, key, _ in additions if key is not None}
+    asked = {
+        IdempotencyKey._make(key)[:2]: Message._make(row).created_at for row, _, key, _ in additions if key is not None
+    }
     owners = owners_of(connection, asked)
     lanes = _lanes(connection, additions)
     results: list[Row | None] = []

@@ -16,17 +16,20 @@ from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, Phrase
 from chapar.model.json_text import check_grammar
 from chapar.model.message import Command
 from chapar.model.principal import Scope
-from chapar.web.api.idempotency import KEY_PARAMETER, use_of_key
+from chapar.web.api.idempotency import KEY_PARAMETER, RequestKey, key_of
 from chapar.web.api.items import Steps, in_lines, in_list
 from chapar.web.api.rows import Columns, in_rows
-from chapar.web.api.sending import Answer, read_command, refusal, send, sent_answer
+from chapar.web.api.sending import Answer, read_command, refusal, send_all
 from chapar.web.http.body import read_body
 from chapar.web.http.chunks import in_chunks
 from chapar.web.http.entrance import RequestRoute, allow, caller_of
-from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, first_headers, prefers_async, without_waiting
+from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.web.http.problems import answers, language_of
 from chapar.web.http.rates import MAX_MESSAGES, MESSAGE_SIZE, BodyShare, Limits
 from chapar.web.http.turns import Turns, Work
+
+_Request = tuple[Command, Use | None]
+"""What one message of the call asks for, and how it uses the call's key."""
 
 _AT_A_TIME: Final = 50  # messages read in one turn of the event loop, which other callers share
 _JSON: Final = "application/json"
@@ -132,9 +135,8 @@ class _Call:
     def __init__(self, messaging: Messaging, request: Request, body: bytes, limit: int, *, in_lines: bool) -> None:
         self.columns: Columns | None = None  #: of CSV
         self.asynchronous = prefers_async(request)
-        self._has_key = b"idempotency-key" in first_headers(request.scope)
+        self._key = _key_or_error(request)
         self._messaging = messaging
-        self._request = request
         self._caller = caller_of(request)
         self._body = body
         self._limit = limit
@@ -163,7 +165,7 @@ class _Call:
     async def send_all(self, places: Sequence[slice], turns: Turns) -> list[Answer]:
         """An answer for each message; the first ones are committed while the next are read."""
         answers: dict[int, Answer] = {}
-        together: dict[int, Command] = {}  # commands to be sent as one list, by their number
+        together: dict[int, _Request] = {}  # what is to be sent as one list, by its number
         async with asyncio.TaskGroup() as tasks, turns.work() as work:
             end = 0
             for number, place in enumerate(places):
@@ -172,17 +174,14 @@ class _Call:
                     self._lines.append(before + self._body.count(b"\n", end, place.start))
                     end = place.start
                 try:
-                    command, use = self._read(number, place)
+                    request = self._read(number, place)
                 except ChaparError as error:
                     answers[number] = self._refusal(number, error)
                 else:
-                    if use is not None:
-                        tasks.create_task(self._send_once(number, command, use, answers))
-                    elif together and not _wait_alike(command, next(iter(together.values()))):
+                    if together and not _wait_alike(request, next(iter(together.values()))):
                         tasks.create_task(self._send(together, answers))
-                        together = {number: command}
-                    else:
-                        together[number] = command
+                        together = {}
+                    together[number] = request
                 if number % _AT_A_TIME == 0 and together:
                     tasks.create_task(self._send(together, answers))
                     together = {}
@@ -193,30 +192,26 @@ class _Call:
                 tasks.create_task(self._send(together, answers))
         return [answers[number] for number in range(len(places))]
 
-    def _read(self, number: int, place: slice) -> tuple[Command, Use | None]:
-        """The command that stands there, and how its part of the request uses a key; raises RequestError."""
+    def _read(self, number: int, place: slice) -> _Request:
+        """The command that stands there, and how it uses the key of the call; raises RequestError."""
         if not self._is_short(place):
             raise BodyTooLarge(self._limit, "CHAPAR_MAX_BODY_BYTES")
         item = self._body[place]
         if self.columns is not None:
             item = self.columns.message(item)
         command = read_command(item)
-        use = use_of_key(self._request, item, f"\n{number}") if self._has_key else None  # no single call's key is so
+        if isinstance(self._key, FieldInvalid):
+            raise self._key.with_traceback(None)
+        use = None if self._key is None else self._key.use(item, f"\n{number}")  # no single call's key is so
         return without_waiting(command) if self.asynchronous else command, use
-
-    async def _send_once(self, number: int, command: Command, use: Use, answers: dict[int, Answer]) -> None:
-        try:
-            answers[number] = await send(self._messaging, self._caller, command, use, self._language)
-        except ChaparError as error:
-            answers[number] = self._refusal(number, error)
 
     def _refusal(self, number: int, error: ChaparError) -> Answer:
         return refusal(error, self._language, None if self._lines is None else self._lines[number])
 
-    async def _send(self, commands: dict[int, Command], answers: dict[int, Answer]) -> None:
-        sent = await self._messaging.send_all(self._caller, [*commands.values()])
-        for number, each in zip(commands, sent, strict=True):
-            answers[number] = self._refusal(number, each) if isinstance(each, ChaparError) else sent_answer(each)
+    async def _send(self, requests: dict[int, _Request], answers: dict[int, Answer]) -> None:
+        sent = await send_all(self._messaging, self._caller, [*requests.values()], self._language)
+        for number, each in zip(requests, sent, strict=True):
+            answers[number] = self._refusal(number, each) if isinstance(each, ChaparError) else each
 
     def _is_short(self, place: slice) -> bool:
         return int(place.stop) - int(place.start) <= self._limit
@@ -225,8 +220,16 @@ class _Call:
 _FORMS: Final[Mapping[str, Callable[[bytes], Steps]]] = {_JSON: in_list, _NDJSON: in_lines, _CSV: in_rows}
 
 
-def _wait_alike(one: Command, other: Command) -> bool:
-    return (one.wait, one.patience) == (other.wait, other.patience)
+def _key_or_error(request: Request) -> RequestKey | FieldInvalid | None:
+    """The key that the call names, or what is wrong with it: that is answered for each message."""
+    try:
+        return key_of(request)
+    except FieldInvalid as error:
+        return error
+
+
+def _wait_alike(one: _Request, other: _Request) -> bool:
+    return (one[0].wait, one[0].patience) == (other[0].wait, other[0].patience)
 
 
 async def _places(steps: Steps, work: Work) -> list[slice]:

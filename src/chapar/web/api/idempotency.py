@@ -1,7 +1,7 @@
 """The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header): one message a key, one answer a key."""
 
 import hashlib
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastapi import Request
 
@@ -23,11 +23,20 @@ KEY_PARAMETER: Final = {
 }
 
 
-def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
-    """Return how the request uses a key, None where it names none; `part` tells the parts of one request apart.
+class RequestKey(NamedTuple):
+    """The key that a request names."""
 
-    Raises FieldInvalid for a key that cannot be one.
-    """
+    principal: str  #: whose key it is
+    key: str
+    target: bytes  #: the method and the path
+
+    def use(self, content: bytes, part: str = "") -> Use:
+        """Return how the request, or a `part` of it, uses the key for this content."""
+        return Use(self.principal, self.key + part, hashlib.sha256(self.target + content).hexdigest())
+
+
+def key_of(request: Request) -> RequestKey | None:
+    """The key that a request names, None where it names none; raises FieldInvalid for one that cannot be a key."""
     key = header(request, b"idempotency-key")
     if key is None:
         return None
@@ -37,8 +46,13 @@ def use_of_key(request: Request, content: bytes, part: str = "") -> Use | None:
     if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise FieldInvalid("Idempotency-Key", Phrase("rule.idempotency_key", limit=MAX_KEY_LENGTH))
     target = f"{request.method} {request.url.path.lower()}\n"  # an id may be in capitals
-    fingerprint = hashlib.sha256(target.encode() + content).hexdigest()
-    return Use(caller_of(request).principal.id, key + part, fingerprint)
+    return RequestKey(caller_of(request).principal.id, key, target.encode())
+
+
+def use_of_key(request: Request, content: bytes) -> Use | None:
+    """Return how the request uses a key for this content, None where it names none; raises FieldInvalid."""
+    key = key_of(request)
+    return None if key is None else key.use(content)
 
 
 def refuse_key(request: Request) -> None:

@@ -1,5 +1,7 @@
 """The answer to one message, whether it came alone or in bulk."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from fastapi import Response
@@ -76,19 +78,36 @@ async def send(messaging: Messaging, caller: Caller, command: Command, use: Use 
 
     Raises what `Messaging.send` raises, but for NotSent, which is an answer.
     """
-
-    def answer(sent: Message | NotSent) -> Answer:
-        return refusal(sent, language) if isinstance(sent, NotSent) else sent_answer(sent)
-
-    if use is not None:
-        given = await messaging.send_once(caller, command, use, answer)
-        if isinstance(given, Replay):
-            return Answer(given.status, given.body.encode(), given.message_id, is_replay=True)
-        return given
     try:
+        if use is not None:
+            return _given(await messaging.send_once(caller, command, use, partial(_answer, language)))
         return sent_answer(await messaging.send(caller, command))
     except NotSent as error:
         return refusal(error, language)
+
+
+async def send_all(
+    messaging: Messaging, caller: Caller, requests: Sequence[tuple[Command, Use | None]], language: Language
+) -> list[Answer | ChaparError]:
+    """Send many messages, all with a use of a key or none; give of each what `send` would have returned or raised."""
+    keyed = [(command, use) for command, use in requests if use is not None]
+    if keyed:
+        return [
+            each if isinstance(each, ChaparError) else _given(each)
+            for each in await messaging.send_all_once(caller, keyed, partial(_answer, language))
+        ]
+    sent = await messaging.send_all(caller, [command for command, _ in requests])
+    return [each if isinstance(each, ChaparError) else sent_answer(each) for each in sent]
+
+
+def _answer(language: Language, sent: Message | NotSent) -> Answer:
+    return refusal(sent, language) if isinstance(sent, NotSent) else sent_answer(sent)
+
+
+def _given(given: Answer | Replay) -> Answer:
+    if isinstance(given, Answer):
+        return given
+    return Answer(given.status, given.body.encode(), given.message_id, is_replay=True)
 
 
 def sent_answer(message: Message) -> Answer:
