@@ -467,6 +467,18 @@ def test_a_folder_that_may_not_be_entered_is_one_sentence(url: str, file: Path, 
             pass
 
 
+def test_links_that_go_round_in_a_circle_are_one_sentence(url: str, file: Path, copy: Path) -> None:
+    saved(f"sqlite:///{copy}", waiting())
+    file.symlink_to(other := file.with_name("other.db"))
+    other.symlink_to(file)
+    with pytest.raises(BackupFailed, match="no database at"):
+        back_up(url, copy, replace=True)
+    with pytest.raises(SettingInvalid, match="too many levels"):
+        restore(url, copy)
+    with pytest.raises(StoreUnavailable), administer(url):
+        pass
+
+
 def test_there_is_nothing_to_back_up(url: str, file: Path, copy: Path) -> None:
     with pytest.raises(BackupFailed, match="no database at"):
         back_up(url, copy, replace=False)

@@ -128,7 +128,17 @@ def test_a_time_beyond_an_ids_reach_is_the_nearest_within() -> None:
     assert reports.first_id(1 << 60) == "ffffffff-ffff"
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "secret", "postgresql://me:secret@host:port/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///a%00b.db",
+        "secret",
+        "postgresql://me:secret@host:port/x",
+        "postgresql://me:secret%00@host/x",
+    ],
+)
 def test_a_url_that_cannot_work_is_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(SettingInvalid) as caught:
         parse(url)

@@ -23,7 +23,7 @@ from chapar.store import files, hold, migrations
 from chapar.store.audit import add_entries, entry_of_local_user
 from chapar.store.database import Role, empty_wal, open_engine, sqlite_file
 from chapar.store.failures import cause
-from chapar.store.files import OWNER_ONLY, Lock, sibling
+from chapar.store.files import OWNER_ONLY, Lock, real_path, sibling
 from chapar.store.generations import begin_after, generation_of
 from chapar.store.schema import has_status, messages
 
@@ -86,7 +86,7 @@ class Restoration:
 
         Gives the file that now has the database that was there; None where there was none. Raises RestoreFailed.
         """
-        real = self._lock.file.resolve()
+        real = real_path(self._lock.file)
         with _failing(RestoreFailed):
             with open_engine(_url(self._partial), Role.MIGRATOR).connect() as connection:
                 with connection.begin():
@@ -134,7 +134,7 @@ def restoration(database_url: str, source: Path) -> Iterator[Restoration]:
             raise RestoreFailed(Phrase("backup.is_served", file=source))
         if files.is_served(target):  # before a large file is copied
             raise DatabaseInUse(str(target))
-        with _temporary(target.resolve()) as partial:
+        with _temporary(real_path(target)) as partial:
             unsent = _checked_copy(source, partial)
             with files.lock(target) as lock:
                 yield Restoration(lock, source, partial, unsent)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pysqlite3.dbapi2 as sqlite
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -193,6 +193,8 @@ def parse(database_url: str | URL) -> URL:
         url = make_url(database_url)
     except (ArgumentError, ValueError):
         raise SettingInvalid(_SETTING, Phrase("setting.database_url_form")) from None
+    if isinstance(database_url, str) and "\0" in unquote(database_url):  # libpq would take what is before it
+        raise SettingInvalid(_SETTING, Phrase("setting.database_url_form"))
     if url.get_backend_name() == "sqlite":
         if isinstance(database_url, str) and "?" in database_url:
             raise SettingInvalid(_SETTING, Phrase("setting.database_path_query"))

@@ -223,9 +223,14 @@ def lock_file_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.lock")
 
 
+def real_path(file: Path) -> Path:
+    """The path that links lead to. Not `Path.resolve`, which raises RuntimeError where they go round in a circle."""
+    return Path(os.path.realpath(file))
+
+
 def sibling(file: Path, kind: str) -> Path:
     """The file that SQLite keeps beside the database, which is where links lead to."""
-    real = file.resolve()
+    real = real_path(file)
     return real.with_name(f"{real.name}-{kind}")
 
 
