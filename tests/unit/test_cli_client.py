@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chapar.cli.client import Filters, GatewayClient, ShownMessage
+from chapar.cli.client import READ_TIMEOUT, Filters, GatewayClient, ShownMessage
 from chapar.errors import GatewayError, GatewayLost, GatewayRefused, GatewayUnreachable, NotAGateway, UsageInvalid
 from chapar.model.message import Status
 from chapar.model.report import Format
@@ -83,6 +83,21 @@ def test_a_report_is_of_the_form_that_was_asked_for(form: Format) -> None:
     answer = httpx.Response(200, content=b"[]", headers={"Content-Type": f"{form.media_type.upper()} ; charset=utf-8"})
     with client(lambda _: answer) as gateway, gateway.report(Filters(), form, {}) as pieces:
         assert b"".join(pieces) == b"[]"
+
+
+def test_a_spreadsheet_may_take_long_until_it_begins() -> None:
+    waits = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        form = Format(request.url.params["format"])
+        waits[form] = request.extensions["timeout"]["read"]
+        return httpx.Response(200, headers={"Content-Type": form.media_type})
+
+    for form in Format:
+        with client(answer).report(Filters(), form, {}):
+            pass
+    assert waits.pop(Format.XLSX) >= 600
+    assert set(waits.values()) == {READ_TIMEOUT}
 
 
 def test_the_answer_to_a_send_says_where_to_look() -> None:

@@ -17,7 +17,10 @@ from chapar.errors import SpreadsheetNotMade, StoreUnavailable
 from chapar.model.report import Format
 from chapar.web.api import spreadsheets as module
 from chapar.web.api.spreadsheets import SpreadsheetResponse, Spreadsheets
+from chapar.web.http import entrance
 from chapar.web.http.direct import HEAD_ONLY
+from chapar.web.http.exchange import CUT
+from support.callers import CALLER
 from support.doors import DoorBench
 
 COLUMNS = ("id", "imei")
@@ -141,7 +144,7 @@ async def test_whoever_hangs_up_leaves_nothing_behind_and_makes_room_for_the_nex
         pass
 
 
-async def answered(spreadsheets: Spreadsheets, pages: Any, **scope: Any) -> list[Any]:
+async def answered(spreadsheets: Spreadsheets, pages: Any, bench: DoorBench | None = None, **scope: Any) -> list[Any]:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -150,8 +153,8 @@ async def answered(spreadsheets: Spreadsheets, pages: Any, **scope: Any) -> list
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    bench = DoorBench()
-    scope |= {"type": "http", "method": "GET", "admission": (bench.door, None)}
+    bench = bench or DoorBench()
+    scope |= {"type": "http", "method": "GET", "admission": (bench.door, None), "caller": CALLER}
     await SpreadsheetResponse(spreadsheets.made("messages", COLUMNS, pages), {"X-Name": "a"})(scope, receive, send)
     return sent
 
@@ -176,3 +179,22 @@ async def test_what_goes_wrong_is_known_before_the_answer_begins(monkeypatch: py
     monkeypatch.setattr(module, "MOST", 0)
     with pytest.raises(SpreadsheetNotMade):
         await answered(Spreadsheets(), pages_of())
+
+
+async def test_whoever_counts_no_more_before_it_is_whole_gets_none(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setattr(entrance, "READMIT_EVERY", 0)
+    bench = DoorBench()
+    await bench.door.refresh()
+
+    async def pages() -> AsyncIterator[Iterable[Sequence[object]]]:
+        yield [("1", "2")]
+        bench.new_key()  # from here on, one is asked for
+        await bench.door.refresh()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(60):
+        assert await answered(Spreadsheets(), pages(), bench) == [{"type": CUT}]
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+    assert nothing_left(folder)
