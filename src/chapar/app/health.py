@@ -53,7 +53,7 @@ class Monitor:
         return Readiness(database, broker, self._capacity.held)
 
     async def is_well(self, patience: float) -> bool:
-        """Answer whether the writer does; a new start brings back neither a database nor a broker that is away."""
+        """Return whether the writer answers; a new start brings back neither a database nor a broker that is away."""
         return await self._database.writer_answers(patience)
 
     def exposition(self) -> bytes:

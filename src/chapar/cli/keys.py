@@ -167,7 +167,7 @@ def _change(key_id: str, change: "Callable[[ApiKey], KeyChange]") -> "ApiKey":
 
 def _cancel_waiting(sender: str) -> int:
     """Withdraw whatever waits of what a principal sent, in short transactions; gives how many messages."""
-    from chapar.model.audit import cancellation  # noqa: PLC0415 - see above
+    from chapar.model.audit import KEY_REVOKED, cancellation  # noqa: PLC0415 - see above
     from chapar.model.message import WAITING  # noqa: PLC0415 - see above
     from chapar.model.report import Filters, Page  # noqa: PLC0415 - see above
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
@@ -181,7 +181,7 @@ def _cancel_waiting(sender: str) -> int:
         while page is None or page.next is not None:
             with administer(database_url()) as connection:
                 page = oldest_first(connection, filters, page and page.next, _CANCELLED_AT_ONCE)
-                entries = [cancellation(_caller(), message, system_now(), "key revoked") for message in page.messages]
+                entries = [cancellation(_caller(), message, system_now(), KEY_REVOKED) for message in page.messages]
                 cancelled += sum(found is not None and found.won for found in CANCEL.run(connection, entries))
     return cancelled
 

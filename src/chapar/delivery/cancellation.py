@@ -8,7 +8,7 @@ from chapar.delivery.messages import Messaging
 from chapar.delivery.outcomes import not_sent
 from chapar.delivery.waiting import Waiters, Waiting
 from chapar.errors import MessageNotFound, NotCancellable, NotSaved
-from chapar.model.audit import Entry, cancellation
+from chapar.model.audit import KEY_REVOKED, Entry, cancellation
 from chapar.model.change import Cancelled
 from chapar.model.message import UNFINISHED, Message, Status, clearing
 from chapar.model.principal import Caller
@@ -16,7 +16,6 @@ from chapar.runtime.clock import Clock
 from chapar.store.store import Store
 
 CANCELLED_AT_ONCE: Final = 500  # messages withdrawn in one commit: a few milliseconds
-_KEY_REVOKED: Final = "key revoked"  # why, in the audit trail
 
 
 class Cancellation:
@@ -82,7 +81,7 @@ class Cancellation:
         """
         cancelled = 0
         async for waiting in self._store.reports.waiting_of(sender, CANCELLED_AT_ONCE):
-            entries = [cancellation(caller, message, self._clock.now(), _KEY_REVOKED) for message in waiting]
+            entries = [cancellation(caller, message, self._clock.now(), KEY_REVOKED) for message in waiting]
             deadline = self._loop.time() + self._patience
             for each in await self._store.messages.cancel(entries, deadline):
                 if isinstance(each, NotSaved):

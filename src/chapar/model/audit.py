@@ -1,11 +1,14 @@
 """The audit trail's values: what was done, by whom, to what."""
 
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.message import Message
 from chapar.model.principal import EVERYWHERE, Caller, Reach
+
+KEY_REVOKED: Final = "key revoked"
+"""Why messages were cancelled with the key that sent them: the `detail` of their entries."""
 
 
 class Action(StrEnum):

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chapar.errors import DatabaseUnusable, SchemaOutdated, StoreUnavailable
 from chapar.model.audit import Action
-from chapar.model.message import WAITING, Message
+from chapar.model.message import WAITING
 from chapar.model.principal import Caller
 from chapar.runtime.clock import system_now
 from chapar.store import copies, files, hold, migrations
@@ -120,11 +120,12 @@ def cancel_queue(database_url: str) -> int:
     """Cancel all that is held, in short transactions; gives how many messages. Raises what `administer` raises."""
     caller, cancelled = Caller(local_user(), ""), 0
     for status in WAITING:
-        some: list[Message] | None = None
-        while some != []:
+        while True:
             with administer(database_url) as connection:
                 some = hold.cancel_some(connection, status, caller, system_now())
-            cancelled += sum(message.micro_op != "" for message in some)
+            if not some:
+                break
+            cancelled += sum(not message.clears for message in some)
     with administer(database_url) as connection:
         hold.lift(connection)
     return cancelled

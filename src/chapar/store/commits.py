@@ -150,7 +150,7 @@ class Commits:
         return not (self._down or self._backoff or self.gone is not None)
 
     async def is_answering(self, patience: float) -> bool:
-        """Answer whether the writer does within so many seconds. One that has said that it has no database has done so.
+        """Return whether the writer answers within so many seconds, or has reported that it has no database.
 
         It is asked with an empty batch, which begins no transaction and touches no disk.
         """

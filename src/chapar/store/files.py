@@ -130,7 +130,7 @@ def write_generation(lock_file: int, generation: int) -> None:
 
 
 def keep_generation(file: Path, generation: int) -> None:
-    """Likewise for the lock file of this database, where it has one, which a gateway's writer may have open."""
+    """Keep the generation of what a command committed, in the database's lock file, where it has one."""
     with suppress(OSError), lock_file_of(file).open("rb+", buffering=0) as opened:
         if generation > read_generation(opened.fileno()):  # a gateway may have committed since
             write_generation(opened.fileno(), generation)
@@ -161,7 +161,7 @@ def check_name(file: Path) -> None:
 
 
 class Watch:
-    """Says when the files of an open connection are not those that their names lead to, or were overwritten.
+    """Notices when the files of an open connection are not those that their names lead to, or were overwritten.
 
     For use by the one process that writes, with the descriptors of the lock. It keeps the generation in the lock file.
     """

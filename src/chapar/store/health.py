@@ -33,7 +33,7 @@ class Health:
         return self._commits.is_saving
 
     async def writer_answers(self, patience: float) -> bool:
-        """Answer whether the writer process does within so many seconds, with or without a database."""
+        """Return whether the writer process answers within so many seconds, with or without a database."""
         return await self._commits.is_answering(patience)
 
     async def check(self, patience: float = _PATIENCE) -> None:

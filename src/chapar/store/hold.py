@@ -103,7 +103,7 @@ def cancel_some(connection: Connection, status: Status, caller: Caller, at: int)
     """Cancel the next messages with this status that are held; gives them as they were."""
     page = {"behind": 0, "limit": _CANCELLED_AT_ONCE}
     found = [to_message(tuple(row)) for row in connection.execute(_SOME_HELD[status], page)]
-    CANCEL.run(connection, [cancellation(caller, message, at, "held") for message in found])
+    CANCEL.run(connection, [cancellation(caller, message, at, Reason.HELD.value) for message in found])
     return found
 
 

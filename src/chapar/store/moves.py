@@ -11,12 +11,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from chapar.model.audit import Entry
 from chapar.model.change import Cancelled, Change, Move
 from chapar.model.message import MUTABLE, WAITING, Attempt, Status
+from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
 from chapar.store.generations import advance
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch
 from chapar.store.schema import COLUMNS, Row, attempts, messages, to_message, to_row
 
-_CANCELLED = "cancelled"  # the reason
+_CANCELLED = Reason.CANCELLED.value
 _GUARDS = ("id", "status", "attempts", "claim")
 _set = attrgetter(*MUTABLE[1:])
 

@@ -25,6 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from chapar.model.change import Change
 from chapar.model.message import WAITING, Attempt, Status
 from chapar.model.queue import Backlog, Lease, Taken
+from chapar.model.reason import Reason
 from chapar.store.generations import advance
 from chapar.store.moves import keep_attempts
 from chapar.store.operations import Kind
@@ -50,8 +51,8 @@ _PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
 
 _ONE_TAKER = 0x63686170  # the advisory lock under which PostgreSQL lets one process at a time take messages
 
-_EXPIRED = "expired"  # the reason
-_DIED = "process_died"  # the reason, and the outcome of the attempt
+_EXPIRED = Reason.EXPIRED.value
+_DIED = Reason.PROCESS_DIED.value  # also the outcome of the attempt
 
 
 def _due(before: Status) -> Update:
@@ -187,7 +188,7 @@ class Queue:
         return await self._commits.one(TAKE, Take(claim, limit, at))
 
     async def acquire_lease(self, lease: Lease) -> None:
-        """Say that this process lives; what it holds is its own until the lease is over."""
+        """Begin or extend the lease of this process: what it holds is its own until that is over."""
         await self._commits.one(ACQUIRE_LEASE, lease)
 
     async def release_lease(self, process: str) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, literal
 from chapar.model.audit import Entry
 from chapar.model.change import Change
 from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, first_id, time_of
+from chapar.model.reason import Reason
 from chapar.store.acceptance import insert_messages
 from chapar.store.audit import add_entries
 from chapar.store.operations import Kind
@@ -15,7 +16,7 @@ from chapar.store.schema import Row, messages, to_message, to_row
 
 _SKEW = 3_600_000  # ms by which the clocks of two gateways may differ
 
-_SUPERSEDED = "superseded"  # the reason
+_SUPERSEDED = Reason.SUPERSEDED.value
 _MICRO_OP = Message._fields.index("micro_op")
 _at_broker = [status.value for status in AT_BROKER]
 _unfinished = [status.value for status in UNFINISHED]

@@ -214,12 +214,12 @@ Row = tuple[Value, ...]
 
 
 def has_status(statuses: Iterable[Status]) -> ColumnElement[bool]:
-    """Say that a message has one of these statuses, in words with which an index finds it."""
+    """The condition that a message has one of these statuses, in words with which an index finds it."""
     return or_(*each_has_status(statuses))
 
 
 def each_has_status(statuses: Iterable[Status]) -> Sequence[ColumnElement[bool]]:
-    """Give a condition for each of the two indexes that have messages of these statuses."""
+    """The conditions of `has_status`, one for each of the two indexes that have messages of these statuses."""
     by_index: dict[str, list[str]] = {}
     for status in statuses:
         by_index.setdefault(IS_OPEN if status is Status.PUBLISHING else _IS_AT_REST, []).append(status.value)

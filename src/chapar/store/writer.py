@@ -115,7 +115,7 @@ def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch
 
 
 def _check_file(channel: socket.socket, connection: Connection, watch: Watch, before: str | None) -> str | None:
-    """Say where a file has gone since `before`, or is back; gives which one is gone now."""
+    """Send what has changed since `before`: which file is gone, or that all are back. Gives which one is gone now."""
     gone = watch.gone()
     if gone == before:
         return gone
