@@ -108,6 +108,11 @@ async def test_a_key_gets_another_end(store: Store) -> None:
     assert [entry.action for entry in await entries(store)] == ["key_created", "key_expires", "key_expires"]
 
 
+@pytest.mark.parametrize("key_id", ["nobody", "کلید", "\0", "a\nb", "\udcff"])
+async def test_what_is_no_id_of_a_key_finds_none(store: Store, key_id: str) -> None:
+    assert await store.api_keys.find(key_id) is None
+
+
 async def test_a_key_that_is_not_there_is_not_changed(store: Store) -> None:
     key = issue(CALLER, GRANT, now()).key
     assert not await store.api_keys.change(revocation(CALLER, key, now()), deadline_of())

@@ -489,6 +489,14 @@ def test_there_is_nothing_to_back_up(url: str, file: Path, copy: Path) -> None:
         restore("postgresql://nowhere/chapar", copy)
 
 
+def test_a_name_that_is_no_utf_8_is_one_of_a_file_too(url: str, copy: Path) -> None:
+    saved(url, waiting())
+    strange = copy.with_name("copy-\udcff.db")
+    assert back_up(url, strange, replace=False) == 1
+    restore(f"sqlite:///{copy.with_name('restored.db')}", strange)
+    assert names_in(copy.parent) >= {strange.name, "restored.db"}
+
+
 def test_nothing_is_found_from_a_folder_that_was_deleted(
     url: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,15 @@ import httpx
 import pytest
 
 from chapar.cli.client import READ_TIMEOUT, Filters, GatewayClient, ShownMessage
-from chapar.errors import GatewayError, GatewayLost, GatewayRefused, GatewayUnreachable, NotAGateway, UsageInvalid
+from chapar.errors import (
+    FieldInvalid,
+    GatewayError,
+    GatewayLost,
+    GatewayRefused,
+    GatewayUnreachable,
+    NotAGateway,
+    UsageInvalid,
+)
 from chapar.model.message import Status
 from chapar.model.report import Format
 
@@ -263,6 +271,38 @@ def test_a_port_that_is_drawn_at_the_start_is_not_known(monkeypatch: pytest.Monk
         GatewayClient(None, "en")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("gateway.example", "ftp://gateway.example", "http://", "http://[::1", "http://\udcff"),
+        *("http://.example", "http://a..b", f"http://{'a' * 64}.example"),
+        *("http://gateway.example:0", "http://gateway.example:65536"),
+        *("http://gateway.example/?a=b", "http://gateway.example/#a"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_misuse(url: str) -> None:
+    with pytest.raises(UsageInvalid, match="must be written as"):
+        GatewayClient(url, "en")
+
+
+@pytest.mark.parametrize("url", ["http://gateway.example.:65535/a", "https://دروازه.example", "http://[::1]:8000"])
+def test_other_urls_are_taken(url: str) -> None:
+    with GatewayClient(url, "en") as gateway:
+        assert gateway.url
+
+
+@pytest.mark.parametrize("key", ["", "کلید", "a\nb", "\udcff", "k" * 256])
+def test_a_key_that_no_header_holds_is_not_sent(key: str) -> None:
+    with client(lambda _: pytest.fail("it was sent")) as gateway:
+        for call in (
+            lambda: gateway.send({}, 1.0, key),
+            lambda: gateway.send_all([b"{}"], 1.0, key),
+            lambda: gateway.resend("x", {}, 1.0, key),
+        ):
+            with pytest.raises(FieldInvalid, match="--idempotency-key"):
+                call()
+
+
 def test_ids_are_no_part_of_a_path_of_their_own() -> None:
     asked: list[str] = []
 
@@ -274,7 +314,9 @@ def test_ids_are_no_part_of_a_path_of_their_own() -> None:
         assert gateway.message("../keys?x#y") is None
         with pytest.raises(GatewayRefused):
             gateway.cancel("a/b")
+        assert gateway.message("\udcff") is None
     assert asked == [
         "/chapar/messaging/messages/..%2Fkeys%3Fx%23y",
         "/chapar/messaging/messages/a%2Fb/cancel",
+        "/chapar/messaging/messages/%FF",
     ]

@@ -80,6 +80,8 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["keys", "create", "--name", "farm"], "messages:send"),
         (["keys", "create", "--name", "farm", "--scope", "moon:land"], "moon:land"),
         (["keys", "revoke"], "ID"),
+        (["audit", "--principal", "\udcff"], "--principal"),
+        (["audit", "--subject", "a\0"], "--subject"),
         (["audit", "--action", "moon_landed"], "--action"),
         (["sent"], "send"),
         (["send", "pump-7", "open", "--timeou", "3"], "--timeout"),

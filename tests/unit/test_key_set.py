@@ -192,7 +192,11 @@ def test_only_the_setting_names_a_proxy_and_never_for_this_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    "proxy", ["proxy.example:3128", "socks5://c4nary@proxy:1", "http://", "http://c4nary@x:0", "http://[c4nary"]
+    "proxy",
+    [
+        *("proxy.example:3128", "socks5://c4nary@proxy:1", "http://", "http://c4nary@x:0", "http://[c4nary"),
+        *("http://c4nary@a..b:3128", f"http://c4nary@{'a' * 64}.example"),
+    ],
 )
 def test_a_proxy_that_is_none_is_refused_without_its_password(proxy: str) -> None:
     with pytest.raises(SettingInvalid) as error:

@@ -38,16 +38,16 @@ def audit(
 
     Example: `chapar audit --action key_revoked --json`
     """
-    from chapar.model.audit import Action, AuditFilters  # noqa: PLC0415 - see above
+    from chapar.model.audit import Action, AuditFilters, check_filter  # noqa: PLC0415 - see above
     from chapar.store.administration import administer  # noqa: PLC0415 - see above
     from chapar.store.audit import newest_first  # noqa: PLC0415 - see above
     from chapar.web.api.audit import entry_view  # noqa: PLC0415 - only this command needs it, and it takes long to load
 
     filters = AuditFilters(
-        principal=principal,
+        principal=check_filter(principal, "--principal"),
         action=None if action is None else Action.named(action, "--action"),
         imei=None if device is None else check_device_id(device, "--device"),
-        subject=subject,
+        subject=check_filter(subject, "--subject"),
         since=milliseconds(moment("--since", since)),
         until=milliseconds(moment("--until", until)),
     )

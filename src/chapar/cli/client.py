@@ -28,9 +28,11 @@ from chapar.errors import (
     SettingInvalid,
     UsageInvalid,
 )
+from chapar.model.acceptance import check_key
 from chapar.model.message import Status
 from chapar.model.report import Format
 from chapar.model.times import milliseconds, rfc3339
+from chapar.runtime.addresses import LARGEST_PORT, is_host
 from chapar.runtime.certificates import tls_problem, trusting
 from chapar.runtime.outbound import proxy_for
 from chapar.runtime.secret_files import secret_of_environment
@@ -228,7 +230,7 @@ class GatewayClient:
     ) -> httpx.Response:
         headers = {} if content is None else {"Content-Type": "application/json"}
         if key is not None:
-            headers["Idempotency-Key"] = key
+            headers["Idempotency-Key"] = check_key(key, "--idempotency-key")
         timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT)
         return self._call(self._http.build_request("POST", path, content=content, headers=headers, timeout=timeout))
 
@@ -278,7 +280,7 @@ class GatewayClient:
     def _read_clock(self, answer: httpx.Response) -> None:
         try:
             self.clock = parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             self.clock = None
 
 
@@ -306,7 +308,8 @@ def _checked(url: str) -> httpx.URL:
         parsed = httpx.URL(url.strip())
     except httpx.InvalidURL:
         parsed = httpx.URL()
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
+    is_address = is_host(parsed.raw_host.decode()) and (parsed.port is None or 0 < parsed.port <= LARGEST_PORT)
+    if parsed.scheme not in {"http", "https"} or not is_address or parsed.query or parsed.fragment:
         raise UsageInvalid(Phrase("usage.url"))
     return parsed
 
@@ -324,7 +327,7 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
 
 
 def _path(message_id: str) -> str:
-    return f"/messaging/messages/{quote(message_id, safe='')}"
+    return f"/messaging/messages/{quote(os.fsencode(message_id), safe='')}"
 
 
 def _media_type(answer: httpx.Response) -> str:

@@ -2,9 +2,18 @@
 
 from typing import Final, NamedTuple
 
+from chapar.errors import FieldInvalid, Phrase
 from chapar.model.message import Message, Status
 
 UNBOUNDED: Final = 2**31
+MAX_KEY_LENGTH: Final = 255  # characters of an idempotency key; a UUID has 36
+
+
+def check_key(key: str, field: str) -> str:
+    """Return an idempotency key unchanged; raises FieldInvalid for what cannot be one."""
+    if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise FieldInvalid(field, Phrase("rule.idempotency_key", limit=MAX_KEY_LENGTH))
+    return key
 
 
 class IdempotencyKey(NamedTuple):

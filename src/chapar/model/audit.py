@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Self
 
 from chapar.errors import FieldInvalid, Phrase
-from chapar.model.message import Message
+from chapar.model.message import Message, has_forbidden_character
 from chapar.model.principal import EVERYWHERE, Caller, Reach
 
 KEY_REVOKED: Final = "key revoked"
@@ -33,6 +33,13 @@ class Action(StrEnum):
         except ValueError:
             every = tuple(cls)
             raise FieldInvalid(field, Phrase("rule.one_of", names=every)) from None
+
+
+def check_filter(text: str | None, field: str) -> str | None:
+    """Return what entries are to have unchanged; raises FieldInvalid for what no database keeps."""
+    if text is not None and has_forbidden_character(text):
+        raise FieldInvalid(field, Phrase("rule.control_characters"))
+    return text
 
 
 class Entry(NamedTuple):

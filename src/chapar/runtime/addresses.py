@@ -16,11 +16,11 @@ EMBEDDED_LARGEST: Final = 262_144  # bytes behind a packet's fixed header, which
 """What the built-in broker takes. It does not announce it, and ends the session of whoever sends more."""
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # IANA
-_LARGEST_PORT: Final = 65_535
+LARGEST_PORT: Final = 65_535
 _LONGEST_FIELD: Final = 65_535  # bytes of a user name or password in CONNECT (MQTT 5.0 §1.5)
 _QUOTES: Final = "\"'`“”‘’«»"
 _BEGINNING: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_HOST: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_HOST: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")  # RFC 1035 §2.3.4
 _MAPPED: Final = "::ffff:"
 _LONGEST_NAME: Final = 253  # characters (RFC 1035 §2.3.4)
 _WEB_PORTS: Final = {"http": 80, "https": 443}  # IANA
@@ -76,7 +76,7 @@ def is_origin(text: str) -> bool:
     """
     scheme, _, place = text.partition("://")
     host, colon, port = place.rpartition(":") if _ENDS_IN_PORT.search(place) else (place, "", "")
-    is_own = bool(colon) and (not 0 < int(port) <= _LARGEST_PORT or int(port) == _WEB_PORTS.get(scheme))
+    is_own = bool(colon) and (not 0 < int(port) <= LARGEST_PORT or int(port) == _WEB_PORTS.get(scheme))
     return scheme in _WEB_PORTS and text == text.lower() and is_host_in_url(host) and not is_own
 
 
@@ -209,7 +209,7 @@ def _host_and_port(place: str) -> tuple[str, int | None]:
 def _port(text: str) -> int | None:
     if not text:
         return None
-    if not text.isdecimal() or len(text) > len(str(_LARGEST_PORT)) or not 1 <= int(text) <= _LARGEST_PORT:
+    if not text.isdecimal() or len(text) > len(str(LARGEST_PORT)) or not 1 <= int(text) <= LARGEST_PORT:
         raise Problem(Phrase("broker_url.port"))
     return int(text)
 

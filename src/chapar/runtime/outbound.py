@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from chapar.errors import Phrase, SettingInvalid
-from chapar.runtime.addresses import is_loopback
+from chapar.runtime.addresses import is_host, is_loopback
 
 _SETTING: Final = "CHAPAR_PROXY"
 
@@ -33,6 +33,6 @@ def proxy_for(host: str, proxy: str | None) -> httpx.Proxy | None:
         found = httpx.Proxy(proxy) if is_usable else None
     except (ValueError, httpx.InvalidURL):  # whose words may repeat a password
         found = None
-    if found is None:
+    if found is None or not is_host(found.url.raw_host.decode()):
         raise SettingInvalid(_SETTING, Phrase("setting.proxy"))
     return None if is_loopback(host) else found

@@ -106,7 +106,9 @@ def _used(connection: Connection, uses: Sequence[tuple[str, int]]) -> Sequence[N
 
 
 def find(connection: Connection, key_id: str) -> ApiKey | None:
-    """The key with this id."""
+    """The key with this id; what no id holds, such as NUL, no database has to be asked for."""
+    if not (key_id.isascii() and key_id.isprintable()):
+        return None
     return _found(connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none())
 
 

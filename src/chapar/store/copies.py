@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chapar.errors import BackupFailed, DatabaseInUse, DatabaseUnusable, Phrase, RestoreFailed
 from chapar.model.audit import Action
+from chapar.model.lines import plain
 from chapar.model.message import UNFINISHED
 from chapar.model.principal import Caller
 from chapar.model.queue import Unsent
@@ -110,7 +111,7 @@ class Restoration:
                 hold.cancel_all(connection, caller, at)
             case never:
                 assert_never(never)
-        entry = entry_of_local_user(at, Action.RESTORED, f"{self._source.name}; unsent: {unsent.value}")
+        entry = entry_of_local_user(at, Action.RESTORED, f"{plain(self._source.name)}; unsent: {unsent.value}")
         add_entries(connection, [entry])
         connection.exec_driver_sql(f"PRAGMA {_BACKED_UP_AT} = 0")
         return begin_after(connection, self._lock.known_generation())

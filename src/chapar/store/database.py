@@ -232,7 +232,7 @@ def _connect_sqlite(file: Path, role: Role, identity: Identity | None) -> sqlite
                 file.touch(mode=OWNER_ONLY)  # the files that SQLite puts beside it take the same mode
     mode = "ro" if role is Role.READER else "rw"
     connection = sqlite.connect(
-        f"file:{quote(str(file))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
+        f"file:{quote(os.fsencode(file))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
     )
     if identity is not None:
         files.check(file, identity)  # also what was just opened

@@ -7,9 +7,8 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
 from chapar.access.trail import AuditTrail
-from chapar.errors import FieldInvalid, Phrase
-from chapar.model.audit import Action, AuditFilters, Entry
-from chapar.model.message import check_device_id, has_forbidden_character
+from chapar.model.audit import Action, AuditFilters, Entry, check_filter
+from chapar.model.message import check_device_id
 from chapar.model.principal import Scope
 from chapar.model.times import milliseconds, rfc3339
 from chapar.web.api.schemas import DEVICE_ID, FORBIDDEN, MAX_PAGE, Moment
@@ -48,14 +47,11 @@ class AuditQuery(BaseModel):
 
     def filters(self) -> AuditFilters:
         """Return them as the gateway takes them; raises FieldInvalid."""
-        for name, text in (("principal", self.principal), ("subject", self.subject)):
-            if text is not None and has_forbidden_character(text):  # no database keeps one, and not each can be asked
-                raise FieldInvalid(name, Phrase("rule.control_characters"))
         return AuditFilters(
-            principal=self.principal,
+            principal=check_filter(self.principal, "principal"),
             action=self.action,
             imei=None if self.imei is None else check_device_id(self.imei),
-            subject=self.subject,
+            subject=check_filter(self.subject, "subject"),
             since=milliseconds(self.since),
             until=milliseconds(self.until),
         )

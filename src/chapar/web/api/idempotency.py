@@ -6,11 +6,10 @@ from typing import Final, NamedTuple
 from fastapi import Request
 
 from chapar.delivery.idempotency import Use
-from chapar.errors import FieldInvalid, KeyNotTaken, Phrase
+from chapar.errors import KeyNotTaken
+from chapar.model.acceptance import MAX_KEY_LENGTH, check_key
 from chapar.web.http.entrance import caller_of
 from chapar.web.http.headers import first_headers, header
-
-MAX_KEY_LENGTH: Final = 255  # characters; a UUID has 36
 
 KEY_PARAMETER: Final = {
     "name": "Idempotency-Key",
@@ -43,8 +42,7 @@ def key_of(request: Request) -> RequestKey | None:
     key = key.strip()
     if key.startswith('"') and key.endswith('"'):  # the draft's string; most clients send it bare
         key = key[1:-1]
-    if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
-        raise FieldInvalid("Idempotency-Key", Phrase("rule.idempotency_key", limit=MAX_KEY_LENGTH))
+    check_key(key, "Idempotency-Key")
     target = f"{request.method} {request.url.path.lower()}\n"  # an id may be in capitals
     return RequestKey(caller_of(request).principal.id, key, target.encode())
 
