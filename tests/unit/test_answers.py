@@ -93,6 +93,32 @@ async def test_every_publication_of_a_list_has_exactly_one_answer() -> None:
     ]
 
 
+async def test_answers_wait_for_the_others_with_patience_until_all_have_come() -> None:
+    session, _ = connected()
+    answers = session.publish(publications(4))
+    answers.patience = 60
+    lists, reader = reading(answers)
+    await turn()
+    for number in (1, 2, 3):
+        session.data_received(pubacks([number]))
+        await turn()
+    assert lists == []
+    session.data_received(pubacks([4]))
+    await reader
+    assert [len(come) for come in lists] == [4]
+
+
+async def test_answers_do_not_wait_for_others_that_do_not_come() -> None:
+    session, _ = connected()
+    answers = session.publish(publications(3))
+    answers.patience = 0.001
+    await turn()
+    session.data_received(pubacks([1, 2]))
+    assert len(await anext(answers)) == 2
+    session.data_received(pubacks([3]))
+    assert [len(come) async for come in answers] == [1]
+
+
 async def test_without_a_session_all_are_answered_at_once() -> None:
     session, _ = connected()
     await session.close()

@@ -14,6 +14,7 @@ from chapar.app.health import Monitor
 from chapar.app.wiring import rules_of
 from chapar.delivery import cancellation as cancellation_module
 from chapar.delivery import capacity as capacity_module
+from chapar.delivery import dispatcher as dispatcher_module
 from chapar.delivery.acceptance import Sending
 from chapar.delivery.cancellation import Cancellation
 from chapar.delivery.capacity import Capacity
@@ -475,6 +476,28 @@ async def test_what_goes_out_at_once_does_not_need_room_in_the_queue() -> None:
     await bench.send(LATER._replace(imei="Z"))
     bench.link.answers.append(0x00)
     assert (await bench.send()).status is Status.PUBLISHED
+
+
+async def test_the_outcomes_of_a_list_are_committed_together_and_nobody_else_waits_for_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_TOGETHER", 60)
+    sending = asyncio.create_task(bench.messaging.send_all(CALLER, [ASKED] * 3))
+    await until(lambda: len(bench.link.waiting) == 3)
+    for message_id in bench.link.ids:
+        assert bench.store.asked("move") == []
+        bench.link.answer(message_id, 0x00)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    await sending
+    assert len(bench.store.asked("move")) == 3
+    together = asyncio.create_task(bench.messaging.send_all(CALLER, [ASKED] * 2)), bench.in_flight()
+    await until(lambda: len(bench.link.waiting) == 3)
+    bench.link.answer(bench.link.ids[5], 0x00)
+    await together[1]
+    bench.link.answer(bench.link.ids[3], 0x00)
+    bench.link.answer(bench.link.ids[4], 0x00)
+    await together[0]
 
 
 async def test_what_is_certain_not_to_be_saved_is_told_so(bench: Bench) -> None:

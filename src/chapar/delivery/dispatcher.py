@@ -44,6 +44,8 @@ PAGE: Final = 100  # messages taken in one commit: a few milliseconds, for which
 MAX_TAKEN: Final = 4 * PAGE  # … and not at their end: keeps the broker's window full between two commits
 MAX_UNDER_WAY: Final = 4000  # deliveries at a time, the direct ones included; beyond it messages wait in the database
 
+_TOGETHER: Final = 0.005  # seconds in which outcomes are collected where each caller waits for several of them
+
 _NEWS: Final = frozenset({Status.SCHEDULED, Status.QUEUED, Status.CANCELLED})  # what may be of use to the queue
 _POLL_ALONE = 1.0  # seconds between looks at the queue; what this process queues itself wakes it
 _POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed read
@@ -280,6 +282,8 @@ class Dispatcher:
         """Publish what leaves in this turn of the loop, and commit what comes of it, as the answers come."""
         batch, self._leaving = self._leaving, {}
         answered = self._link.publish(self._publications(batch.values()))
+        if all(delivery.caller is not None and len(delivery.caller.pending) > 1 for delivery in batch.values()):
+            answered.patience = _TOGETHER
         async for answers in answered:
             self._unanswered -= len(answers)
             if self._departures.isolating:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple, Self
 
 from chapar.errors import LinkDown, LinkLost, PublicationExpired, PublicationInvalid, TakenBack
@@ -27,13 +28,16 @@ class Answers:
     ...         ...
 
     Each list is everything that has come since the one before it. So all that one read of the socket acknowledged
-    comes at once, and waking the reader costs as much for one answer as for a thousand.
+    comes at once, and waking the reader costs as much for one answer as for a thousand. With `patience`, a list is all
+    that is left, or what came in so many seconds.
     """
 
     def __init__(self, expected: int) -> None:
+        self.patience = 0.0  #: seconds for which an answer may wait for the others
         self._expected = expected  # answers that the reader has not got
         self._come: list[Answer] = []
         self._reader: asyncio.Future[None] | None = None
+        self._enough = 1  # answers for which the reader waits
 
     @classmethod
     def alike(cls, publications: Sequence[Publication], outcome: int | Exception) -> Self:
@@ -46,7 +50,7 @@ class Answers:
     def add(self, publication: Publication, outcome: int | Exception) -> None:
         """Add the answer to one of the publications."""
         self._come.append(Answer(publication, outcome))
-        if self._reader is not None and not self._reader.done():
+        if self._reader is not None and len(self._come) >= self._enough and not self._reader.done():
             self._reader.set_result(None)
 
     def __aiter__(self) -> Self:
@@ -56,8 +60,15 @@ class Answers:
         if not self._expected:
             raise StopAsyncIteration
         if not self._come:
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
+            await self._wait_for(1)
+        if self.patience and len(self._come) < self._expected:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.patience):
+                    await self._wait_for(self._expected)
         come, self._come = self._come, []
         self._expected -= len(come)
         return come
+
+    async def _wait_for(self, count: int) -> None:
+        self._enough, self._reader = count, asyncio.get_running_loop().create_future()
+        await self._reader
