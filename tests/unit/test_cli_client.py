@@ -169,6 +169,15 @@ def test_a_message_keeps_what_a_newer_gateway_adds() -> None:
     assert MESSAGE.items() <= ShownMessage.model_validate(MESSAGE).model_dump(mode="json").items()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"expires_at": "soon"}, {"history": [{"at": "2026-11-24T06:30:00Z"}]}, {"history": 1}, {"topic": []}],
+)
+def test_a_message_that_cannot_be_shown_is_none_of_a_gateway(wrong: dict[str, Any]) -> None:
+    with client(lambda _: httpx.Response(200, json=MESSAGE | wrong)) as gateway, pytest.raises(NotAGateway):
+        gateway.find("7")
+
+
 def test_a_message_that_is_not_there_is_none() -> None:
     with client(lambda _: httpx.Response(404, json={"reason": "no such message"})) as gateway:
         assert gateway.message("7") is None

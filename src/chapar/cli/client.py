@@ -10,11 +10,11 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Annotated, Final, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
 import httpx
-from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError, field_serializer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, PlainSerializer, TypeAdapter, ValidationError
 
 from chapar.errors import (
     GatewayError,
@@ -48,6 +48,9 @@ _SENT: Final = frozenset({HTTPStatus.CREATED, HTTPStatus.ACCEPTED})
 _Body = TypeAdapter(dict[str, object])
 
 
+Moment = Annotated[AwareDatetime, PlainSerializer(lambda time: rfc3339(milliseconds(time)))]  # as the gateway writes it
+
+
 class ShownMessage(BaseModel):
     """A message as the gateway shows it: what the command line reads of it, and whatever else there is."""
 
@@ -62,12 +65,30 @@ class ShownMessage(BaseModel):
     attempts: int = 0
     possible_duplicate: bool = False
     subscribers: bool | None = None
-    created_at: AwareDatetime
-    finished_at: AwareDatetime | None = None
+    created_at: Moment
+    finished_at: Moment | None = None
 
-    @field_serializer("created_at", "finished_at")
-    def _as_the_gateway_writes_it(self, time: datetime | None) -> str | None:
-        return rfc3339(milliseconds(time))
+
+class ShownAttempt(BaseModel):
+    """An attempt of a message, likewise."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    attempt: int
+    at: Moment
+    outcome: str
+
+
+class ShownDetail(ShownMessage):
+    """A message with its evidence and its attempts, likewise."""
+
+    params: JsonValue = None
+    topic: str | None = None
+    deliver_at: Moment | None = None
+    expires_at: Moment | None = None
+    published_at: Moment | None = None
+    origin: str | None = None
+    history: tuple[ShownAttempt, ...] = ()
 
 
 class Page(BaseModel):
@@ -204,11 +225,11 @@ class GatewayClient:
                 break
         return found
 
-    def find(self, message_id: str) -> ShownMessage:
+    def find(self, message_id: str) -> ShownDetail:
         """The message with this id; where there is none, the gateway says so (404)."""
         answer = self._call(self._http.build_request("GET", _path(message_id)))
         try:
-            return ShownMessage.model_validate_json(answer.content)
+            return ShownDetail.model_validate_json(answer.content)
         except ValidationError:
             raise NotAGateway(self.url, answer.status_code) from None
 

@@ -19,7 +19,7 @@ def show(message_id: MessageId, *, url: Url = None, as_json: Json = False) -> No
     with GatewayClient(url, language) as gateway:
         message = gateway.find(message_id)
     if as_json:
-        typer.echo(json_line(message.model_dump(mode="json")))
+        typer.echo(json_line(message.model_dump(mode="json", exclude_unset=True)))
     else:
         print_message(message, language)
     check_output()

@@ -1,15 +1,15 @@
 """Messages as a person reads them: a table, the newest last."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Final
 
-from pydantic import AwareDatetime, TypeAdapter
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chapar.cli.client import ShownMessage
+from chapar.cli.client import ShownDetail, ShownMessage
 from chapar.cli.sentences import say, word
 from chapar.cli.terminal import local_time
 from chapar.errors import Language, joined, persian_digits
@@ -119,37 +119,37 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], language
     console.print(table)
 
 
-def print_message(message: ShownMessage, language: Language) -> None:
+def print_message(message: ShownDetail, language: Language) -> None:
     """All that is known of a message, a line each."""
     console = Console(highlight=False)
-    extra = message.model_extra or {}
-    times = {name: extra.get(name) for name in ("deliver_at", "expires_at", "published_at")}
+
+    def time(at: datetime | None) -> str | None:
+        return None if at is None else local_time(at, language)
+
     lines = {
         "id": message.id,
         "device": message.imei,
         "operation": message.micro_op,
-        "params": None if extra.get("params") is None else json_line(extra["params"]),
-        "topic": extra.get("topic"),
+        "params": None if message.params is None else json_line(message.params),
+        "topic": message.topic,
         "status": word("status", message.status, language),
         "note": note(message, language),
-        "accepted": local_time(message.created_at, language),
-        **{
-            name: None if time is None else local_time(_TIME.validate_python(time), language)
-            for name, time in times.items()
-        },
-        "finished_at": None if message.finished_at is None else local_time(message.finished_at, language),
-        "origin": extra.get("origin"),
+        "accepted": time(message.created_at),
+        "deliver_at": time(message.deliver_at),
+        "expires_at": time(message.expires_at),
+        "published_at": time(message.published_at),
+        "finished_at": time(message.finished_at),
+        "origin": message.origin,
     }
     _print_record(console, ((say(f"heading.{name}", language), str(text)) for name, text in lines.items() if text))
-    attempts = extra.get("history")
-    if isinstance(attempts, list) and attempts:
+    if message.history:
         rows = [
             (
-                persian_digits(each["attempt"]) if language == "fa" else str(each["attempt"]),
-                local_time(_TIME.validate_python(each["at"]), language),
-                word("reason", str(each["outcome"]), language),
+                persian_digits(str(each.attempt)) if language == "fa" else str(each.attempt),
+                local_time(each.at, language),
+                word("reason", each.outcome, language),
             )
-            for each in attempts
+            for each in message.history
         ]
         print_table(("attempt", "at", "outcome"), rows, language)
 
@@ -161,6 +161,3 @@ def _print_record(console: Console, lines: Iterable[tuple[str, str]]) -> None:
         blanks = " " * (width - cell_len(heading) + 2)
         console.print(Text(f"{heading}{blanks}{plain(text)}"), soft_wrap=True)
     console.print()
-
-
-_TIME: Final = TypeAdapter(AwareDatetime)
