@@ -31,7 +31,7 @@ from chapar.web.http.turns import Turns, Work
 _Request = tuple[Command, Use | None]
 """What one message of the call asks for, and how it uses the call's key."""
 
-_AT_A_TIME: Final = 50  # messages read in one turn of the event loop, which other callers share
+_AT_A_TIME: Final = 200  # messages read in one turn of the event loop, which other callers share
 _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
 _CSV: Final = "text/csv"
@@ -182,7 +182,7 @@ class _Call:
                         tasks.create_task(self._send(together, answers))
                         together = {}
                     together[number] = request
-                if number % _AT_A_TIME == 0 and together:
+                if len(together) == _AT_A_TIME:
                     tasks.create_task(self._send(together, answers))
                     together = {}
                     await work.end_turn()
