@@ -22,7 +22,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 from chapar.errors import DatabaseUnsafe, Phrase, SettingInvalid
 from chapar.store import files
 from chapar.store.failures import translated
-from chapar.store.files import OWNER_ONLY, Identity
+from chapar.store.files import OWNER_ONLY
+from chapar.store.identity import Identity
 
 _SETTING = "CHAPAR_DATABASE_URL"
 

@@ -7,9 +7,10 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from chapar.errors import DatabaseFileGone, DatabaseInUse, Phrase, SettingInvalid
+from chapar.store.identity import Identity, identity_of
 
 OWNER_ONLY: Final = 0o600
 """The mode of every file: what is sent to devices, and by whom, is not for every user of the machine."""
@@ -32,19 +33,6 @@ _LOCK_FORMAT: Final = "hhqqi"  # struct flock: type, whence, start, length, proc
 _GENERATION_DIGITS: Final = 19  # of a lock file; all that an integer of SQLite has
 
 _HEADER: Final = 100  # bytes at the file's beginning; its size and its counter of changes are there
-
-
-class Identity(NamedTuple):
-    """The identity of a file, whatever names it has."""
-
-    device: int
-    inode: int
-
-    @classmethod
-    def of(cls, file: Path | int) -> Self:
-        """The identity of the file with this name or descriptor; raises OSError."""
-        found = file.stat() if isinstance(file, Path) else os.fstat(file)
-        return cls(found.st_dev, found.st_ino)
 
 
 class Lock:
@@ -171,10 +159,10 @@ class Watch:
         self._file = file
         self._lock_file = lock_file
         self._database = database
-        self._identities = {str(file): Identity.of(database)}
+        self._identities = {bytes(file): Identity.of(database)}
         for name in (sibling(file, "wal"), sibling(file, "shm")):
             try:
-                self._identities[str(name)] = Identity.of(name)
+                self._identities[bytes(name)] = Identity.of(name)
             except OSError:
                 raise DatabaseFileGone(str(name)) from None
         self._generation = read_generation(lock_file)
@@ -198,13 +186,12 @@ class Watch:
 
     def gone(self) -> str | None:
         """The first of the files that is not what is open, or not as we wrote it; None where all are."""
-        for name, (device, inode) in self._identities.items():
+        for name, identity in self._identities.items():
             try:
-                found = os.stat(name)  # noqa: PTH116 - before each commit, and a Path takes twice as long
+                if identity_of(name) != identity:
+                    return os.fsdecode(name)
             except OSError:
-                return name
-            if found.st_ino != inode or found.st_dev != device:
-                return name
+                return os.fsdecode(name)
         return str(self._file) if self.overwritten() else None
 
     def overwritten(self) -> bool:

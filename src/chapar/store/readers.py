@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from chapar.errors import DatabaseFileGone, StoreUnavailable
 from chapar.store.database import Role, open_engine
 from chapar.store.failures import cause
-from chapar.store.files import Identity
+from chapar.store.identity import Identity
 
 Result = TypeVar("Result")
 

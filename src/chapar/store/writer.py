@@ -38,8 +38,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe, Phrase
 from chapar.store.database import Role, check_durable, empty_wal, open_engine, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
-from chapar.store.files import Identity, Watch
+from chapar.store.files import Watch
 from chapar.store.generations import generation_of
+from chapar.store.identity import Identity
 from chapar.store.kinds import KINDS
 from chapar.store.operations import Kind
 from chapar.store.wire import LENGTH, body_length, pack, unpack
