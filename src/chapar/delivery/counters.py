@@ -19,7 +19,8 @@ class Counters:
 
     def received(self, changes: Sequence[Change]) -> None:
         """Count what has changed."""
-        accepted, finished = Counter[str](), Counter[tuple[str, str]]()
+        accepted: Counter[str] = Counter()
+        finished: Counter[tuple[str, str]] = Counter()
         for change in changes:
             if change.before is None and not (change.message is not None and change.message.clears):
                 accepted[change.after] += 1
