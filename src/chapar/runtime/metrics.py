@@ -27,35 +27,36 @@ class _Children(dict[tuple[str, ...], Counter]):
         return self[labels]
 
 
-class _StageSeconds(Histogram):
+class _Histogram(Histogram):
     """The library's histogram, which also takes many observations at once."""
 
-    def add(self, counts: Sequence[int], seconds: float) -> None:
+    def add(self, counts: Sequence[int], total: float) -> None:
         """Add observations: how many there were in each bucket, and their sum."""
         for bucket, count in zip(self._buckets, counts, strict=True):
             if count:
                 bucket.inc(count)
-        self._sum.inc(seconds)
+        self._sum.inc(total)
 
 
-class Stage:
-    """Durations of one stage of the messages. Counted here: for each, the library takes locks."""
+class Distribution:
+    """Observations of one kind, such as durations of a stage. Counted here: for each, the library takes locks."""
 
-    def __init__(self, child: _StageSeconds) -> None:
-        self._child = child
-        self._counts = [0] * (len(_SECONDS) + 1)
-        self._seconds = 0.0
+    def __init__(self, histogram: _Histogram, bounds: Sequence[float]) -> None:
+        self._histogram = histogram
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one message; `hand_over` shows it."""
-        self._counts[bisect_left(_SECONDS, seconds)] += 1
-        self._seconds += seconds
+    def observe(self, amount: float) -> None:
+        """Count one; `hand_over` shows it."""
+        self._counts[bisect_left(self._bounds, amount)] += 1
+        self._total += amount
 
     def hand_over(self) -> None:
         """Give the library what was counted since the last time."""
-        self._child.add(self._counts, self._seconds)
+        self._histogram.add(self._counts, self._total)
         self._counts = [0] * len(self._counts)
-        self._seconds = 0.0
+        self._total = 0.0
 
 
 class Metrics:
@@ -65,22 +66,27 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no annotations here
         registry = CollectorRegistry()
         self._registry = registry
-        stages = _StageSeconds(
+        stages = _Histogram(
             "chapar_stage_seconds",
             "How long a stage of a message took.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self.commit = Stage(stages.labels("commit"))  #: from the request being checked to its row being committed
-        self.publish = Stage(stages.labels("publish"))  #: from the hand-over to the link to the broker's answer
-        self.whole = Stage(stages.labels("whole"))  #: from the request being checked to its answer
-        self.batches = Histogram(
+
+        def stage(name: str) -> Distribution:
+            return Distribution(stages.labels(name), _SECONDS)
+
+        self.commit = stage("commit")  #: from the request being checked to its row being committed
+        self.publish = stage("publish")  #: from the hand-over to the link to the broker's answer
+        self.whole = stage("whole")  #: from the request being checked to its answer
+        batches = _Histogram(
             "chapar_commit_batch_operations",
             "Operations that shared a commit.",
             buckets=_OPERATIONS,
             registry=registry,
         )
+        self.batches = Distribution(batches, _OPERATIONS)
         self.writer_deaths = Counter(
             "chapar_writer_deaths", "Writer processes that ended by themselves.", registry=registry
         )
@@ -176,8 +182,8 @@ class Metrics:
 
     def hand_over(self) -> None:
         """Show what was counted outside the library; to be called every now and then, for other workers to see it."""
-        for stage in (self.commit, self.publish, self.whole):
-            stage.hand_over()
+        for distribution in (self.commit, self.publish, self.whole, self.batches):
+            distribution.hand_over()
 
     def lines_lost(self, total: int) -> None:
         """Count lines of the log that were lost up to `total` in this process."""
