@@ -66,7 +66,7 @@ def serve(channel: socket.socket) -> None:
     while True:
         try:
             with _connected(engine, settled=settled) as connection:
-                watch = None if file is None else Watch(file, *descriptors)
+                watch = None if file is None or descriptors is None else Watch(file, *descriptors)
                 _send(channel, ("ready",))
                 settled = _commit_batches(channel, connection, watch)
         except DatabaseFileGone as error:
