@@ -280,7 +280,7 @@ async def test_where_the_database_is_away_nobody_is_let_in_on_trust() -> None:
 
 
 async def test_an_address_is_counted_before_its_credential_is_looked_at() -> None:
-    place = Place(address_requests_per_second=1, burst=1)
+    place = Place(address_requests_per_second=0.01, burst=100)
     await place.closed()
     await place.ask("chapar_nonsense")
     answer = await place.ask("chapar_nonsense")
