@@ -69,13 +69,20 @@ class GatewayProcess:
         return self.program.lines
 
     def start(self, *, until: str | None = "ready", timeout: float = 60.0) -> Self:
-        """Returns once `/health/{until}` is 200: "live" (it serves) or "ready" (database and broker too)."""
+        """Returns once `/health/{until}` is 200: "live" (it serves) or "ready" (database and broker in each)."""
         env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._folder)}
         env |= {"CHAPAR_PORT": str(self.port)} | self.env
         self._program = Program([*self.command, "serve", *self.arguments], folder=self._folder, env=env, log=self._log)
         if until is not None:
             self.wait_until(until, timeout)
+        if until == "ready":
+            self.program.wait_for_lines("broker_link_up", self._workers, timeout)  # only one of them answered
         return self
+
+    @property
+    def _workers(self) -> int:
+        """How many share its port; 0: it serves by itself."""
+        return int(self.arguments[self.arguments.index("--workers") + 1]) if "--workers" in self.arguments else 0
 
     def wait_until(self, state: str, timeout: float = 60.0) -> None:
         """Until `/health/{state}` is 200; raises AssertionError with the last answer where it ends or hangs instead."""

@@ -73,6 +73,12 @@ class Program:
                     return line
         raise AssertionError(f"{self.name} did not print {text!r} in {timeout} s:\n{self.output}")
 
+    def wait_for_lines(self, text: str, count: int, timeout: float = 60.0) -> None:
+        """Return once it has printed that many lines that contain `text`; raises AssertionError where it does not."""
+        with self._printed:
+            if not self._printed.wait_for(lambda: sum(text in line for line in self.lines) >= count, timeout):
+                raise AssertionError(f"{self.name} did not print {text!r} {count} times in {timeout} s:\n{self.output}")
+
     def wait_until_accepts(self, port: int, timeout: float = 60.0) -> None:
         """Return once `port` accepts connections; raises AssertionError where the program ends or hangs instead."""
         deadline = time.monotonic() + timeout

@@ -66,7 +66,7 @@ async def _connected(endpoint: Endpoint, access: BrokerAccess, session: Callable
                 session, sock=connection, ssl=tls, server_hostname=None if tls is None else name
             )
     except TimeoutError:
-        raise NoAnswer(str(endpoint), _TLS, patience) from None
+        raise NoAnswer(str(endpoint), _TCP if tls is None else _TLS, patience) from None
     except OSError as error:
         if tls is None:
             raise _failed(endpoint, error) from error
