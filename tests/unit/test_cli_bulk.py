@@ -102,8 +102,8 @@ def test_many_are_several_calls_and_what_failed_is_a_table(
 ) -> None:
     rows = [f"{'bad' if number in {700, 2400} else number},open\n" for number in range(2500)]
     (tmp_path / "file.csv").write_text("imei,micro_op\n" + "".join(rows))
-    assert run(["bulk", str(tmp_path / "file.csv"), "--idempotency-key", "k"]) == 1
-    assert [(key, len(messages)) for _, key, messages in calls] == [("k-0", 1000), ("k-1", 1000), ("k-2", 500)]
+    assert run(["bulk", str(tmp_path / "file.csv")]) == 1
+    assert [(key, len(messages)) for _, key, messages in calls] == [(None, 1000), (None, 1000), (None, 500)]
     *table, end = capsys.readouterr().out.splitlines()
     assert [line.split() for line in table[1:]] == [
         [line, "bad", "open", "field_invalid", "`imei`", "is", "bad."] for line in ("702", "2402")
@@ -117,6 +117,20 @@ def test_large_messages_are_few_in_a_call(tmp_path: Path, calls: list[Any]) -> N
     assert run(["bulk", str(tmp_path / "file")]) == 0
     assert len(calls) == 3
     assert sum(len(messages) for _, _, messages in calls) == 200
+
+
+def test_what_a_key_covers_keeps_its_place_however_long_the_others_are(tmp_path: Path, calls: list[Any]) -> None:
+    messages = [{"imei": str(number), "micro_op": "x" * 20_000} for number in range(314)]
+    for first in ("x", "x" * 40_000):
+        messages[0]["micro_op"] = first
+        (tmp_path / "file").write_text("\n".join(json.dumps(message) for message in messages))
+        assert run(["bulk", str(tmp_path / "file"), "--idempotency-key", "k"]) == 0
+    places = [(key, [message["imei"] for message in sent]) for _, key, sent in calls]
+    assert places[:5] == places[5:]
+    assert [(key, len(numbers)) for key, numbers in places[:5]] == [
+        *((f"k-{number}", 64) for number in range(4)),
+        ("k-4", 58),
+    ]
 
 
 def test_json_has_a_line_for_each_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """`chapar bulk`: many messages from a file, and a table of those that were not accepted."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from chapar.runtime.settings import preferred_language
 
 AT_A_TIME: Final = 1000  # messages of one call; some seconds where each waits for the broker
 LARGEST: Final = 4 * 1024 * 1024  # bytes of one call; a gateway takes 16 MiB unless told otherwise
+AT_A_TIME_WITH_KEY: Final = LARGEST // (64 * 1024)  # a gateway takes 64 KiB for a message unless told otherwise
 _STDIN: Final = "-"
 _REFUSED: Final = 1  # exit code
 
@@ -41,7 +43,7 @@ def bulk(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Send the messages of a file, 1,000 in a call; what is accepted goes on whatever becomes of the others.
+    """Send the messages of a file; what is accepted goes on whatever becomes of the others.
 
     CSV has a column for each field (`imei`, `micro_op`, `expires_in`, …) and `params.NAME` for parameters. Exit code 0:
     all were accepted. 1: some were not, and a table says which and why.
@@ -56,7 +58,7 @@ def bulk(
     refused: list[tuple[_Item, Answered]] = []
     with GatewayClient(url, language) as gateway:
         try:
-            for number, call in enumerate(_calls(items)):
+            for number, call in enumerate(_calls(items, with_key=idempotency_key is not None)):
                 show_progress(say("bulk.progress", language, done=accepted + len(refused), all=len(items)))
                 key = None if idempotency_key is None else f"{idempotency_key}-{number}"
                 answers = gateway.send_all([item.content for item in call], LONGEST_WAIT + MARGIN, key)
@@ -76,11 +78,13 @@ def bulk(
         raise typer.Exit(_REFUSED)
 
 
-def _calls(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+def _calls(items: Iterable[_Item], *, with_key: bool) -> Iterator[list[_Item]]:
+    """Cut the messages into calls; with a key by number alone, because it covers each message at its place."""
+    most, largest = (AT_A_TIME_WITH_KEY, math.inf) if with_key else (AT_A_TIME, LARGEST)
     call: list[_Item] = []
     size = 0
     for item in items:
-        if len(call) == AT_A_TIME or (call and size + len(item.content) > LARGEST):
+        if len(call) == most or (call and size + len(item.content) > largest):
             yield call
             call, size = [], 0
         call.append(item)
