@@ -1,5 +1,7 @@
 """Which file a name leads to."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,22 @@ def test_a_name_that_leads_nowhere_says_so(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"No such file|Not a directory"):
         identity_of(bytes(tmp_path / name))
+
+
+@pytest.mark.parametrize("lacking", ["import _ctypes", "ctypes.CDLL(None)"])
+def test_a_python_that_calls_no_c_library_asks_in_its_own_way(lacking: str) -> None:
+    """A small computer's Python may be built without libffi."""
+    program = f"""
+import sys
+from pathlib import Path
+if "{lacking}" == "import _ctypes":
+    sys.modules["_ctypes"] = None
+else:
+    import ctypes
+    def refuse(name):
+        raise OSError("no such library")
+    ctypes.CDLL = refuse
+from chapar.store.identity import Identity, identity_of
+assert identity_of(b"/proc") == Identity.of(Path("/proc"))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
