@@ -4,19 +4,24 @@ import asyncio
 import io
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chapar.errors import SpreadsheetNotMade, StoreUnavailable
+from chapar.model.principal import ANYBODY, Caller
 from chapar.model.report import Format
 from chapar.web.api import spreadsheets as module
-from chapar.web.api.spreadsheets import SpreadsheetResponse, Spreadsheets
+from chapar.web.api.spreadsheets import SpreadsheetResponse, Spreadsheets, remove_abandoned_parts
 from chapar.web.http import entrance
 from chapar.web.http.direct import HEAD_ONLY
 from chapar.web.http.exchange import CUT
@@ -45,8 +50,8 @@ async def endless(writing: asyncio.Event) -> AsyncIterator[Iterable[Sequence[obj
 
 
 def programs() -> list[str]:
-    """The command lines of those that this process has started."""
-    listed = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], check=False, capture_output=True)
+    """The ids and command lines of those that this process has started."""
+    listed = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], check=False, capture_output=True)
     return [line for line in listed.stdout.decode().splitlines() if "workbook" in line]
 
 
@@ -56,12 +61,21 @@ def nothing_left(folder: Path) -> bool:
     return not programs() and is_empty(folder) and not [file for file in opened if str(folder) in file]
 
 
+def parts_of(folder: Path) -> list[Path]:
+    return list(folder.glob("*.parts/*"))
+
+
+def wait_for_parts(folder: Path) -> None:
+    while not parts_of(folder):
+        time.sleep(0.01)
+
+
 def is_empty(folder: Path) -> bool:
     return not list(folder.iterdir())
 
 
 async def test_the_file_is_whole_and_has_no_name(folder: Path) -> None:
-    async with Spreadsheets().made("messages", COLUMNS, pages_of((1, None), ("\ud800", True))) as file:
+    async with Spreadsheets().made(CALLER, "messages", COLUMNS, pages_of((1, None), ("\ud800", True))) as file:
         assert is_empty(folder)
         assert not nothing_left(folder)
         with zipfile.ZipFile(io.BytesIO(os.pread(file.fileno(), 1 << 20, 0))) as archive:
@@ -73,8 +87,8 @@ async def test_the_file_is_whole_and_has_no_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "cause"),
     [
-        ("no folder", "/nowhere, where it is written, says: No such file or directory."),
-        ("no room", ", where it is written, says: File too large."),
+        ("no folder", "it cannot be written in /nowhere: No such file or directory."),
+        ("no room", ": File too large."),
         ("no program", "the process that writes it failed (No such file or directory)"),
         ("faulty", "the process that writes it failed (exit 1)"),
         ("killed", "the process that writes it failed (exit -9)"),
@@ -101,7 +115,7 @@ async def test_what_stops_it_is_said_in_a_sentence(
             monkeypatch.setattr(sys, "executable", str(folder / "kill"))
     try:
         with pytest.raises(SpreadsheetNotMade) as failure:
-            async with spreadsheets.made("messages", COLUMNS, pages):
+            async with spreadsheets.made(CALLER, "messages", COLUMNS, pages):
                 pass
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -117,7 +131,7 @@ async def test_where_the_report_cannot_be_read_nothing_is_left(folder: Path) -> 
         raise StoreUnavailable("The disk is gone.")
 
     with pytest.raises(StoreUnavailable):
-        async with Spreadsheets().made("messages", COLUMNS, broken()):
+        async with Spreadsheets().made(CALLER, "messages", COLUMNS, broken()):
             pass
     assert nothing_left(folder)
 
@@ -125,23 +139,104 @@ async def test_where_the_report_cannot_be_read_nothing_is_left(folder: Path) -> 
 async def test_whoever_hangs_up_leaves_nothing_behind_and_makes_room_for_the_next(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    monkeypatch.setattr(module, "MOST", 1)
+    monkeypatch.setattr(module, "MOST_MADE", 1)
     spreadsheets = Spreadsheets()
     writing = asyncio.Event()
 
     async def take() -> None:
-        async with spreadsheets.made("messages", COLUMNS, endless(writing)):
+        async with spreadsheets.made(CALLER, "messages", COLUMNS, endless(writing)):
             pass
 
     caller = asyncio.create_task(take())
     await writing.wait()
-    with pytest.raises(SpreadsheetNotMade, match="1 is being made or sent"):
+    with pytest.raises(SpreadsheetNotMade, match="1 are being made, and there may be no more"):
         await take()
     caller.cancel()
     await asyncio.wait([caller])
     assert nothing_left(folder)
-    async with spreadsheets.made("messages", COLUMNS, pages_of()):
+    async with spreadsheets.made(CALLER, "messages", COLUMNS, pages_of()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("setting", "most", "caller", "problem"),
+    [
+        ("MOST_OPEN", 5, "10.0.0.2", "5 are being made or sent, and there may be no more"),
+        ("MOST_OPEN_FOR_ONE", 5, CALLER.address, "5 of yours are being made or sent"),
+    ],
+)
+async def test_slow_downloads_keep_nobody_from_having_one_made(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, setting: str, most: int, caller: str, problem: str
+) -> None:
+    monkeypatch.setattr(module, setting, most)
+    spreadsheets = Spreadsheets()
+    async with AsyncExitStack() as downloads:
+        for _ in range(module.MOST_MADE + 1):
+            await downloads.enter_async_context(spreadsheets.made(CALLER, "messages", COLUMNS, pages_of()))
+        with pytest.raises(SpreadsheetNotMade, match=problem):
+            async with spreadsheets.made(Caller(ANYBODY, caller), "messages", COLUMNS, pages_of()):
+                pass
+    async with spreadsheets.made(CALLER, "messages", COLUMNS, pages_of()):
+        pass
+    assert nothing_left(folder)
+
+
+async def test_one_caller_leaves_places_to_others(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(module, "MOST_MADE_FOR_ONE", 1)
+    spreadsheets = Spreadsheets()
+    writing = asyncio.Event()
+
+    async def take() -> None:
+        async with spreadsheets.made(CALLER, "messages", COLUMNS, endless(writing)):
+            pass
+
+    first = asyncio.create_task(take())
+    await writing.wait()
+    with pytest.raises(SpreadsheetNotMade, match="1 of yours are being made, and one caller may have no more"):
+        await take()
+    async with spreadsheets.made(Caller(ANYBODY, "10.0.0.2"), "messages", COLUMNS, pages_of()):
+        pass
+    first.cancel()
+    await asyncio.wait([first])
+    assert nothing_left(folder)
+
+
+async def test_where_the_writing_process_is_killed_its_parts_are_removed(folder: Path) -> None:
+    async def killed() -> AsyncIterator[Iterable[Sequence[object]]]:
+        yield [("1", "2")] * 2000
+        await asyncio.to_thread(wait_for_parts, folder)
+        remove_abandoned_parts()  # as a gateway that starts beside this one
+        assert parts_of(folder)
+        [program] = programs()
+        os.kill(int(program.split()[0]), signal.SIGKILL)
+        yield [("1", "2")]
+
+    with pytest.raises(SpreadsheetNotMade, match="exit -9"):
+        async with Spreadsheets().made(CALLER, "messages", COLUMNS, killed()):
+            pass
+    assert nothing_left(folder)
+
+
+def test_what_a_killed_gateway_left_is_removed_by_the_next(folder: Path) -> None:
+    names = ("chapar-spreadsheet-1.parts", "chapar-spreadsheet-2.parts", "chapar-spreadsheet-3", "others.parts")
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name / "part").touch()
+    (folder / "chapar-spreadsheet-4.parts").symlink_to(folder / names[3])
+    lock = os.open(folder / names[1], os.O_RDONLY)
+    flock(lock, LOCK_EX)
+    remove_abandoned_parts()
+    os.close(lock)
+    assert {file.name for file in folder.iterdir()} == {*names[1:], "chapar-spreadsheet-4.parts"}
+    assert len(list(folder.glob("*/part"))) == 4
+
+
+async def test_without_a_folder_for_it_the_working_folder_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMPDIR")
+    monkeypatch.setattr(module, "_FOLDERS", ("/nowhere", "/nor/here"))
+    with pytest.raises(SpreadsheetNotMade, match="it cannot be written in /nowhere: No such file or directory"):
+        async with Spreadsheets().made(CALLER, "messages", COLUMNS, pages_of()):
+            pass
 
 
 async def answered(spreadsheets: Spreadsheets, pages: Any, bench: DoorBench | None = None, **scope: Any) -> list[Any]:
@@ -155,7 +250,9 @@ async def answered(spreadsheets: Spreadsheets, pages: Any, bench: DoorBench | No
 
     bench = bench or DoorBench()
     scope |= {"type": "http", "method": "GET", "admission": (bench.door, None), "caller": CALLER}
-    await SpreadsheetResponse(spreadsheets.made("messages", COLUMNS, pages), {"X-Name": "a"})(scope, receive, send)
+    await SpreadsheetResponse(spreadsheets.made(CALLER, "messages", COLUMNS, pages), {"X-Name": "a"})(
+        scope, receive, send
+    )
     return sent
 
 
@@ -176,7 +273,7 @@ async def test_for_its_head_alone_none_is_made() -> None:
 
 
 async def test_what_goes_wrong_is_known_before_the_answer_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 0)
+    monkeypatch.setattr(module, "MOST_MADE", 0)
     with pytest.raises(SpreadsheetNotMade):
         await answered(Spreadsheets(), pages_of())
 

@@ -41,7 +41,7 @@ from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
 from chapar.web.api.messages import messaging_router
 from chapar.web.api.reports import reporting_router
-from chapar.web.api.spreadsheets import Spreadsheets
+from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
 from chapar.web.http.connection import Bounds
 from chapar.web.http.direct import DirectRoutes
 from chapar.web.http.entrance import Entrance
@@ -73,6 +73,7 @@ class Running(NamedTuple):
 
 def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp:
     """The HTTP API, behind everything that a request passes first."""
+    remove_abandoned_parts()
     routers = [
         messaging_router(running.messaging, running.cancellation, running.reporting, limits),
         reporting_router(running.reporting, Spreadsheets()),

@@ -78,7 +78,7 @@ def reporting_router(reporting: Reporting, spreadsheets: Spreadsheets) -> APIRou
         pages = await begun(reporting.report(caller, query.filters()))
         if query.format is Format.XLSX:
             rows = (map(_cells, page) async for page in pages)
-            return SpreadsheetResponse(spreadsheets.made("messages", _COLUMNS, rows), _name_of(query.format))
+            return SpreadsheetResponse(spreadsheets.made(caller, "messages", _COLUMNS, rows), _name_of(query.format))
         stream = _WRITERS[query.format](pages)
         if query.bom and query.format is Format.CSV:
             stream = _with_bom(stream)

@@ -1,26 +1,38 @@
 """Spreadsheets of text cells: each is written by a process of its own, into a file that is sent once it is whole."""
 
 import asyncio
+import itertools
 import json
 import os
+import shutil
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from tempfile import TemporaryFile, gettempdir
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from tempfile import TemporaryFile, mkdtemp
 from typing import IO, Final
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from chapar.errors import Phrase, SpreadsheetNotMade
+from chapar.model.principal import Caller
 from chapar.model.report import Format
 from chapar.web.http.chunks import in_chunks
 from chapar.web.http.direct import HEAD_ONLY
 from chapar.web.http.entrance import AdmittedStream
+from chapar.web.http.rates import who_of
 
-MOST: Final = 4  # made or being sent at a time: each takes room on the disk and 25 MB of memory
+MOST_MADE: Final = 4  # at a time: each takes a processor for minutes, 25 MB of memory, and its parts on the disk
+MOST_MADE_FOR_ONE: Final = 2  # caller at a time
+MOST_OPEN: Final = 64  # made or being sent at a time: each takes a file descriptor, and its size on the disk
+MOST_OPEN_FOR_ONE: Final = 16  # caller at a time
 
-_ON_DISK: Final = "/var/tmp"  # noqa: S108 - where /tmp is memory, this is not (FHS 3.0 §5.15)
+# Where /tmp is memory, /var/tmp is not (FHS 3.0 §5.15).
+_FOLDERS: Final = ("/var/tmp", "/tmp")  # noqa: S108 - the files have no name, and the folder of the parts is our own
+_PARTS: Final = "chapar-spreadsheet-", ".parts"  # how the name of a folder of parts begins and ends, once it is locked
 _PIECE: Final = 64 * 1024  # bytes read at once
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -29,27 +41,37 @@ Pages = AsyncIterator[Iterable[Sequence[object]]]
 
 
 class Spreadsheets:
-    """Makes spreadsheets, a few at a time."""
+    """Makes spreadsheets, a few at a time. A slow client keeps a file, but nobody else from having one made."""
 
     def __init__(self) -> None:
-        self._under_way = 0
+        self._made = _Places("made", MOST_MADE, MOST_MADE_FOR_ONE)
+        self._open = _Places("open", MOST_OPEN, MOST_OPEN_FOR_ONE)
 
     @asynccontextmanager
-    async def made(self, name: str, columns: Sequence[str], pages: Pages) -> AsyncIterator[IO[bytes]]:
+    async def made(self, caller: Caller, name: str, columns: Sequence[str], pages: Pages) -> AsyncIterator[IO[bytes]]:
         """A file with all rows below their columns, gone at the end of the block.
 
         Raises SpreadsheetNotMade, and what the pages raise.
         """
-        if self._under_way == MOST:
-            raise SpreadsheetNotMade(Phrase("spreadsheet.many", count=MOST))
-        self._under_way += 1
-        try:
-            folder = os.environ.get("TMPDIR") or (_ON_DISK if os.access(_ON_DISK, os.W_OK | os.X_OK) else gettempdir())
-            with _file_in(folder) as file:
-                await _write(file, folder, name, columns, pages)
-                yield file
-        finally:
-            self._under_way -= 1
+        who = who_of(caller)
+        folder = _folder()
+        with self._open.place(who), _file_in(folder) as file:
+            with self._made.place(who):
+                async with _parts_in(folder) as (parts, lock):
+                    await _write(file, folder, parts, lock, name, columns, pages)
+            yield file
+
+
+def remove_abandoned_parts() -> None:
+    """Remove what was left where a gateway and its writing process were killed together: nobody has it locked."""
+    for parts in itertools.chain.from_iterable(Path(folder).glob("*".join(_PARTS)) for folder in _folders()):
+        with suppress(OSError), ExitStack() as opened:
+            lock = os.open(parts, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            opened.callback(os.close, lock)
+            flock(lock, LOCK_EX | LOCK_NB)
+            if os.fstat(lock).st_uid == os.geteuid():
+                shutil.rmtree(parts)
+                log.info("spreadsheet_parts_removed", folder=str(parts))
 
 
 class SpreadsheetResponse(AdmittedStream):
@@ -75,22 +97,93 @@ class SpreadsheetResponse(AdmittedStream):
             await super().stream_response(send)
 
 
-def _file_in(folder: str) -> IO[bytes]:
-    """An empty file without a name; raises SpreadsheetNotMade."""
+class _Places:
+    """A bound on those at a time: in all, and for one caller."""
+
+    def __init__(self, kind: str, most: int, most_for_one: int) -> None:
+        self._kind = kind
+        self._most = most
+        self._most_for_one = most_for_one
+        self._taken = Counter[str]()
+
+    @contextmanager
+    def place(self, who: str) -> Iterator[None]:
+        """Take one for the block; raises SpreadsheetNotMade."""
+        if self._taken.total() >= self._most:
+            raise SpreadsheetNotMade(Phrase(f"many_spreadsheets.{self._kind}", count=self._most))
+        if self._taken[who] >= self._most_for_one:
+            raise SpreadsheetNotMade(Phrase(f"many_spreadsheets.{self._kind}_for_one", count=self._most_for_one))
+        self._taken[who] += 1
+        try:
+            yield
+        finally:
+            self._taken[who] -= 1
+            self._taken += Counter()  # which forgets whoever has none
+
+
+def _folders() -> Sequence[str]:
+    named = os.environ.get("TMPDIR")
+    return (named,) if named else _FOLDERS
+
+
+def _folder() -> str:
+    """The first that can be written in; where none can, the one that an error is to name."""
+    folders = _folders()
+    return next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), folders[0])
+
+
+@contextmanager
+def _disk_errors(folder: str) -> Iterator[None]:
     try:
-        return TemporaryFile(dir=folder, buffering=0)
+        yield
     except OSError as error:
         raise _failure(Phrase("spreadsheet.disk", folder=folder, cause=error.strerror or str(error))) from error
 
 
-async def _write(file: IO[bytes], folder: str, name: str, columns: Sequence[str], pages: Pages) -> None:
+def _file_in(folder: str) -> IO[bytes]:
+    """An empty file without a name; raises SpreadsheetNotMade."""
+    with _disk_errors(folder):
+        return TemporaryFile(dir=folder, buffering=0)
+
+
+@asynccontextmanager
+async def _parts_in(folder: str) -> AsyncIterator[tuple[Path, int]]:
+    """A folder for the parts, and the descriptor that keeps it locked while any process has it open.
+
+    Raises SpreadsheetNotMade.
+    """
+    with _disk_errors(folder):
+        parts, lock = _locked_folder(folder)
+    try:
+        yield parts, lock
+    finally:
+        os.close(lock)
+        await asyncio.to_thread(
+            shutil.rmtree, parts, ignore_errors=True
+        )  # it is still there where the child was killed
+
+
+def _locked_folder(folder: str) -> tuple[Path, int]:
+    """A new folder, which gets the name of parts once it is locked, so that nobody takes it for abandoned."""
+    begin, end = _PARTS
+    unlocked = Path(mkdtemp(prefix=begin, dir=folder))
+    lock = os.open(unlocked, os.O_RDONLY | os.O_DIRECTORY)
+    with suppress(OSError):  # what cannot be locked is never found abandoned
+        flock(lock, LOCK_EX | LOCK_NB)
+    return unlocked.rename(f"{unlocked}{end}"), lock
+
+
+async def _write(
+    file: IO[bytes], folder: str, parts: Path, lock: int, name: str, columns: Sequence[str], pages: Pages
+) -> None:
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # a file in the working folder must not stand in for a module
             "-m",
             "chapar.web.api.workbook",
-            folder,
+            parts,
+            pass_fds=(lock,),  # where we are killed, the parts are its own until it ends
             stdin=asyncio.subprocess.PIPE,  # it ends when this closes, so also where we are killed
             stdout=file,
             stderr=asyncio.subprocess.PIPE,

@@ -1,7 +1,8 @@
 """The program that writes a workbook of text cells, which `spreadsheets.py` starts.
 
-It reads lines of JSON: the name and the columns, then a row each, then `null`. Its standard output is the file. What
-stops it stands on its standard error, as one line; an input that ends early means that nobody waits any more.
+It reads lines of JSON: the name and the columns, then a row each, then `null`. Its argument is the folder of the
+parts, its standard output is the file. What stops it stands on its standard error, as one line; an input that ends
+early means that nobody waits any more.
 """
 
 import errno
@@ -9,12 +10,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from tempfile import TemporaryDirectory
-from typing import IO, Final, NoReturn
+from typing import IO, Final
 
 from xlsxwriter import Workbook
 from xlsxwriter.exceptions import FileCreateError
@@ -104,17 +103,22 @@ class TextWorkbook:
 
 
 def write(lines: Iterator[bytes], target: IO[bytes], folder: str) -> bool:
-    """Write the workbook that the lines describe; False where they end early. Raises OSError."""
-    name, columns = json.loads(next(lines))
-    with TemporaryDirectory(prefix="chapar-spreadsheet-", dir=folder, ignore_cleanup_errors=True) as parts:
-        book = TextWorkbook(target, parts, name, columns)
+    """Write the workbook that the lines describe; False where they end early. Raises OSError.
+
+    The folder is removed: whoever has made it may have been killed.
+    """
+    try:
+        name, columns = json.loads(next(lines))
+        book = TextWorkbook(target, folder, name, columns)
         for line in lines:
             row = json.loads(line)
             if row is None:
                 book.close()
                 return True
             book.add(row)
-    return False
+        return False
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _text_of(value: object) -> str:
@@ -131,7 +135,6 @@ def _shortened(text: str) -> str:
 
 def main() -> None:
     """Write one workbook, with as little of the processor as others leave."""
-    signal.signal(signal.SIGTERM, _end)
     with suppress(OSError):  # where a sandbox forbids it
         os.nice(_PATIENT)
     try:
@@ -141,10 +144,6 @@ def main() -> None:
         # At once: on the way out, the archive would try to write its end.
         os._exit(os.EX_IOERR)
     sys.exit(os.EX_OK if is_whole else os.EX_TEMPFAIL)
-
-
-def _end(_number: int, _frame: object) -> NoReturn:
-    sys.exit(os.EX_TEMPFAIL)
 
 
 if __name__ == "__main__":
