@@ -373,6 +373,7 @@ QUERIES = {
     "/reporting/all?format=xml": ("format", "must be one of"),
     "/reporting/all?limit=5": ("limit", "is not a field"),
     "/reporting/summary?bucket=week": ("bucket", "must be one of"),
+    "/reporting/summary?=": ('""', "is not a field"),
     "/reporting/summary?colour=red": ("colour", "is not a field"),
     f"/messaging/messages/{'x' * 65}": ("id", "must be at most 64 characters"),
 }
@@ -416,6 +417,8 @@ def test_every_route_takes_its_own_parameters_only_and_each_once(site: Site) -> 
     for path, methods in site.api.get("/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
             taken = [each for each in operation.get("parameters", []) if each["in"] == "query"]
+            if method == "get" and not taken:
+                continue
             once = [each["name"] for each in taken if each["schema"].get("type") != "array"]
             faults = {"unknown": ("unknown", "از فیلدهای این درخواست نیست")}
             faults |= {f"{name}=1&{name}=1": (name, "بیش از یک بار آمده است") for name in once}
@@ -426,12 +429,27 @@ def test_every_route_takes_its_own_parameters_only_and_each_once(site: Site) -> 
                 assert answer.status_code == 422, (method, path, query)
                 assert problem_of(answer)["errors"] == [{"field": field, "rule": rule}]
                 checked += 1
-    assert checked > 40
+    assert checked > 30
     assert site.api.get("/messaging/messages?status=queued&status=expired").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/health/live?_=17",
+        "/health/ready?verbose",
+        "/metrics?a=1&a=2",
+        "/docs?utm_source=mail",
+        "/openapi.json?=",
+        "/keys?_=17",
+    ],
+)
+def test_a_read_that_takes_no_parameters_passes_over_them(site: Site, target: str) -> None:
+    assert site.api.get(target).status_code == 200
+
+
 def test_many_wrong_parameters_are_counted(site: Site) -> None:
-    answer = site.api.get("/health/live?" + "&".join(f"a{number}" for number in range(1000)))
+    answer = site.api.get("/reporting/summary?" + "&".join(f"a{number}" for number in range(1000)))
     assert len(problem_of(answer)["errors"]) == 10
     assert "990" in problem_of(answer)["reason"]
 

@@ -48,7 +48,7 @@ def depth_of(body: bytes) -> int:
 
 def shown(name: str) -> str:
     """A field's name as an answer repeats it, short and printable: a lone surrogate could not be sent back."""
-    return plain(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")
+    return plain(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…") or '""'
 
 
 def _decoded(body: bytes, decoder: json.JSONDecoder) -> JsonValue:

@@ -26,7 +26,7 @@ from chapar.web.http.proxies import root_path_of
 _STATIC: Final = Path(__file__).parent / "static"
 _ASSETS: Final = "/docs/assets"
 _RELATIVE: Final = "docs/assets"  # to `/docs`
-_ANY_REQUEST: Final = (400, 408, 414, 421, 422, 431, 503)  # of the connection's bounds, a wrong Host or a wrong query
+_ANY_REQUEST: Final = (400, 408, 414, 421, 431, 503)  # of the connection's bounds, or a wrong Host
 _AT_THE_ENTRANCE: Final = (401, 403, 429, 503)  # and 403 for what a page of another site asks for
 _INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
@@ -88,12 +88,15 @@ class _DocumentedAPI(FastAPI):
         document["components"]["securitySchemes"] = _SECURITY_SCHEMES
         document["security"] = [{"bearer": []}]
         for route in iter_route_contexts(self.routes):
-            if getattr(route.original_route, "policy", None) is Identity.ANY:
-                for method in route.methods or ():
-                    document["paths"][route.path_format][method.lower()]["security"] = []
-        for methods in document["paths"].values():
-            for operation in methods.values():
-                for status, answer in answers(*_ANY_REQUEST, *_AT_THE_ENTRANCE).items():
+            guarded = route.original_route
+            if not isinstance(guarded, GuardedRoute) or not guarded.include_in_schema:
+                continue
+            of_query = (422,) if guarded.checks_query else ()
+            for method in route.methods or ():
+                operation = document["paths"][route.path_format][method.lower()]
+                if guarded.policy is Identity.ANY:
+                    operation["security"] = []
+                for status, answer in answers(*_ANY_REQUEST, *_AT_THE_ENTRANCE, *of_query).items():
                     operation["responses"].setdefault(str(status), answer)
         written = json.dumps(document)
         schemas = document["components"]["schemas"]

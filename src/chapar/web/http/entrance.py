@@ -77,6 +77,7 @@ class GuardedRoute(APIRoute):
     """
 
     policy: Policy
+    checks_query: bool  #: whether it refuses parameters; a read that takes none passes over them
     handler: Callable[[Request], Coroutine[Any, Any, Response]]  #: the endpoint behind the policy
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -90,10 +91,11 @@ class GuardedRoute(APIRoute):
         self.policy = policy
         handle = self._handler()
         parameters = parameters_of(self.dependant)
+        checks_query = self.checks_query = bool(parameters) or not SAFE.issuperset(self.methods or ())
 
         def handler(request: Request) -> Coroutine[Any, Any, Response]:
             check(caller_of(request), policy)
-            if request.scope["query_string"]:
+            if checks_query and request.scope["query_string"]:
                 check_query(request, parameters)
             return handle(request)
 

@@ -1,4 +1,7 @@
-"""The query of a request: a route takes the parameters that it declares, each once unless it is a list."""
+"""The query of a request: a route takes the parameters that it declares, each once unless it is a list.
+
+A read that declares none passes over what a monitor, a cache or an advertisement has put there.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
