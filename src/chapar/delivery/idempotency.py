@@ -181,6 +181,8 @@ class IdempotencyKeys:
 
 def _told(given: Answer, kept: IdempotencyKey | ChaparError | None) -> Answer | Replay | ChaparError:
     """Return what is answered, where `kept` is the key as it is now, or why that is not known."""
+    if isinstance(kept, NotSaved):  # the answer was not; the message was, and may have left
+        return OutcomeUnknown()
     if isinstance(kept, ChaparError):
         return kept
     if kept is None:  # the process of the first request has withdrawn the message meanwhile
