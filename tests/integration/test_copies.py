@@ -590,6 +590,29 @@ def test_a_database_that_cannot_be_kept_stays_with_its_log(
     assert files.sibling(file, "wal").read_bytes() == b"its log"
 
 
+@pytest.mark.parametrize(("owner", "function"), [(os, "fsync"), (Path, "replace")], ids=["fsync", "rename"])
+def test_a_database_whose_place_cannot_be_taken_stays_with_its_log(
+    url: str, file: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, owner: object, function: str
+) -> None:
+    saved(url, waiting())
+    backed_up(file, copy)
+    file.write_bytes(b"damaged" * 1000)
+    files.sibling(file, "wal").write_bytes(b"its log")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, function, refuse)
+        with pytest.raises(RestoreFailed, match="Input/output error"):
+            restore(url, copy)
+    assert file.read_bytes() == b"damaged" * 1000
+    assert files.sibling(file, "wal").read_bytes() == b"its log"
+    assert names_in(file.parent) == {"chapar.db", "chapar.db-wal", "chapar.db.lock", "elsewhere"}
+    assert restore(url, copy) is not None
+    assert start_and_take(file) == []
+
+
 def test_the_log_of_a_copy_is_its_owner_s_alone(
     url: str, file: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

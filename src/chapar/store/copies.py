@@ -94,10 +94,16 @@ class Restoration:
                     generation = self._prepare(connection, unsent, caller)
                 if not empty_wal(connection):
                     raise RestoreFailed(Phrase("database.unsafe_log"))
+            _sync(self._partial)  # first: where the disk fails, the database stays, with its log
             kept = _set_aside(real)
-            _put(self._partial, real, replace=True)
+            try:
+                self._partial.replace(real)
+            except OSError:
+                _put_back(real, kept)
+                raise
+            _sync(real.parent)
         files.write_generation(self._lock.lock_file, generation)
-        return kept
+        return kept if kept.exists() else None
 
     def _prepare(self, connection: Connection, unsent: Unsent, caller: Caller) -> int:
         at = system_now()
@@ -179,8 +185,8 @@ def _how_many_unsent(url: URL) -> int:
         return int(connection.execute(_UNSENT).scalar_one())
 
 
-def _set_aside(real: Path) -> Path | None:
-    """Keep the database that is there under another name too, with all that its log has; None where it is empty."""
+def _set_aside(real: Path) -> Path:
+    """Keep the database that is there under another name too, with all that its log has, unless it is empty."""
     is_empty = not real.stat().st_size
     if not is_empty:
         with suppress(SQLAlchemyError), open_engine(_url(real), Role.MIGRATOR).connect() as connection:
@@ -188,10 +194,17 @@ def _set_aside(real: Path) -> Path | None:
     kept = real.with_name(f"{real.name}.replaced-{datetime_of(system_now()):%Y%m%dT%H%M%S}")
     if not is_empty:
         _name(real, kept)  # first: where that fails, the database stays, with its log
+    sibling(real, "shm").unlink(missing_ok=True)
     with suppress(FileNotFoundError):  # as it is, unless the database is damaged
         sibling(real, "wal").rename(sibling(kept, "wal"))
-    sibling(real, "shm").unlink(missing_ok=True)
-    return None if is_empty else kept
+    return kept
+
+
+def _put_back(real: Path, kept: Path) -> None:
+    """Undo `_set_aside`."""
+    with suppress(FileNotFoundError):
+        sibling(kept, "wal").rename(sibling(real, "wal"))
+    kept.unlink(missing_ok=True)
 
 
 def _put(partial: Path, target: Path, *, replace: bool) -> None:
