@@ -121,6 +121,12 @@ async def test_while_access_is_open_anybody_calls_who_shows_no_wrong_credential(
     assert "leave it out" in (await place.ask(new_api_key())).json()["reason"]
 
 
+async def test_what_a_route_does_not_take_is_refused_where_it_might_have_meant_something() -> None:
+    place = Place()
+    assert (await place.ask(None, "GET", "/anybody?_=17")).status_code == 200
+    assert (await place.ask(None, "POST", "/send?_=17")).json()["code"] == "field_invalid"
+
+
 async def test_the_first_key_counts_before_the_door_has_noticed_it() -> None:
     place = Place()
     assert (await place.ask(place.new_key())).json() == f"backend@{ADDRESS}"
