@@ -68,6 +68,6 @@ async def _pump(way: Way, source: asyncio.StreamReader, sink: asyncio.StreamWrit
         while data := await source.read(256 * 1024):
             for frame in frames.feed(data):
                 packet = bytes(frame)
-                if not way.is_mute and not script(way, packet) and not way.is_mute:
+                if not way.is_mute and not script(way, packet) and not way.is_mute and not sink.is_closing():
                     sink.write(packet)
     sink.close()
