@@ -10,7 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,25 @@ async def pages_of(*rows: Sequence[object]) -> AsyncIterator[Iterable[Sequence[o
         yield [row]
 
 
-async def endless(writing: asyncio.Event) -> AsyncIterator[Iterable[Sequence[object]]]:
-    yield [("1", "2")] * 2000
-    writing.set()
-    await asyncio.Event().wait()
+@asynccontextmanager
+async def one_being_made(spreadsheets: Spreadsheets) -> AsyncIterator[None]:
+    """While the block runs; at its end its caller hangs up."""
+    writing = asyncio.Event()
+
+    async def endless() -> AsyncIterator[Iterable[Sequence[object]]]:
+        yield [("1", "2")] * 2000
+        writing.set()
+        await asyncio.Event().wait()
+
+    async def take() -> None:
+        async with spreadsheets.made(CALLER, "messages", COLUMNS, endless()):
+            pass
+
+    caller = asyncio.create_task(take())
+    await writing.wait()
+    yield
+    caller.cancel()
+    await asyncio.wait([caller])
 
 
 def programs() -> list[str]:
@@ -141,18 +156,10 @@ async def test_whoever_hangs_up_leaves_nothing_behind_and_makes_room_for_the_nex
 ) -> None:
     monkeypatch.setattr(module, "MOST_MADE", 1)
     spreadsheets = Spreadsheets()
-    writing = asyncio.Event()
-
-    async def take() -> None:
-        async with spreadsheets.made(CALLER, "messages", COLUMNS, endless(writing)):
-            pass
-
-    caller = asyncio.create_task(take())
-    await writing.wait()
-    with pytest.raises(SpreadsheetNotMade, match="1 are being made, and there may be no more"):
-        await take()
-    caller.cancel()
-    await asyncio.wait([caller])
+    async with one_being_made(spreadsheets):
+        with pytest.raises(SpreadsheetNotMade, match="1 are being made, and there may be no more"):
+            async with spreadsheets.made(CALLER, "messages", COLUMNS, pages_of()):
+                pass
     assert nothing_left(folder)
     async with spreadsheets.made(CALLER, "messages", COLUMNS, pages_of()):
         pass
@@ -184,20 +191,12 @@ async def test_slow_downloads_keep_nobody_from_having_one_made(
 async def test_one_caller_leaves_places_to_others(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(module, "MOST_MADE_FOR_ONE", 1)
     spreadsheets = Spreadsheets()
-    writing = asyncio.Event()
-
-    async def take() -> None:
-        async with spreadsheets.made(CALLER, "messages", COLUMNS, endless(writing)):
+    async with one_being_made(spreadsheets):
+        with pytest.raises(SpreadsheetNotMade, match="1 of yours are being made, and one caller may have no more"):
+            async with spreadsheets.made(CALLER, "messages", COLUMNS, pages_of()):
+                pass
+        async with spreadsheets.made(Caller(ANYBODY, "10.0.0.2"), "messages", COLUMNS, pages_of()):
             pass
-
-    first = asyncio.create_task(take())
-    await writing.wait()
-    with pytest.raises(SpreadsheetNotMade, match="1 of yours are being made, and one caller may have no more"):
-        await take()
-    async with spreadsheets.made(Caller(ANYBODY, "10.0.0.2"), "messages", COLUMNS, pages_of()):
-        pass
-    first.cancel()
-    await asyncio.wait([first])
     assert nothing_left(folder)
 
 
