@@ -63,7 +63,7 @@ Sent = Message | IdempotencyKey | ChaparError
 
 
 class IdempotencyKeys:
-    """The keys whose first request this process has yet to answer, and what a repetition is told.
+    """The keys whose first request this process has yet to answer, and what a repetition is answered.
 
     `when_landed` calls back once the database says what became of a message that is being saved.
     """
@@ -111,7 +111,7 @@ class IdempotencyKeys:
             kept = iter(await asyncio.shield(keeping))
         except ChaparError as error:
             kept = repeat(error)
-        return [each if isinstance(each, Replay | ChaparError) else _told(each, next(kept)) for each in given]
+        return [each if isinstance(each, Replay | ChaparError) else _answered(each, next(kept)) for each in given]
 
     def _take(self, use: Use, message: Message) -> IdempotencyKey | KeyMismatch | KeyInFlight:
         """The key under which a message is to be saved, or why it is not: it is taken."""
@@ -179,7 +179,7 @@ class IdempotencyKeys:
         return keeping
 
 
-def _told(given: Answer, kept: IdempotencyKey | ChaparError | None) -> Answer | Replay | ChaparError:
+def _answered(given: Answer, kept: IdempotencyKey | ChaparError | None) -> Answer | Replay | ChaparError:
     """Return what is answered, where `kept` is the key as it is now, or why that is not known."""
     if isinstance(kept, NotSaved):  # the answer was not; the message was, and may have left
         return OutcomeUnknown()

@@ -158,9 +158,8 @@ async def _parts_in(folder: str) -> AsyncIterator[tuple[Path, int]]:
         yield parts, lock
     finally:
         os.close(lock)
-        await asyncio.to_thread(
-            shutil.rmtree, parts, ignore_errors=True
-        )  # it is still there where the child was killed
+        # They are still there where the child was killed.
+        await asyncio.to_thread(shutil.rmtree, parts, ignore_errors=True)
 
 
 def _locked_folder(folder: str) -> tuple[Path, int]:
@@ -187,7 +186,7 @@ async def _write(
             stdin=asyncio.subprocess.PIPE,  # it ends when this closes, so also where we are killed
             stdout=file,
             stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is ours to hear
+            start_new_session=True,  # only the gateway gets Ctrl-C
         )
     except OSError as error:
         raise _failure(Phrase("spreadsheet.process", cause=error.strerror or str(error))) from error
