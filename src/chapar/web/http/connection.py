@@ -357,7 +357,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, error: ChaparError) -> None:
-        """Hear nothing more; answer what cannot become a request, behind the answers that are owed, and close."""
+        """Read nothing more; answer what cannot become a request, behind the answers that are owed, and close."""
         self._ignore_input()
         if self.headers:
             del self.headers[MAX_HEADERS:]  # one piece may have brought thousands
