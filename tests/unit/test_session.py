@@ -24,7 +24,7 @@ from chapar.errors import (
     SubscriptionRefused,
 )
 from chapar.link import session as session_module
-from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.link.publication import Delivery, Publication, SignOn, Will
 from chapar.link.publisher import MAX_BATCH
 from chapar.link.session import Session
 from chapar.runtime.settings import Settings
@@ -111,6 +111,30 @@ async def test_connect_says_what_it_was_told(broker: FakeBroker) -> None:
     assert (connect.username, connect.password) == ("u", b"p")
     assert connect.session_expiry_interval == 60
     assert connect.max_packet_size == session_module.MAX_INCOMING_PACKET
+
+
+async def test_connect_carries_a_will_which_a_dropped_connection_leaves_to_the_broker(broker: FakeBroker) -> None:
+    heard: list[mqtt5.ConnectPacket] = []
+    broker.on_connect = heard.append
+    sign_on = SignOn("gate", 7, will=Will("devices/1/presence", b"offline", 1, retain=True))
+    async with open_session(broker.url, sign_on=sign_on) as session:
+        session.drop()
+        assert await broker.packet() is None, "no DISCONNECT, which would take the will back"
+        await session.ended()
+    will = heard[0].will
+    assert will is not None
+    assert (will.topic, will.payload, int(will.qos), will.retain) == ("devices/1/presence", b"offline", 1, True)
+
+
+async def test_a_reply_carries_the_data_of_its_request_and_no_message_id(broker: FakeBroker) -> None:
+    async with open_session(broker.url) as session:
+        reply = Publication("devices/1/reply", b"ok", 1, retain=False, message_id="", correlation_data=b"\xff")
+        published(session, reply)
+        packet = await broker.publish()
+        published(session, reply._replace(correlation_data=None))
+        without = await broker.publish()
+    assert (packet.correlation_data, packet.user_properties) == (b"\xff", [])
+    assert (without.correlation_data, without.user_properties) == (None, [])
 
 
 async def test_the_properties_of_a_publication(broker: FakeBroker) -> None:

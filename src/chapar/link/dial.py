@@ -18,7 +18,8 @@ from chapar.errors import (
 )
 from chapar.link.broker_access import BrokerAccess
 from chapar.link.endpoints import Endpoint
-from chapar.link.publication import Delivery, SignOn
+from chapar.link.mqtt3 import Mqtt3
+from chapar.link.publication import MQTT_5, Delivery, SignOn
 from chapar.link.session import Session
 from chapar.link.tls import tls_context
 from chapar.runtime.certificates import tls_problem
@@ -38,9 +39,8 @@ async def dial(
 
     Each step has `access.connect_timeout` seconds.
     """
-    session = await _connected(
-        endpoint, access, lambda: Session(str(endpoint), sign_on, on_delivery, access.acknowledge_timeout)
-    )
+    session = Session(str(endpoint), sign_on, on_delivery, access.acknowledge_timeout)
+    await _connect(endpoint, access, session if sign_on.version == MQTT_5 else Mqtt3(session))
     try:
         async with asyncio.timeout(access.connect_timeout):
             await session.established()
@@ -53,7 +53,7 @@ async def dial(
     return session
 
 
-async def _connected(endpoint: Endpoint, access: BrokerAccess, session: Callable[[], Session]) -> Session:
+async def _connect(endpoint: Endpoint, access: BrokerAccess, protocol: asyncio.Protocol) -> None:
     """Connect with TCP and, where the URL says so, TLS."""
     loop, patience = asyncio.get_running_loop(), access.connect_timeout
     # Built afresh, so that certificates that were renewed on disk are used from the next session on.
@@ -62,8 +62,8 @@ async def _connected(endpoint: Endpoint, access: BrokerAccess, session: Callable
     name = access.server_name or endpoint.broker.certificate_name
     try:
         async with asyncio.timeout(patience):
-            _, connected = await loop.create_connection(
-                session, sock=connection, ssl=tls, server_hostname=None if tls is None else name
+            await loop.create_connection(
+                lambda: protocol, sock=connection, ssl=tls, server_hostname=None if tls is None else name
             )
     except TimeoutError:
         raise NoAnswer(str(endpoint), _TCP if tls is None else _TLS, patience) from None
@@ -71,7 +71,6 @@ async def _connected(endpoint: Endpoint, access: BrokerAccess, session: Callable
         if tls is None:
             raise _failed(endpoint, error) from error
         raise TlsFailed(str(endpoint), tls_problem(error, name)) from error
-    return connected
 
 
 async def _tls_context(endpoint: Endpoint, access: BrokerAccess) -> ssl.SSLContext | None:

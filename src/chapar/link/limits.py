@@ -31,7 +31,8 @@ class Limits:
     def may_exceed_size(self, publication: Publication) -> bool:
         """Return whether the packet has to be encoded to know that it is small enough."""
         text = len(publication.topic) + 2 * len(publication.message_id) + len(publication.response_topic or "")
-        most = _MOST_AROUND + _BYTES_OF_CHARACTER * text + len(publication.payload)
+        data = len(publication.payload) + len(publication.correlation_data or b"")
+        most = _MOST_AROUND + _BYTES_OF_CHARACTER * text + data
         return most > self.max_packet_size
 
     def check_size(self, size: int) -> None:

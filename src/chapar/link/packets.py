@@ -74,7 +74,7 @@ def read_publish(frame: memoryview) -> tuple[int, int]:
     qos = frame[0] >> 1 & 0b11
     if qos == 0:
         return 0, 0
-    topic = _body(frame)
+    topic = body_at(frame)
     id_at = topic + 2 + int.from_bytes(frame[topic : topic + 2], "big")
     packet_id = int.from_bytes(frame[id_at : id_at + _PACKET_ID], "big")
     if qos == _NO_QOS or not packet_id:
@@ -109,21 +109,21 @@ def _reason_codes(frame: memoryview) -> slice:
     kind = frame[0] >> 4
     begin = end = len(frame)
     if kind in _BEFORE_CODE:
-        begin = _body(frame) + _BEFORE_CODE[kind]
+        begin = body_at(frame) + _BEFORE_CODE[kind]
         end = begin + 1
     elif kind in _CODES_AT_END:
-        properties = _body(frame) + _PACKET_ID
-        length, begin = _variable(frame, properties)
+        properties = body_at(frame) + _PACKET_ID
+        length, begin = read_variable(frame, properties)
         begin += length
     return slice(min(begin, len(frame)), min(end, len(frame)))
 
 
-def _body(frame: memoryview) -> int:
+def body_at(frame: memoryview) -> int:
     """Return the offset of the variable header."""
-    return _variable(frame, 1)[1]
+    return read_variable(frame, 1)[1]
 
 
-def _variable(frame: memoryview, position: int) -> tuple[int, int]:
+def read_variable(frame: memoryview, position: int) -> tuple[int, int]:
     """The variable byte integer at `position`, and what is behind it (MQTT 5.0 §1.5.5)."""
     value = shift = 0
     for byte in frame[position : position + 4]:

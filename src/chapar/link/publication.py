@@ -2,7 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+MQTT_5: Final = 5
+
+
+class Will(NamedTuple):
+    """The message that the broker publishes where a connection ends without DISCONNECT (MQTT 5.0 §3.1.2.5)."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +28,8 @@ class SignOn:
     session_expiry: int = 0  #: seconds for which the broker keeps the session after the connection ended
     max_packet_size: int | None = None  #: bytes, see `BrokerAddress.max_packet_size`
     properties: bool = True  #: whether PUBLISH may carry properties, see `BrokerAddress.properties`
+    will: Will | None = None
+    version: int = MQTT_5  #: or 3 for MQTT 3.1.1, which simulated devices speak
 
 
 class Publication(NamedTuple):
@@ -26,10 +39,11 @@ class Publication(NamedTuple):
     payload: bytes
     qos: int
     retain: bool
-    message_id: str  #: ASCII; travels as correlation data and as user property `message-id`
+    message_id: str  #: ASCII; travels as correlation data and as user property `message-id`; empty: it has none
     attempt: int = 1
     deadline: float | None = None  #: loop time from which it must not leave; the broker is told how long that is
     response_topic: str | None = None
+    correlation_data: bytes | None = None  #: of a reply, in place of a message id: the request's
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ class Publisher:
         """The PUBLISH packet."""
         # DUP stays 0 on a second attempt: it marks the same packet sent again within one session (MQTT 5.0 §3.3.1.1),
         # and ours begin clean. That it is one, the property `attempt` tells the device.
-        user_properties = [("message-id", publication.message_id)]
+        message_id = publication.message_id
+        user_properties = [("message-id", message_id)] if message_id else []
         if publication.attempt > 1:
             user_properties.append(("attempt", str(publication.attempt)))
         return mqtt5.PublishPacket(
@@ -67,7 +68,7 @@ class Publisher:
             packet_id=packet_id if publication.qos else None,
             message_expiry_interval=self._seconds_left(publication) if self._properties else None,
             response_topic=publication.response_topic if self._properties else None,
-            correlation_data=publication.message_id.encode("ascii") if self._properties else None,
+            correlation_data=(message_id.encode("ascii") or publication.correlation_data) if self._properties else None,
             user_properties=user_properties if self._properties else None,
         ).write()
 

@@ -77,6 +77,13 @@ class Session(asyncio.Protocol):
             username=sign_on.username,
             password=None if sign_on.password is None else sign_on.password.encode(),
             clean_start=sign_on.clean_start,
+            will=sign_on.will
+            and mqtt5.Will(
+                sign_on.will.topic,
+                payload=sign_on.will.payload,
+                qos=mqtt5.QoS(sign_on.will.qos),
+                retain=sign_on.will.retain,
+            ),
             keep_alive=sign_on.keep_alive,
             session_expiry_interval=sign_on.session_expiry,
             receive_max=MAX_UNACKNOWLEDGED,
@@ -191,6 +198,10 @@ class Session(asyncio.Protocol):
             self._write(bytes(self._replies) + mqtt5.DisconnectPacket().write())
         self._end(None)
         await asyncio.shield(self._gone)
+
+    def drop(self) -> None:
+        """End the connection without DISCONNECT, so that the broker publishes our will."""
+        self._end(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say CONNECT."""
