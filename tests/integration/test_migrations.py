@@ -23,7 +23,7 @@ from chapar.store.migrations import check_schema, migrate
 from chapar.store.schema import audit, audit_hours, messages, metadata, sqlite_metadata
 from support.stores import add_one, new_message, open_store
 
-NEWEST = "0005"
+NEWEST = "0006"
 
 
 def execute(database_url: str, statement: str) -> None:

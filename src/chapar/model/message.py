@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple, TypedDict, Unpack
+from typing import Final, NamedTuple, TypedDict, Unpack
 
 from chapar.errors import FieldInvalid, Phrase, Problem, ascii_digits
 
@@ -37,29 +37,38 @@ class Status(StrEnum):
     CANCELLED = "cancelled"  #: Withdrawn before it was sent.
 
 
+ANSWERED: Final = frozenset({Status.ACKNOWLEDGED, Status.SUCCEEDED, Status.FAILED})
+"""The states into which a reply of the device moves a message."""
+
+FINAL_WORDS: Final = frozenset({Status.SUCCEEDED, Status.FAILED})
+"""The states that the device's final word makes."""
+
 MOVES: Mapping[Status, frozenset[Status]] = {
     # Unconfirmed where it was held, as it may have been sent before a backup was restored, and only once.
     Status.SCHEDULED: frozenset({Status.QUEUED, Status.EXPIRED, Status.CANCELLED, Status.UNCONFIRMED}),
-    Status.QUEUED: frozenset({Status.PUBLISHING, Status.EXPIRED, Status.CANCELLED, Status.UNCONFIRMED}),
-    Status.PUBLISHING: frozenset(
-        {
-            Status.PUBLISHING,  # the next attempt
-            Status.QUEUED,  # given back unsent
-            Status.PUBLISHED,
-            Status.REJECTED,
-            Status.UNCONFIRMED,
-            Status.EXPIRED,
-        }
-    ),
-    Status.PUBLISHED: frozenset({Status.ACKNOWLEDGED, Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT}),
-    Status.ACKNOWLEDGED: frozenset({Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT}),
-    Status.TIMED_OUT: frozenset({Status.ACKNOWLEDGED, Status.SUCCEEDED, Status.FAILED}),
+    # Answered where an earlier attempt arrived after all.
+    Status.QUEUED: frozenset({Status.PUBLISHING, Status.EXPIRED, Status.CANCELLED, Status.UNCONFIRMED}) | ANSWERED,
+    Status.PUBLISHING: ANSWERED
+    | {
+        Status.PUBLISHING,  # the next attempt
+        Status.QUEUED,  # given back unsent, or to be tried once more
+        Status.PUBLISHED,
+        Status.REJECTED,
+        Status.UNCONFIRMED,
+        Status.EXPIRED,
+        Status.CANCELLED,  # superseded, and given back unsent
+    },
+    Status.PUBLISHED: ANSWERED | {Status.TIMED_OUT},
+    Status.ACKNOWLEDGED: ANSWERED | {Status.TIMED_OUT},
+    # The device outranks every conclusion of ours, where an attempt was made.
+    Status.TIMED_OUT: ANSWERED,
+    Status.REJECTED: ANSWERED,
+    Status.UNCONFIRMED: ANSWERED,
+    Status.EXPIRED: ANSWERED,
+    Status.CANCELLED: ANSWERED,
+    # The first final word stands.
     Status.SUCCEEDED: frozenset(),
     Status.FAILED: frozenset(),
-    Status.REJECTED: frozenset(),
-    Status.UNCONFIRMED: frozenset(),
-    Status.EXPIRED: frozenset(),
-    Status.CANCELLED: frozenset(),
 }
 """The moves of a message; what is not listed does not happen."""
 
@@ -87,6 +96,21 @@ class Wait(StrEnum):
 
     NONE = "none"  #: The commit: answered at once, delivered as soon as it can be.
     BROKER = "broker"  #: The broker's acknowledgement.
+    DEVICE = "device"  #: The device's final word.
+
+
+class Condition(StrEnum):
+    """The condition of its device under which a message may be sent, beside its turn."""
+
+    ONLINE = "online"  #: `only_if_online`: it never waits for its device.
+    CONTACT = "contact"  #: `deliver: "on_contact"`: it waits until its device has just spoken.
+
+
+class Profile(StrEnum):
+    """The form in which a device takes commands."""
+
+    TEXT = "text"  #: The operation's name alone; with parameters, the JSON envelope.
+    CHAPAR = "chapar"  #: Always the JSON envelope, whose id the device gives back.
 
 
 class Command(NamedTuple):
@@ -103,6 +127,11 @@ class Command(NamedTuple):
     wait: Wait = Wait.BROKER
     patience: float | None = None  #: seconds to wait; None: the setting `publish_timeout`
     origin: str | None = None  #: the message that it repeats
+    reply_within: float | None = None  #: seconds for which a reply is awaited; None: none is expected
+    condition: Condition | None = None
+    collapse_key: str | None = None  #: it withdraws what waits for its device with the same key
+    urgent: bool = False  #: it leaves before all else
+    purge: bool = False  #: it withdraws all that waits for its device
 
 
 class MutableFields(TypedDict, total=False):
@@ -117,6 +146,8 @@ class MutableFields(TypedDict, total=False):
     not_before: int | None
     published_at: int | None
     finished_at: int | None
+    reply_by: int | None
+    contact_until: int | None
 
 
 MUTABLE = ("status", *MutableFields.__annotations__)
@@ -151,7 +182,16 @@ class Message(NamedTuple):
     not_before: int | None  #: when the next attempt may be made, after the broker asked for patience
     origin: str | None  #: the message that this one repeats, by `resend`
     published_at: int | None  #: when the broker's acknowledgement came
-    finished_at: int | None  #: when it reached a final state
+    finished_at: int | None  #: when it reached a final state, or its reply was given up; None while one is awaited
+    reply_within: int | None = None  #: ms for which a reply is awaited; None: none is expected
+    reply_by: int | None = None  #: until when; each sign of progress moves it
+    reply: str | None = None  #: the reply that stands, as JSON: the first final word, else the latest progress
+    profile: str = Profile.TEXT.value  #: the form in which its device takes it
+    condition: str | None = None  #: a `Condition`; None: it may be sent whatever its device does
+    contact_until: int | None = None  #: until when a contact lets it leave; then it waits for the next one
+    collapse_key: str | None = None  #: a newer message of its device with the same key withdraws it
+    superseded_by: str | None = None  #: that newer message: it is not sent any more
+    urgent: bool = False  #: it leaves before all else
 
     def moved(self, to: Status, **changes: Unpack[MutableFields]) -> "Message":
         """The message in the state `to`, with these changes; raises ValueError where `MOVES` does not list the move."""
@@ -170,11 +210,14 @@ class Message(NamedTuple):
 
     @property
     def payload(self) -> bytes:
-        """Make the payload: the operation's name alone, or the JSON envelope where there are parameters."""
-        if self.params is None:
+        """Make the payload, which depends on profile and parameters alone: the operation's name, or the envelope."""
+        if self.params is None and (self.profile == _TEXT or self.clears):
             return self.micro_op.encode()
-        return f'{{"id":"{self.id}","micro_op":{json.dumps(self.micro_op)},"params":{self.params}}}'.encode()
+        params = "null" if self.params is None else self.params
+        return f'{{"id":"{self.id}","micro_op":{json.dumps(self.micro_op)},"params":{params}}}'.encode()
 
+
+_TEXT: Final = Profile.TEXT.value  # as the rows have it
 
 _PLACES: Mapping[str, int] = {name: place for place, name in enumerate(Message._fields)}
 
@@ -205,6 +248,14 @@ def clearing(retained: Message, nanoseconds: int, due: int | None = None) -> Mes
         origin=retained.id,
         published_at=None,
         finished_at=None,
+        reply_within=None,
+        reply_by=None,
+        reply=None,
+        condition=None,
+        contact_until=None,
+        collapse_key=None,
+        superseded_by=None,
+        urgent=False,
     )
 
 

@@ -11,7 +11,16 @@ class Reason(StrEnum):
     """
 
     CANCELLED = "cancelled"  #: Withdrawn before it was sent.
-    SUPERSEDED = "superseded"  #: An empty message that would have made the broker forget something newer.
+    #: A newer message with its `collapse_key` took its place. With `unconfirmed`: it may have left before. Also an
+    #: empty message that would have made the broker forget something newer.
+    SUPERSEDED = "superseded"
+    PURGED = "purged"  #: Withdrawn with all else that waited for its device.
+    WAITING_FOR_CONTACT = "waiting_for_contact"  #: It leaves when its device speaks next.
+    WAITING_FOR_REPLY = "waiting_for_reply"  #: The device has yet to answer one before it.
+    DEVICE_OFFLINE = "device_offline"  #: `only_if_online`, and the device was offline.
+    PRESENCE_UNKNOWN = "presence_unknown"  #: `only_if_online`, and whether the device is there was not known.
+    DEVICE_BUSY = "device_busy"  #: `only_if_online`, and something else of the device had to leave first.
+    NO_REPLY = "no_reply"  #: The device did not reply in time. A later reply still counts.
     #: It may have been sent already, before a backup was restored, and waits for `chapar queue release` or `cancel`.
     #: With `unconfirmed`: it was to be sent at most once, so it was not released.
     HELD = "held"

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, Validati
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chapar.errors import Language, Phrase, Problem, SettingInvalid, ascii_number, rule_of
-from chapar.model.message import LONGEST_WAIT, check_topic_template
+from chapar.model.message import LONGEST_WAIT, Profile, check_topic_template
 from chapar.runtime.addresses import (
     EMBEDDED_LARGEST,
     BrokerAddress,
@@ -162,6 +162,35 @@ class Settings(Listening):
     )
 
     command_topic: TopicTemplate = Field("devices/{imei}", description="Topic a device listens on.")
+    reply_topic: TopicTemplate = Field("devices/{imei}/reply", description="Topic on which a device replies.")
+    presence_topic: TopicTemplate = Field(
+        "devices/{imei}/presence", description="Topic on which a device announces `online`, and its will `offline`."
+    )
+    default_profile: Profile = Field(
+        Profile.TEXT,
+        description="Form in which a device without a profile of its own takes commands: `text`, the operation's name "
+        "alone, or `chapar`, always a JSON envelope with an id.",
+    )
+    contact_window: float = Field(
+        15.0,
+        ge=1,
+        le=3600,
+        description="Seconds after a device spoke in which what waits for it is sent. Carriers close the way to a "
+        "device 20 to 350 s after its last packet.",
+    )
+    contact_delay: float = Field(
+        0.5,
+        ge=0,
+        le=60,
+        description="Seconds from there until the first of it leaves, because firmware speaks before it subscribes.",
+    )
+    auto_register: bool = Field(default=True, description="Whether a device that nobody registered is, once it speaks.")
+    max_devices: int = Field(
+        100_000,
+        ge=1,
+        le=_LARGEST_COUNT,
+        description="Devices that are known at most, registered or met: whoever may publish could invent them.",
+    )
 
     publish_timeout: float = Field(
         5.0,

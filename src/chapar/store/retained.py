@@ -49,7 +49,7 @@ _REPLACEMENT = (
         or_(
             messages.c.status.in_(_at_broker),
             and_(
-                messages.c.status == Status.PUBLISHING.value,
+                messages.c.status == literal_column(f"'{Status.PUBLISHING.value}'"),  # likewise, for a partial index
                 or_(messages.c.claim.is_distinct_from(bindparam("taker")), messages.c.seq < _OWN_SEQ),
             ),
         ),

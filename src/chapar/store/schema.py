@@ -38,6 +38,12 @@ _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 # Ids are compared byte by byte, also where the database sorts text by a language's rules: a page's cursor and
 # the bounds of a time range are ids.
 _ID = String(36).with_variant(String(36, collation="C"), "postgresql")
+_DEVICE = String(64).with_variant(String(64, collation="C"), "postgresql")
+
+
+def _partial(name: str, where: str, *columns: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
 
 WAKE_AT = """CASE
     WHEN status = 'scheduled' THEN deliver_at
@@ -49,6 +55,15 @@ END"""
 # Conditions of the two indexes by status. SQLite uses a partial index only for a query that says so word by word.
 IS_OPEN = "finished_at IS NULL"
 _IS_AT_REST = "status <> 'publishing'"
+
+IS_AWAITED = "reply_by IS NOT NULL AND finished_at IS NULL"
+"""Whether a message's reply is awaited until a time."""
+IS_RELEASED = "contact_until IS NOT NULL AND status = 'queued'"
+"""Whether a contact lets a message leave until a time."""
+IS_READY = "status = 'queued' AND reason IS NULL"
+"""Whether a message may leave, as far as its row says: a reason says what else it waits for."""
+IS_WAITING = "status = 'queued' AND reason IS NOT NULL"
+"""Whether a message is in the queue and waits for something besides its turn: a contact, a reply, its owner."""
 
 IS_UNFINISHED = (
     f"{IS_OPEN} AND status IN ({', '.join(repr(status.value) for status in Status if status in UNFINISHED)})"
@@ -82,36 +97,42 @@ messages = Table(
     Column("origin", _ID),
     Column("published_at", BigInteger),
     Column("finished_at", BigInteger),
+    Column("reply_within", Integer),
+    Column("reply_by", BigInteger),
+    Column("reply", Text),
+    Column("profile", String(16), nullable=False, server_default=text("'text'")),
+    Column("condition", String(8)),
+    Column("contact_until", BigInteger),
+    Column("collapse_key", Text),
+    Column("superseded_by", _ID),
+    Column("urgent", Boolean, nullable=False, server_default=text("false")),
     Column("wake_at", BigInteger, Computed(WAKE_AT, persisted=True)),
     # The principal that the audit trail names for it.
     Column("sent_by", Text),
+    # Every index is paid for by each accepted message, so each answers something that is asked of ten million rows.
+    # One message, the pages newest first and oldest first, and ranges of time too: an id begins with its time.
+    Index("ix_messages_id", "id", unique=True),
+    # The pages of one device. The dearest: with many devices, each message dirties an index page of its own.
+    Index("ix_messages_imei_id", "imei", "id"),
+    # The pages of one status, however rare, and the queue in its order. What is on its way is in the next one alone, so
+    # that a message enters this one once: where it waits, or where it ends. The published ones are in it, because which
+    # status most messages end in depends on who replies: without them it would save 6 % and make their pages a search.
+    _partial("ix_messages_status_seq", _IS_AT_REST, "status", "seq"),
+    # The rest are nearly empty, so nearly free: a message is in them only while it is unfinished, waits for something,
+    # or was put off. The first has what a device has unfinished, what is on its way, and what it has yet to answer.
+    _partial("ix_messages_unfinished", IS_OPEN, "status", "imei", "seq"),
+    _partial("ix_messages_wake_at", "wake_at IS NOT NULL", "wake_at"),
+    _partial("ix_messages_put_off", "not_before IS NOT NULL", "imei", "seq"),
+    # Many may wait for a contact or a reply: what may leave is found without them.
+    _partial("ix_messages_ready", IS_READY, "seq"),
+    _partial("ix_messages_waiting", IS_WAITING, "imei", "seq"),
+    _partial("ix_messages_urgent", f"urgent AND {IS_READY}", "seq"),
+    _partial("ix_messages_reply_by", IS_AWAITED, "reply_by"),
+    _partial("ix_messages_contact_until", IS_RELEASED, "contact_until"),
+    # None by operation: pages of one are found among the newest, and an index would cost 17 %.
     # A number is never given twice, also after the newest rows were pruned.
     sqlite_autoincrement=True,
 )
-
-
-# Every index is paid for by each accepted message, so each answers something that is asked of ten million rows.
-
-# One message, the pages newest first and oldest first, and ranges of time too: an id begins with its time.
-Index("ix_messages_id", messages.c.id, unique=True)
-# The pages of one device. The dearest: with many devices, each message dirties an index page of its own.
-Index("ix_messages_imei_id", messages.c.imei, messages.c.id)
-
-
-def _partial_index(name: str, where: str, *columns: str) -> None:
-    Index(name, *(messages.c[column] for column in columns), sqlite_where=text(where), postgresql_where=text(where))
-
-
-# The pages of one status, however rare, and the queue in its order. What is on its way is in the next one alone, so
-# that a message enters this one once: where it waits, or where it ends. The published ones are in it, because which
-# status most messages end in depends on who replies: without them it would save 6 % and make their pages a search.
-_partial_index("ix_messages_status_seq", _IS_AT_REST, "status", "seq")
-# The rest are nearly empty, so nearly free: a message is in them only while it is unfinished, waits for a time, or
-# was put off. The first has what a device has unfinished, and what is on its way.
-_partial_index("ix_messages_unfinished", IS_OPEN, "status", "imei", "seq")
-_partial_index("ix_messages_wake_at", "wake_at IS NOT NULL", "wake_at")
-_partial_index("ix_messages_put_off", "not_before IS NOT NULL", "imei", "seq")
-# None by operation: pages of one are found among the newest, and an index would cost 17 %.
 
 attempts = Table(
     "attempts",
@@ -155,8 +176,90 @@ installation = Table(
     Column("id", SmallInteger, primary_key=True),
     Column("generation", BigInteger, nullable=False),
     Column("held_up_to", BigInteger),
+    Column("name", String(16), nullable=False, server_default=""),
 )
-"""One row, about the database as a whole: its generation (see `generations`), and the last `seq` of what is held."""
+"""One row, about the database as a whole: its generation (see `generations`), the last `seq` of what is held, and a
+name that no other database has."""
+
+replies = Table(
+    "replies",
+    metadata,
+    Column("seq", _SEQUENCE, Identity(always=True), primary_key=True),
+    Column("imei", _DEVICE, nullable=False),
+    Column("message_id", _ID),
+    Column("at", BigInteger, nullable=False),
+    Column("status", String(16)),
+    Column("word", Text),
+    Column("payload", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("truncated", Boolean, nullable=False),
+    Column("matched_by", String(16)),
+    Column("late", Boolean, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("reason", String(24)),
+    Column("topic", Text, nullable=False),
+    _partial("ix_replies_message", "message_id IS NOT NULL", "message_id", "seq"),
+    _partial("ix_replies_unmatched", "message_id IS NULL", "imei", "seq"),
+)
+"""Replies, but for the one of each message that stands, which is in its row. Without a message: why it matched none."""
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("imei", _DEVICE, primary_key=True),
+    Column("name", Text, nullable=False, server_default=""),
+    Column("profile", String(16)),
+    Column("labels", Text, nullable=False, server_default="{}"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+)
+"""The devices that are known: registered, or met. Labels are a JSON object; without a profile, it is the default."""
+
+presences = Table(
+    "presences",
+    metadata,
+    Column("imei", _DEVICE, primary_key=True),
+    Column("state", String(8), nullable=False),
+    Column("since", BigInteger),
+    Column("evidence", String(16)),
+    Column("offline_at", BigInteger),
+)
+"""The evidence of which device is there; written when it changes."""
+
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("imei", _DEVICE, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""When each device was last seen, to some minutes: narrow, because it is written again and again."""
+
+receiver = Table(
+    "receiver",
+    metadata,
+    Column("id", SmallInteger, primary_key=True),
+    Column("process", String(PROCESS_LENGTH)),
+    Column("lease_until", BigInteger, nullable=False),
+    Column("life_down_since", BigInteger),
+    Column("filters", Text, nullable=False, server_default="[]"),
+)
+"""One row: the process that receives, its lease in database time, since when it receives no signs of life (NULL: it
+does), and the topic filters that the broker keeps for it, a JSON list."""
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", _SEQUENCE, Identity(always=True), primary_key=True),
+    Column("tx", BigInteger, nullable=False),
+    Column("process", String(PROCESS_LENGTH), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("moved", Text, nullable=False),
+    Index("ix_changes_tx", "tx"),
+)
+"""What each commit has moved, for the other processes: a row a commit, with its transaction, as these end out of
+order."""
 
 api_keys = Table(
     "api_keys",
