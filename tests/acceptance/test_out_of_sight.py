@@ -12,6 +12,7 @@ import pytest
 
 from support.api import problem_of
 from support.gateway import GatewayProcess
+from support.issuer import EVERY_SCOPE
 from support.mosquitto import Mosquitto
 
 CANARY: Final = "c4nary"
@@ -20,7 +21,7 @@ FULL: Final = "farm1-full"  # within reach, and full of what is not
 FOREIGN: Final = f"{CANARY}-dev"
 UNKNOWN: Final = "01a20c84-57d5-7cc1-aaa1-65fb014696c7"
 TOMORROW: Final = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-SCOPES: Final = ["messages:send", "messages:read", "messages:cancel", "keys:write", "audit:read", "metrics:read"]
+SCOPES: Final = EVERY_SCOPE.split()
 
 
 class Sight:

@@ -16,7 +16,10 @@ from support.ports import LOOPBACK
 
 ISSUER: Final = "https://issuer.example.org"
 AUDIENCE: Final = "chapar"
-EVERY_SCOPE: Final = "messages:send messages:read messages:cancel keys:write audit:read metrics:read"
+EVERY_SCOPE: Final = (
+    "messages:send messages:read messages:cancel messages:urgent devices:read devices:write keys:write audit:read "
+    "metrics:read"
+)
 
 _ALGORITHMS: Final = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}
 

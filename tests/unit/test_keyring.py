@@ -57,7 +57,15 @@ async def test_ids_of_keys_are_of_ten_letters_and_digits_and_differ(bench: Bench
 async def test_what_may_not_be_given_is_not_made(bench: Bench) -> None:
     with pytest.raises(GrantTooWide) as scopes:
         await bench.keyring.create(FARMER, GRANT._replace(scopes=EVERY_SCOPE))
-    assert scopes.value.excess == ("audit:read", "messages:cancel", "messages:read", "metrics:read")
+    assert scopes.value.excess == (
+        "audit:read",
+        "devices:read",
+        "devices:write",
+        "messages:cancel",
+        "messages:read",
+        "messages:urgent",
+        "metrics:read",
+    )
     with pytest.raises(GrantTooWide) as reach:
         await bench.keyring.create(FARMER, GRANT._replace(reach=EVERYWHERE))
     assert reach.value.excess == ("*", "*")

@@ -43,6 +43,13 @@ def test_a_name_without_wildcards_fits_itself_only(name: str, other: str) -> Non
 
 def test_everywhere_reaches_everything() -> None:
     assert EVERYWHERE.covers("farm1-pump", "open")
+    assert EVERYWHERE.covers_device("farm1-pump")
+
+
+def test_a_device_is_within_reach_whatever_operations_are() -> None:
+    narrow = Reach(("farm1-*",), ("open",))
+    assert narrow.covers_device("farm1-pump")
+    assert not narrow.covers_device("farm2-pump")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ LONGEST_WAIT = 300  # seconds that a caller may wait for the broker; after that,
 MAX_TOPIC_LEVELS = 128  # Mosquitto drops the connection at 200
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Status(StrEnum):
@@ -301,7 +301,7 @@ def check_device_id(text: str, field: str = "imei") -> str:
     device's topic and of its ACL (CVE-2017-7650).
     """
     device_id = ascii_digits(text)
-    if not _DEVICE_ID.fullmatch(device_id):
+    if not DEVICE_ID.fullmatch(device_id):
         raise FieldInvalid(field, Phrase("rule.device_id"))
     return device_id
 

@@ -21,6 +21,9 @@ class Scope(StrEnum):
     SEND = "messages:send"  #: Send messages, one by one, in bulk, or once more.
     READ = "messages:read"  #: See messages, reports and counts.
     CANCEL = "messages:cancel"  #: Withdraw messages that wait.
+    URGENT = "messages:urgent"  #: Send messages that leave before all others.
+    DEVICES_READ = "devices:read"  #: See devices, and whether they are there.
+    DEVICES_WRITE = "devices:write"  #: Register, describe and forget devices, and withdraw all that waits for one.
     KEYS = "keys:write"  #: Make, list, limit and revoke API keys; none with more rights than the caller's own.
     AUDIT = "audit:read"  #: See who did what.
     METRICS = "metrics:read"  #: Read the measurements.
@@ -41,7 +44,11 @@ class Reach(NamedTuple):
 
     def covers(self, imei: str, micro_op: str) -> bool:
         """Return whether this operation of this device is within reach."""
-        return _fits(self.devices, imei) and _fits(self.operations, micro_op)
+        return self.covers_device(imei) and _fits(self.operations, micro_op)
+
+    def covers_device(self, imei: str) -> bool:
+        """Return whether a device is within reach, with any of its operations."""
+        return _fits(self.devices, imei)
 
     def includes(self, other: "Reach") -> bool:
         """Return whether `other` is certain to reach no further: each of its patterns is one of ours."""

@@ -1,0 +1,221 @@
+"""A device, and its presence as a function of stored evidence and the clock. No I/O."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from chapar.errors import FieldInvalid, Phrase
+from chapar.model.lines import plain
+from chapar.model.message import DEVICE_ID
+
+GRACE: Final = 15_000
+"""Milliseconds until a live `offline` is believed: a device that changes its network announces itself first, and the
+will of its old connection arrives behind that."""
+
+STALE_AFTER: Final = 30_000  # ms for which presences may have changed unnoticed before they are called stale
+
+MAX_NAME: Final = 100  # characters of a device's name
+MAX_LABELS: Final = 16  # of one device
+MAX_LABEL_NAME: Final = 64  # characters
+MAX_LABEL_VALUE: Final = 128  # characters
+
+_LONGEST_WORD: Final = 64  # bytes; what is longer is no word
+_BLANKS: Final = b" \t\r\n\v\f\0"  # and the end of a text in C, which firmware likes to send along
+
+
+class Profile(StrEnum):
+    """The language of a device: what its commands look like on the wire."""
+
+    TEXT = "text"  #: The bytes of the operation alone; JSON only with parameters.
+    CHAPAR = "chapar"  #: Always the JSON envelope, with the id of the message.
+
+
+class State(StrEnum):
+    """The presence of a device."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    UNKNOWN = "unknown"  #: It never announced itself, or its presence topic was emptied.
+
+
+class Ground(StrEnum):
+    """The ground on which a presence is believed."""
+
+    ANNOUNCED = "announced"  #: The device, or the broker for it, said so while the gateway listened.
+    RETAINED = "retained"  #: The presence topic held it when the gateway subscribed.
+    SPOKE = "spoke"  #: The device published something after what its presence topic had said.
+
+
+class Word(StrEnum):
+    """The meaning of what is published on a presence topic."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    FORGOTTEN = "forgotten"  #: Empty: nothing is retained there any more.
+    SIGN_OF_LIFE = "sign_of_life"  #: Anything else, and whatever a device publishes elsewhere.
+
+
+_WORDS: Final[Mapping[bytes, Word]] = {b"online": Word.ONLINE, b"offline": Word.OFFLINE}
+_RETAINED: Final[Mapping[Word, State]] = {Word.ONLINE: State.ONLINE, Word.OFFLINE: State.OFFLINE}
+
+
+class Device(NamedTuple):
+    """A registered device. The fields are the columns of the table, in their order."""
+
+    imei: str
+    name: str | None  #: for people
+    profile: str | None  #: None: the setting `default_profile`
+    labels: Mapping[str, str]
+    created_at: int  #: when it was registered, ms since the epoch
+
+
+class Evidence(NamedTuple):
+    """Knowledge of a device's presence, as it is stored. The fields are the columns of the table, in their order."""
+
+    state: State  #: until the `offline` of `offline_at` is believed
+    since: int  #: ms since the epoch
+    evidence: Ground
+    offline_at: int | None  #: when a live `offline` arrived behind which the device has not spoken
+
+
+class Presence(NamedTuple):
+    """The presence of a device at one moment."""
+
+    state: State
+    since: int | None  #: ms since the epoch; None: unknown
+    evidence: Ground | None  #: None: unknown
+    stale: bool  #: it may have changed unnoticed
+
+
+class DeviceQueue(NamedTuple):
+    """The unfinished messages of a device."""
+
+    depth: int
+    oldest: int | None  #: when the first of them was accepted, ms since the epoch
+
+
+class KnownDevice(NamedTuple):
+    """All that is known of a device at one moment."""
+
+    device: Device
+    presence: Presence
+    last_seen: int | None  #: when it last said anything, ms since the epoch; None: never
+    queue: DeviceQueue
+
+
+def read_word(payload: bytes) -> Word:
+    """Read what a presence topic says: `online` or `offline` in any case, with blanks around it or without."""
+    if not payload:
+        return Word.FORGOTTEN
+    if len(payload) > _LONGEST_WORD:
+        return Word.SIGN_OF_LIFE
+    return _WORDS.get(payload.strip(_BLANKS).lower(), Word.SIGN_OF_LIFE)
+
+
+def after_live(before: Evidence | None, word: Word, at: int) -> Evidence | None:
+    """The evidence after a device, or the broker with its will, published a word; None: nothing is known any more.
+
+    What changes nothing gives `before` itself.
+    """
+    match word:
+        case Word.FORGOTTEN:
+            return None
+        case Word.ONLINE:
+            return _online(before, Ground.ANNOUNCED, at)
+        case Word.OFFLINE:
+            return _after_offline(before, at)
+        case Word.SIGN_OF_LIFE:
+            return _after_sign_of_life(before, at)
+
+
+def after_retained(before: Evidence | None, word: Word, at: int) -> Evidence | None:
+    """The evidence after a subscription found a word retained: it says what the topic last held, and nothing of now.
+
+    What changes nothing gives `before` itself.
+    """
+    state = _RETAINED.get(word)
+    if state is None or (before is not None and _believed(before, at) is state):
+        return before
+    return Evidence(state, at, Ground.RETAINED, None)
+
+
+def presence(evidence: Evidence | None, now: int, life_down_since: int | None) -> Presence:
+    """The presence of a device at the time `now`, with the `life` link down since then, or up."""
+    stale = life_down_since is not None and now - life_down_since >= STALE_AFTER
+    state = State.UNKNOWN if evidence is None else _believed(evidence, now)
+    if evidence is None or state is State.UNKNOWN:
+        return Presence(State.UNKNOWN, None, None, stale)
+    if state is not evidence.state:
+        return Presence(state, evidence.offline_at, Ground.ANNOUNCED, stale)
+    return Presence(state, evidence.since, evidence.evidence, stale)
+
+
+def _believed(evidence: Evidence, at: int) -> State:
+    """The state that is believed at a time; a clock that was set back since ends the grace, too."""
+    if evidence.offline_at is None or abs(at - evidence.offline_at) < GRACE:
+        return evidence.state
+    return State.OFFLINE
+
+
+def _online(before: Evidence | None, ground: Ground, at: int) -> Evidence:
+    is_online = before is not None and _believed(before, at) is State.ONLINE
+    after = Evidence(State.ONLINE, before.since if before is not None and is_online else at, ground, None)
+    return before if before is not None and before == after else after
+
+
+def _after_offline(before: Evidence | None, at: int) -> Evidence:
+    if before is None:
+        return Evidence(State.UNKNOWN, at, Ground.ANNOUNCED, at)
+    if before.state is State.OFFLINE:
+        return before if before.evidence is Ground.ANNOUNCED else before._replace(evidence=Ground.ANNOUNCED)
+    return before if before.offline_at is not None else before._replace(offline_at=at)
+
+
+def _after_sign_of_life(before: Evidence | None, at: int) -> Evidence | None:
+    if before is None:
+        return None
+    says_more = before.state is not State.ONLINE or before.offline_at is not None or before.evidence is Ground.RETAINED
+    return _online(before, Ground.SPOKE, at) if says_more else before
+
+
+def device_in(topic: str, template: str) -> str | None:
+    """The device that a topic names where the template has `{imei}`; None where it does not fit, or names none."""
+    before, _, behind = template.partition("{imei}")
+    if not (topic.startswith(before) and topic.endswith(behind)):
+        return None
+    device_id = topic[len(before) : len(topic) - len(behind)]
+    return device_id if DEVICE_ID.fullmatch(device_id) else None
+
+
+def check_name(text: str, field: str = "name") -> str:
+    """Return a device's name without the blanks around it; raises FieldInvalid."""
+    if not 0 < len(text.strip()) <= MAX_NAME or text != plain(text):
+        raise FieldInvalid(field, Phrase("rule.name", limit=MAX_NAME))
+    return text.strip()
+
+
+def check_labels(labels: Mapping[str, str], field: str = "labels") -> dict[str, str]:
+    """Return labels in the order of their names; raises FieldInvalid."""
+    if len(labels) > MAX_LABELS:
+        raise FieldInvalid(field, Phrase("rule.label_count", limit=MAX_LABELS))
+    for name, value in labels.items():
+        if not _is_label(name, value):
+            raise FieldInvalid(field, Phrase("rule.labels", name=MAX_LABEL_NAME, value=MAX_LABEL_VALUE))
+    return dict(sorted(labels.items()))
+
+
+def read_label(text: str, field: str = "label") -> tuple[str, str]:
+    """The name and value of the label that `name:value` means; raises FieldInvalid."""
+    name, colon, value = text.partition(":")
+    if not (colon and _is_label(name, value)):
+        raise FieldInvalid(field, Phrase("rule.label"))
+    return name, value
+
+
+def _is_label(name: str, value: str) -> bool:
+    return (
+        0 < len(name) <= MAX_LABEL_NAME
+        and len(value) <= MAX_LABEL_VALUE
+        and ":" not in name
+        and plain(name + value) == name + value
+    )
