@@ -28,6 +28,11 @@ FAMILIES = {
     "chapar_link_up": "gauge",
     "chapar_link_in_flight": "gauge",
     "chapar_link_window": "gauge",
+    "chapar_deliveries_received": "counter",
+    "chapar_deliveries_undecodable": "counter",
+    "chapar_reply_sessions_lost": "counter",
+    "chapar_receiver_links_up": "gauge",
+    "chapar_receiver_links_mute": "gauge",
 }
 ACCEPTED = "chapar_messages_accepted_total"
 FINISHED = "chapar_messages_finished_total"

@@ -74,6 +74,7 @@ ChaparError
     ├── PublicationInvalid   the broker's announced limits forbid it, so it was not tried
     ├── PublicationExpired   its time ran out before a byte of it left
     ├── TakenBack            its owner took it back before a byte of it left
+    ├── SessionTakenOver     another client has connected with our client id
     ├── EmbeddedBrokerFailed the built-in broker does not start
     └── BrokerError          why no session could be had (each a sentence for the log)
         ├── HostNotFound
@@ -87,6 +88,8 @@ ChaparError
         ├── BrokerUnanswered
         ├── BrokerClosed
         ├── SubscriptionRefused
+        ├── UnsubscriptionRefused
+        ├── BrokerMute
         ├── ReleaseRefused
         └── MalformedPacket
 
@@ -126,6 +129,7 @@ from chapar.errors.delivery import (
 from chapar.errors.link import (
     BrokerClosed,
     BrokerError,
+    BrokerMute,
     BrokerSilent,
     BrokerUnanswered,
     BrokerWords,
@@ -142,10 +146,12 @@ from chapar.errors.link import (
     PublicationExpired,
     PublicationInvalid,
     ReleaseRefused,
+    SessionTakenOver,
     SubscriptionRefused,
     TakenBack,
     TlsFailed,
     TlsFilesUnusable,
+    UnsubscriptionRefused,
 )
 from chapar.errors.persian import ascii_digits, ascii_number, gregorian, persian_date, persian_digits
 from chapar.errors.request import (
@@ -215,6 +221,7 @@ __all__ = [
     "BodyTooSlow",
     "BrokerClosed",
     "BrokerError",
+    "BrokerMute",
     "BrokerRefused",
     "BrokerSilent",
     "BrokerUnanswered",
@@ -286,6 +293,7 @@ __all__ = [
     "SchemaNewer",
     "SchemaOutdated",
     "ScopeMissing",
+    "SessionTakenOver",
     "SettingInvalid",
     "SpreadsheetNotMade",
     "StoreError",
@@ -299,6 +307,7 @@ __all__ = [
     "TlsFilesUnusable",
     "TlsProblem",
     "Unauthenticated",
+    "UnsubscriptionRefused",
     "UsageInvalid",
     "WorkerFailed",
     "ascii_digits",

@@ -71,6 +71,18 @@ class TakenBack(LinkError):
 
 
 @dataclass(eq=False)
+class SessionTakenOver(LinkError):
+    """Another client has connected with our client id, and the broker gave it our session (MQTT 5.0 §3.1.4).
+
+    Whoever holds the session by agreement has lost it, and must not connect again before it is theirs again.
+    """
+
+    code = "session_taken_over"
+
+    endpoint: str
+
+
+@dataclass(eq=False)
 class EmbeddedBrokerFailed(LinkError):
     """The built-in broker does not start."""
 
@@ -232,6 +244,28 @@ class SubscriptionRefused(BrokerError):
     topic_filter: str
     reason_name: str
     reason_code: int
+
+
+@dataclass(eq=False)
+class UnsubscriptionRefused(BrokerError):
+    """UNSUBACK with a reason code of 0x80 or above, so the subscription goes on (MQTT 5.0 §3.11.3)."""
+
+    code = "unsubscription_refused"
+
+    topic_filter: str
+    reason_name: str
+    reason_code: int
+
+
+@dataclass(eq=False)
+class BrokerMute(BrokerError):
+    """The broker granted a subscription, and delivers nothing of it: its ACL may do so. The session goes on."""
+
+    code = "broker_mute"
+
+    topic_filter: str
+    topic: str  #: of the probe that was not received
+    seconds: float
 
 
 @dataclass(eq=False)

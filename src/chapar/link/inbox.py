@@ -1,5 +1,6 @@
 """Publications from the broker: acknowledged by their owner where there is one, else at once, and dropped."""
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -12,44 +13,70 @@ from chapar.link.publication import Delivery
 from chapar.link.reason_codes import RECEIVE_MAXIMUM_EXCEEDED
 
 MAX_UNACKNOWLEDGED: Final = 1024  # deliveries that the broker may send ahead of our acknowledgements
-_AT_LEAST_ONCE: Final = 1
 _EXACTLY_ONCE: Final = 2
+
+
+class _Owed:
+    """One acknowledgement that the broker awaits."""
+
+    __slots__ = ("is_due", "packet_id", "qos")
+
+    def __init__(self, qos: int, packet_id: int) -> None:
+        self.qos = qos
+        self.packet_id = packet_id
+        self.is_due = False  # whether nothing but those before it holds it back
 
 
 class Inbox:
     """The broker's publications of one session, each answered as its QoS asks (MQTT 5.0 §4.3).
 
-    `on_delivery` is their owner. What nobody asked for is dropped: anything without an owner, as brokers send that
-    subscribe their clients themselves; what is of QoS 2, because we subscribe with QoS 1 at most; and what names its
-    topic by an alias, because we announced that we take none. Without an owner nothing is decoded either: no content
-    of it can end the session.
+    `on_delivery` is their owner. It may acknowledge in any order: the broker gets the acknowledgements in the order of
+    its publications (MQTT 5.0 §4.6), so one that the owner keeps holds back those behind it.
+
+    What the codec cannot read, such as text that is not UTF-8, is acknowledged in its turn and counted: a broker that
+    keeps the session would send it again and again. What nobody asked for is dropped: anything without an owner, as
+    brokers send that subscribe their clients themselves, and what names its topic by an alias, because we announced
+    that we take none. Without an owner nothing is decoded either.
     """
 
     def __init__(self, reply: Callable[[bytes], None], on_delivery: Callable[[Delivery], None] | None) -> None:
         self._reply = reply
         self._on_delivery = on_delivery
-        self._owed: set[int] = set()  # packet ids that their owner has not acknowledged
+        self._owed = deque[_Owed]()
         self._unreleased: set[int] = set()  # packet ids of QoS 2 for which PUBREL has not come
+        self.undecodable = 0  #: publications that the codec could not read
 
     @property
     def owed(self) -> int:
-        """Deliveries that their owner has not acknowledged."""
+        """Deliveries that their owner has not acknowledged, and those behind them."""
         return len(self._owed)
 
     def take(self, frame: memoryview) -> bool:
         """Take one PUBLISH; answer whether somebody wanted it. Raises FrameInvalid where that ends the session."""
         qos, packet_id = read_publish(frame)
-        if self._on_delivery is not None and qos < _EXACTLY_ONCE:
-            packet = read_packet(frame).packet
-            if isinstance(packet, mqtt5.PublishPacket) and packet.topic_alias is None:
-                self._on_delivery(self._delivery(packet))
-                return True
-        if qos == _AT_LEAST_ONCE:
-            self._reply(mqtt5.PubAckPacket(packet_id).write())
-        elif qos == _EXACTLY_ONCE:
+        owed = _Owed(qos, packet_id)
+        if qos:
+            self._owed.append(owed)
+            if len(self._owed) > MAX_UNACKNOWLEDGED:
+                what = f"more than {MAX_UNACKNOWLEDGED} unacknowledged PUBLISH packets"
+                raise FrameInvalid(what, RECEIVE_MAXIMUM_EXCEEDED)
+        is_repeated = qos == _EXACTLY_ONCE and packet_id in self._unreleased
+        if qos == _EXACTLY_ONCE:
             self._unreleased.add(packet_id)
-            self._reply(mqtt5.PubRecPacket(packet_id).write())
-        return False
+        if self._on_delivery is None or is_repeated:
+            self._acknowledge(owed)
+            return self._on_delivery is not None
+        try:
+            packet = read_packet(frame).packet
+        except FrameInvalid:
+            self.undecodable += 1
+            self._acknowledge(owed)
+            return True
+        if not isinstance(packet, mqtt5.PublishPacket) or packet.topic_alias is not None:
+            self._acknowledge(owed)
+            return False
+        self._on_delivery(self._delivery(packet, owed))
+        return True
 
     def release(self, packet_id: int) -> bool:
         """Answer PUBREL; answer whether anything waited for it."""
@@ -63,24 +90,23 @@ class Inbox:
         """The session ended: what comes too late to be acknowledged is no error."""
         self._owed.clear()
 
-    def _delivery(self, packet: mqtt5.PublishPacket) -> Delivery:
-        if packet.packet_id is not None:
-            self._owed.add(packet.packet_id)
-            if len(self._owed) > MAX_UNACKNOWLEDGED:
-                what = f"more than {MAX_UNACKNOWLEDGED} unacknowledged PUBLISH packets"
-                raise FrameInvalid(what, RECEIVE_MAXIMUM_EXCEEDED)
+    def _delivery(self, packet: mqtt5.PublishPacket, owed: _Owed) -> Delivery:
         return Delivery(
             packet.topic,
             packet.payload,
-            int(packet.qos),
+            owed.qos,
             packet.retain,
             packet.correlation_data,
             packet.response_topic,
             tuple(packet.user_properties),
-            partial(self._acknowledge, packet.packet_id),
+            partial(self._acknowledge, owed),
+            packet.duplicate,
         )
 
-    def _acknowledge(self, packet_id: int | None) -> None:
-        if packet_id in self._owed:
-            self._owed.remove(packet_id)
-            self._reply(mqtt5.PubAckPacket(packet_id).write())
+    def _acknowledge(self, owed: _Owed) -> None:
+        """Answer what is due up to the first that is not."""
+        owed.is_due = True
+        while self._owed and self._owed[0].is_due:
+            first = self._owed.popleft()
+            answer = mqtt5.PubRecPacket if first.qos == _EXACTLY_ONCE else mqtt5.PubAckPacket
+            self._reply(answer(first.packet_id).write())

@@ -52,6 +52,26 @@ async def stay_connected(
         await backoff.pause()
 
 
+class ProblemLog:
+    """The log of why there is no session: each reason once an outage as a warning, then for those who debug."""
+
+    def __init__(self, event: str, **facts: str) -> None:
+        self._log = log.bind(**facts)
+        self._event = event
+        self._said: dict[str, str] = {}  # by endpoint
+
+    def note(self, error: BrokerError) -> None:
+        """Log a reason."""
+        reason = str(error)
+        level = logging.DEBUG if self._said.get(error.endpoint) == reason else logging.WARNING
+        self._said[error.endpoint] = reason
+        self._log.log(level, self._event, broker=error.endpoint, reason=reason)
+
+    def clear(self) -> None:
+        """The outage is over."""
+        self._said.clear()
+
+
 class Link:
     """The gateway's one connection to the broker.
 
@@ -65,7 +85,7 @@ class Link:
         self._client_id = f"chapar-{secrets.token_hex(8)}"  # two processes with one id would take over each other
         self._session: Session | None = None
         self._came_up = asyncio.Condition()
-        self._said: dict[str, str] = {}  # why not, by endpoint, as it was logged since the last session
+        self._problems = ProblemLog("broker_link_down")
         self._reporting: set[str] = set()  # brokers seen to answer 0x10
         self._strays = Counter[str]()  # of the sessions before this one
         self._quickest = math.inf  # seconds that a dial took at best
@@ -164,7 +184,7 @@ class Link:
         self._session = session
         self.sessions += 1
         self.last_error = None
-        self._said.clear()
+        self._problems.clear()
         log.info("broker_link_up", broker=session.endpoint, window=session.window)
         try:
             async with self._came_up:
@@ -198,9 +218,5 @@ class Link:
         )
 
     def _note(self, error: BrokerError) -> None:
-        """Log why there is no session: once as a warning, and again and again for those who look closer."""
         self.last_error = error
-        reason = str(error)
-        level = logging.DEBUG if self._said.get(error.endpoint) == reason else logging.WARNING
-        self._said[error.endpoint] = reason
-        log.log(level, "broker_link_down", broker=error.endpoint, reason=reason)
+        self._problems.note(error)

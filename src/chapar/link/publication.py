@@ -48,7 +48,11 @@ class Publication(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message that the broker sent us. It stays the broker's until `acknowledge()`, which may be called twice."""
+    """A message that the broker sent us. It stays the broker's until `acknowledge()`, which may be called twice.
+
+    `retain` marks what the broker had stored before we subscribed; what is published now comes without, as we subscribe
+    (MQTT 5.0 §3.8.3.1).
+    """
 
     topic: str
     payload: bytes
@@ -58,3 +62,4 @@ class Delivery:
     response_topic: str | None
     user_properties: tuple[tuple[str, str], ...]
     acknowledge: Callable[[], None]
+    duplicate: bool = False  #: whether the broker may have sent it before, in this session or an earlier connection

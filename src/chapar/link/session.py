@@ -5,7 +5,6 @@ import math
 import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from typing import Final, cast
 
 import mqtt5
@@ -21,7 +20,6 @@ from chapar.errors import (
     MalformedPacket,
     Phrase,
     ProtocolUnsupported,
-    SubscriptionRefused,
     TlsFailed,
 )
 from chapar.link.answers import Answers
@@ -38,7 +36,8 @@ from chapar.link.reason_codes import (
     UNSUPPORTED_PROTOCOL_VERSION,
     reason_name,
 )
-from chapar.link.window import LAST_PACKET_ID, Window
+from chapar.link.subscriptions import Subscriptions
+from chapar.link.window import Window
 from chapar.runtime.certificates import tls_problem
 
 CLOSE_TIMEOUT: Final = 1.0  # seconds that the last bytes may take to leave
@@ -103,8 +102,7 @@ class Session(asyncio.Protocol):
 
         self._window = Window()
         self._publisher = Publisher(endpoint, self._window, self._reply, properties=sign_on.properties)
-        self._subscribing: dict[int, asyncio.Future[list[int]]] = {}
-        self._subscribe_ids = cycle(range(LAST_PACKET_ID + 1, 65_536))
+        self._subscriptions = Subscriptions(endpoint, self._reply)
         self._inbox = Inbox(self._reply, on_delivery)
         self._replies = bytearray()  # what is not a publication; leaves first and does not count in the window
         self._flush_scheduled = False
@@ -136,6 +134,16 @@ class Session(asyncio.Protocol):
     def waiting(self) -> int:
         """Publications of which nothing was sent."""
         return self._window.waiting
+
+    @property
+    def owed(self) -> int:
+        """Deliveries that their owner has not acknowledged, and those behind them."""
+        return self._inbox.owed
+
+    @property
+    def undecodable(self) -> int:
+        """Deliveries that the codec could not read, so that their owner did not get them."""
+        return self._inbox.undecodable
 
     @property
     def unanswered_for(self) -> float | None:
@@ -175,22 +183,24 @@ class Session(asyncio.Protocol):
         """End the publication of a message with TakenBack where nothing of it was sent; answer whether that is so."""
         return self._window.take_back(message_id)
 
-    async def subscribe(self, filters: list[str], qos: int = 1) -> None:
-        """Subscribe to topic filters at QoS 0 or 1, and wait for the broker's answer.
+    async def subscribe(self, filters: Sequence[str], qos: int = 1, *, retained: bool = True) -> int:
+        """Subscribe to topic filters at QoS 0 or 1, wait for the broker's answer, and give the lowest QoS it granted.
 
-        Raises SubscriptionRefused naming the first filter that the broker refused, the BrokerError that ended the
-        session meanwhile, or LinkDown where we did.
+        Deliveries may come before the answer does. Without `retained` the broker is asked to leave out what it has
+        stored. Raises SubscriptionRefused naming the first filter that the broker refused, the BrokerError that ended
+        the session meanwhile, or LinkDown where we did.
         """
-        if not self._up:
-            raise self._error or LinkDown
-        packet_id = next(self._subscribe_ids)
-        future: asyncio.Future[list[int]] = self._loop.create_future()
-        self._subscribing[packet_id] = future
-        topic_filters = [mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS(qos)) for pattern in filters]
-        self._reply(mqtt5.SubscribePacket(packet_id, topic_filters).write())
-        for topic_filter, code in zip(filters, await future, strict=False):
-            if code >= FIRST_FAILURE:
-                raise SubscriptionRefused(self.endpoint, topic_filter, reason_name(code), code)
+        self._require_up()
+        return await self._subscriptions.add(filters, qos, retained=retained)
+
+    async def unsubscribe(self, filters: Sequence[str]) -> None:
+        """End subscriptions, also such as there are none of, and wait for the broker's answer.
+
+        Raises UnsubscriptionRefused naming the first filter that the broker keeps, and what `subscribe()` raises where
+        the session ends.
+        """
+        self._require_up()
+        await self._subscriptions.remove(filters)
 
     async def close(self) -> None:
         """End the session with DISCONNECT and wait, at most CLOSE_TIMEOUT seconds, until the connection is gone."""
@@ -275,8 +285,9 @@ class Session(asyncio.Protocol):
                 is_expected = self._publisher.answered(packet, _code(packet, unlisted))
             case mqtt5.PubRelPacket():
                 is_expected = self._inbox.release(packet.packet_id)
-            case mqtt5.SubAckPacket():
-                is_expected = self._take_suback(packet, unlisted)
+            case mqtt5.SubAckPacket() | mqtt5.UnsubAckPacket():
+                codes = list(unlisted or map(int, packet.reason_codes))
+                is_expected = self._subscriptions.answered(packet.packet_id, codes)
             case mqtt5.DisconnectPacket():
                 code = _code(packet, unlisted)
                 cause = f"{reason_name(code)} (0x{code:02X})"
@@ -286,13 +297,6 @@ class Session(asyncio.Protocol):
                 is_expected = isinstance(packet, mqtt5.PingRespPacket)  # that it was heard is noted already
         if not is_expected:
             self._stray(type(packet).__name__.removesuffix("Packet").upper())
-
-    def _take_suback(self, packet: mqtt5.SubAckPacket, unlisted: bytes) -> bool:
-        """Tell who subscribed; answer whether anybody waited for it."""
-        answer = self._subscribing.pop(packet.packet_id, None)
-        if answer is not None and not answer.done():
-            answer.set_result(list(unlisted or map(int, packet.reason_codes)))
-        return answer is not None
 
     def _stray(self, kind: str) -> None:
         """Count a packet that nobody waited for; the first of its type is logged."""
@@ -331,6 +335,10 @@ class Session(asyncio.Protocol):
         self._up = True
         self._established.set_result(None)
         self._watch()
+
+    def _require_up(self) -> None:
+        if not self._up:
+            raise self._error or LinkDown
 
     def _schedule_flush(self) -> None:
         """Write at the end of this turn of the event loop, so that all its packets leave in one go."""
@@ -412,10 +420,7 @@ class Session(asyncio.Protocol):
                 self._established.exception()  # whoever dialled may have given up already
             self._transport.abort()
         self._window.fail(error)
-        for future in self._subscribing.values():
-            if not future.done():
-                future.set_exception(error or LinkDown())
-        self._subscribing.clear()
+        self._subscriptions.fail(error)
         self._inbox.close()
 
 

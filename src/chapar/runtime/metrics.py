@@ -138,6 +138,39 @@ class Metrics:
             registry=registry,
         )
         self.strays = _Children(strays)  #: by the type of the packet
+        deliveries = Counter(
+            "chapar_deliveries_received",
+            "Messages of devices that the broker delivered, by the link on which they came.",
+            ["link"],
+            registry=registry,
+        )
+        self.deliveries = _Children(deliveries)  #: by link
+        undecodable = Counter(
+            "chapar_deliveries_undecodable",
+            "Messages that could not be read, as text that is not UTF-8: acknowledged in their turn, and dropped.",
+            ["link"],
+            registry=registry,
+        )
+        self.undecodable = _Children(undecodable)  #: by link
+        self.sessions_lost = Counter(
+            "chapar_reply_sessions_lost",
+            "Sessions for replies that a broker should have kept and did not; what it had for them is lost.",
+            registry=registry,
+        )
+        self.receiving = Gauge(
+            "chapar_receiver_links_up",
+            "Links that are subscribed to what devices publish.",
+            ["link"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.mute = Gauge(
+            "chapar_receiver_links_mute",
+            "Links whose subscription the broker granted, and that do not receive their probe.",
+            ["link"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         # Each worker counts the whole queue, so one of them is enough; of the links each has its own.
         self.queue = Gauge(
             "chapar_queue_messages",
