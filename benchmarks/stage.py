@@ -127,7 +127,7 @@ def _wait_until_answers(process: subprocess.Popen[bytes], url: str) -> None:
 @contextlib.contextmanager
 def listener(port: int) -> Iterator[None]:
     """A subscriber to every device's topic."""
-    with _running(["mosquitto_sub", "-V", "mqttv5", "-p", str(port), "-t", "devices/#", "-q", "1"]):
+    with _running(["mosquitto_sub", "-V", "mqttv5", "-p", str(port), "-t", "devices/+", "-q", "1"]):
         yield
 
 

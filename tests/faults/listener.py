@@ -1,4 +1,4 @@
-"""The device: a process of its own that subscribes to everything and writes down what it hears, and when.
+"""The device: a process of its own that subscribes to all commands and writes down what it hears, and when.
 
 `python -m faults.listener <port> <file>`
 
@@ -24,7 +24,7 @@ from support.ports import LOOPBACK
 
 _RECORD: Final = struct.Struct("<qdHBI16s")
 _PROBE: Final = "devices/probe"
-_EVERYTHING: Final = "devices/#"
+_COMMANDS: Final = "devices/+"
 _CLIENT: Final = "device-fleet"
 _SESSION_EXPIRY: Final = 3600  # seconds a broker keeps the session
 _SO_RCVBUFFORCE: Final = 33  # socket(7); Python does not name it
@@ -111,8 +111,8 @@ def _listen(broker: socket.socket, file: int, on_listening: Callable[[], None]) 
                     if packet.packet_id is not None:
                         replies += mqtt5.PubAckPacket(packet.packet_id).write()
                 case mqtt5.ConnAckPacket(session_present=False):
-                    everything = mqtt5.TopicFilter(_EVERYTHING, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
-                    replies += mqtt5.SubscribePacket(1, [everything]).write()
+                    commands = mqtt5.TopicFilter(_COMMANDS, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
+                    replies += mqtt5.SubscribePacket(1, [commands]).write()
                 case mqtt5.ConnAckPacket() | mqtt5.SubAckPacket():
                     on_listening()
         if records:

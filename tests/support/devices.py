@@ -17,6 +17,7 @@ from support.ports import LOOPBACK
 
 _RECONNECT_DELAY = 0.05  # seconds; a real device waits longer, a test should not
 _SESSION_EXPIRY = 3600  # seconds a broker keeps a persistent MQTT 5 session
+_PROBE = "devices/chapar-probe/reply"  # of the gateway to itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class _Reader(Client):
 
 class Device:
     """One device. `start()` returns once it is subscribed; `heard` holds what has arrived, oldest first.
+
+    What the gateway publishes to probe its own subscription is passed over, also where `topics` include it.
 
     Its methods block; in an async test call the waiting ones through `asyncio.to_thread`.
     """
@@ -191,6 +194,8 @@ class Device:
         self._change(subscribed=not refused, problem=", ".join(refused) or None)
 
     def _message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        if message.topic == _PROBE:
+            return
         heard = Heard(
             topic=message.topic,
             payload=bytes(message.payload),
