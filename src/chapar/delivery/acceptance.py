@@ -20,10 +20,12 @@ from chapar.errors import (
     OutOfReach,
     Phrase,
     QueueFull,
+    ScopeMissing,
 )
 from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Sender, Withdrawal
+from chapar.model.combinations import check_combination
 from chapar.model.message import Command, Message, Status, Wait, new_id
-from chapar.model.principal import EVERYTHING, Caller, Reach
+from chapar.model.principal import EVERYTHING, Caller, Principal, Reach, Scope
 from chapar.model.reason import Reason
 from chapar.model.times import rfc3339, span
 from chapar.runtime.clock import Clock
@@ -106,11 +108,11 @@ class Sending:
             landing.add_done_callback(lambda _: self.when_landed(message_id, then))
 
     def draft(self, caller: Caller, command: Command) -> Draft:
-        """The message that a command makes; raises FieldInvalid, OutOfReach."""
+        """The message that a command makes; raises FieldInvalid, OutOfReach, ScopeMissing."""
         began = time.perf_counter()
+        check_combination(command)
         message = self._accepted(command)
-        if not caller.principal.reach.covers(message.imei, message.micro_op):
-            raise OutOfReach(message.imei, message.micro_op)
+        check_rights(caller.principal, command)
         return Draft(message, command.deliver_at, began)
 
     async def send(self, caller: Caller, drafts: Sequence[Draft], wait: Wait, patience: float | None) -> list[Sent]:
@@ -121,7 +123,7 @@ class Sending:
         sent: dict[str, Sent] = {}
         taken = await self._taken(drafts, caller.principal.reach, sent)
         if taken:
-            waits = wait is Wait.BROKER
+            waits = wait is not Wait.NONE
             awaited = [draft.message.id for draft in taken if waits and draft.message.status in _ON_THE_WAY]
             deadline = self._loop.time() + (patience or self._rules.publish_timeout)
             call = _Call(caller.principal.reach, taken, sent, Waiting(awaited), waits, deadline)
@@ -177,6 +179,7 @@ class Sending:
         if deliver_at is not None and deliver_at - now > self._rules.max_expiry * 1000:
             raise _too_far("deliver_at", self._rules.max_expiry)
         status = self._first_status(command.wait, deliver_at)
+        awaited = command.reply_awaited
         is_claimed, is_over = status is Status.PUBLISHING, status is Status.REJECTED
         return Message(
             id=new_id(stamp),
@@ -201,6 +204,10 @@ class Sending:
             origin=command.origin,
             published_at=None,
             finished_at=now if is_over else None,
+            reply_within=None if awaited is None else round(awaited * 1000),
+            condition=None if command.condition is None else command.condition.value,
+            collapse_key=command.collapse_key,
+            urgent=command.urgent,
         )
 
     def _first_status(self, wait: Wait, deliver_at: int | None) -> Status:
@@ -287,6 +294,27 @@ class Sending:
         withdrawal = self._messages.withdraw(withdrawals)
         self._landing.update((draft.message.id, withdrawal) for draft in drafts)
         withdrawal.add_done_callback(lambda _: self._has_landed(drafts))
+
+
+def check_rights(principal: Principal, command: Command) -> None:
+    """Raise OutOfReach or ScopeMissing where a command asks for more than its caller may.
+
+    A purge withdraws what others sent, whatever operation that is.
+    """
+    if not principal.reach.covers(command.imei, command.micro_op):
+        raise OutOfReach(command.imei, command.micro_op)
+    if command.urgent:
+        check_scope(principal, Scope.URGENT)
+    if command.purge:
+        check_scope(principal, Scope.CANCEL)
+        if principal.reach.operations != EVERYTHING:
+            raise OutOfReach(command.imei, "*")
+
+
+def check_scope(principal: Principal, scope: Scope) -> None:
+    """Raise ScopeMissing unless the principal has the scope."""
+    if scope not in principal.scopes:
+        raise ScopeMissing(scope.value)
 
 
 def _gone_by(now: int) -> FieldInvalid:

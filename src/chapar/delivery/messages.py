@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from chapar.delivery.acceptance import Draft, Sending
 from chapar.delivery.idempotency import Answer, IdempotencyKeys, Replay, Sent, Use
-from chapar.errors import ChaparError, FieldInvalid, MessageNotFound, NotRepeatable, NotSent, OutOfReach
+from chapar.errors import ChaparError, FieldInvalid, MessageNotFound, NotRepeatable, NotSent, OutOfReach, ScopeMissing
 from chapar.model.acceptance import IdempotencyKey
-from chapar.model.message import Attempt, Command, Message, Wait
+from chapar.model.message import Attempt, Command, Condition, Message, Wait
 from chapar.model.principal import Caller
 from chapar.store.messages import Messages
 
@@ -25,7 +25,7 @@ class Messaging:
         Still `scheduled`, `queued` or `publishing` where the caller does not wait, or not long enough: the delivery
         goes on, and `find` tells its end.
 
-        Raises FieldInvalid, OutOfReach, NotSent, QueueFull, NotSaved, OutcomeUnknown, StoreUnavailable.
+        Raises FieldInvalid, OutOfReach, ScopeMissing, NotSent, QueueFull, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
         draft = self._sending.draft(caller, command)
         [sent] = await self._sending.send(caller, [draft], command.wait, command.patience)
@@ -83,7 +83,7 @@ class Messaging:
         for command in commands:
             try:
                 drafts.append(self._sending.draft(caller, command))
-            except (FieldInvalid, OutOfReach) as error:
+            except (FieldInvalid, OutOfReach, ScopeMissing) as error:
                 drafts.append(error)
         return drafts
 
@@ -106,6 +106,10 @@ class Messaging:
             wait=wait,
             patience=patience,
             origin=first.id,
+            reply_within=None if first.reply_within is None else first.reply_within / 1000,
+            condition=None if first.condition is None else Condition(first.condition),
+            collapse_key=first.collapse_key,
+            urgent=first.urgent,
         )
 
     async def find(self, caller: Caller, message_id: str) -> Message:

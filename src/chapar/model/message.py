@@ -13,7 +13,11 @@ from chapar.errors import FieldInvalid, Phrase, Problem, ascii_digits
 MAX_OPERATION_BYTES = 1024  # an operation's name; larger data belongs in `params`
 MAX_TOPIC_BYTES = 65_535  # MQTT 5.0 §1.5.4
 _LAST_TIME = (1 << 48) - 1  # a UUIDv7 has 48 bits of milliseconds
-LONGEST_WAIT = 300  # seconds that a caller may wait for the broker; after that, the message is to be looked up
+LONGEST_WAIT = 300  # seconds that a caller may wait; after that, the message is to be looked up
+SHORTEST_REPLY_WITHIN = 1  # seconds
+LONGEST_REPLY_WITHIN = 86_400  # seconds
+DEFAULT_REPLY_WITHIN = 30  # seconds, where a caller waits for the device and does not say how long it may take
+MAX_COLLAPSE_KEY = 64  # characters
 MAX_TOPIC_LEVELS = 128  # Mosquitto drops the connection at 200
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -127,11 +131,17 @@ class Command(NamedTuple):
     wait: Wait = Wait.BROKER
     patience: float | None = None  #: seconds to wait; None: the setting `publish_timeout`
     origin: str | None = None  #: the message that it repeats
-    reply_within: float | None = None  #: seconds for which a reply is awaited; None: none is expected
+    reply_within: float | None = None  #: seconds for which a reply is awaited; None: see `reply_awaited`
     condition: Condition | None = None
     collapse_key: str | None = None  #: it withdraws what waits for its device with the same key
     urgent: bool = False  #: it leaves before all else
     purge: bool = False  #: it withdraws all that waits for its device
+
+    @property
+    def reply_awaited(self) -> float | None:
+        """Return for how many seconds a reply is awaited: as asked, or because the caller waits for it."""
+        is_implied = self.reply_within is None and self.wait is Wait.DEVICE
+        return DEFAULT_REPLY_WITHIN if is_implied else self.reply_within
 
 
 class MutableFields(TypedDict, total=False):
@@ -314,6 +324,17 @@ def check_operation(text: str, field: str = "micro_op") -> str:
         raise FieldInvalid(field, Phrase("rule.unprintable"))
     if len(text.encode()) > MAX_OPERATION_BYTES:
         raise FieldInvalid(field, Phrase("rule.operation_bytes", limit=MAX_OPERATION_BYTES))
+    return text
+
+
+def check_collapse_key(text: str, field: str = "collapse_key") -> str:
+    """Return a collapse key unchanged; raises FieldInvalid where it is empty, too long or unprintable."""
+    if not text.strip():
+        raise FieldInvalid(field, Phrase("rule.empty"))
+    if has_forbidden_character(text):
+        raise FieldInvalid(field, Phrase("rule.unprintable"))
+    if len(text) > MAX_COLLAPSE_KEY:
+        raise FieldInvalid(field, Phrase("rule.characters", limit=MAX_COLLAPSE_KEY))
     return text
 
 

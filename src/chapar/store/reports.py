@@ -114,7 +114,9 @@ def _page(connection: Connection, filters: Filters, after: Position | None, limi
     # was stepped, and each is as good for a page.
     place: ColumnElement[Any] = messages.c.seq if by_status else messages.c.id
     # Sizes first, because PostgreSQL's driver holds all that a statement finds. Neither database reads a text for them.
-    size = func.octet_length(messages.c.micro_op) + func.coalesce(func.octet_length(messages.c.params), 0)
+    size: ColumnElement[int] = func.octet_length(messages.c.micro_op)
+    for text in (messages.c.params, messages.c.reply):
+        size += func.coalesce(func.octet_length(text), 0)
     fitting = select(messages.c.seq, messages.c.id, size.label("size")).where(*_conditions(filters)).limit(limit + 1)
     if after is not None:
         bound = after.seq if by_status else after.id

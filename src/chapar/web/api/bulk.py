@@ -14,7 +14,7 @@ from chapar.delivery.idempotency import Use
 from chapar.delivery.messages import Messaging
 from chapar.errors import BodyTooLarge, ChaparError, FieldInvalid, Phrase
 from chapar.model.json_text import check_grammar
-from chapar.model.message import Command
+from chapar.model.message import Command, Wait
 from chapar.model.principal import Scope
 from chapar.web.api.idempotency import KEY_PARAMETER, RequestKey, key_of
 from chapar.web.api.items import Steps, in_lines, in_list
@@ -200,6 +200,8 @@ class _Call:
         if self.columns is not None:
             item = self.columns.message(item)
         command = read_command(item)
+        if command.wait is Wait.DEVICE:
+            raise FieldInvalid("wait", Phrase("rule.wait_in_bulk"))
         if isinstance(self._key, FieldInvalid):
             raise self._key.with_traceback(None)
         use = None if self._key is None else self._key.use(item, f"\n{number}")  # no single call's key is so

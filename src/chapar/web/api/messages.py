@@ -143,7 +143,7 @@ def messaging_router(
     async def messages(query: Paged, caller: Calling) -> Response:
         """A page of messages. Pages do not shift when messages arrive, change or are removed: follow `next`.
 
-        A page has fewer than `limit` messages where it ends at 256 KiB of operations and parameters.
+        A page has fewer than `limit` messages where it ends at 256 KiB of operations, parameters and replies.
         """
         page = await reporting.page(caller, query.filters(), after=query.position(), limit=query.limit)
         written = page_of("messages", map(message_json, page.messages), cursor_of(page.next))
@@ -197,7 +197,7 @@ def messaging_router(
         id: MessageId,  # noqa: A002 - the name is the path's
         caller: Calling,
         request: Request,
-        wait: Annotated[Literal["none", "broker"], Query(description="As for `/messaging/send`.")] = "broker",
+        wait: Annotated[Literal["none", "broker", "device"], Query(description="As for `/messaging/send`.")] = "broker",
         timeout: Patience = None,  # noqa: ASYNC109 - the name is the query's
     ) -> Response:
         """Make a new message of the same operation for the same device; its `origin` is this one."""

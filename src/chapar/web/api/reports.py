@@ -21,6 +21,7 @@ from chapar.web.api.schemas import (
     SummaryView,
     message_json,
     message_view,
+    reply_json,
     summary_view,
 )
 from chapar.web.api.spreadsheets import SpreadsheetResponse, Spreadsheets
@@ -131,8 +132,13 @@ def _name_of(form: Format) -> dict[str, str]:
 
 
 def _cells(message: Message) -> list[object]:
-    view = message_view(message) | {"params": message.params}
+    view = message_view(message) | _json_cells(message)
     return [view[column] for column in _COLUMNS]
+
+
+def _json_cells(message: Message) -> dict[str, str | None]:
+    """The cells that hold JSON."""
+    return {"params": message.params, "reply": None if message.reply is None else reply_json(message.reply)}
 
 
 def _csv_line(row: Sequence[object]) -> bytes:
@@ -143,8 +149,8 @@ def _csv_line(row: Sequence[object]) -> bytes:
 
 def _csv_cells(message: Message) -> list[object]:
     view = message_view(message)
-    if message.params is not None:
-        view["params"] = _NEXT_FORMULA.sub(r"\\u003b", message.params)  # JSON's own way to write it
+    for name, text in _json_cells(message).items():
+        view[name] = text and _NEXT_FORMULA.sub(r"\\u003b", text)  # JSON's own way to write it
     return [_harmless(view[column]) for column in _COLUMNS]
 
 

@@ -152,4 +152,8 @@ _FIELDS: Final[Mapping[str, Callable[[str], object]]] = {
     "at_most_once": _boolean,
     "expires_in": _number,
     "timeout": _number,
+    "reply_within": _number,
+    "only_if_online": _boolean,
+    "urgent": _boolean,
+    "purge": _boolean,
 }

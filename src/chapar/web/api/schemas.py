@@ -13,13 +13,19 @@ from pydantic_core import PydanticCustomError, to_json
 
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.message import (
+    DEFAULT_REPLY_WITHIN,
+    LONGEST_REPLY_WITHIN,
     LONGEST_WAIT,
+    MAX_COLLAPSE_KEY,
     MAX_OPERATION_BYTES,
+    SHORTEST_REPLY_WITHIN,
     Attempt,
     Command,
+    Condition,
     Message,
     Status,
     Wait,
+    check_collapse_key,
     check_device_id,
     check_operation,
 )
@@ -30,6 +36,8 @@ MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
 MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's parser
 
 _WAITS: Final = {wait.value: wait for wait in Wait}
+_ONLINE: Final = Condition.ONLINE.value  # plain, as rows have it
+_CONTACT: Final = Condition.CONTACT.value
 
 _EXAMPLE_ID = "0193b3f2-5c1e-7cc3-9d2f-3a1f0b6f7a55"
 
@@ -40,6 +48,8 @@ _OPERATION: Final[JsonDict] = {
     "pattern": f"^[^{FORBIDDEN}]*[^\\s{FORBIDDEN}][^{FORBIDDEN}]*$",
     "maxLength": MAX_OPERATION_BYTES,
 }
+
+_COLLAPSE_KEY: Final[JsonDict] = {"pattern": _OPERATION["pattern"], "minLength": 1, "maxLength": MAX_COLLAPSE_KEY}
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
 
@@ -106,13 +116,50 @@ class SendRequest(BaseModel):
     deliver_at: Time | None = Field(
         default=None, description="Not sent before this time (RFC 3339), which may not be more than a minute ago."
     )
-    wait: Literal["broker", "none"] = Field(
+    reply_within: float | None = Field(
+        default=None,
+        ge=SHORTEST_REPLY_WITHIN,
+        le=LONGEST_REPLY_WITHIN,
+        description="Seconds in which the device is to reply once the broker has the message; after that it is "
+        f"`timed_out`. Default: no reply is expected, and with `wait: device` {DEFAULT_REPLY_WITHIN} s.",
+        examples=[60],
+    )
+    only_if_online: bool = Field(
+        default=False,
+        description="Send it only where the device is known to be online now. It never waits for the device: 406 else.",
+    )
+    deliver: Literal["now", "on_contact"] = Field(
+        default="now",
+        description="`on_contact`: it waits until the device speaks, and leaves within seconds of that.",
+    )
+    collapse_key: str | None = Field(
+        default=None,
+        description="It takes the place of what waits for the device with the same key: that is `cancelled`, reason "
+        f"`superseded`. 1 to {MAX_COLLAPSE_KEY} printable characters, compared as they are.",
+        examples=["valve-3"],
+        json_schema_extra=_COLLAPSE_KEY,
+    )
+    urgent: bool = Field(
+        default=False,
+        description="It leaves before everything that waits, of its device and of others. Needs `messages:urgent`.",
+    )
+    purge: bool = Field(
+        default=False,
+        description="It withdraws all that waits for its device: `cancelled`, reason `purged`. Needs "
+        "`messages:cancel`, and reach to every operation.",
+    )
+    wait: Literal["broker", "none", "device"] = Field(
         default="broker",
         description="`broker`: answer when the broker has it. `none`: answer once it is committed; it is delivered as "
-        "soon as the broker is there. `Prefer: respond-async` says the same.",
+        "soon as the broker is there. `Prefer: respond-async` says the same. `device`: answer when the device has said "
+        "its last word; not in a bulk call.",
     )
     timeout: float | None = Field(
-        default=None, gt=0, le=LONGEST_WAIT, description="Seconds to wait for the broker before the answer is 202."
+        default=None,
+        gt=0,
+        le=LONGEST_WAIT,
+        description="Seconds to wait for the broker or the device before the answer is 202. Default: "
+        "CHAPAR_PUBLISH_TIMEOUT, and for the device `reply_within` besides.",
     )
 
     def command(self) -> Command:
@@ -128,7 +175,19 @@ class SendRequest(BaseModel):
             deliver_at=milliseconds(self.deliver_at),
             wait=_WAITS[self.wait],
             patience=self.timeout,
+            reply_within=self.reply_within,
+            condition=self._condition(),
+            collapse_key=None if self.collapse_key is None else check_collapse_key(self.collapse_key),
+            urgent=self.urgent,
+            purge=self.purge,
         )
+
+    def _condition(self) -> Condition | None:
+        if self.deliver == "now":
+            return Condition.ONLINE if self.only_if_online else None
+        if self.only_if_online:
+            raise FieldInvalid("deliver", Phrase("rule.two_conditions"))
+        return Condition.CONTACT
 
     def _params_as_text(self) -> str | None:
         if self.params is None:
@@ -161,6 +220,21 @@ class AcceptedAnswer(BaseModel):
     topic: str = Field(examples=["devices/861234567890123"])
 
 
+class ReplyView(BaseModel):
+    """A reply of the device."""
+
+    at: str = Field(description="When it came.", examples=["2026-11-24T06:30:00.420Z"])
+    status: Literal["acknowledged", "succeeded", "failed"] = Field(examples=["succeeded"])
+    payload: JsonValue = Field(
+        description='JSON where it was JSON, a string where it was text, else `{"base64": …}`.', examples=[{"ok": True}]
+    )
+    matched_by: Literal["correlation", "state", "order"] = Field(
+        description="How the message was found: `correlation` data or an id, a `state`, or the `order` of replies.",
+        examples=["correlation"],
+    )
+    late: bool = Field(description="Whether it came after the message had timed out or ended.")
+
+
 class MessageView(BaseModel):
     """A message, wherever it is shown. Times are RFC 3339, UTC, with milliseconds."""
 
@@ -185,6 +259,16 @@ class MessageView(BaseModel):
     origin: str | None = Field(description="The message that this one repeats.", examples=[None])
     published_at: str | None = Field(examples=["2026-11-24T06:30:00.004Z"])
     finished_at: str | None = Field(examples=["2026-11-24T06:30:00.004Z"])
+    reply_within: float | None = Field(description="Seconds in which the device is to reply.", examples=[None])
+    reply_by: str | None = Field(description="Until when its reply is awaited.", examples=[None])
+    reply: ReplyView | None = Field(description="The reply that stands.", examples=[None])
+    only_if_online: bool
+    deliver: Literal["now", "on_contact"]
+    contact_until: str | None = Field(description="Until when a contact lets it leave.", examples=[None])
+    profile: str = Field(description="The form in which the device takes it.", examples=["text"])
+    collapse_key: str | None = Field(examples=[None])
+    superseded_by: str | None = Field(description="The newer message that took its place.", examples=[None])
+    urgent: bool
 
 
 class AttemptView(BaseModel):
@@ -322,7 +406,7 @@ def cursor_of(position: Position | None) -> str | None:
 
 
 def message_view(message: Message) -> dict[str, object]:
-    """A message as `MessageView` documents it, but for its parameters; the claim is nobody's business but ours."""
+    """A message as `MessageView` documents it, but for what is JSON already; the claim is nobody's business."""
     return {
         "id": message.id,
         "imei": message.imei,
@@ -345,16 +429,35 @@ def message_view(message: Message) -> dict[str, object]:
         "origin": message.origin,
         "published_at": rfc3339(message.published_at),
         "finished_at": rfc3339(message.finished_at),
+        "reply_within": None if message.reply_within is None else message.reply_within / 1000,
+        "reply_by": rfc3339(message.reply_by),
+        "reply": None,
+        "only_if_online": message.condition == _ONLINE,
+        "deliver": "on_contact" if message.condition == _CONTACT else "now",
+        "contact_until": rfc3339(message.contact_until),
+        "profile": message.profile,
+        "collapse_key": message.collapse_key,
+        "superseded_by": message.superseded_by,
+        "urgent": message.urgent,
     }
 
 
 def message_json(message: Message, **further: object) -> bytes:
-    """A message as `MessageView` documents it, and what is shown with it. Its parameters are JSON already."""
+    """A message as `MessageView` documents it, and what is shown with it. Parameters and replies are JSON already."""
     written = to_json(message_view(message) | further)
-    if message.params is None:
-        return written
-    # Within text, the quotes of this would be escaped.
-    return written.replace(b'"params":null', b'"params":' + message.params.encode(), 1)
+    # Within text, the quotes of these would be escaped. The later one first: parameters may hold its words.
+    if message.reply is not None:
+        written = written.replace(b'"reply":null', b'"reply":' + reply_json(message.reply).encode(), 1)
+    if message.params is not None:
+        written = written.replace(b'"params":null', b'"params":' + message.params.encode(), 1)
+    return written
+
+
+def reply_json(reply: str) -> str:
+    """The reply that stands as `ReplyView` documents it."""
+    kept = json.loads(reply)
+    view = {name: kept[name] for name in ReplyView.model_fields} | {"at": rfc3339(kept["at"])}
+    return json.dumps(view, ensure_ascii=False, separators=(",", ":"))
 
 
 def attempt_view(attempt: Attempt) -> dict[str, object]:

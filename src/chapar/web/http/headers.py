@@ -66,4 +66,4 @@ def prefers_async(request: Request) -> bool:
 
 def without_waiting(command: Command) -> Command:
     """The same command, answered once it is committed."""
-    return command._replace(wait=Wait.NONE)
+    return command._replace(wait=Wait.NONE, reply_within=command.reply_awaited)
