@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, update
 
 from chapar.link.embedded import EmbeddedBroker
 from chapar.runtime.metrics import Metrics
@@ -17,7 +17,19 @@ from support.mosquitto import Mosquitto
 from support.postgres import PostgresServer
 from support.stores import open_store
 
-_EMPTIED = (schema.attempts, schema.keys, schema.messages, schema.processes, schema.api_keys, schema.audit)
+_EMPTIED = (
+    schema.attempts,
+    schema.keys,
+    schema.messages,
+    schema.processes,
+    schema.replies,
+    schema.devices,
+    schema.presences,
+    schema.sightings,
+    schema.changes,
+    schema.api_keys,
+    schema.audit,
+)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -44,6 +56,7 @@ def shared_store(one_store: Store, shared_url: str) -> Store:
     with open_engine(shared_url, Role.ADMINISTRATOR).begin() as connection, _trail_unguarded(connection):
         for table in _EMPTIED:
             connection.execute(delete(table))
+        connection.execute(update(schema.receiver).values(process=None, lease_until=0, life_down_since=None))
     return one_store
 
 

@@ -118,17 +118,8 @@ class MemoryStore:
         self.commits = _Commits(self.database, self.changes)
         self.readers = _Readers(self.database)
         commits: Any = self.commits
-        (
-            self.messages,
-            self.queue,
-            self.keys,
-            self.reports,
-            self.retention,
-            self.api_keys,
-            self.trail,
-            self.health,
-            _,
-        ) = Store.over(commits, self.readers, self.readers, self.changes)
+        for subject, part in Store.over(commits, self.readers, self.readers, self.changes)._asdict().items():
+            setattr(self, subject, part)
 
     def put(self, message: Message) -> Message:
         """Have a message there, in whatever state, whether it was there before or not."""

@@ -9,6 +9,8 @@ from chapar.model.principal import EVERYWHERE, Caller, Reach
 
 KEY_REVOKED: Final = "key revoked"
 """Why messages were cancelled with the key that sent them: the `detail` of their entries."""
+PURGED: Final = "purged"
+"""Why messages were cancelled with all else that waited for their device."""
 
 
 class Action(StrEnum):
@@ -19,6 +21,8 @@ class Action(StrEnum):
     KEY_CREATED = "key_created"
     KEY_EXPIRES = "key_expires"  #: A key was given another end.
     KEY_REVOKED = "key_revoked"
+    DEVICE_PUT = "device_put"  #: A device was registered, or described anew.
+    DEVICE_FORGOTTEN = "device_forgotten"  #: All that was known of a device was removed, but for its messages.
     PRUNED = "messages_pruned"  #: Finished messages were removed by `chapar prune`.
     RESTORED = "backup_restored"  #: A backup was put in the place of the database by `chapar restore`.
     HELD = "queue_held"  #: What a restored database had unsent is held since.
@@ -50,7 +54,7 @@ class Entry(NamedTuple):
     name: str  #: of the principal then, for people
     address: str  #: where it was asked from
     action: str
-    subject: str  #: id of the message or the key; empty where it is about the whole database
+    subject: str  #: id of the message, the key or the device; empty where it is about the whole database
     imei: str | None = None
     micro_op: str | None = None
     detail: str | None = None  #: what else there is to say

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.lines import plain
-from chapar.model.message import DEVICE_ID
+from chapar.model.message import DEVICE_ID, Profile
+from chapar.model.principal import EVERYWHERE, Reach
 
 GRACE: Final = 15_000
 """Milliseconds until a live `offline` is believed: a device that changes its network announces itself first, and the
@@ -21,13 +22,6 @@ MAX_LABEL_VALUE: Final = 128  # characters
 
 _LONGEST_WORD: Final = 64  # bytes; what is longer is no word
 _BLANKS: Final = b" \t\r\n\v\f\0"  # and the end of a text in C, which firmware likes to send along
-
-
-class Profile(StrEnum):
-    """The language of a device: what its commands look like on the wire."""
-
-    TEXT = "text"  #: The bytes of the operation alone; JSON only with parameters.
-    CHAPAR = "chapar"  #: Always the JSON envelope, with the id of the message.
 
 
 class State(StrEnum):
@@ -101,6 +95,32 @@ class KnownDevice(NamedTuple):
     presence: Presence
     last_seen: int | None  #: when it last said anything, ms since the epoch; None: never
     queue: DeviceQueue
+
+
+class DeviceFilters(NamedTuple):
+    """Conditions on devices: those are meant that fit everything that is given."""
+
+    state: State | None = None
+    profile: str | None = None
+    default_profile: str = Profile.TEXT.value  #: of devices without one of their own
+    labels: tuple[tuple[str, str], ...] = ()  #: names and values
+    text: str | None = None  #: part of its id or of its name
+    reach: Reach = EVERYWHERE
+
+
+class DevicePage(NamedTuple):
+    """Some of the devices that fit, in the order of their ids."""
+
+    devices: list[KnownDevice]
+    next: str | None  #: behind which the next page begins; None: nothing follows
+
+
+class Registration(StrEnum):
+    """The end of registering a device."""
+
+    MADE = "made"
+    CHANGED = "changed"  #: It was registered before, and is described anew.
+    NO_ROOM = "no_room"  #: As many are registered as may be.
 
 
 def read_word(payload: bytes) -> Word:

@@ -5,11 +5,15 @@ from typing import Any, Final
 from chapar.store.acceptance import ADD, WITHDRAW
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED
 from chapar.store.audit import ADD_ENTRY
+from chapar.store.devices import DELETE_DEVICE, PUT_DEVICE
 from chapar.store.health import CHECK
 from chapar.store.idempotency import ANSWER
 from chapar.store.moves import CANCEL, MOVE, RECORD
 from chapar.store.operations import Kind
+from chapar.store.presences import PRESENCE, SIGHTINGS
+from chapar.store.purges import PURGE_QUEUE
 from chapar.store.queue import ACQUIRE_LEASE, RELEASE_LEASE, SETTLE, TAKE
+from chapar.store.receiving import ACQUIRE_RECEIVER, RELEASE_RECEIVER
 from chapar.store.retained import TAKE_BACK
 from chapar.store.retention import PRUNE
 
@@ -18,10 +22,17 @@ KINDS: Final[tuple[Kind[Any, Any], ...]] = (
     RECORD,
     MOVE,
     CANCEL,
+    PURGE_QUEUE,
     TAKE_BACK,
     ACQUIRE_LEASE,
     SETTLE,
     RELEASE_LEASE,
+    ACQUIRE_RECEIVER,
+    RELEASE_RECEIVER,
+    PRESENCE,
+    SIGHTINGS,
+    PUT_DEVICE,
+    DELETE_DEVICE,
     WITHDRAW,
     ADD,
     CREATE_KEY,

@@ -13,12 +13,16 @@ from chapar.store.api_keys import ApiKeys
 from chapar.store.audit import Trail
 from chapar.store.changes import Changes
 from chapar.store.commits import Commits
+from chapar.store.devices import Devices
 from chapar.store.health import Health
 from chapar.store.idempotency import Keys
 from chapar.store.kinds import KINDS
 from chapar.store.messages import Messages
+from chapar.store.presences import StoredPresences
+from chapar.store.purges import Purges
 from chapar.store.queue import Queue
 from chapar.store.readers import Readers
+from chapar.store.receiving import Receiving
 from chapar.store.reports import Reports
 from chapar.store.retention import Retention
 
@@ -39,6 +43,10 @@ class Store(NamedTuple):
     retention: Retention
     api_keys: ApiKeys
     trail: Trail
+    devices: Devices
+    presences: StoredPresences
+    purges: Purges
+    receiving: Receiving
     health: Health
     changes: Changes  #: announces what was committed
 
@@ -53,6 +61,10 @@ class Store(NamedTuple):
             Retention(commits),
             ApiKeys(commits, lookups),
             Trail(commits, reporters),
+            Devices(commits, lookups, reporters),
+            StoredPresences(commits, reporters),
+            Purges(commits),
+            Receiving(commits),
             Health(commits, lookups),
             changes,
         )

@@ -1,0 +1,233 @@
+"""The devices: register and describe them, forget them, find them with what is known of them."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    type_coerce,
+    union_all,
+)
+from sqlalchemy.dialects import postgresql
+
+from chapar.model.audit import Entry
+from chapar.model.device import (
+    GRACE,
+    Device,
+    DeviceFilters,
+    DevicePage,
+    DeviceQueue,
+    KnownDevice,
+    Registration,
+    State,
+    presence,
+)
+from chapar.model.message import UNFINISHED, Status
+from chapar.model.principal import Reach
+from chapar.store.audit import add_entries
+from chapar.store.operations import Kind
+from chapar.store.paging import how_many_fit
+from chapar.store.patterns import fits_any
+from chapar.store.presences import evidence_in, put_all
+from chapar.store.receiving import life_down_since
+from chapar.store.schema import IS_OPEN, devices, messages, presences, sightings
+
+if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
+    from chapar.store.commits import Commits
+    from chapar.store.readers import Readers
+
+
+class Put(NamedTuple):
+    """A device as it is to be registered or described, and what the audit trail says of that."""
+
+    device: Device
+    entry: Entry
+    max_devices: int
+
+
+class Devices:
+    """The registered devices. What is written is answered once it is committed."""
+
+    def __init__(self, commits: "Commits", lookups: "Readers", reporters: "Readers") -> None:
+        self._commits = commits
+        self._lookups = lookups
+        self._reporters = reporters
+
+    async def put(self, put: Put, deadline: float) -> Registration:
+        """Register a device, or describe it anew; raises NotSaved, OutcomeUnknown."""
+        return await self._commits.one(PUT_DEVICE, put, deadline)
+
+    async def delete(self, entry: Entry, deadline: float) -> bool:
+        """Forget the device that the entry is about; whether it was registered. Raises NotSaved, OutcomeUnknown."""
+        return await self._commits.one(DELETE_DEVICE, entry, deadline)
+
+    async def find(self, imei: str, reach: Reach, now: int) -> KnownDevice | None:
+        """All that is known of a device, its queue as far as `reach` goes; None where it is not registered.
+
+        Raises StoreUnavailable.
+        """
+        return await self._lookups.read(lambda connection: find(connection, imei, reach, now))
+
+    async def page(self, filters: DeviceFilters, *, after: str | None, limit: int, now: int) -> DevicePage:
+        """Up to `limit` devices, and `PAGE_BYTES`, by their ids, of those behind `after`; raises StoreUnavailable."""
+        return await self._reporters.read(lambda connection: page(connection, filters, after, limit, now))
+
+
+_KNOWN = (
+    select(
+        devices,
+        presences.c.state,
+        presences.c.since,
+        presences.c.evidence,
+        presences.c.offline_at,
+        sightings.c.at.label("seen_at"),
+    )
+    .join_from(devices, presences, presences.c.imei == devices.c.imei, isouter=True)
+    .join(sightings, sightings.c.imei == devices.c.imei, isouter=True)
+)
+
+
+def find(connection: Connection, imei: str, reach: Reach, now: int) -> KnownDevice | None:
+    """All that is known of a device, its queue as far as `reach` goes; None where it is not registered."""
+    rows = connection.execute(_KNOWN.where(devices.c.imei == imei)).all()
+    return next(iter(_known(connection, rows, reach, now)), None)
+
+
+def page(connection: Connection, filters: DeviceFilters, after: str | None, limit: int, now: int) -> DevicePage:
+    """Up to `limit` devices, and `PAGE_BYTES`, in the order of their ids, of those behind `after`."""
+    statement = _KNOWN.where(*_conditions(connection, filters, now)).order_by(devices.c.imei).limit(limit + 1)
+    if after is not None:
+        statement = statement.where(devices.c.imei > after)
+    found = connection.execute(statement).all()
+    rows = found[: how_many_fit((len(row.name) + len(row.labels) for row in found), limit)]
+    known = _known(connection, rows, filters.reach, now)
+    return DevicePage(known, known[-1].device.imei if len(rows) < len(found) else None)
+
+
+def _conditions(connection: Connection, filters: DeviceFilters, now: int) -> list[ColumnElement[bool]]:
+    conditions = fits_any(devices.c.imei, filters.reach.devices)
+    if filters.profile is not None:
+        profile = func.coalesce(devices.c.profile, filters.default_profile)
+        conditions.append(profile == filters.profile)
+    if filters.text is not None:
+        columns = devices.c.imei, devices.c.name
+        conditions.append(or_(*(column.icontains(filters.text, autoescape=True) for column in columns)))
+    if filters.state is not None:
+        conditions.append(_is_believed(filters.state, now))
+    conditions += (_has_label(connection, name, value) for name, value in filters.labels)
+    return conditions
+
+
+def _is_believed(state: State, now: int) -> ColumnElement[bool]:
+    """The condition that `presence` says this of a device."""
+    at = presences.c.offline_at
+    is_doubted = and_(at.is_not(None), func.abs(now - at) >= GRACE)
+    stored = func.coalesce(presences.c.state, State.UNKNOWN.value) == state.value
+    return or_(is_doubted, stored) if state is State.OFFLINE else and_(~is_doubted, stored)
+
+
+def _has_label(connection: Connection, name: str, value: str) -> ColumnElement[bool]:
+    if connection.dialect.name == "postgresql":
+        return func.jsonb_extract_path_text(devices.c.labels.cast(postgresql.JSONB), name) == value
+    labels = func.json_each(devices.c.labels).table_valued("key", "value")
+    return exists().select_from(labels).where(labels.c.key == name, labels.c.value == value)
+
+
+def _known(connection: Connection, rows: Sequence[Row[Any]], reach: Reach, now: int) -> list[KnownDevice]:
+    down_since = life_down_since(connection, now)
+    queues = _queues(connection, [row.imei for row in rows], reach)
+    return [
+        KnownDevice(
+            Device(row.imei, row.name or None, row.profile, json.loads(row.labels), row.created_at),
+            presence(evidence_in(row), now, down_since),
+            row.seen_at,
+            queues.get(row.imei, DeviceQueue(0, None)),
+        )
+        for row in rows
+    ]
+
+
+def _queues(connection: Connection, imeis: Sequence[str], reach: Reach) -> dict[str, DeviceQueue]:
+    """The unfinished messages of these devices; an index alone has all of most devices."""
+    if not imeis:
+        return {}
+    each = (_depths(status, imeis, reach) for status in UNFINISHED)
+    counted = union_all(*each).subquery()
+    depth = func.sum(counted.c.depth)
+    together = select(counted.c.imei, type_coerce(depth, BigInteger), func.min(counted.c.first)).group_by(
+        counted.c.imei
+    )
+    found = connection.execute(together).all()
+    fronts = [first for _, _, first in found]
+    accepted = dict(
+        map(tuple, connection.execute(select(messages.c.seq, messages.c.created_at).where(messages.c.seq.in_(fronts))))
+    )
+    return {imei: DeviceQueue(int(count), accepted[first]) for imei, count, first in found}
+
+
+def _depths(status: Status, imeis: Sequence[str], reach: Reach) -> Select[Any]:
+    counted = (
+        select(messages.c.imei, func.count().label("depth"), func.min(messages.c.seq).label("first"))
+        .where(text(IS_OPEN), messages.c.status == status.value, messages.c.imei.in_(imeis))
+        .where(*fits_any(messages.c.micro_op, reach.operations))
+        .group_by(messages.c.imei)
+    )
+    # What waits to clear a retained message at its expiry is nobody's message.
+    return counted.where(messages.c.micro_op != "") if status is Status.SCHEDULED else counted
+
+
+_PUT_DEVICE = put_all(devices, "name", "profile", "labels", "changed_at")
+_COUNT = select(func.count()).select_from(devices)
+_FORGET = [delete(table).where(table.c.imei == bindparam("of_device")) for table in (devices, presences, sightings)]
+
+
+def _put(connection: Connection, puts: Sequence[Put]) -> Sequence[Registration]:
+    return [_put_one(connection, *put) for put in puts]
+
+
+def _put_one(connection: Connection, device: Device, entry: Entry, max_devices: int) -> Registration:
+    before = connection.execute(select(devices).where(devices.c.imei == device.imei)).one_or_none()
+    if before is None and connection.execute(_COUNT).scalar_one() >= max_devices:
+        return Registration.NO_ROOM
+    values = {
+        "name": device.name or "",
+        "profile": device.profile,
+        "labels": json.dumps(device.labels, ensure_ascii=False),
+        "changed_at": entry.at,
+    }
+    is_new = before is None or before.created_at == before.changed_at == entry.at
+    is_done = before is not None and all(before._mapping[name] == value for name, value in values.items())  # noqa: SLF001 - documented
+    if not is_done:  # else it is repeated, because its answer was lost
+        connection.execute(
+            _PUT_DEVICE[connection.dialect.name], {"imei": device.imei, "created_at": entry.at, **values}
+        )
+        add_entries(connection, [entry])
+    return Registration.MADE if is_new else Registration.CHANGED
+
+
+def _delete(connection: Connection, entries: Sequence[Entry]) -> Sequence[bool]:
+    return [_delete_one(connection, entry) for entry in entries]
+
+
+def _delete_one(connection: Connection, entry: Entry) -> bool:
+    registered, *_ = [connection.execute(forget, {"of_device": entry.imei}).rowcount for forget in _FORGET]
+    if registered:
+        add_entries(connection, [entry])
+    return bool(registered)
+
+
+PUT_DEVICE: Final[Kind[Put, Registration]] = Kind("put_device", _put)
+DELETE_DEVICE: Final[Kind[Entry, bool]] = Kind("delete_device", _delete)
