@@ -3,12 +3,13 @@
 import json
 import re
 from itertools import accumulate
-from typing import Final
-
-from pydantic import JsonValue
+from typing import TYPE_CHECKING, Final
 
 from chapar.errors import BodyMalformed, FieldInvalid, Phrase
 from chapar.model.lines import plain
+
+if TYPE_CHECKING:  # the writer, which reads replies, must start quickly
+    from pydantic import JsonValue
 
 _FEW: Final = 32  # lists and objects; so many may stand in each other
 _LONGEST_NAME: Final = 50  # characters
@@ -17,7 +18,7 @@ _NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
-def parse(body: bytes) -> JsonValue:
+def parse(body: bytes) -> "JsonValue":
     """A JSON document; raises FieldInvalid where an object has a field twice, BodyMalformed where it is no JSON.
 
     RFC 8259 §4 leaves open which of the two counts: a proxy that checks the device id may have read the other one.
@@ -51,7 +52,7 @@ def shown(name: str) -> str:
     return plain(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…") or '""'
 
 
-def _decoded(body: bytes, decoder: json.JSONDecoder) -> JsonValue:
+def _decoded(body: bytes, decoder: json.JSONDecoder) -> "JsonValue":
     try:
         document: JsonValue = decoder.decode(body.decode())
     except json.JSONDecodeError as error:
