@@ -29,6 +29,7 @@ from chapar.errors import (
     ReleaseRefused,
 )
 from chapar.link.publication import Publication
+from chapar.model.acceptance import Addition
 from chapar.model.change import Change
 from chapar.model.message import Message, Status
 from chapar.model.queue import Lease, Taken
@@ -556,6 +557,29 @@ async def test_direct_deliveries_under_way_are_bounded(bench: Bench, monkeypatch
     await until(lambda: bench.dispatcher.takes_direct)
 
 
+async def test_what_is_urgent_is_delivered_where_there_is_room_for_nothing_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2 * MAX_TAKEN):
+        bench.queued(f"D{number}")
+    async with bench.running():
+        await until(lambda: len(bench.link.waiting) == MAX_TAKEN)
+        urgent = new_message("D0", Status.QUEUED, claim=None, attempts=0, created_at=EPOCH, urgent=True)
+        await bench.store.messages.add([Addition(urgent)])
+        await until(lambda: urgent.id in bench.link.waiting)
+        monkeypatch.setattr(dispatcher_module, "MAX_UNDER_WAY", MAX_TAKEN)
+        assert not bench.dispatcher.takes_direct
+        assert bench.dispatcher.takes_urgent
+
+
+async def test_what_is_urgent_overtakes_what_is_on_its_way_back(bench: Bench) -> None:
+    bench.departures.goes_back(bench.taken())
+    plain, urgent = bench.taken(), bench.taken(urgent=True)
+    assert (await bench.deliver(plain)).status is Status.QUEUED
+    assert (await bench.deliver(urgent, 0x00)).status is Status.PUBLISHED
+    assert (await bench.deliver_direct(bench.taken(urgent=True), 0x00)).status is Status.PUBLISHED
+
+
 async def test_a_suspect_is_delivered_with_nothing_else_in_flight(bench: Bench) -> None:
     before, suspect, behind = (bench.queued(imei) for imei in "BAC")
     await bench.again(suspect, LinkLost(SILENT))
@@ -668,9 +692,9 @@ async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_
 ) -> None:
     take = bench.store.queue.take
 
-    async def stopping(claim: str, limit: int, at: int) -> Taken:
+    async def stopping(*asked: object) -> Taken:
         bench.dispatcher.stop()
-        return await take(claim, limit, at)
+        return await take(*asked)
 
     monkeypatch.setattr(bench.store.queue, "take", stopping)
     bench.link.up = False

@@ -87,6 +87,25 @@ async def test_the_end_of_a_session_empties_the_line() -> None:
     assert (window.waiting, window.in_flight, leaving(window)) == (0, 0, [])
 
 
+async def test_what_is_urgent_leaves_before_all_that_is_in_line_and_past_the_share_of_its_device() -> None:
+    window = Window()
+    window.size = 4
+    behind = [add(window, "A", str(number)) for number in range(5)]
+    sent = leaving(window)
+    add(window, "B", "another's")
+    for text in ("stop", "lights"):
+        window.add(publication(text)._replace(topic="A", message_id=text, urgent=True), Outcome())
+    assert window.take_back("lights")
+    assert [text for _, text, _ in leaving(window)] == ["stop"], "there is one place"
+    for _, _, packet_id in sent:
+        window.acknowledged(packet_id, 0)
+    assert [text for _, text, _ in leaving(window)] == ["another's", "3", "4"]
+    window.add(publication()._replace(topic="A", urgent=True), Outcome())
+    window.fail(None)
+    assert all(each.done() for each in behind)
+    assert (window.waiting, window.in_flight, leaving(window)) == (0, 0, [])
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("ABC"), st.sampled_from(["add", "add", "next", "answer", "remove"]), st.booleans())

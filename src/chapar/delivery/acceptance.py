@@ -178,7 +178,7 @@ class Sending:
             raise _too_far("expires_in", longest)
         if deliver_at is not None and deliver_at - now > self._rules.max_expiry * 1000:
             raise _too_far("deliver_at", self._rules.max_expiry)
-        status = self._first_status(command.wait, deliver_at)
+        status = self._first_status(command, deliver_at)
         awaited = command.reply_awaited
         is_claimed, is_over = status is Status.PUBLISHING, status is Status.REJECTED
         return Message(
@@ -210,13 +210,13 @@ class Sending:
             urgent=command.urgent,
         )
 
-    def _first_status(self, wait: Wait, deliver_at: int | None) -> Status:
+    def _first_status(self, command: Command, deliver_at: int | None) -> Status:
         """Return a new message's first state: scheduled, in the queue, on its way, or rejected for want of a broker."""
         if deliver_at is not None:
             return Status.SCHEDULED
-        if wait is Wait.NONE:
+        if command.wait is Wait.NONE:
             return Status.QUEUED
-        if self._dispatcher.takes_direct:
+        if self._dispatcher.takes_urgent if command.urgent else self._dispatcher.takes_direct:
             return Status.PUBLISHING
         return Status.QUEUED if self._dispatcher.reaches_broker else Status.REJECTED
 

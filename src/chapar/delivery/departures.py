@@ -27,14 +27,15 @@ class Departures:
 
     def trial(self, message: Message, *, direct: bool) -> Trial:
         """Decide how a claimed message is tried now; `direct`: it never was in the queue."""
-        # Nothing overtakes an earlier message of its device, and nothing is sent that another may have taken over.
-        if message.imei in self._returning or not self._lease.is_held:
+        if not self._lease.is_held:  # another may have taken it over
+            return Trial.BACK
+        # Nothing overtakes an earlier message of its device, but for what is urgent.
+        is_behind = message.imei in self._returning or (not direct and message.imei in self._went_back)
+        if is_behind and not message.urgent:
             return Trial.BACK
         if direct:
             must_wait = self.isolating or self.suspects.is_unanswered(message.imei)
             return Trial.BACK if must_wait else Trial.PLAIN
-        if message.imei in self._went_back:
-            return Trial.BACK
         if not self.suspects:
             return Trial.PLAIN
         return self.suspects.trial(message, self._link.window, broker_was_there=self._link.broker_was_there)

@@ -113,7 +113,7 @@ class Dispatcher:
         self._under_way: set[_Delivery] = set()
         self._taken: set[_Delivery] = set()  # those under way that come from the queue
         self._fewer = asyncio.Event()  # a delivery has come to an end
-        self._room = asyncio.Event()  # another page may be taken
+        self._room = asyncio.Event()  # another page may be taken, or something urgent was queued here
         self._unanswered = 0  # publications that the link has not said anything about
         self._fewer_unanswered = asyncio.Event()
         self._stopping = False
@@ -147,6 +147,11 @@ class Dispatcher:
         """Return whether a message may be published as it comes; else it belongs into the queue."""
         return self._departures.takes_direct and len(self._under_way) < MAX_UNDER_WAY
 
+    @property
+    def takes_urgent(self) -> bool:
+        """Return whether an urgent message may be published as it comes, whatever else is under way."""
+        return self._departures.takes_direct and len(self._under_way) < 2 * MAX_UNDER_WAY
+
     def deliver_direct(self, message: Message, caller: Waiting | None) -> None:
         """Publish a claimed message that never was in the queue.
 
@@ -171,6 +176,8 @@ class Dispatcher:
             # What was due was looked at in the same commit.
             if change.after in _NEWS and change.before is not Status.SCHEDULED:
                 self._work.set()
+                if change.message is not None and change.message.urgent:
+                    self._room.set()
             if has_suspects and change.after not in UNFINISHED:
                 self._suspects.forget(change.id)
 
@@ -178,16 +185,18 @@ class Dispatcher:
         while not self._stopping:
             self._work.clear()
             room = PAGE if self._link.up and self._has_room else 0
+            urgent = PAGE if self._link.up and len(self._taken) < 2 * MAX_TAKEN else 0
             self._suspects.forget_late(self._clock.now())  # another process may have ended them
             self._departures.asks_for_page()
-            taken = await self._take(room)
+            self._room.clear()
+            taken = await self._take(room, urgent)
             self._departures.page_taken(taken.messages)
             await self._deliver_page(taken.messages)
             if len(taken.messages) < PAGE or not self._has_room:
                 await self._pause(taken)
 
-    async def _take(self, room: int) -> Taken:
-        return await self._store.queue.take(f"{self._process}.{next(self._claims)}", room, self._clock.now())
+    async def _take(self, room: int, urgent: int) -> Taken:
+        return await self._store.queue.take(f"{self._process}.{next(self._claims)}", room, self._clock.now(), urgent)
 
     @property
     def _has_room(self) -> bool:
@@ -225,7 +234,7 @@ class Dispatcher:
                 async with asyncio.timeout(_POLL_ALONE):
                     await self._fewer_unanswered.wait()
             except TimeoutError:
-                await self._take(0)
+                await self._take(0, 0)
 
     async def _pause(self, taken: Taken) -> None:
         """Until something is queued, due or expired, there is room, the link is back, or others may have queued."""
@@ -236,7 +245,6 @@ class Dispatcher:
         if self._stopping:
             return
         if not self._has_room:
-            self._room.clear()
             happens = self._room.wait()
         elif self._link.up:
             happens = self._work.wait()
@@ -416,4 +424,5 @@ def _publication(message: Message, clock_is_behind: float) -> Publication:
         message_id=message.id,
         attempt=message.attempts,
         deadline=None if message.expires_at is None else message.expires_at / 1000 + clock_is_behind,
+        urgent=message.urgent,
     )

@@ -1,4 +1,4 @@
-"""The publications that wait for a place in the window: each topic in its order, the topics by turns."""
+"""The publications that wait for a place in the window: urgent ones, then each topic in its order, by turns."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -39,6 +39,7 @@ class Line:
         # Ordered dicts, because both their first entry and any other can be taken out at once.
         self._lines: dict[str, OrderedDict[Outgoing, None]] = {}  # by topic; none is empty
         self._turns: OrderedDict[str, None] = OrderedDict()  # the topics that may send
+        self._urgent: OrderedDict[Outgoing, None] = OrderedDict()  # in no topic's line, and whatever is in flight
         self._by_id: dict[str, Outgoing] = {}  # by message id
         self._in_flight: dict[str, int] = {}  # by topic; none is 0
 
@@ -46,14 +47,18 @@ class Line:
         return self._length
 
     def __iter__(self) -> Iterator[Outgoing]:
+        yield from self._urgent
         for line in self._lines.values():
             yield from line
 
     def append(self, outgoing: Outgoing) -> None:
-        """Put a publication behind the others of its topic."""
+        """Put a publication behind the others of its topic, or behind the other urgent ones."""
         topic = outgoing.publication.topic
         self._length += 1
         self._by_id[outgoing.publication.message_id] = outgoing
+        if outgoing.publication.urgent:
+            self._urgent[outgoing] = None
+            return
         line = self._lines.get(topic)
         if line is not None:
             line[outgoing] = None
@@ -64,13 +69,16 @@ class Line:
 
     def next(self) -> Outgoing | None:
         """Take the publication whose turn it is out of the line, then call `left()`. None where no topic has a turn."""
-        if not self._turns:
+        if self._urgent:
+            outgoing, _ = self._urgent.popitem(last=False)
+        elif self._turns:
+            topic, _ = self._turns.popitem(last=False)
+            line = self._lines[topic]
+            outgoing, _ = line.popitem(last=False)
+            if not line:
+                del self._lines[topic]
+        else:
             return None
-        topic, _ = self._turns.popitem(last=False)
-        line = self._lines[topic]
-        outgoing, _ = line.popitem(last=False)
-        if not line:
-            del self._lines[topic]
         self._length -= 1
         self._by_id.pop(outgoing.publication.message_id, None)
         return outgoing
@@ -98,18 +106,22 @@ class Line:
 
     def remove(self, outgoing: Outgoing) -> None:
         """Take a publication out of the line wherever it stands."""
-        topic = outgoing.publication.topic
-        line = self._lines[topic]
-        del line[outgoing]
-        if not line:
-            del self._lines[topic]
-            self._turns.pop(topic, None)
+        if outgoing.publication.urgent:
+            del self._urgent[outgoing]
+        else:
+            topic = outgoing.publication.topic
+            line = self._lines[topic]
+            del line[outgoing]
+            if not line:
+                del self._lines[topic]
+                self._turns.pop(topic, None)
         self._length -= 1
         self._by_id.pop(outgoing.publication.message_id, None)
 
     def clear(self) -> list[Outgoing]:
         """Empty the line; gives what was in it."""
         waiting = list(self)
+        self._urgent.clear()
         self._lines.clear()
         self._turns.clear()
         self._by_id.clear()

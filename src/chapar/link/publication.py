@@ -44,6 +44,7 @@ class Publication(NamedTuple):
     deadline: float | None = None  #: loop time from which it must not leave; the broker is told how long that is
     response_topic: str | None = None
     correlation_data: bytes | None = None  #: of a reply, in place of a message id: the request's
+    urgent: bool = False  #: it leaves before all that is in line
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ class Window:
     """The broker's Receive Maximum (MQTT 5.0 §4.9), and the line in front of it, a strict FIFO for each topic.
 
     One topic, so one device, has at most three quarters of it: the others are not held up by one that sends much, or
-    whose publications are answered late.
+    whose publications are answered late. What is urgent leaves before all else.
 
     The outcome of a publication is the reason code of its PUBACK or PUBREC. One of QoS 2 has it with PUBCOMP: before,
     the broker still owns no more than a packet id, and drops the message with the session (MQTT 5.0 §4.3.3).

@@ -24,10 +24,12 @@ from chapar.store.schema import COLUMNS, IS_UNFINISHED, Row, messages, to_messag
 # `seq > 0`, which is always true, makes that index a better match than the one of all that the device ever had.
 #
 # What comes direct may follow only what came direct to the same process: that is on its way to the link already, in
-# this order. Anything else of its device is in the queue, or taken from it and perhaps on its way back.
+# this order. Anything else of its device is in the queue, or taken from it and perhaps on its way back; but what waits
+# for something besides its turn is nobody's predecessor.
 _LANES = """
     SELECT imei, count(CASE WHEN micro_op <> '' THEN 1 END), min(CASE WHEN micro_op <> '' THEN seq END),
-        max(CASE WHEN status = 'queued' OR (status = 'publishing' AND claim <> {direct}) THEN 1 ELSE 0 END)
+        max(CASE WHEN (status = 'queued' AND reason IS NULL) OR (status = 'publishing' AND claim <> {direct})
+            THEN 1 ELSE 0 END)
     FROM {messages_of_devices} AND seq > 0 AND {is_unfinished}
     GROUP BY imei
 """
@@ -175,7 +177,7 @@ def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[Row | 
             continue
         # Rejected rows never block a device, and no bound refuses them.
         lane = _Lane() if message.status == _REJECTED else lanes[message.imei]
-        goes_behind = message.status == _PUBLISHING and lane.blocked
+        goes_behind = message.status == _PUBLISHING and lane.blocked and not message.urgent
         if goes_behind:
             message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
         if lane.depth >= max_depth and _place(connection, message.id) is None:

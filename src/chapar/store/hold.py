@@ -91,7 +91,7 @@ def settle_copy(connection: Connection, at: int) -> None:
 
 
 def release_some(connection: Connection, status: Status, behind: int, at: int) -> Released:
-    """Release the next messages with this status and a higher `seq`. They leave when the hold is lifted."""
+    """Release the next messages with this status and a higher `seq`: they may leave."""
     page = {"behind": behind, "limit": _RELEASED_AT_ONCE}
     found = connection.execute(_RELEASES[status], page | {"at": at}).all()
     sent = [after for _, after, micro_op in found if micro_op]
@@ -108,7 +108,7 @@ def cancel_some(connection: Connection, status: Status, caller: Caller, at: int)
 
 
 def lift(connection: Connection) -> None:
-    """End the hold: what is left of it leaves in its order."""
+    """End the hold."""
     connection.execute(_HOLD_UP_TO, {"last": None})
 
 

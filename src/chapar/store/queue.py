@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     Connection,
@@ -17,7 +18,9 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -33,6 +36,8 @@ from chapar.store.retained import supersede, superseded
 from chapar.store.schema import (
     COLUMNS,
     DATABASE_TIME,
+    IS_READY,
+    IS_URGENT,
     PROCESS_LENGTH,
     Row,
     has_status,
@@ -78,16 +83,17 @@ _NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(Non
 
 # It stands in the statement as a number: where LIMIT has a parameter, SQLite plans anew at each execution.
 _limit = bindparam("limit", type_=Integer, literal_execute=True)
+_urgent_limit = bindparam("urgent_limit", type_=Integer, literal_execute=True)
 
 HELD_UP_TO: Final = select(func.coalesce(func.max(installation.c.held_up_to), 0)).scalar_subquery()
-"""The last `seq` that is held, 0 for none. What is held waits and may expire; it never leaves, and blocks nothing."""
+"""The last `seq` that is held, 0 for none. Its reason keeps what is held in the queue; it may expire meanwhile."""
 _is_publishing = has_status([Status.PUBLISHING])
 
 # A device whose front message was put off, or is in another process's hands, keeps what is behind it. So does one that
 # has a whole page on its way: answered late, it must not fill all that a process may have taken.
 _put_off = (
-    select(messages.c.imei, messages.c.seq)
-    .where(messages.c.not_before.is_not(None), messages.c.seq > HELD_UP_TO)
+    select(messages.c.imei, messages.c.seq, messages.c.urgent)
+    .where(messages.c.not_before.is_not(None), messages.c.reason.is_(None))
     .cte("put_off")
 )
 _is_elsewhere = case((_PROCESS.is_distinct_from(bindparam("process")), 1), else_=0)
@@ -98,25 +104,31 @@ _busy = (
     .having(or_(func.max(_is_elsewhere) == 1, func.count() >= _limit))
     .cte("busy")
 )
-_picked = (  # a CTE, because PostgreSQL may run a plain subquery with LIMIT more than once
-    select(messages.c.seq)
-    .where(
-        has_status([Status.QUEUED]),
-        messages.c.seq > HELD_UP_TO,
-        ~exists().where(_put_off.c.imei == messages.c.imei, _put_off.c.seq <= messages.c.seq),
-        messages.c.imei.not_in(select(_busy.c.imei)),
-    )
-    .order_by(messages.c.seq)
-    .limit(_limit)
-    .with_for_update(skip_locked=True, of=messages)
-    .cte("picked")
+_is_behind = exists().where(
+    _put_off.c.imei == messages.c.imei, or_(_put_off.c.seq <= messages.c.seq, _put_off.c.urgent)
 )
+
+
+def _first(condition: str, *more: ColumnElement[bool], limit: ColumnElement[int], name: str) -> CTE:
+    """The first that may leave. A CTE, because PostgreSQL may run a plain subquery with LIMIT more than once."""
+    first = select(messages.c.seq).where(text(condition), *more).order_by(messages.c.seq).limit(limit)
+    return first.with_for_update(skip_locked=True, of=messages).cte(name)
+
+
+# Many may wait for a contact, a reply or their owner: an index of its own has what may leave, and one what is urgent.
+_picked = _first(IS_READY, ~_is_behind, messages.c.imei.not_in(select(_busy.c.imei)), limit=_limit, name="picked")
+# What is urgent waits for nothing of its device, but where the broker put off itself.
+_urgent = _first(IS_URGENT, messages.c.not_before.is_(None), limit=_urgent_limit, name="picked_first")
 _TAKE = (
     update(messages)
-    .where(messages.c.seq.in_(select(_picked.c.seq)))
+    .where(messages.c.seq.in_(union_all(select(_urgent.c.seq), select(_picked.c.seq))))
     .values(status=Status.PUBLISHING.value, attempts=messages.c.attempts + 1, claim=bindparam("taker"))
 )
-_TAKEN = select(*COLUMNS).where(_is_publishing, messages.c.claim == bindparam("taker")).order_by(messages.c.seq)
+_TAKEN = (
+    select(*COLUMNS)
+    .where(_is_publishing, messages.c.claim == bindparam("taker"))
+    .order_by(messages.c.urgent.desc(), messages.c.seq)
+)
 
 _until = DATABASE_TIME + bindparam("lasts", type_=BigInteger)
 _ACQUIRE_LEASE = {
@@ -179,13 +191,13 @@ class Queue:
         self._commits = commits
         self._lookups = lookups
 
-    async def take(self, claim: str, limit: int, at: int) -> Taken:
+    async def take(self, claim: str, limit: int, at: int, urgent: int = 0) -> Taken:
         """At the time `at` (ms since the epoch): make due what is due, expire what is too late, take what is next.
 
-        Up to `limit` messages become PUBLISHING, their attempt counted. `claim` begins with the token of this
-        process and must not have been used before.
+        Up to `limit` messages become PUBLISHING, their attempt counted, and up to `urgent` urgent ones beside them.
+        `claim` begins with the token of this process and must not have been used before.
         """
-        return await self._commits.one(TAKE, Take(claim, limit, at))
+        return await self._commits.one(TAKE, Take(claim, limit, at, urgent))
 
     async def acquire_lease(self, lease: Lease) -> None:
         """Begin or extend the lease of this process: what it holds is its own until that is over."""
@@ -244,6 +256,7 @@ class Take(NamedTuple):
     claim: str  #: must be new each time: it is how a repeated TAKE finds what it took
     limit: int
     at: int  #: the time, ms since the epoch
+    urgent: int = 0  #: how many urgent ones may be taken beside them
 
 
 class Settle(NamedTuple):
@@ -270,12 +283,13 @@ def _take_one(connection: Connection, take: Take) -> _Found:
     woken = _wake(connection, take.at)
     superseded: list[Row] = []
     taken = _of_claim(connection, take.claim)  # of a TAKE that was committed, and its answer lost
-    if not taken and take.limit:
+    if not taken and (take.limit or take.urgent):
         if connection.dialect.name == "postgresql":
             # Order per device: two processes must not split one device's messages between them.
             connection.execute(select(func.pg_advisory_xact_lock(_ONE_TAKER)))
+        process = take.claim[:PROCESS_LENGTH]
         found = connection.execute(
-            _TAKE, {"taker": take.claim, "process": take.claim[:PROCESS_LENGTH], "limit": take.limit}
+            _TAKE, {"taker": take.claim, "process": process, "limit": take.limit, "urgent_limit": take.urgent}
         )
         taken = _of_claim(connection, take.claim) if found.rowcount else []
         if taken:

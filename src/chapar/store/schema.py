@@ -60,8 +60,11 @@ IS_AWAITED = "reply_by IS NOT NULL AND finished_at IS NULL"
 """Whether a message's reply is awaited until a time."""
 IS_RELEASED = "contact_until IS NOT NULL AND status = 'queued'"
 """Whether a contact lets a message leave until a time."""
-IS_READY = "status = 'queued' AND reason IS NULL"
+_MAY_LEAVE = "status = 'queued' AND reason IS NULL"
+IS_READY = f"{_MAY_LEAVE} AND NOT urgent"
 """Whether a message may leave, as far as its row says: a reason says what else it waits for."""
+IS_URGENT = f"{_MAY_LEAVE} AND urgent"
+"""Whether it may leave, and before all else. Apart, because SQLite takes the first index that serves."""
 IS_WAITING = "status = 'queued' AND reason IS NOT NULL"
 """Whether a message is in the queue and waits for something besides its turn: a contact, a reply, its owner."""
 
@@ -126,7 +129,7 @@ messages = Table(
     # Many may wait for a contact or a reply: what may leave is found without them.
     _partial("ix_messages_ready", IS_READY, "seq"),
     _partial("ix_messages_waiting", IS_WAITING, "imei", "seq"),
-    _partial("ix_messages_urgent", f"urgent AND {IS_READY}", "seq"),
+    _partial("ix_messages_urgent", IS_URGENT, "seq"),
     _partial("ix_messages_reply_by", IS_AWAITED, "reply_by"),
     _partial("ix_messages_contact_until", IS_RELEASED, "contact_until"),
     # None by operation: pages of one are found among the newest, and an index would cost 17 %.

@@ -17,9 +17,9 @@ _SEQUENCE = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 _NAME = sa.text("UPDATE installation SET name = :name")
 _INDEXES = {
-    "ix_messages_ready": (["seq"], "status = 'queued' AND reason IS NULL"),
+    "ix_messages_ready": (["seq"], "status = 'queued' AND reason IS NULL AND NOT urgent"),
     "ix_messages_waiting": (["imei", "seq"], "status = 'queued' AND reason IS NOT NULL"),
-    "ix_messages_urgent": (["seq"], "urgent AND status = 'queued' AND reason IS NULL"),
+    "ix_messages_urgent": (["seq"], "status = 'queued' AND reason IS NULL AND urgent"),
     "ix_messages_reply_by": (["reply_by"], "reply_by IS NOT NULL AND finished_at IS NULL"),
     "ix_messages_contact_until": (["contact_until"], "contact_until IS NOT NULL AND status = 'queued'"),
 }
