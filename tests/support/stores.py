@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from chapar.errors import NotSaved
 from chapar.model.acceptance import Added, Addition
-from chapar.model.audit import AuditFilters, Entry
+from chapar.model.audit import Action, AuditFilters, Entry
 from chapar.model.change import Move
 from chapar.model.message import Message, Status, new_id
 from chapar.runtime.metrics import Metrics
@@ -86,6 +86,11 @@ def add_one(store: Store, message: Message, deadline: float | None = None, **fie
 
 def move_one(store: Store, before: Message, after: Message) -> asyncio.Future[bool]:
     return single(store.messages.move([Move(before, after, now())]))
+
+
+def entry_about(imei: str, action: Action = Action.DEVICE_PUT) -> Entry:
+    """What the audit trail is to say of a device."""
+    return Entry(now(), "key:anna", "Anna", "192.0.2.7", action.value, imei, imei)
 
 
 def published(message: Message) -> Message:

@@ -15,7 +15,6 @@ from chapar.model.device import (
     after_retained,
     check_labels,
     check_name,
-    device_in,
     presence,
     read_label,
     read_word,
@@ -156,28 +155,6 @@ def test_a_clock_that_starts_in_the_past_keeps_no_will_in_its_grace() -> None:
     doubted = Evidence(State.ONLINE, T, Ground.ANNOUNCED, T)
     assert presence(doubted, T - GRACE, None).state is State.OFFLINE
     assert presence(doubted, T - 50, None).state is State.ONLINE, "the clocks of two hosts differ by some milliseconds"
-
-
-@pytest.mark.parametrize(
-    ("topic", "template", "device"),
-    [
-        ("devices/861234567890123/presence", "devices/{imei}/presence", "861234567890123"),
-        ("devices/a.b_c-D/presence", "devices/{imei}/presence", "a.b_c-D"),
-        ("tele/x7/LWT", "tele/{imei}/LWT", "x7"),
-        ("x7", "{imei}", "x7"),
-        ("devices//presence", "devices/{imei}/presence", None),
-        ("devices/a/b/presence", "devices/{imei}/presence", None),
-        ("devices/presence", "devices/{imei}/presence", None),
-        ("devices/a/presenc", "devices/{imei}/presence", None),
-        ("devices/a/reply", "devices/{imei}/presence", None),
-        ("devices/" + "a" * 65 + "/presence", "devices/{imei}/presence", None),
-        ("devices/پمپ/presence", "devices/{imei}/presence", None),
-        ("aa", "a{imei}a", None),
-        ("a", "a{imei}a", None),
-    ],
-)
-def test_a_topic_names_its_device(topic: str, template: str, device: str | None) -> None:
-    assert device_in(topic, template) == device
 
 
 def test_names_and_labels_are_short_and_printable() -> None:

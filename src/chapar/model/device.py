@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.lines import plain
-from chapar.model.message import DEVICE_ID, Profile
+from chapar.model.message import Profile
 from chapar.model.principal import EVERYWHERE, Reach
 
 GRACE: Final = 15_000
@@ -196,15 +196,6 @@ def _after_sign_of_life(before: Evidence | None, at: int) -> Evidence | None:
         return None
     says_more = before.state is not State.ONLINE or before.offline_at is not None or before.evidence is Ground.RETAINED
     return _online(before, Ground.SPOKE, at) if says_more else before
-
-
-def device_in(topic: str, template: str) -> str | None:
-    """The device that a topic names where the template has `{imei}`; None where it does not fit, or names none."""
-    before, _, behind = template.partition("{imei}")
-    if not (topic.startswith(before) and topic.endswith(behind)):
-        return None
-    device_id = topic[len(before) : len(topic) - len(behind)]
-    return device_id if DEVICE_ID.fullmatch(device_id) else None
 
 
 def check_name(text: str, field: str = "name") -> str:

@@ -21,7 +21,7 @@ MAX_COLLAPSE_KEY = 64  # characters
 MAX_TOPIC_LEVELS = 128  # Mosquitto drops the connection at 200
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Status(StrEnum):
@@ -311,7 +311,7 @@ def check_device_id(text: str, field: str = "imei") -> str:
     device's topic and of its ACL (CVE-2017-7650).
     """
     device_id = ascii_digits(text)
-    if not DEVICE_ID.fullmatch(device_id):
+    if not _DEVICE_ID.fullmatch(device_id):
         raise FieldInvalid(field, Phrase("rule.device_id"))
     return device_id
 

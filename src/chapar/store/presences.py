@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
     from chapar.store.readers import Readers
 
-NOTED_AT_ONCE: Final = 250  # devices in one commit, for which sends wait
 _READ_AT_ONCE: Final = 1000  # devices, where all are read
 
 
