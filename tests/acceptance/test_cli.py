@@ -262,12 +262,12 @@ def test_simulated_devices_wait_for_a_broker_and_say_once_why(free_port: int, sp
 
 
 def test_a_thousand_devices_are_told(start: Start, run: Run) -> None:
-    fleet = start("simulate", "--count", "1000", "--prefix", "valve-")
+    fleet = start("simulate", "--count", "1000", "--prefix", "gate-")
     fleet.wait_for_line("Connected: 1000 of 1000 devices", timeout=60.0)
-    assert run("send", "valve-1", "open").returncode == 0
-    assert run("send", "valve-1000", "close").returncode == 0
-    assert "valve-1 " in fleet.wait_for_line("open")
-    assert "valve-1000 " in fleet.wait_for_line("close")
+    assert run("send", "gate-1", "open").returncode == 0
+    assert run("send", "gate-1000", "close").returncode == 0
+    assert "gate-1 " in fleet.wait_for_line("open")
+    assert "gate-1000 " in fleet.wait_for_line("close")
     assert fleet.end(signal.SIGINT, timeout=30.0) == 0
     assert fleet.wait_for_line("Messages received") == "Messages received: 2, by 1000 devices."
 

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ import pytest
 
 from chapar.app import workers
 from chapar.app.brokers import broker_access
-from chapar.devices.simulated import Fleet
+from chapar.devices.simulated import Fleet, Topics
 from chapar.errors import BrokerClosed, ConnectionFailed
 from chapar.link import endpoints
 from chapar.link import keeper as link_module
+from chapar.link.answers import Answers
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.endpoints import Endpoint
 from chapar.link.keeper import Link
+from chapar.link.publication import Publication
 from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
 from chapar.runtime.metrics import Metrics
@@ -70,6 +72,9 @@ class BriefSession:
         await asyncio.sleep(self._lives)
         raise BrokerClosed(BROKER, "it closed the connection")
 
+    def publish(self, publications: Sequence[Publication]) -> Answers:
+        return Answers.alike(publications, 0)
+
     async def close(self) -> None:
         """It is closed."""
 
@@ -95,11 +100,15 @@ async def link(tried: list[float], lives: float) -> None:
         await Link(ACCESS, Metrics()).run()
 
 
+def ignore(_: object) -> None:
+    """Problems and events are not looked at."""
+
+
 async def fleet(tried: list[float], lives: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chapar.devices.simulated.dial", brief_dial(tried, lives))
         patch.setattr(endpoints, "look_up", looked_up)
-        await Fleet(ACCESS, "devices/{imei}", ["1"], lambda _: None).run()
+        await Fleet(ACCESS, Topics("{imei}", "{imei}/reply", "{imei}/presence"), ["1"], ignore, ignore).run()
 
 
 class BriefProcess:

@@ -90,6 +90,7 @@ ChaparError
         ├── SubscriptionRefused
         ├── UnsubscriptionRefused
         ├── BrokerMute
+        ├── PublicationRefused
         ├── ReleaseRefused
         └── MalformedPacket
 
@@ -145,6 +146,7 @@ from chapar.errors.link import (
     ProtocolUnsupported,
     PublicationExpired,
     PublicationInvalid,
+    PublicationRefused,
     ReleaseRefused,
     SessionTakenOver,
     SubscriptionRefused,
@@ -283,6 +285,7 @@ __all__ = [
     "ProtocolUnsupported",
     "PublicationExpired",
     "PublicationInvalid",
+    "PublicationRefused",
     "Quarantined",
     "QueueFull",
     "RateLimited",

@@ -258,6 +258,17 @@ class UnsubscriptionRefused(BrokerError):
 
 
 @dataclass(eq=False)
+class PublicationRefused(BrokerError):
+    """PUBACK of a simulated device with a reason code of 0x80 or above; `topic` is the template of its topic."""
+
+    code = "publication_refused"
+
+    topic: str
+    reason_name: str
+    reason_code: int
+
+
+@dataclass(eq=False)
 class BrokerMute(BrokerError):
     """The broker granted a subscription, and delivers nothing of it: its ACL may do so. The session goes on."""
 
