@@ -8,7 +8,7 @@ from typing import Final
 import mqtt5
 
 from chapar.link.frames import FrameInvalid
-from chapar.link.packets import read_packet, read_publish
+from chapar.link.packets import check_text, read_packet, read_publish
 from chapar.link.publication import Delivery
 from chapar.link.reason_codes import RECEIVE_MAXIMUM_EXCEEDED
 
@@ -67,6 +67,7 @@ class Inbox:
             self._acknowledge(owed)
             return self._on_delivery is not None
         try:
+            check_text(frame)
             packet = read_packet(frame).packet
         except FrameInvalid:
             self.undecodable += 1

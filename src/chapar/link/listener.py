@@ -37,6 +37,9 @@ from chapar.runtime.supervision import guarded, supervised
 
 PROBE_DEVICE: Final = "chapar-probe"  # reserved; an ACL has to let the gateway write its topic
 PROBE_TIMEOUT: Final = 5.0  # seconds; a broker passes a message on at once
+_SUSPECT_PROBES: Final = 2  # in a row
+_DEFERRED: Final = 60.0  # seconds, twice as many each time
+_LONGEST_DEFERRED: Final = 3600.0  # seconds
 _SUBSCRIBE: Final = Phrase("link.step_subscribe")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -94,6 +97,8 @@ class Listener:
         self._undecodable = 0  # of the sessions before this one
         self._counted = 0  # of those in the metrics
         self._closing: asyncio.Task[None] | None = None
+        self._is_probing = False
+        self._fatal_probes = 0  # sessions in a row that ended before their probe came back
 
     async def run(self, sign_on: SignOn, kept: KeptSession | None = None) -> None:
         """Keep a subscribed session until cancelled; then it ends with DISCONNECT.
@@ -131,7 +136,10 @@ class Listener:
     @asynccontextmanager
     async def _opened(self, sign_on: SignOn, kept: KeptSession | None, endpoint: Endpoint) -> AsyncIterator[Session]:
         """Be connected with a session of this endpoint until it ends; raises BrokerError where there is none."""
-        self._receives = asyncio.Event()  # what a session was kept for may come before `dial()` returns
+        if kept is not None:
+            kept.check(endpoint)
+        self._receives = asyncio.Event()
+        self._come.clear()
         broker = endpoint.broker
         sign_on = replace(
             sign_on,
@@ -142,6 +150,8 @@ class Listener:
         )
         session = await dial(endpoint, self._access, sign_on, self._take)
         self._session = session
+        if self._come:  # what the broker kept may come with CONNACK
+            self._hand_over()
         listen = partial(self._listen, session, broker, kept)
         listening = asyncio.create_task(supervised(f"receiver_{self.name}", listen, self._metrics), name=self.name)
         try:
@@ -154,6 +164,8 @@ class Listener:
             raise
         finally:
             listening.cancel()
+            self._fatal_probes += self._is_probing
+            self._is_probing = False
             self._undecodable += session.undecodable
             self._session = None
             if self.down_since is None:
@@ -195,6 +207,7 @@ class Listener:
         return True
 
     async def _prove(self, session: Session) -> None:
+        await self._defer_probe()
         backoff = Backoff()
         while not await self._comes_back(session):
             self._note(BrokerMute(session.endpoint, self._probed.filter, self._probe_topic, PROBE_TIMEOUT))
@@ -208,9 +221,26 @@ class Listener:
         """Publish a probe; answer whether it, or a device's message, came in time."""
         nonce = secrets.token_hex(8)
         deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT
-        session.publish([Publication(self._probe_topic, nonce.encode(), 1, False, nonce, deadline=deadline)])  # noqa: FBT003
+        self._is_probing = True
+        session.publish(
+            [Publication(self._probe_topic, nonce.encode(), 1, retain=False, message_id=nonce, deadline=deadline)]
+        )
+        is_received = await self._receive_within(PROBE_TIMEOUT)
+        self._is_probing = False
+        self._fatal_probes = 0
+        return is_received
+
+    async def _defer_probe(self) -> None:
+        """Wait where the last probes ended their sessions: some brokers hang up where an ACL forbids to publish."""
+        if self._fatal_probes >= _SUSPECT_PROBES:
+            seconds = min(_DEFERRED * 2 ** (self._fatal_probes - _SUSPECT_PROBES), _LONGEST_DEFERRED)
+            log.warning("receiver_probe_deferred", link=self.name, topic=self._probe_topic, seconds=seconds)
+            await self._receive_within(seconds)
+
+    async def _receive_within(self, seconds: float) -> bool:
+        """Wait for a delivery on a topic that is probed, or for so long; answer whether one has come."""
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(seconds):
                 await self._receives.wait()
         return self._receives.is_set()
 
@@ -221,7 +251,7 @@ class Listener:
             if delivery.retain or delivery.topic == self._probe_topic:
                 delivery.acknowledge()
                 return
-        if not self._come:
+        if self._session is not None and not self._come:
             asyncio.get_running_loop().call_soon(self._hand_over)
         self._come.append(delivery)
 

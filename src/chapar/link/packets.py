@@ -25,6 +25,11 @@ _BEFORE_CODE: Final[Mapping[int, int]] = {  # bytes between the fixed header and
     14: 0,  # DISCONNECT
     15: 0,  # AUTH
 }
+_STRINGS: Final[Mapping[int, int]] = {0x03: 1, 0x08: 1, 0x26: 2}  # in a property of PUBLISH (MQTT 5.0 §3.3.2.3)
+_NUMBERS: Final[Mapping[int, int]] = {0x01: 1, 0x02: 4, 0x23: 2}  # bytes of one
+_BINARY: Final = 0x09
+_VARIABLE: Final = 0x0B
+_QOS: Final = 0b110  # of the first byte
 _NO_QOS: Final = 0b11  # MQTT 5.0 §3.3.1.2
 _CODES_AT_END: Final = {9, 11}  # SUBACK and UNSUBACK: behind the properties, one for each filter
 
@@ -71,15 +76,44 @@ def read_publish(frame: memoryview) -> tuple[int, int]:
 
     Raises FrameInvalid where they are not there.
     """
-    qos = frame[0] >> 1 & 0b11
+    qos = (frame[0] & _QOS) >> 1
     if qos == 0:
         return 0, 0
     topic = body_at(frame)
-    id_at = topic + 2 + int.from_bytes(frame[topic : topic + 2], "big")
+    id_at = topic + 2 + _length(frame, topic)
     packet_id = int.from_bytes(frame[id_at : id_at + _PACKET_ID], "big")
     if qos == _NO_QOS or not packet_id:
         raise FrameInvalid("a PUBLISH without a quality of service or a packet id")
     return qos, packet_id
+
+
+def check_text(frame: memoryview) -> None:
+    """Raise FrameInvalid where a PUBLISH has text that is not UTF-8; what else is wrong with it the codec finds.
+
+    The codec would panic about it, and a panic prints lines to stderr: as many as a device wants, where a broker passes
+    such text on.
+    """
+    begin = body_at(frame)
+    topic_end = begin + 2 + _length(frame, begin)
+    size, position = read_variable(frame, topic_end + (_PACKET_ID if frame[0] & _QOS else 0))
+    end = min(position + size, len(frame))
+    if bytes(frame[begin:end]).isascii():
+        return
+    try:
+        str(frame[begin + 2 : topic_end], "utf-8")
+        while position < end:
+            kind = frame[position]
+            position += 1 + _NUMBERS.get(kind, 0)
+            for _ in range(_STRINGS.get(kind, 0)):
+                text = position + 2
+                position = text + _length(frame, position)
+                str(frame[text:position], "utf-8")
+            if kind == _BINARY:
+                position += 2 + _length(frame, position)
+            elif kind == _VARIABLE:
+                position = read_variable(frame, position)[1]
+    except UnicodeDecodeError as error:
+        raise FrameInvalid("text that is not UTF-8") from error
 
 
 def words_of(packet: mqtt5.ConnAckPacket | mqtt5.DisconnectPacket) -> BrokerWords:
@@ -121,6 +155,11 @@ def _reason_codes(frame: memoryview) -> slice:
 def body_at(frame: memoryview) -> int:
     """Return the offset of the variable header."""
     return read_variable(frame, 1)[1]
+
+
+def _length(frame: memoryview, position: int) -> int:
+    """The length of a string or of binary data (MQTT 5.0 §1.5.4)."""
+    return int.from_bytes(frame[position : position + 2], "big")
 
 
 def read_variable(frame: memoryview, position: int) -> tuple[int, int]:

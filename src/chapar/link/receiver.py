@@ -32,13 +32,14 @@ class Receiver:
     acknowledgements in the order of the deliveries, and sends at most MAX_UNACKNOWLEDGED ahead of them. What is stored
     (retained) comes from the presence topic only, and the probe not at all.
 
-    Where another client connects with the same client id, `run()` raises SessionTakenOver: another process receives
-    now, and the owner gives up its lease. It must not run again before the lease is its own again, or both would take
-    the session from each other for ever.
+    Where another process receives now, `run()` raises SessionTakenOver, and the owner gives up its lease. It must not
+    run again before the lease is its own again, or both would take the session from each other for ever. Not every
+    broker says that another client has connected with the same client id, so the owner is asked before each connection
+    whether its lease still holds (`is_ours`): by what it knows, without asking the database.
 
     >>> receiver = Receiver(access, DeviceTopics("devices/{imei}/reply"), DeviceTopics("devices/{imei}/presence"),
     ...     metrics, on_replies=…, on_life=…, on_filters=…)
-    >>> await receiver.run("chapar-replies-1f0c", earlier_filters)
+    >>> await receiver.run("chapar-replies-1f0c", earlier_filters, lease.holds)
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Receiver:
         """`on_filters` is called with the filters that hold in the kept session, see `run()`."""
         self._metrics = metrics
         self._keep_alive = access.keep_alive
-        self._kept = KeptSession(replies.filter, access.brokers, on_filters, metrics)
+        self._kept = KeptSession(replies.filter, access, on_filters, metrics)
         self._replies = Listener(
             "replies",
             access,
@@ -76,14 +77,14 @@ class Receiver:
             metrics,
         )
 
-    async def run(self, client_id: str, earlier_filters: Sequence[str]) -> None:
+    async def run(self, client_id: str, earlier_filters: Sequence[str], is_ours: Callable[[], bool]) -> None:
         """Receive until cancelled; then both sessions end with DISCONNECT. Raises SessionTakenOver.
 
         `client_id` is the installation's. `earlier_filters` hold in its session: the owner stores what `on_filters` got
-        last, and adds the current filter before `run()`, so that no crash leaves one behind that nobody knows. None
-        means that there is no session yet.
+        last, and adds the current filter before `run()`, so that no crash leaves one behind that nobody knows. Empty
+        means that no broker has had the session.
         """
-        self._kept.resume(earlier_filters)
+        self._kept.resume(earlier_filters, is_ours)
         kept = SignOn(client_id, self._keep_alive, clean_start=False, session_expiry=SESSION_EXPIRY)
         clean = SignOn(f"chapar-life-{secrets.token_hex(8)}", self._keep_alive)
         others = [

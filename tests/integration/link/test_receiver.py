@@ -72,7 +72,7 @@ async def receiving(
     client_id: str = "",
 ) -> AsyncIterator[Owner]:
     owner = Owner(settings, replies=replies, keeps=keeps)
-    task = asyncio.create_task(owner.receiver.run(client_id or new_client_id(), earlier))
+    task = asyncio.create_task(owner.receiver.run(client_id or new_client_id(), earlier, lambda: True))
     try:
         yield owner
     finally:
