@@ -2,15 +2,11 @@
 
 import asyncio
 import itertools
-import json
 import random
-import signal
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -20,20 +16,17 @@ from faults.connection import Connection
 from faults.disks import FailingDisk, fill_up, small_disk
 from faults.load import Load, Mix
 from faults.logs import UnwritableLog
-from faults.run import Outcome, Surroundings, finish, opened
+from faults.run import Inject, Outcome, Surroundings, in_cycles, opened
 from faults.stage import Stage, new_broker
 from support import mosquitto
-from support.gateway import GatewayProcess
 from support.postgres import find_programs
 from support.processes import kill
 from support.tcp_proxy import TcpProxy
 
-Inject = Callable[[Stage, Load], Awaitable[None]]
 Run = Callable[[int, Surroundings], Coroutine[None, None, Outcome]]
 
 _ONE_DAY: Final = 86_400  # seconds
 _LEASE: Final = 2.0  # seconds
-_NO_END: Final = 60.0  # seconds after which what has been tried will not end
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +45,12 @@ class FaultClass:
         return self.tools() if mosquitto.installed() else "Mosquitto is not installed"
 
 
-async def _in_cycles(
-    surroundings: Surroundings, cycles: int, inject: Inject, stage: Stage, mix: Mix, *, same_clock: bool = True
-) -> Outcome:
-    """Inject the fault `cycles` times under load, each at a random moment."""
-    async with Load(stage.ports, stage.ledger, mix) as load:
-        for cycle in range(cycles):
-            await load.answers(random.randrange(20, 200))
-            await asyncio.sleep(random.uniform(0, 0.2))
-            await inject(stage, load)
-            surroundings.progress(cycle + 1, cycles, stage.ledger.answered)
-        await load.answers(100)
-    return await finish(stage, cycles, same_clock=same_clock)
-
-
 def _plain(inject: Inject, mix: Mix | None = None, **settings: str) -> Run:
     """A class on SQLite with one gateway."""
 
     async def run(cycles: int, surroundings: Surroundings) -> Outcome:
         async with opened(env=settings) as stage:
-            return await _in_cycles(surroundings, cycles, inject, stage, surroundings.scaled(mix or Mix()))
+            return await in_cycles(surroundings, cycles, inject, stage, surroundings.scaled(mix or Mix()))
 
     return run
 
@@ -81,16 +60,8 @@ async def _kill_gateway(stage: Stage, _load: Load) -> None:
     await stage.start(stage.gateway)
 
 
-async def _pause(gateway: GatewayProcess, seconds: float) -> None:
-    gateway.program.send_signal(signal.SIGSTOP)
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        gateway.program.send_signal(signal.SIGCONT)
-
-
 async def _pause_gateway(stage: Stage, _load: Load) -> None:
-    await _pause(stage.gateway, random.uniform(0.05, 2.5))
+    await stage.pause(stage.gateway, random.uniform(0.05, 2.5))
 
 
 async def _kill_writer(stage: Stage, _load: Load) -> None:
@@ -103,7 +74,7 @@ async def _kill_broker(stage: Stage, _load: Load) -> None:
     await asyncio.to_thread(stage.broker.start)
     await stage.ready(stage.gateway)
     await stage.device_listens()
-    await _none_in_doubt(stage)
+    await stage.none_in_doubt()
 
 
 async def _pause_broker(stage: Stage, _load: Load) -> None:
@@ -112,7 +83,7 @@ async def _pause_broker(stage: Stage, _load: Load) -> None:
         await asyncio.sleep(random.choice([0.3, 1.5, 3.5]) * random.uniform(0.5, 1))  # keep-alive ends at 2.5
         stage.broker.resume()
     await stage.ready(stage.gateway)
-    await _none_in_doubt(stage)
+    await stage.none_in_doubt()
 
 
 async def _half_open(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -121,56 +92,11 @@ async def _half_open(cycles: int, surroundings: Surroundings) -> Outcome:
         proxy = stack.enter_context(TcpProxy(broker.port))
 
         async def fail(stage: Stage, load: Load) -> None:
-            with stage.stalled():
-                match random.randrange(4):
-                    case 0 | 1:  # what the broker acknowledges is lost, and then the connection
-                        proxy.stall(to_server=False)
-                        await asyncio.sleep(random.uniform(0.01, 1.0))
-                        proxy.cut()
-                    case 2:  # nobody hears anything, until keep-alive gives up
-                        proxy.stall()
-                        await asyncio.sleep(random.uniform(1, 3.5))
-                        proxy.cut()
-                    case _:  # slow: everything arrives, late
-                        proxy.stall()
-                        await asyncio.sleep(random.uniform(0.1, 1.2))
-                proxy.resume()
-            await stage.ready(stage.gateway)
-            await _none_in_doubt(stage)
+            await stage.break_line(proxy)
             await load.answers(20)
 
         stage = await stack.enter_async_context(opened(broker=broker, broker_port=proxy.port))
-        return await _in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
-
-
-async def _none_in_doubt(stage: Stage) -> None:
-    """Wait until all that has had an attempt by now has come to its end.
-
-    What a session left in doubt is tried alone, and who is alone when a session ends again is taken for the cause:
-    another fault of the line in that moment cannot be told from that. Until its move is committed, nothing shows that a
-    message is in doubt, so its attempts are counted. Raises AssertionError where one does not end.
-    """
-    deadline = time.monotonic() + _NO_END
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    path = f"/messaging/messages?status=queued&status=publishing&until={now}"
-    async with Connection(stage.ports) as connection:
-        while True:
-            if not await _is_under_way(connection, path):
-                return
-            assert time.monotonic() < deadline, f"what was tried does not end:\n{(await connection.get(path)).body!r}"
-            await asyncio.sleep(0.05)
-
-
-async def _is_under_way(connection: Connection, path: str) -> bool:
-    """Return whether a message of these pages has had an attempt."""
-    cursor = ""
-    while True:
-        page = json.loads((await connection.get(f"{path}&limit=1000{cursor}")).body)
-        if any(message["attempts"] for message in page["messages"]):
-            return True
-        if page["next"] is None:
-            return False
-        cursor = f"&cursor={page['next']}"
+        return await in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
 
 
 async def _backends_terminated(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -181,7 +107,7 @@ async def _backends_terminated(cycles: int, surroundings: Surroundings) -> Outco
         await asyncio.to_thread(server.terminate_backends, url)
 
     async with opened(database_url=url) as stage:
-        return await _in_cycles(surroundings, cycles, terminate, stage, surroundings.scaled(Mix()))
+        return await in_cycles(surroundings, cycles, terminate, stage, surroundings.scaled(Mix()))
 
 
 async def _database_restarted(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -196,7 +122,7 @@ async def _database_restarted(cycles: int, surroundings: Surroundings) -> Outcom
             await asyncio.to_thread(server.start)
 
     async with opened(database_url=url) as stage:
-        return await _in_cycles(surroundings, cycles, restart, stage, surroundings.scaled(Mix()))
+        return await in_cycles(surroundings, cycles, restart, stage, surroundings.scaled(Mix()))
 
 
 async def _disk_full(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -213,7 +139,7 @@ async def _disk_full(cycles: int, surroundings: Surroundings) -> Outcome:
 
         url = f"sqlite:///{disk / 'chapar.db'}"
         stage = await stack.enter_async_context(opened(database_url=url))
-        return await _in_cycles(surroundings, cycles, fill, stage, surroundings.scaled(Mix()))
+        return await in_cycles(surroundings, cycles, fill, stage, surroundings.scaled(Mix()))
 
 
 async def _database_file_gone(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -237,7 +163,7 @@ async def _database_file_gone(cycles: int, surroundings: Surroundings) -> Outcom
             await load.answers(50)
 
         stage = await stack.enter_async_context(opened(database_url=f"sqlite:///{file}"))
-        return await _in_cycles(surroundings, cycles, move, stage, surroundings.scaled(Mix()))
+        return await in_cycles(surroundings, cycles, move, stage, surroundings.scaled(Mix()))
 
 
 async def _disk_errors(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -250,7 +176,7 @@ async def _disk_errors(cycles: int, surroundings: Surroundings) -> Outcome:
             await load.answers(20)
 
         stage = await stack.enter_async_context(opened(env=control.env))
-        return await _in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
+        return await in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
 
 
 async def _clock_jumps(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -264,7 +190,7 @@ async def _clock_jumps(cycles: int, surroundings: Surroundings) -> Outcome:
 
         stage = await stack.enter_async_context(opened(env=clock.env))
         mix = surroundings.scaled(Mix(brief=6, later=4))
-        return await _in_cycles(surroundings, cycles, jump, stage, mix, same_clock=False)
+        return await in_cycles(surroundings, cycles, jump, stage, mix, same_clock=False)
 
 
 async def _log_unwritable(cycles: int, surroundings: Surroundings) -> Outcome:
@@ -284,7 +210,7 @@ async def _log_unwritable(cycles: int, surroundings: Surroundings) -> Outcome:
                     lost = float(text.partition("\nchapar_log_lines_lost_total ")[2].split()[0])
 
         stage = await stack.enter_async_context(opened(env={"CHAPAR_LOG_LEVEL": "debug"}, log=log.descriptor))
-        return await _in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
+        return await in_cycles(surroundings, cycles, fail, stage, surroundings.scaled(Mix()))
 
 
 async def _nothing(_stage: Stage, load: Load) -> None:
@@ -301,11 +227,11 @@ async def _several_gateways(cycles: int, surroundings: Surroundings) -> Outcome:
             await stage.kill(victim)
             await stage.start(victim)
         else:
-            await _pause(victim, random.uniform(0.1, 2 * _LEASE))
+            await stage.pause(victim, random.uniform(0.1, 2 * _LEASE))
 
     async with opened(database_url=url, gateways=4, env={"CHAPAR_LEASE": str(_LEASE)}) as stage:
         # Less load than elsewhere: four gateways and their database share the processor with the one that starts.
-        return await _in_cycles(surroundings, cycles, fail, stage, Mix(pause=0.05))
+        return await in_cycles(surroundings, cycles, fail, stage, Mix(pause=0.05))
 
 
 def _no_postgres() -> str | None:

@@ -47,6 +47,10 @@ class Connection:
         """Raises NoAnswer."""
         return await self._ask(_request("GET", path, b"", {}))
 
+    async def put(self, path: str, body: bytes) -> Reply:
+        """Raises NoAnswer."""
+        return await self._ask(_request("PUT", path, body, {}))
+
     async def post_and_hang_up(self, path: str, body: bytes, after: float) -> None:
         """Send a request and close `after` seconds later without reading; raises NoAnswer."""
         try:

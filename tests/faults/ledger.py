@@ -3,21 +3,26 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-Kind = Literal["broker", "none", "bulk", "once", "brief", "later", "keyed", "crowd", "cut"]
+Kind = Literal[
+    *("broker", "none", "bulk", "once", "brief", "later", "keyed", "crowd", "cut"),
+    *("device", "reply", "order", "contact", "online", "collapse", "urgent"),
+]
 """How a message was asked for.
 
 `broker` and `crowd` wait for the broker, the crowd on one device; `none` and `bulk` do not wait; `once` goes at most
 once; `brief` expires soon; `later` is due soon; `keyed` is repeated under its key until it is answered; for `cut` the
-caller hangs up behind the request.
+caller hangs up behind the request. `device` waits for the device's word; `reply` and `order` expect it and do not wait,
+and devices of the second name no message in it; `contact` leaves when the device speaks; `online` only where the device
+is there; `collapse` withdraws what waits with its key; `urgent` leaves first.
 """
 
 
 _INTERNAL = 500
 _UNKNOWN = 503  # the database did not say
 
-Wait = Literal["broker", "none"]
+Wait = Literal["broker", "none", "device"]
 
 
 @dataclass(slots=True)
@@ -32,12 +37,15 @@ class Entry:
     wait: Wait = "broker"
     at_most_once: bool = False
     expires_in: float | None = None  #: seconds
+    collapse_key: str | None = None
     deliver_at: int | None = None  #: ms since the epoch
-    may_be_given_up: bool = False  #: whether a fault is made for this very message
+    may_be_given_up: bool = False  #: whether a fault is made for this very message, or its device may be away
     told_at: float = 0.0  #: time.time()
     status: int | None = None  #: None: no answer came
     code: str | None = None
     id: str | None = None
+    shown: str | None = None  #: its status, as the answer shows it
+    reply: dict[str, Any] | None = None  #: likewise
 
     @property
     def micro_op(self) -> str:
@@ -74,11 +82,12 @@ class Ledger:
         self.entries[entry.number] = entry
         return entry
 
-    def tell(self, entry: Entry, told_at: float, status: int, *, id_: str | None, code: str | None) -> None:
+    def tell(self, entry: Entry, told_at: float, status: int, body: dict[str, Any]) -> None:
         """The answer to it came; one that says that the gateway itself failed promises nothing, and is a fault."""
         if status == _INTERNAL:
-            self.faults.append(f"500 {code}: {entry}")
+            self.faults.append(f"500 {body.get('code')}: {entry}")
             return
-        entry.told_at, entry.status, entry.id, entry.code = told_at, status, id_, code
+        entry.told_at, entry.status, entry.id, entry.code = told_at, status, body.get("id"), body.get("code")
+        entry.shown, entry.reply = body.get("status"), body.get("reply")
         self.answered += 1
         self.accepted += entry.accepted

@@ -6,13 +6,14 @@ Its own few lines of MQTT take a tenth of what paho would: on a small machine th
 """
 
 import contextlib
+import json
 import os
 import socket
 import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 from uuid import UUID
@@ -23,13 +24,13 @@ from faults.ledger import number_of
 from support.ports import LOOPBACK
 
 _RECORD: Final = struct.Struct("<qdHBI16s")
-_PROBE: Final = "devices/probe"
-_COMMANDS: Final = "devices/+"
+PROBE: Final = "devices/probe"
+COMMANDS: Final = "devices/+"
 _CLIENT: Final = "device-fleet"
-_SESSION_EXPIRY: Final = 3600  # seconds a broker keeps the session
+SESSION_EXPIRY: Final = 3600  # seconds a broker keeps the session
 _SO_RCVBUFFORCE: Final = 33  # socket(7); Python does not name it
-_RECONNECT_DELAY: Final = 0.05  # seconds; a real device waits longer, a test should not
-_CHUNK: Final = 256 * 1024  # bytes read at a time
+RECONNECT_DELAY: Final = 0.05  # seconds; a real device waits longer, a test should not
+CHUNK: Final = 256 * 1024  # bytes read at a time
 _BUFFER: Final = 64 * 1024 * 1024  # bytes that the kernel holds for us: what is still the broker's dies with the broker
 
 
@@ -75,13 +76,14 @@ def topic_of(imei: str) -> int:
     return zlib.crc32(f"devices/{imei}".encode())
 
 
-def _record(heard: mqtt5.PublishPacket) -> bytes:
+def record(heard: mqtt5.PublishPacket) -> bytes:
+    """A hearing as its file has it."""
     now = time.time()
-    if heard.topic == _PROBE:
+    if heard.topic == PROBE:
         return _RECORD.pack(-int(heard.payload), now, 0, 0, 0, bytes(16))
     properties = dict(heard.user_properties)
     return _RECORD.pack(
-        number_of(heard.payload.decode()),
+        number_of(operation_in(heard.payload)),
         now,
         int(properties.get("attempt", 1)),
         heard.duplicate,
@@ -90,7 +92,12 @@ def _record(heard: mqtt5.PublishPacket) -> bytes:
     )
 
 
-def _widen(broker: socket.socket) -> None:
+def operation_in(payload: bytes) -> str:
+    """The operation of a command, alone or in its envelope."""
+    return str(json.loads(payload)["micro_op"]) if payload.startswith(b"{") else payload.decode()
+
+
+def widen(broker: socket.socket) -> None:
     """Let the kernel hold much for us; beyond its usual bound only where we may."""
     try:
         broker.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
@@ -100,18 +107,20 @@ def _widen(broker: socket.socket) -> None:
 
 def _listen(broker: socket.socket, file: int, on_listening: Callable[[], None]) -> None:
     """Write down what one connection brings, until it ends; acknowledged is only what is in the file."""
-    connect = mqtt5.ConnectPacket(_CLIENT, clean_start=False, session_expiry_interval=_SESSION_EXPIRY, keep_alive=0)
+    connect = mqtt5.ConnectPacket(_CLIENT, clean_start=False, session_expiry_interval=SESSION_EXPIRY, keep_alive=0)
     broker.sendall(connect.write())
-    for packets in _packets(broker):
+    stream = PacketStream()
+    while chunk := broker.recv(CHUNK):
+        packets = stream.feed(chunk)
         records, replies = bytearray(), bytearray()
         for packet in packets:
             match packet:
                 case mqtt5.PublishPacket():
-                    records += _record(packet)
+                    records += record(packet)
                     if packet.packet_id is not None:
                         replies += mqtt5.PubAckPacket(packet.packet_id).write()
                 case mqtt5.ConnAckPacket(session_present=False):
-                    commands = mqtt5.TopicFilter(_COMMANDS, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
+                    commands = mqtt5.TopicFilter(COMMANDS, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
                     replies += mqtt5.SubscribePacket(1, [commands]).write()
                 case mqtt5.ConnAckPacket() | mqtt5.SubAckPacket():
                     on_listening()
@@ -122,19 +131,23 @@ def _listen(broker: socket.socket, file: int, on_listening: Callable[[], None]) 
             broker.sendall(replies)
 
 
-def _packets(broker: socket.socket) -> Iterator[list[mqtt5.Packet]]:
-    """What comes, in the portions in which it comes, until the connection ends."""
-    rest = b""
-    while chunk := broker.recv(_CHUNK):
-        rest += chunk
-        unread, packets = memoryview(rest), []
+class PacketStream:
+    """Whole packets out of the portions in which bytes come."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[mqtt5.Packet]:
+        """The packets that this portion ends."""
+        self._rest += chunk
+        unread, packets = memoryview(self._rest), []
         with contextlib.suppress(IndexError):  # of the last packet a part is still to come
             while unread:
                 packet, length = mqtt5.read(unread)
                 packets.append(packet)
                 unread = unread[length:]
-        rest = bytes(unread)
-        yield packets
+        self._rest = bytes(unread)
+        return packets
 
 
 def main() -> None:
@@ -151,10 +164,10 @@ def main() -> None:
 
     while True:
         with contextlib.suppress(OSError), socket.socket() as broker:
-            _widen(broker)
+            widen(broker)
             broker.connect((LOOPBACK, int(sys.argv[1])))
             _listen(broker, file, say)
-        time.sleep(_RECONNECT_DELAY)
+        time.sleep(RECONNECT_DELAY)
 
 
 if __name__ == "__main__":

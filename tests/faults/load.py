@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from faults.connection import Connection, NoAnswer, Reply
 from faults.ledger import Entry, Kind, Ledger, Wait
@@ -18,7 +18,9 @@ SEND: Final = "/messaging/send"
 BULK: Final = "/messaging/bulk"
 _PAUSE: Final = 0.05  # seconds after a refusal or no answer; as a caller does, and so that an outage fills no table
 _A_MOMENT: Final = 0.2  # seconds until the same is asked again, by hundreds at once: the gateway needs the processor
-_DEVICES: Final = 4  # of one caller
+_DEVICES: Final = 4
+_LONGEST_WAIT_FOR_CONTACT: Final = 8.0  # seconds
+REPLY_WITHIN: Final = 1.5  # seconds; devices that are late take longer
 _ASK_AGAIN: Final = {409, 503}  # with the same key
 _WAITS: Final[tuple[Wait, ...]] = ("none", "broker")
 
@@ -36,10 +38,22 @@ class Mix:
     keyed: int = 2
     crowd: int = 4
     cut: int = 0
+    device: int = 0
+    reply: int = 0
+    order: int = 0
+    contact: int = 0
+    online: int = 0
+    collapse: int = 0
+    urgent: int = 0
     bulk_size: int = 100  #: messages in one call
     bulk_devices: int = 10  #: of one bulk caller
     bulk_rate: float = 500  #: messages a second of each bulk caller, at most
     pause: float = 0.01  #: seconds between two calls of one caller
+
+
+def devices_of(kind: Kind, callers: int) -> list[str]:
+    """The devices of so many callers of a kind."""
+    return [f"{kind}-{caller}-{number}" for caller in range(callers) for number in range(_DEVICES)]
 
 
 class Load:
@@ -89,6 +103,13 @@ class Load:
             "keyed": self._keyed,
             "crowd": self._crowd,
             "cut": self._cut,
+            "device": self._device,
+            "reply": self._reply,
+            "order": self._order,
+            "contact": self._contact,
+            "online": self._online,
+            "collapse": self._collapse,
+            "urgent": self._urgent,
         }
         for kind, call in callers.items():
             for caller in range(getattr(self._mix, kind)):
@@ -169,9 +190,42 @@ class Load:
         # The call as a whole may be refused.
         answers = body.get("answers") or [{"status": reply.status, "body": body}] * len(entries)
         for entry, answer in zip(entries, answers, strict=True):
-            body = answer["body"]
-            self._ledger.tell(entry, told_at, answer["status"], id_=body.get("id"), code=body.get("code"))
+            self._ledger.tell(entry, told_at, answer["status"], answer["body"])
         await asyncio.sleep(self._mix.bulk_size / self._mix.bulk_rate)
+
+    async def _device(self, connection: Connection, caller: int) -> None:
+        """Somebody who waits for the device's word."""
+        await self._send(connection, self._open("device", caller), wait="device", reply_within=REPLY_WITHIN)
+
+    async def _reply(self, connection: Connection, caller: int) -> None:
+        entry = self._open("reply", caller)
+        await self._send(connection, entry, wait=random.choice(_WAITS), reply_within=REPLY_WITHIN)
+
+    async def _order(self, connection: Connection, caller: int) -> None:
+        entry = self._open("order", caller)
+        await self._send(connection, entry, wait=random.choice(_WAITS), reply_within=REPLY_WITHIN)
+
+    async def _contact(self, connection: Connection, caller: int) -> None:
+        entry = self._open("contact", caller)
+        entry.expires_in = _LONGEST_WAIT_FOR_CONTACT
+        await self._send(connection, entry, wait="none", deliver="on_contact", expires_in=entry.expires_in)
+
+    async def _online(self, connection: Connection, caller: int) -> None:
+        entry = self._open("online", caller)
+        entry.may_be_given_up = True
+        await self._send(connection, entry, wait=random.choice(_WAITS), only_if_online=True)
+
+    async def _collapse(self, connection: Connection, caller: int) -> None:
+        """Somebody who sends one device the newest of each of two values, again and again."""
+        entry = self._open("collapse", caller, devices=1)
+        entry.collapse_key = random.choice(("position", "speed"))
+        await self._send(connection, entry, wait=random.choice(_WAITS), collapse_key=entry.collapse_key)
+
+    async def _urgent(self, connection: Connection, caller: int) -> None:
+        """Somebody who passes those that wait for the same devices."""
+        imei = f"none-{caller}-{random.randrange(_DEVICES)}"
+        entry = self._ledger.open(imei, "urgent", time.time(), in_turn=False)
+        await self._send(connection, entry, wait=random.choice(_WAITS), urgent=True)
 
     def _open(self, kind: Kind, caller: int, devices: int = _DEVICES) -> Entry:
         return self._ledger.open(f"{kind}-{caller}-{random.randrange(devices)}", kind, time.time())
@@ -209,8 +263,7 @@ async def ask_until_answered(
 
 def tell(ledger: Ledger, entry: Entry, reply: Reply) -> None:
     """Write an answer to one message into the ledger."""
-    body: dict[str, Any] = json.loads(reply.body)
-    ledger.tell(entry, time.time(), reply.status, id_=body.get("id"), code=body.get("code"))
+    ledger.tell(entry, time.time(), reply.status, json.loads(reply.body))
 
 
 def _text(entry: Entry, **fields: object) -> str:

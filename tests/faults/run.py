@@ -3,18 +3,23 @@
 import asyncio
 import contextlib
 import dataclasses
+import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 
-from faults.load import Mix
+from faults.load import Load, Mix
 from faults.stage import Stage, new_broker, open_stage
-from faults.table import rows_of
-from faults.verdict import Verdict, judge
+from faults.table import replies_of, rows_of
+from faults.verdict import AT_BROKER, Verdict, judge
+from faults.words import Contacts, judge_words
 from support.mosquitto import Mosquitto
 from support.postgres import PostgresServer
+
+Inject = Callable[[Stage, Load], Awaitable[None]]
 
 _PROGRESS_EVERY = 5.0  # seconds
 
@@ -78,6 +83,7 @@ async def opened(
     broker: Mosquitto | None = None,
     broker_port: int | None = None,
     log: int | None = None,
+    answering: bool = False,
 ) -> AsyncIterator[Stage]:
     """A stage, on a broker of its own where none is given."""
     async with AsyncExitStack() as stack:
@@ -90,16 +96,40 @@ async def opened(
                 env=env,
                 broker_port=broker_port or broker.port,
                 log=log,
+                answering=answering,
             )
         )
 
 
+async def in_cycles(
+    surroundings: Surroundings,
+    cycles: int,
+    inject: Inject,
+    stage: Stage,
+    mix: Mix,
+    *,
+    same_clock: bool = True,
+    at_end: Callable[[], Awaitable[None]] | None = None,
+) -> Outcome:
+    """Inject the fault `cycles` times under load, each at a random moment; `at_end` follows when the load is over."""
+    async with Load(stage.ports, stage.ledger, mix) as load:
+        for cycle in range(cycles):
+            await load.answers(random.randrange(20, 200))
+            await asyncio.sleep(random.uniform(0, 0.2))
+            await inject(stage, load)
+            surroundings.progress(cycle + 1, cycles, stage.ledger.answered)
+        await load.answers(100)
+    if at_end is not None:
+        await at_end()
+    return await finish(stage, cycles, same_clock=same_clock)
+
+
 async def finish(stage: Stage, cycles: int, *, same_clock: bool = True) -> Outcome:
-    """Wait until everything is over, stop the gateways, read the table, and judge."""
+    """Wait until everything is over, stop the gateways, read the tables, and judge."""
     await stage.settled()
     await asyncio.gather(*(asyncio.to_thread(gateway.close) for gateway in stage.gateways))
     rows = await asyncio.to_thread(rows_of, stage.database_url)
-    await stage.heard({row.number for row in rows if row.status == "published"})
+    await stage.heard({row.number for row in rows if row.status in AT_BROKER})
     verdict = judge(
         stage.ledger,
         rows,
@@ -108,4 +138,18 @@ async def finish(stage: Stage, cycles: int, *, same_clock: bool = True) -> Outco
         same_clock=same_clock,
         one_gateway=len(stage.gateways) == 1,
     )
-    return Outcome(cycles, verdict, wrong=list(stage.ledger.faults))
+    outcome = Outcome(cycles, verdict, wrong=list(stage.ledger.faults))
+    if stage.utterances is not None:
+        replies = await asyncio.to_thread(replies_of, stage.database_url)
+        said = stage.utterances.read().all
+        contacts = Contacts.of(stage.gateway.env)
+        heard = stage.hearings.all
+        judge_words(verdict, stage.ledger, rows, heard, said, replies, contacts=contacts, stalls=stage.stalls)
+        outcome.wrong += [f"nobody was subscribed: {each}" for each in said if each.is_unheard]
+        counts = Counter(row.status for row in rows)
+        outcome.said.append(f"{len(said):,} words of devices, {len(replies):,} replies stored; {_counted(counts)}")
+    return outcome
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))

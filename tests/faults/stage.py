@@ -3,12 +3,18 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import os
+import random
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +22,16 @@ from paho.mqtt import publish
 
 from faults import clocks
 from faults.connection import Connection, NoAnswer, Reply
+from faults.fleet import LAST, SAY, Saying, Utterances
 from faults.ledger import Ledger
 from faults.listener import Hearings
+from faults.table import awaited, is_stored
 from support.api import UNFINISHED
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
 from support.ports import LOOPBACK
 from support.processes import Program, children, describe
+from support.tcp_proxy import TcpProxy
 
 # What Mosquitto does not hold back is in the device's socket before its PUBACK leaves: killed, it forgets nothing, and
 # has only to remember the device's session, which is saved once. Saving at every change makes it wait for the disk.
@@ -34,6 +43,7 @@ _TESTS = Path(__file__).parents[1]
 _HANGS = 2
 _LOOK_EVERY = 0.02  # seconds
 _QUIET = 4.0  # seconds without a message after which the device has heard everything
+_NO_END = 60.0  # seconds after which what has been tried will not end
 _NO_PROGRESS = 45.0  # seconds after which what is unfinished will stay so
 
 
@@ -47,8 +57,10 @@ class Stage:
         self.gateways = gateways
         self.ledger = Ledger()
         self.hearings: Hearings
+        self.utterances: Utterances | None = None  #: of devices that answer
         self.stalls: list[tuple[float, float]] = []  #: when the way to the device was stalled, time.time()
         self._probes = itertools.count(1)
+        self._requests = itertools.count(1)
 
     @property
     def gateway(self) -> GatewayProcess:
@@ -88,6 +100,33 @@ class Stage:
         """SIGKILL; returns once what it had started is gone too."""
         await asyncio.to_thread(gateway.kill)
 
+    async def pause(self, gateway: GatewayProcess, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+        gateway.program.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            gateway.program.send_signal(signal.SIGCONT)
+
+    async def break_line(self, proxy: TcpProxy) -> None:
+        """Let the line to the broker, which leads through a proxy, fail in one of the ways of half-open connections."""
+        with self.stalled():
+            match random.randrange(4):
+                case 0 | 1:  # what the broker acknowledges is lost, and then the connection
+                    proxy.stall(to_server=False)
+                    await asyncio.sleep(random.uniform(0.01, 1.0))
+                    proxy.cut()
+                case 2:  # nobody hears anything, until keep-alive gives up
+                    proxy.stall()
+                    await asyncio.sleep(random.uniform(1, 3.5))
+                    proxy.cut()
+                case _:  # slow: everything arrives, late
+                    proxy.stall()
+                    await asyncio.sleep(random.uniform(0.1, 1.2))
+            proxy.resume()
+        await self.ready(self.gateway)
+        await self.none_in_doubt()
+
     async def device_listens(self) -> None:
         """Wait until the device is back at the broker."""
         while True:
@@ -99,6 +138,38 @@ class Stage:
                 if probe in self.hearings.read().probes:
                     return
                 await asyncio.sleep(_LOOK_EVERY)
+
+    async def say(self, sayings: Sequence[Saying]) -> int:
+        """Let devices say this, in this order; gives the number of the request. Nothing asks whether all was said."""
+        request = next(self._requests)
+        text = json.dumps([request, sayings])
+        await asyncio.to_thread(publish.single, SAY, text, qos=1, hostname=LOOPBACK, port=self.broker.port)
+        return request
+
+    async def replies_arrive(self) -> None:
+        """Wait until all that devices have said so far is stored.
+
+        What the broker has for the gateway arrives in order, so a last reply shows that of all before it.
+        """
+        word = f"last {next(self._requests)}"
+        digest = sha256(word.encode()).hexdigest()
+        await self._until(partial(self._all_said, await self.say([])), "devices have more to say")
+        for _ in range(round(_NO_PROGRESS)):  # nobody may be subscribed yet
+            await self.say([Saying(LAST, "reply", word)])
+            with contextlib.suppress(AssertionError):
+                return await self._until(partial(is_stored, self.database_url, digest), "", within=1.0)
+        raise AssertionError(f"replies do not arrive\n{self.gateway.program.output}")
+
+    def _all_said(self, request: int) -> bool:
+        assert self.utterances is not None, "these devices do not answer"
+        return request in self.utterances.read().silences
+
+    async def _until(self, holds: Callable[[], bool], else_: str, within: float = _NO_PROGRESS) -> None:
+        """Wait until something holds; raises AssertionError where it does not."""
+        deadline = time.monotonic() + within
+        while not await asyncio.to_thread(holds):
+            assert time.monotonic() < deadline, f"{else_}\n{self.gateway.program.output}"
+            await asyncio.sleep(_LOOK_EVERY)
 
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
@@ -123,6 +194,11 @@ class Stage:
                     moved_at, seen = time.monotonic(), heard
                 await asyncio.sleep(0.1)
         await self.device_listens()
+        if self.utterances is None:
+            return
+        await self.replies_arrive()
+        with contextlib.suppress(AssertionError):  # the judge says which
+            await self._until(lambda: not awaited(self.database_url), "replies are still awaited")
 
     async def heard(self, numbers: set[int]) -> None:
         """Wait until the device has heard all of `numbers`, or nothing more for a while."""
@@ -131,6 +207,25 @@ class Stage:
             if len(self.hearings.all) != seen:
                 quiet_since, seen = time.monotonic(), len(self.hearings.all)
             await asyncio.sleep(0.05)
+
+    async def none_in_doubt(self) -> None:
+        """Wait until all that has had an attempt by now has come to its end.
+
+        What a session left in doubt is tried alone, and who is alone when a session ends again is taken for the cause:
+        another fault of the line in that moment cannot be told from that. Until its move is committed, nothing shows
+        that a message is in doubt, so its attempts are counted. Raises AssertionError where one does not end.
+        """
+        deadline = time.monotonic() + _NO_END
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        path = f"/messaging/messages?status=queued&status=publishing&until={now}"
+        async with Connection(self.ports) as connection:
+            while True:
+                if not await _is_under_way(connection, path):
+                    return
+                assert time.monotonic() < deadline, (
+                    f"what was tried does not end:\n{(await connection.get(path)).body!r}"
+                )
+                await asyncio.sleep(0.05)
 
     def writers(self, gateway: GatewayProcess) -> list[int]:
         """The process ids of a gateway's writer."""
@@ -146,8 +241,9 @@ async def open_stage(
     env: Mapping[str, str] | None,
     broker_port: int,
     log: int | None = None,
+    answering: bool = False,
 ) -> AsyncIterator[Stage]:
-    """A stage whose gateways are ready and whose device listens.
+    """A stage whose gateways are ready and whose device listens; devices that reply where they are `answering`.
 
     A new SQLite file where `database_url` is None. The gateways find the broker at `broker_port`.
     """
@@ -164,11 +260,13 @@ async def open_stage(
             **(env or {}),
         }
         stage = Stage(folder, broker, url, [GatewayProcess(folder, settings, log=log) for _ in range(gateways)])
-        stage.hearings = stack.enter_context(_listening(broker, folder))
+        stage.hearings, stage.utterances = stack.enter_context(_listening(broker, folder, answering=answering))
         for gateway in stage.gateways:
             stack.callback(gateway.close)
         await asyncio.gather(*map(stage.start, stage.gateways))
         await stage.device_listens()
+        if answering:
+            await stage.replies_arrive()  # from now on, the broker keeps them for whoever comes
         # A killed broker comes back with the device's session only where it has saved it.
         await asyncio.to_thread(broker.save)
         yield stage
@@ -180,17 +278,33 @@ def new_broker() -> Mosquitto:
 
 
 @contextlib.contextmanager
-def _listening(broker: Mosquitto, folder: Path) -> Iterator[Hearings]:
-    file = folder / "heard"
-    file.touch()
+def _listening(broker: Mosquitto, folder: Path, *, answering: bool) -> Iterator[tuple[Hearings, Utterances | None]]:
+    files = [folder / "heard", folder / "said"][: 1 + answering]
+    for file in files:
+        file.touch()
     env: dict[str, Any] = {**os.environ, "PYTHONPATH": str(_TESTS)}
-    program = Program(
-        [sys.executable, "-P", "-m", "faults.listener", str(broker.port), str(file)], folder=folder, env=env
-    )
-    hearings = Hearings(file)
+    module = "faults.fleet" if answering else "faults.listener"
+    command = [sys.executable, "-P", "-m", module, str(broker.port), *map(str, files)]
+    program = Program(command, folder=folder, env=env)
+    hearings = Hearings(files[0])
+    utterances = Utterances(files[1]) if answering else None
     try:
         program.wait_for_line("listening")
-        yield hearings
+        yield hearings, utterances
     finally:
         hearings.close()
+        if utterances is not None:
+            utterances.close()
         program.close()
+
+
+async def _is_under_way(connection: Connection, path: str) -> bool:
+    """Return whether a message of these pages has had an attempt."""
+    cursor = ""
+    while True:
+        page = json.loads((await connection.get(f"{path}&limit=1000{cursor}")).body)
+        if any(message["attempts"] for message in page["messages"]):
+            return True
+        if page["next"] is None:
+            return False
+        cursor = f"&cursor={page['next']}"

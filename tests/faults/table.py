@@ -1,11 +1,14 @@
-"""The table of messages, read from the database itself while no gateway runs."""
+"""The tables of messages and replies, read from the database itself."""
 
+import contextlib
+import json
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import Connection, func, select, text
 
 from chapar.store.database import Role, open_engine
-from chapar.store.schema import attempts, messages
+from chapar.store.schema import IS_AWAITED, attempts, messages, replies
 from faults.ledger import number_of
 
 
@@ -27,10 +30,28 @@ class Row(NamedTuple):
     expires_at: int | None
     published_at: int | None
     finished_at: int | None
+    reply_within: int | None = None
+    reply: str | None = None
+    condition: str | None = None
+    contact_until: int | None = None
+    collapse_key: str | None = None
+    superseded_by: str | None = None
+    urgent: bool = False
 
     @property
     def number(self) -> int:
         return number_of(self.micro_op)
+
+
+class StoredReply(NamedTuple):
+    """A reply as it is stored, in its message or in the table of the others."""
+
+    imei: str
+    message_id: str | None
+    status: str | None
+    sha256: str
+    times: int  #: how often the same came
+    reason: str | None = None  #: why it belongs to no message
 
 
 class Attempt(NamedTuple):
@@ -46,21 +67,47 @@ class Attempt(NamedTuple):
 def rows_of(database_url: str) -> list[Row]:
     """Every message, in the order of acceptance."""
     columns = [messages.c[name] for name in Row._fields]
-    engine = open_engine(database_url, Role.READER)
-    try:
-        with engine.connect() as connection:
-            return [Row._make(row) for row in connection.execute(select(*columns).order_by(messages.c.seq))]
-    finally:
-        engine.dispose()
+    with _reading(database_url) as connection:
+        return [Row._make(row) for row in connection.execute(select(*columns).order_by(messages.c.seq))]
+
+
+def replies_of(database_url: str) -> list[StoredReply]:
+    """Every reply: those that stand, and the others."""
+    standing = select(messages.c.imei, messages.c.id, messages.c.reply).where(messages.c.reply.is_not(None))
+    columns = (replies.c[name] for name in ("imei", "message_id", "status", "sha256", "count", "reason"))
+    with _reading(database_url) as connection:
+        found = [StoredReply._make(row) for row in connection.execute(select(*columns))]
+        for imei, message_id, packed in connection.execute(standing):
+            reply = json.loads(packed)
+            found.append(StoredReply(imei, message_id, reply["status"], reply["sha256"], reply["times"]))
+    return found
+
+
+def is_stored(database_url: str, sha256: str) -> bool:
+    """Whether a reply with these bytes is among those that belong to no message."""
+    with _reading(database_url) as connection:
+        return connection.execute(select(replies.c.seq).where(replies.c.sha256 == sha256)).first() is not None
+
+
+def awaited(database_url: str) -> int:
+    """How many messages have yet to be answered."""
+    with _reading(database_url) as connection:
+        return connection.execute(select(func.count()).select_from(messages).where(text(IS_AWAITED))).scalar_one()
 
 
 def attempts_of(database_url: str, message_id: str) -> list[Attempt]:
     """The attempts at one message."""
     columns = [attempts.c[name] for name in Attempt._fields]
+    with _reading(database_url) as connection:
+        found = connection.execute(select(*columns).where(attempts.c.message_id == message_id))
+        return [Attempt._make(row) for row in found]
+
+
+@contextlib.contextmanager
+def _reading(database_url: str) -> Iterator[Connection]:
     engine = open_engine(database_url, Role.READER)
     try:
         with engine.connect() as connection:
-            found = connection.execute(select(*columns).where(attempts.c.message_id == message_id))
-            return [Attempt._make(row) for row in found]
+            yield connection
     finally:
         engine.dispose()

@@ -89,6 +89,32 @@ def test_unfinished_is_lost(status: str) -> None:
     assert broken(Case().told(202).but(status=status).hears()) == {Broken.LOST}
 
 
+@pytest.mark.parametrize("status", ["acknowledged", "succeeded", "failed", "timed_out"])
+def test_what_the_device_said_stands_for_published(status: str) -> None:
+    assert broken(Case().but(status=status)) == set()
+    assert broken(Case().told(202).but(status=status)) == set()
+    assert broken(Case().told(406).but(status=status)) == {Broken.SENT_AFTER_REFUSAL}
+    assert broken(Case().but(status=status).hears()) == {Broken.LOST}
+
+
+@pytest.mark.parametrize("status", ["published", "acknowledged"])
+def test_a_reply_that_is_awaited_for_ever_is_lost(status: str) -> None:
+    assert broken(Case().told(202).but(status=status, finished_at=None)) == {Broken.LOST}
+
+
+def test_answered_201_without_the_word_that_was_awaited() -> None:
+    case = Case()
+    case.entry.wait = "device"
+    assert broken(case.but(status="acknowledged")) == {Broken.LOST}
+    assert broken(case.but(status="failed")) == set()
+
+
+def test_what_a_newer_one_withdrew_is_not_lost() -> None:
+    assert broken(Case().told(202).but(status="cancelled", reason="superseded").hears()) == set()
+    assert broken(Case().told(202).but(status="unconfirmed", reason="superseded")) == set()
+    assert broken(Case().told(202).but(status="cancelled", reason="cancelled").hears()) == {Broken.LOST}
+
+
 def test_rejected_after_202_is_lost() -> None:
     assert broken(Case().told(202).but(status="rejected").hears()) == {Broken.LOST}
 
@@ -150,6 +176,13 @@ def test_overtaken_on_one_device() -> None:
     assert broken(second, first, one_gateway=False) == set()
     second.entry.asked_at = NOW + 1.5
     assert broken(second, first, one_gateway=False) == {Broken.OUT_OF_ORDER}
+
+
+def test_what_waits_for_its_device_and_what_is_urgent_have_no_order() -> None:
+    first = Case()
+    second = Case(first.ledger).but(urgent=True)
+    assert broken(second, first) == set()
+    assert broken(second.but(urgent=False), first.but(condition="contact")) == set()
 
 
 def test_devices_do_not_wait_for_each_other() -> None:

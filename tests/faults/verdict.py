@@ -14,9 +14,14 @@ from faults.table import Row
 EXPIRY_GRANULARITY: Final = 1.0
 """Seconds that a message may be heard after its expiry: MQTT counts it in whole seconds, and the last is sent as 1."""
 
-_CLOCK_STEP: Final = 0.002  # seconds; the gateway writes whole milliseconds down
+CLOCK_STEP: Final = 0.002  # seconds; the gateway writes whole milliseconds down
 _NEVER_SENT: Final = {"rejected", "expired", "cancelled"}
-_FINAL: Final = {"published", "unconfirmed", *_NEVER_SENT}
+ANSWERED: Final = {"acknowledged", "succeeded", "failed"}
+AT_BROKER: Final = {"published", "timed_out", *ANSWERED}
+"""The statuses of what the broker has acknowledged, or the device."""
+_FINAL_WORDS: Final = {"succeeded", "failed"}
+_UNFINISHED: Final = {"scheduled", "queued", "publishing"}
+_WITHDRAWN: Final = {"superseded", "purged"}
 
 
 class Broken(StrEnum):
@@ -29,6 +34,13 @@ class Broken(StrEnum):
     OUT_OF_ORDER = "out of order"  #: first deliveries to one device, against the order of acceptance
     EARLY = "early"  #: heard before its time, or expired before it was due
     AFTER_EXPIRY = "after expiry"
+    REPLY_LOST = "reply lost"  #: the broker took it, and its message does not say so
+    REPLY_DOUBLED = "reply doubled"  #: stored more than once
+    REPLY_ASTRAY = "reply on the wrong message"
+    SUCCESS_UNSAID = "success shown without a reply"  #: or failure, or receipt
+    STALE = "stale command heard"  #: past the time in which its device was known to be there
+    SUPERSEDED = "superseded command heard"  #: left after a newer one with its collapse key was accepted
+    NO_CONTACT = "sent without contact"  #: it was to wait for its device to speak
 
 
 @dataclass(slots=True)
@@ -73,6 +85,24 @@ def judge(
     return judge_.verdict
 
 
+def by_message(hearings: Iterable[Hearing]) -> dict[str, list[Hearing]]:
+    """The hearings of each message by its id, in the order of the first ones.
+
+    What the broker itself repeats after the device was away is the same attempt.
+    """
+    found: dict[str, list[Hearing]] = {}
+    for hearing in hearings:
+        so_far = found.setdefault(hearing.id, [])
+        if not (hearing.redelivered and any(hearing.attempt == each.attempt for each in so_far)):
+            so_far.append(hearing)
+    return found
+
+
+def was_held_up(due: float, at: float, stalls: Iterable[tuple[float, float]]) -> bool:
+    """Whether what had to arrive by `due` and arrived at `at` may have been on a way that was stalled."""
+    return any(since <= due and at <= until + EXPIRY_GRANULARITY for since, until in stalls)
+
+
 class _Judge:
     def __init__(
         self,
@@ -89,17 +119,10 @@ class _Judge:
         self._of_number: dict[int, list[Row]] = defaultdict(list)
         for row in rows:
             self._of_number[row.number].append(row)
-        self._heard: dict[str, list[Hearing]] = {}  # by message id
-        self._first: dict[str, int] = {}  # message id → place among first hearings
+        self._heard = by_message(hearings)
+        self._first = {message_id: place for place, message_id in enumerate(self._heard)}  # among first hearings
         self._stalls = stalls
         self._same_clock = same_clock
-        for hearing in hearings:
-            so_far = self._heard.setdefault(hearing.id, [])
-            if not so_far:
-                self._first[hearing.id] = len(self._first)
-            # What the broker itself repeats after the device was away is the same attempt.
-            if not (hearing.redelivered and any(hearing.attempt == each.attempt for each in so_far)):
-                so_far.append(hearing)
         self.verdict.heard = len(self._heard)
 
     def rows(self) -> None:
@@ -108,11 +131,11 @@ class _Judge:
             entry, heard = self._ledger.entries.get(row.number), self._heard.get(row.id, [])
             if entry is None or entry.imei != row.imei:
                 raise AssertionError(f"nobody asked for {row}")
-            if row.status not in _FINAL:
+            if row.status in _UNFINISHED or row.finished_at is None:
                 self._breaks(Broken.LOST, "unfinished", entry, row, heard)
-            elif row.status == "published" and not heard:
-                self._breaks(Broken.LOST, "published and never heard", entry, row, heard)
-            elif row.status == "unconfirmed" and not row.at_most_once:
+            elif row.status in AT_BROKER and not heard:
+                self._breaks(Broken.LOST, f"{row.status} and never heard", entry, row, heard)
+            elif row.status == "unconfirmed" and not row.at_most_once and row.reason not in _WITHDRAWN:
                 self._breaks(Broken.LOST, "given up although it may be repeated", entry, row, heard)
             elif row.status == "expired" and row.finished_at is not None and row.finished_at < (row.expires_at or 0):
                 self._breaks(Broken.EARLY, "expired before its time", entry, row, heard)
@@ -143,7 +166,8 @@ class _Judge:
         """First deliveries to each device, against the order in which they were accepted."""
         devices: dict[str, list[Row]] = defaultdict(list)
         for row in self._rows.values():
-            if row.deliver_at is None:
+            # What waits for its device holds nothing up behind it, and what is urgent passes what waits.
+            if row.deliver_at is None and row.condition is None and not row.urgent:
                 devices[row.imei].append(row)
         for rows in devices.values():
             heard = sorted((row for row in rows if row.id in self._first), key=lambda row: self._first[row.id])
@@ -189,16 +213,16 @@ class _Judge:
         if row is None or row.number != entry.number:
             self._breaks(Broken.LOST, f"{entry.status}, and not in the table", entry, row, heard)
         elif entry.status == 201:
-            if row.status != "published":
+            if row.status not in (_FINAL_WORDS if entry.wait == "device" else AT_BROKER):
                 self._breaks(Broken.LOST, f"201, and {row.status}", entry, row, heard)
-            elif self._same_clock and (row.published_at or 0) / 1000 > entry.told_at + _CLOCK_STEP:
+            elif self._same_clock and (row.published_at or 0) / 1000 > entry.told_at + CLOCK_STEP:
                 self._breaks(Broken.SENT_AGAIN, "published after 201", entry, row, heard)
-        elif row.status in {"rejected", "cancelled"} and not entry.may_be_given_up:
+        elif row.status in {"rejected", "cancelled"} and not entry.may_be_given_up and row.reason not in _WITHDRAWN:
             self._breaks(Broken.LOST, f"202, and {row.status}", entry, row, heard)
 
     def _refused(self, entry: Entry, rows: Sequence[Row]) -> None:
         for row in rows:
-            if row.id in self._heard or row.status in {"published", "unconfirmed"}:
+            if row.id in self._heard or row.status in {"unconfirmed", *AT_BROKER}:
                 heard = self._heard.get(row.id, ())
                 self._breaks(Broken.SENT_AFTER_REFUSAL, f"{entry.status} {entry.code}", entry, row, heard)
 
@@ -216,7 +240,7 @@ class _Judge:
                 self._breaks(Broken.UNFLAGGED, "heard again", entry, row, heard)
         if max(hearing.attempt for hearing in heard) > row.attempts:
             self._breaks(Broken.UNFLAGGED, "attempts not counted", entry, row, heard)
-        if entry.deliver_at is not None and heard[0].at < entry.deliver_at / 1000 - _CLOCK_STEP:
+        if entry.deliver_at is not None and heard[0].at < entry.deliver_at / 1000 - CLOCK_STEP:
             self._breaks(Broken.EARLY, "heard early", entry, row, heard)
         if row.expires_at is not None:
             self._expiry(entry, row, row.expires_at / 1000, heard)
@@ -225,7 +249,7 @@ class _Judge:
         last = max(hearing.at for hearing in heard)
         if last <= expires_at + EXPIRY_GRANULARITY:
             return
-        if any(since <= expires_at and last <= until + EXPIRY_GRANULARITY for since, until in self._stalls):
+        if was_held_up(expires_at, last, self._stalls):
             self.verdict.late_in_transit += 1
         else:
             self._breaks(Broken.AFTER_EXPIRY, f"heard {last - expires_at:.3f} s late", entry, row, heard)
