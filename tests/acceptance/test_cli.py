@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.builtin import BuiltinBroker
+from support.devices import Device
 from support.gateway import GatewayProcess, find_command
 from support.mosquitto import Mosquitto
 from support.processes import Program
@@ -237,6 +238,44 @@ def test_what_the_broker_has_not_acknowledged_is_exit_code_3_and_its_change_is_f
     assert follower.end(signal.SIGINT) == 0
     assert len(follower.lines) == len({*follower.lines}), "a line is a change"
     assert sum('"status": "published"' in line for line in follower.lines) == 1
+
+
+def test_a_simulated_device_replies_as_it_is_asked_to_and_logs_it(
+    start: Start, run: Run, broker: BuiltinBroker, tmp_path: Path
+) -> None:
+    options = ("--profile", "chapar", "--failures", "100", "--progress", "1", "--delay", "0.1", "--log", "pump.log")
+    with Device(broker.port + 1, "listener", topics=["devices/pump-9/+"], mqtt5=True) as listener:
+        url = f"mqtt://127.0.0.1:{broker.port}"
+        device = start("simulate", "pump-9", "--mqtt", "3", "--broker", url, *options)
+        device.wait_for_line("Connected: 1 of 1 device ")
+        sent = run("send", "pump-9", "open", "--params", "{}", "--json")
+        message_id = json.loads(sent.stdout)["id"]
+        device.wait_for_line('failed"')
+        said = [each.payload.decode() for each in listener.wait_for(3)]
+        assert device.end(signal.SIGINT) == 0
+        assert listener.wait_for(4)[-1].payload == b"offline"
+    [final] = [text for text in device.lines if 'failed"' in text]
+    assert final.endswith(f"pump-9  {said[2]}  {message_id}  (reply)")
+    assert said == [
+        "online",
+        json.dumps({"id": message_id, "status": "running", "micro_op": "open"}),
+        json.dumps({"id": message_id, "status": "failed", "micro_op": "open", "result": "simulated"}),
+    ]
+    log = [json.loads(text) for text in (tmp_path / "pump.log").read_text().splitlines()]
+    assert [entry.pop("event") for entry in log] == ["online", "received", "replied", "replied", "offline"]
+    assert {entry.pop("device") for entry in log} == {"pump-9"}
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry.pop("at")) for entry in log)
+    assert log[1] == {"id": message_id, "micro_op": "open", "did": "failed"}
+    assert log[3] == {"id": message_id, "word": "failed", "payload": said[2]}
+
+
+@pytest.mark.parametrize(
+    ("file", "cause"), [("no/such/folder.log", "No such file or directory"), ("/dev/full", "No space left on device")]
+)
+def test_a_log_of_devices_that_cannot_be_written_is_a_sentence(start: Start, file: str, cause: str) -> None:
+    device = start("simulate", "pump-9", "--log", file)
+    device.wait_for_line(f"chapar: {file} cannot be used: {cause}.")
+    assert device.wait() == 2
 
 
 def test_a_simulated_device_comes_back_when_its_broker_does(mosquitto: Mosquitto, spawn: Spawn) -> None:
