@@ -409,7 +409,7 @@ class World:
 
         async def resend(messaging: Messaging) -> Answer:
             again = await messaging.repetition(CALLER, id_, Wait.BROKER, None)
-            return sent_answer(await messaging.send(CALLER, again))
+            return sent_answer(await messaging.send(CALLER, again), again.wait)
 
         call = self.loop.create_task(self._answered(resend(process.gateway.messaging)))
         process.calls[call] = None

@@ -8,8 +8,9 @@ import pytest
 from chapar.delivery.acceptance import check_rights
 from chapar.errors import FieldInvalid, OutOfReach, RequestError, ScopeMissing
 from chapar.model.combinations import check_combination
-from chapar.model.message import Command, Condition, Wait
+from chapar.model.message import Command, Condition, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Principal, Reach, Scope
+from chapar.model.reply import MatchedBy, Reply, packed
 from chapar.web.api.rows import Columns
 from chapar.web.api.schemas import MessageView, SendRequest, message_json, message_view
 from chapar.web.api.sending import read_command
@@ -177,17 +178,19 @@ def test_csv_has_a_column_for_each_field() -> None:
     )
 
 
-REPLY = (
-    '{"at":1764000000420,"status":"succeeded","word":"ok","payload":%s,'
-    '"matched_by":"correlation","late":false,"size":2,"sha256":"00","truncated":false,"count":1}'
-)
+def reply_of(payload: str) -> str:
+    """A reply as its message's row has it."""
+    reply = Reply(
+        1764000000420, Status.SUCCEEDED, "ok", payload, 2, "00", truncated=False, matched_by=MatchedBy.CORRELATION
+    )
+    return packed(reply)
 
 
 def test_a_message_shows_every_field_that_is_documented() -> None:
     message = new_message(
         reply_within=1500,
         reply_by=1764000001500,
-        reply=REPLY % '{"ok": true}',
+        reply=reply_of('{"ok": true}'),
         condition="contact",
         contact_until=1764000015000,
         collapse_key="valve",
@@ -231,7 +234,7 @@ HOSTILE = [
 @pytest.mark.parametrize("params", HOSTILE)
 @pytest.mark.parametrize("payload", HOSTILE)
 def test_parameters_and_replies_do_not_get_into_each_other(params: str, payload: str) -> None:
-    message = new_message(params=params, reply=REPLY % payload, collapse_key='"reply":null')
+    message = new_message(params=params, reply=reply_of(payload), collapse_key='"reply":null')
     shown = json.loads(message_json(message, history=[]))
     assert shown["params"] == json.loads(params)
     assert shown["reply"]["payload"] == json.loads(payload)

@@ -235,4 +235,4 @@ def test_a_wait_too_many_says_how_many_there_may_be() -> None:
     with bound.waiting(BACKEND), pytest.raises(RateLimited) as caught, bound.waiting(BACKEND):
         pass
     assert (caught.value.setting, caught.value.retry_after) == ("CHAPAR_MAX_WAITS", 1)
-    assert "allows 1 waiting send at a time." in str(caught.value)
+    assert "allows 1 waiting call at a time." in str(caught.value)

@@ -7,26 +7,25 @@ from contextlib import suppress
 import pytest
 
 from chapar.delivery import waiting as waiting_module
-from chapar.delivery.waiting import ENDS, Waiters, Waiting
+from chapar.delivery.waiting import Waiters, Waiting, is_over
 from chapar.model.change import Change
-from chapar.model.message import Message, Status
+from chapar.model.message import Message, Status, Wait
 from support.fakes import EPOCH, MemoryStore, until
 from support.stores import new_message
-from support.timers import Timers
 
 FAR = 1e9  # loop time
 
 
 class Bench:
-    def __init__(self, *, alone: bool = True) -> None:
+    def __init__(self) -> None:
         self.store = MemoryStore()
-        self.waiters = Waiters(self.store.messages, alone=alone)
+        self.waiters = Waiters(self.store.messages)
 
     def put(self, status: Status = Status.PUBLISHING, **fields: object) -> Message:
         return self.store.put(new_message(status=status, **{"claim": None, "created_at": EPOCH} | fields))
 
-    def awaits(self, *ids: str, deadline: float | None = FAR, statuses: frozenset[Status] = ENDS) -> Waiting:
-        waiting = Waiting(ids, statuses)
+    def awaits(self, *ids: str, deadline: float | None = FAR, wait: Wait = Wait.BROKER) -> Waiting:
+        waiting = Waiting(ids, wait)
         self.waiters.add(waiting)
         if deadline is not None:
             self.waiters.time(waiting, deadline)
@@ -56,43 +55,58 @@ async def looking(bench: Bench) -> AsyncIterator[Bench]:
         await run
 
 
-@pytest.mark.parametrize("status", sorted(ENDS))
-async def test_who_waits_goes_on_when_its_message_has_ended(bench: Bench, status: Status) -> None:
+# For each state: whether who waits for the broker, and who waits for the device, goes on.
+TABLE = {
+    Status.SCHEDULED: (False, False),
+    Status.QUEUED: (False, False),
+    Status.PUBLISHING: (False, False),
+    Status.PUBLISHED: (True, False),
+    Status.ACKNOWLEDGED: (True, False),
+    Status.SUCCEEDED: (True, True),
+    Status.FAILED: (True, True),
+    Status.TIMED_OUT: (True, True),
+    Status.REJECTED: (True, True),
+    Status.UNCONFIRMED: (True, True),
+    Status.EXPIRED: (True, True),
+    Status.CANCELLED: (True, True),
+}
+
+
+def test_what_is_waited_for_is_decided_for_each_state() -> None:
+    assert {*TABLE} == {*Status}
+    for status, ends in TABLE.items():
+        message = new_message(status=status)
+        assert (is_over(message, Wait.BROKER), is_over(message, Wait.DEVICE)) == ends
+        in_doubt = message._replace(possible_duplicate=True)
+        assert is_over(in_doubt, Wait.BROKER) is (ends[0] or status is Status.QUEUED)
+        assert is_over(in_doubt, Wait.DEVICE) is ends[1], "what the device says ends the doubt"
+
+
+@pytest.mark.parametrize("status", sorted(Status))
+@pytest.mark.parametrize(("wait", "place"), [(Wait.BROKER, 0), (Wait.DEVICE, 1)])
+async def test_who_waits_goes_on_when_its_message_has_come_so_far(
+    bench: Bench, status: Status, wait: Wait, place: int
+) -> None:
     message = bench.put(status)
-    waiting = bench.awaits(message.id)
+    waiting = bench.awaits(message.id, wait=wait)
     bench.changed(message)
-    assert waiting.done.done()
-    assert waiting.found == {message.id: message}
-    assert not bench.waiters._waiting
-    assert not bench.waiters._timed, "nothing of it is kept until its deadline"
-
-
-@pytest.mark.parametrize("status", [Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING])
-async def test_what_has_not_ended_is_waited_for(bench: Bench, status: Status) -> None:
-    message = bench.put(status)
-    waiting = bench.awaits(message.id)
-    bench.changed(message)
-    assert not waiting.done.done()
-
-
-async def test_what_is_in_doubt_is_not_waited_for(bench: Bench) -> None:
-    for status, ends in ((Status.PUBLISHING, False), (Status.QUEUED, True)):
-        message = bench.put(status, possible_duplicate=True)
-        waiting = bench.awaits(message.id)
-        bench.changed(message)
-        assert waiting.done.done() is ends
+    assert waiting.done.done() is TABLE[status][place]
+    if waiting.done.done():
+        assert waiting.found == {message.id: message}
+        assert not bench.waiters._waiting
+        assert not bench.waiters._timed, "nothing of it is kept until its deadline"
 
 
 async def test_several_wait_for_one_message_each_for_what_it_wants(bench: Bench) -> None:
     message = bench.put(Status.PUBLISHED)
     sent, other = bench.awaits(message.id), bench.awaits(message.id)
-    answered = bench.awaits(message.id, statuses=frozenset({Status.SUCCEEDED, Status.FAILED}))
+    answered, again = bench.awaits(message.id, wait=Wait.DEVICE), bench.awaits(message.id, wait=Wait.DEVICE)
     bench.changed(message)
     assert sent.done.done()
     assert other.done.done()
     assert not answered.done.done()
     bench.changed(done := message._replace(status=Status.SUCCEEDED))
-    assert answered.found == {message.id: done}
+    assert answered.found == again.found == {message.id: done}
 
 
 async def test_one_waits_for_several_messages_until_the_last(bench: Bench) -> None:
@@ -232,41 +246,57 @@ async def test_a_change_that_does_not_bring_the_message_is_looked_up(looking: Be
 
 
 async def test_a_database_that_cannot_be_read_ends_nothing(looking: Bench) -> None:
-    message = looking.put(Status.EXPIRED)
-    waiting = looking.awaits(message.id)
+    message, other = looking.put(Status.EXPIRED), looking.put(Status.EXPIRED)
+    waiting = looking.awaits(message.id, other.id)
     looking.store.readers.failing = True
-    looking.waiters.look_up(message.id)
+    looking.changed(message, known=False)
     for _ in range(5):
         await asyncio.sleep(0)
     looking.store.readers.failing = False
-    looking.waiters.look_up(message.id)
-    await until(waiting.done.done)
+    looking.changed(other, known=False)
+    await until(lambda: other.id in waiting.found)
+    await waiting.done  # it is looked up again by itself
 
 
-@pytest.mark.parametrize(("alone", "seconds"), [(True, None), (False, 0.1)])
-async def test_whoever_waits_is_looked_after_where_others_may_have_moved_a_message(
-    monkeypatch: pytest.MonkeyPatch, *, alone: bool, seconds: float | None
-) -> None:
-    timers, asked = Timers(), []
-    monkeypatch.setattr(waiting_module, "asyncio", timers)
-    bench = Bench(alone=alone)
-    find_all = bench.store.messages.find_all
+async def test_nothing_is_looked_up_while_nothing_ends(looking: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    find_all = looking.store.messages.find_all
 
     async def asking(ids: Sequence[str]) -> list[Message]:
         asked.append([*ids])
         return await find_all(ids)
 
-    monkeypatch.setattr(bench.store.messages, "find_all", asking)
-    moved, waits = bench.put(Status.CANCELLED), bench.put(Status.QUEUED)
-    waiting, other = bench.awaits(moved.id), bench.awaits(waits.id)
-    run = asyncio.create_task(bench.waiters.run())
-    await until(lambda: timers.timeouts)
-    assert (timers.timeouts, asked) == ([seconds], [])
-    if not alone:
-        timers.run_out()
-        await until(waiting.done.done)
-        assert {*asked[0]} == {moved.id, waits.id}
-        assert not other.done.done()
-    run.cancel()
-    with suppress(asyncio.CancelledError):
-        await run
+    monkeypatch.setattr(looking.store.messages, "find_all", asking)
+    monkeypatch.setattr(waiting_module, "_AT_MOST", 2)
+    waits = [looking.put(Status.PUBLISHED) for _ in range(5)]
+    waiting = [looking.awaits(each.id, wait=Wait.DEVICE) for each in waits]
+    at_broker = looking.awaits(looking.put(Status.QUEUED).id)
+    looking.changed(*waits, *(each._replace(status=Status.ACKNOWLEDGED) for each in waits))
+    looking.changed(*(looking.put(Status.QUEUED) for _ in range(5)), known=False)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert asked == []
+    looking.waiters.missed()
+    await until(lambda: len(asked) == 3)
+    assert sorted(id_ for ids in asked for id_ in ids) == sorted([*(each.id for each in waits), *at_broker.pending])
+    assert not any(each.done.done() for each in waiting)
+
+
+async def test_what_another_process_has_left_in_doubt_is_looked_up(looking: Bench) -> None:
+    message = looking.put(Status.QUEUED, possible_duplicate=True)
+    sent, answered = looking.awaits(message.id), looking.awaits(message.id, wait=Wait.DEVICE)
+    looking.waiters.received([change_to(message, known=False)._replace(before=Status.PUBLISHING)])
+    await until(sent.done.done)
+    assert sent.found == {message.id: message}
+    assert not answered.done.done()
+
+
+async def test_many_whose_time_is_up_are_ended_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweeps = []
+    sweep = bench.waiters._sweep
+    monkeypatch.setattr(bench.waiters, "_sweep", lambda: (sweeps.append(1), sweep()))
+    now = asyncio.get_running_loop().time()
+    waiting = [bench.awaits(f"m{n}", deadline=now + 0.01 + n / 10_000) for n in range(1000)]
+    await asyncio.gather(*(each.done for each in waiting))
+    assert len(sweeps) < 20
+    assert not bench.waiters._timed

@@ -193,7 +193,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             store.changes.listen(listener)
         sending = Sending(rules_of(settings), store.messages, dispatcher, waiters, capacity, clock, process, metrics)
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
-        messaging = Messaging(store.messages, sending, keys)
+        messaging = Messaging(store.messages, sending, keys, waiters)
         cancellation = Cancellation(store, dispatcher, waiters, messaging, clock, patience=settings.publish_timeout)
         monitor = Monitor(store.health, link, capacity, clock, metrics)
         forgetting = Forgetting(store.retention, clock, settings.retention_days)

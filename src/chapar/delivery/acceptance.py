@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,10 +21,11 @@ from chapar.errors import (
     Phrase,
     QueueFull,
     ScopeMissing,
+    StoreUnavailable,
 )
 from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Sender, Withdrawal
 from chapar.model.combinations import check_combination
-from chapar.model.message import Command, Message, Status, Wait, new_id
+from chapar.model.message import DEFAULT_REPLY_WITHIN, LONGEST_WAIT, Command, Message, Status, Wait, new_id
 from chapar.model.principal import EVERYTHING, Caller, Principal, Reach, Scope
 from chapar.model.reason import Reason
 from chapar.model.times import rfc3339, span
@@ -65,7 +66,7 @@ class _Call:
     drafts: Sequence[Draft]  #: those to be saved
     sent: dict[str, Sent]  #: by message, as far as is known
     waiting: Waiting
-    waits: bool  #: whether its caller waits for the broker
+    wait: Wait  #: what its caller waits for
     deadline: float  #: loop time until which it does
 
 
@@ -125,12 +126,32 @@ class Sending:
         if taken:
             waits = wait is not Wait.NONE
             awaited = [draft.message.id for draft in taken if waits and draft.message.status in _ON_THE_WAY]
-            deadline = self._loop.time() + (patience or self._rules.publish_timeout)
-            call = _Call(caller.principal.reach, taken, sent, Waiting(awaited), waits, deadline)
+            deadline = self._loop.time() + (patience or self.patience(wait, taken[0].message))
+            call = _Call(caller.principal.reach, taken, sent, Waiting(awaited, wait), wait, deadline)
             self._add(call, Sender(caller.principal.id, caller.principal.name, caller.address))
-            await call.waiting.done
+            try:
+                await call.waiting.done
+            except asyncio.CancelledError:
+                self._waiters.remove(call.waiting)
+                raise
             sent.update(call.waiting.found)
+            if wait is Wait.DEVICE and call.waiting.pending:
+                sent.update(await self._as_they_stand(call.waiting.pending))
         return [self._said(draft, sent[draft.message.id]) for draft in drafts]
+
+    def patience(self, wait: Wait, message: Message) -> float:
+        """Return for how many seconds a caller waits for a message that does not say how long."""
+        if wait is not Wait.DEVICE:
+            return self._rules.publish_timeout
+        reply_within = DEFAULT_REPLY_WITHIN if message.reply_within is None else message.reply_within / 1000
+        return min(reply_within + self._rules.publish_timeout, LONGEST_WAIT)
+
+    async def _as_they_stand(self, ids: Iterable[str]) -> dict[str, Message]:
+        """Read how messages stand of which no end came in time; nothing where that is not possible."""
+        try:
+            return {message.id: message for message in await self._messages.find_all(list(ids))}
+        except StoreUnavailable:
+            return {}
 
     async def _taken(self, drafts: Sequence[Draft], reach: Reach, sent: dict[str, Sent]) -> list[Draft]:
         """Those of the drafts that come in time and for which there is room; why the others are not taken is `sent`."""
@@ -222,8 +243,9 @@ class Sending:
 
     def _add(self, call: _Call, sender: Sender) -> None:
         """Save messages. What is saved is delivered, also where the caller is gone by then."""
-        # However little the caller waits for the broker, the database has its time to commit.
-        deadline = max(call.deadline, self._loop.time() + self._rules.publish_timeout)
+        # However little the caller waits for the broker, and however long for the device, the database has its time.
+        patience = self._loop.time() + self._rules.publish_timeout
+        deadline = patience if call.wait is Wait.DEVICE else max(call.deadline, patience)
         depth = self._rules.max_device_queue
         self._waiters.add(call.waiting)
         added = self._messages.add(
@@ -266,7 +288,7 @@ class Sending:
                 call.sent[message.id] = message
                 self._metrics.commit.observe(time.perf_counter() - draft.began)
                 if is_as_asked and place.status is Status.PUBLISHING:
-                    self._dispatcher.deliver_direct(message, call.waiting if call.waits else None)
+                    self._dispatcher.deliver_direct(message, call.waiting if call.wait is not Wait.NONE else None)
                 elif place.status in _IN_QUEUE:
                     self._capacity.queued()
                 return place.status in _ON_THE_WAY

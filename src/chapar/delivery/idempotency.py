@@ -19,7 +19,7 @@ from chapar.errors import (
     QueueFull,
 )
 from chapar.model.acceptance import IdempotencyKey, KeptAnswer
-from chapar.model.message import LONGEST_WAIT, Message
+from chapar.model.message import LONGEST_WAIT, UNFINISHED, Message
 from chapar.runtime.clock import Clock
 from chapar.store.store import Store
 
@@ -58,6 +58,9 @@ class Given(Protocol):
 
 Answer = TypeVar("Answer", bound=Given)
 
+_Now = Callable[[Message | NotSent], Given]
+"""Makes the answer to a message as it stands."""
+
 Sent = Message | IdempotencyKey | ChaparError
 """What came of a message that was to be saved: how it stands, whose its key is, or why it was not sent or not saved."""
 
@@ -82,20 +85,30 @@ class IdempotencyKeys:
         uses: Sequence[tuple[Use, Message]],
         send: Callable[[Sequence[IdempotencyKey]], Awaitable[Sequence[Sent]]],
         answer: Callable[[Message | NotSent], Answer],
+        *,
+        live: bool = False,
     ) -> list[Answer | Replay | ChaparError]:
         """Answer requests that are done once, however often they come: send their messages, and keep each `answer`.
 
         `send` saves the messages of these keys, and gives of each how it stands when its caller is to be answered, or
         whose the key is where it made another message before. That is answered as the first request was: a Replay.
+        `live`: as the message stands now, and from when the broker has it on, also while the first request waits for
+        the device. A caller who was cut off learns of the reply so.
 
         Of each what it is answered, or why it is not: what `send` says but for NotSent, which is answered, or
         KeyMismatch, KeyInFlight, MessageNotFound, StoreUnavailable, OutcomeUnknown.
         """
         taken = [self._take(use, message) for use, message in uses]
         unanswered = [key for key in taken if isinstance(key, IdempotencyKey)]
+        now = answer if live else None
         try:
             sent = iter(await send(unanswered))
-            said = [await self._settled(key, next(sent)) if isinstance(key, IdempotencyKey) else key for key in taken]
+            said = [
+                await self._settled(key, next(sent), now)
+                if isinstance(key, IdempotencyKey)
+                else await self._in_flight(use, key, now)
+                for key, (use, _) in zip(taken, uses, strict=True)
+            ]
             given = [answer(each) if isinstance(each, Message | NotSent) else each for each in said]
             keeping = self._keep(taken, given)
             unanswered = [
@@ -131,16 +144,28 @@ class IdempotencyKeys:
         for key in keys:
             self._answering.pop(key[:2], None)
 
-    async def _settled(self, key: IdempotencyKey, sent: Sent) -> Message | NotSent | Replay | ChaparError:
+    async def _in_flight(self, use: Use, error: KeyMismatch | KeyInFlight, now: _Now | None) -> Replay | ChaparError:
+        """Return the answer to a request whose key another one uses that has not been answered yet."""
+        if now is None or isinstance(error, KeyMismatch):
+            return error
+        try:
+            owner = await self._store.keys.owner(use[:2], self._clock.now())
+            return (None if owner is None else await self._as_it_stands(owner, now)) or error
+        except ChaparError as unknown:
+            return unknown
+
+    async def _settled(
+        self, key: IdempotencyKey, sent: Sent, now: _Now | None
+    ) -> Message | NotSent | Replay | ChaparError:
         """Return how the message stands, what the first request with its key was answered, or why neither is known."""
         try:
             match sent:
                 case IdempotencyKey():
-                    return await self._repeated(sent, key)
+                    return await self._repeated(sent, key, now)
                 case FieldInvalid() | QueueFull():
                     # What was accepted before was in time then, and takes no room now.
                     owner = await self._store.keys.owner(key[:2], self._clock.now())
-                    return sent if owner is None else await self._repeated(owner, key)
+                    return sent if owner is None else await self._repeated(owner, key, now)
                 case NotSaved():
                     # Whether the key has made a message before, only the database could have said.
                     return OutcomeUnknown()
@@ -149,21 +174,42 @@ class IdempotencyKeys:
         except ChaparError as error:
             return error
 
-    async def _repeated(self, owner: IdempotencyKey, use: IdempotencyKey) -> Message | NotSent | Replay:
+    async def _repeated(
+        self, owner: IdempotencyKey, use: IdempotencyKey, now: _Now | None
+    ) -> Message | NotSent | Replay:
         """Return the answer to a request whose key made another message before: the first answer, else that message."""
         if owner.fingerprint != use.fingerprint:
             raise KeyMismatch
-        if owner.answer_status is not None:
+        if now is not None:
+            if (replay := await self._as_it_stands(owner, now)) is not None:
+                return replay
+        elif owner.answer_status is not None:
             return Replay(owner.message_id, owner.answer_status, owner.answer_body or "")
-        message = await self._store.messages.find(owner.message_id)
-        if message is None:
-            raise MessageNotFound(owner.message_id)
+        message = await self._message_of(owner)
         is_recent = self._clock.now() - message.created_at < _ANSWERED
-        if owner.process != self._process and is_recent and await self._store.queue.is_alive(owner.process):
+        if is_recent and (now is not None or await self._is_being_answered(owner)):
             raise KeyInFlight
         # The first request's process died, or its caller went away, before it was answered: this is the first answer.
         self._answering[owner[:2]] = owner
         return not_sent(message) or message
+
+    async def _is_being_answered(self, owner: IdempotencyKey) -> bool:
+        """Return whether another process is at work on the first request."""
+        return owner.process != self._process and await self._store.queue.is_alive(owner.process)
+
+    async def _as_it_stands(self, owner: IdempotencyKey, now: _Now) -> Replay | None:
+        """Answer as the message stands; None until the broker has it, or the first request its answer."""
+        message = await self._message_of(owner)
+        if owner.answer_status is None and message.status in UNFINISHED:
+            return None
+        given = now(not_sent(message) or message)
+        return Replay(message.id, given.status, given.body.decode())
+
+    async def _message_of(self, owner: IdempotencyKey) -> Message:
+        message = await self._store.messages.find(owner.message_id)
+        if message is None:
+            raise MessageNotFound(owner.message_id)
+        return message
 
     def _keep(
         self, taken: Sequence[IdempotencyKey | ChaparError], given: Sequence[Given | Replay | ChaparError]

@@ -1,9 +1,11 @@
 """Single messages: send one, send it again, find it."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from chapar.delivery.acceptance import Draft, Sending
 from chapar.delivery.idempotency import Answer, IdempotencyKeys, Replay, Sent, Use
+from chapar.delivery.waiting import Waiters, Waiting, is_over
 from chapar.errors import ChaparError, FieldInvalid, MessageNotFound, NotRepeatable, NotSent, OutOfReach, ScopeMissing
 from chapar.model.acceptance import IdempotencyKey
 from chapar.model.message import Attempt, Command, Condition, Message, Wait
@@ -14,10 +16,11 @@ from chapar.store.messages import Messages
 class Messaging:
     """Send messages and find them again, as far as the caller reaches."""
 
-    def __init__(self, messages: Messages, sending: Sending, keys: IdempotencyKeys) -> None:
+    def __init__(self, messages: Messages, sending: Sending, keys: IdempotencyKeys, waiters: Waiters) -> None:
         self._messages = messages
         self._sending = sending
         self._keys = keys
+        self._waiters = waiters
 
     async def send(self, caller: Caller, command: Command) -> Message:
         """Save a message, deliver it, and return it as it stands when what the caller waits for is there.
@@ -74,7 +77,8 @@ class Messaging:
             keyed = [by_id[key.message_id]._replace(key=key) for key in keys]
             return await self._sending.send(caller, keyed, wait, patience)
 
-        given = iter(await self._keys.once([(use, draft.message) for draft, use in accepted], send, answer))
+        uses = [(use, draft.message) for draft, use in accepted]
+        given = iter(await self._keys.once(uses, send, answer, live=wait is Wait.DEVICE))
         return [next(given) if isinstance(draft, Draft) else draft for draft in drafts]
 
     def _drafts(self, caller: Caller, commands: Sequence[Command]) -> list[Draft | ChaparError]:
@@ -118,6 +122,24 @@ class Messaging:
         if not caller.principal.reach.covers(message.imei, message.micro_op):
             raise MessageNotFound(message_id)
         return message
+
+    async def follow(self, caller: Caller, message_id: str, wait: Wait, patience: float | None) -> Message:
+        """The message as it stands when what the caller waits for is there, or `patience` (seconds) has run out.
+
+        That changes nothing about the message. Raises what `find` raises.
+        """
+        waiting = Waiting([message_id], wait)
+        self._waiters.add(waiting)  # first, so that nothing which happens from now on is missed
+        try:
+            message = await self.find(caller, message_id)
+            if wait is Wait.NONE or is_over(message, wait):
+                return message
+            patience = patience or self._sending.patience(wait, message)
+            self._waiters.time(waiting, asyncio.get_running_loop().time() + patience)
+            await waiting.done
+        finally:
+            self._waiters.remove(waiting)
+        return waiting.found.get(message_id) or await self.look_up(message_id)
 
     async def look_up(self, message_id: str) -> Message:
         """The message with this id, whoever asks; raises MessageNotFound, StoreUnavailable."""

@@ -18,7 +18,7 @@ from chapar.errors import (
     TakenBack,
 )
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_name, reason_slug
-from chapar.model.message import Attempt, Message, MutableFields, Status
+from chapar.model.message import ANSWERED, FINAL_WORDS, Attempt, Message, MutableFields, Status, Wait
 from chapar.model.reason import Reason
 
 MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the last comes two minutes after the first
@@ -136,6 +136,17 @@ def not_sent(message: Message) -> NotSent | None:
             return MessageCancelled(message.id)
         case _:
             return None
+
+
+def is_proven(message: Message, wait: Wait) -> bool:
+    """Return whether what a caller waits for is committed: the device's final word, else that the broker has it.
+
+    A device that replies before the broker's acknowledgement is committed proves that the broker had the message.
+    """
+    return message.status in (FINAL_WORDS if wait is Wait.DEVICE else _HAD_BY_BROKER)
+
+
+_HAD_BY_BROKER: Final = frozenset({Status.PUBLISHED, Status.TIMED_OUT}) | ANSWERED
 
 
 def _rejection(message: Message) -> NotSent:

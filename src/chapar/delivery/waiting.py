@@ -2,35 +2,49 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from chapar.errors import StoreUnavailable
 from chapar.model.change import Change
-from chapar.model.message import UNFINISHED, Message, Status
+from chapar.model.message import UNFINISHED, Message, Status, Wait
 from chapar.store.messages import Messages
 
-ENDS: Final = frozenset(Status) - UNFINISHED
-"""What is waited for where nothing else is asked: that the gateway owes the message nothing more."""
-
 _POLL_SHARED: Final = 0.1  # seconds between looks for what other processes have moved
+_AT_MOST: Final = 500  # messages looked up in one read
+_AGAIN: Final = 0.5  # seconds until what could not be read is looked up again
+_SWEEP_EVERY: Final = 0.05  # seconds, at least: one sweep ends all waits whose time is up
+
+_WITHOUT_A_WORD: Final = UNFINISHED | {Status.PUBLISHED, Status.ACKNOWLEDGED}
+"""The states in which the device's final word may come, or the time for it run out."""
+
+
+def is_over(message: Message, wait: Wait) -> bool:
+    """Return whether a caller who waits for this need not wait any more.
+
+    Who waits for the broker goes on where the message is in doubt: a 201 is for what was answered once. Who waits for
+    the device does not, because what it says next ends the doubt.
+    """
+    if wait is Wait.DEVICE:
+        return message.status not in _WITHOUT_A_WORD
+    in_doubt = message.possible_duplicate and message.status is Status.QUEUED
+    return in_doubt or message.status not in UNFINISHED
 
 
 class Waiting:
-    """One caller, and the messages that it waits for: each until it comes into one of some states, or is in doubt.
+    """One caller, and the messages that it waits for: each until the wait for it `is_over`.
 
-    `done` has a result once all have, or when time is up; cancelled, it is waited for no more. A message that is in
-    doubt is not waited for either: a 201 is for what was heard once. One that is about to be rejected holds its caller
-    past the deadline, who would else be told that its delivery goes on.
+    `done` has a result once all are, or when time is up; cancelled, it is waited for no more. A message that is about
+    to be rejected holds its caller past the deadline, who would else be answered that its delivery goes on.
     """
 
-    __slots__ = ("_rejected", "deadline", "done", "found", "is_late", "pending", "statuses")
+    __slots__ = ("_rejected", "_wait", "deadline", "done", "found", "is_late", "pending")
 
-    def __init__(self, ids: Iterable[str], statuses: frozenset[Status] = ENDS) -> None:
+    def __init__(self, ids: Iterable[str], wait: Wait = Wait.BROKER) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.pending = set(ids)
-        self.statuses = statuses
+        self._wait = wait
         self.found: dict[str, Message] = {}  #: messages as they stood when they came to be what is waited for
         self.deadline = math.inf  #: loop time; it runs from when all are saved
         self.is_late = False  #: whether time is up
@@ -52,8 +66,7 @@ class Waiting:
 
     def notify(self, message: Message) -> bool:
         """Learn how a message stands; answer whether it need not be waited for any more."""
-        in_doubt = message.possible_duplicate and message.status is Status.QUEUED
-        if in_doubt or message.status in self.statuses:
+        if is_over(message, self._wait):
             self.end(message)
             return True
         return self.done.done()
@@ -80,11 +93,10 @@ class Waiting:
 class Waiters:
     """Waiting callers by the message that they wait for: a listener of what has changed.
 
-    A change that does not bring the whole message is looked up, and so is now and then whatever is waited for, where
-    other processes may move it.
+    A message that is waited for is looked up where a change that may end the wait does not bring it along.
     """
 
-    def __init__(self, messages: Messages, *, alone: bool) -> None:
+    def __init__(self, messages: Messages, *, alone: bool = True) -> None:
         self._messages = messages
         self._alone = alone
         self._loop = asyncio.get_running_loop()
@@ -99,19 +111,21 @@ class Waiters:
     async def run(self) -> None:
         """Look up what is not known, until cancelled."""
         while True:
-            ids: set[str] = set()
             try:
                 async with asyncio.timeout(None if self._alone else _POLL_SHARED):
                     await self._asked.wait()
             except TimeoutError:
-                ids = set(self._waiting)
+                self.missed()
             self._asked.clear()
-            ids |= self._unknown & self._waiting.keys()
-            self._unknown.clear()
-            if ids:
-                with suppress(StoreUnavailable):
-                    for message in await self._messages.find_all(list(ids)):
-                        self.notify(message)
+            unknown, self._unknown = self._unknown, set()
+            for ids in batched(unknown & self._waiting.keys(), _AT_MOST):
+                try:
+                    found = await self._messages.find_all(ids)
+                except StoreUnavailable:
+                    self._look_up_later(ids)
+                    continue
+                for message in found:
+                    self.notify(message)
 
     def add(self, waiting: Waiting) -> None:
         """Have a caller wait for its messages, which are about to be saved or are there."""
@@ -147,13 +161,22 @@ class Waiters:
                 continue
             if change.message is not None:
                 self.notify(change.message)
-            elif change.after not in UNFINISHED:
+            elif change.after not in UNFINISHED or change.before is Status.PUBLISHING:  # then it may be in doubt
                 self.look_up(change.id)
 
     def look_up(self, message_id: str) -> None:
         """Find out how a message stands, and notify whoever waits for it."""
         self._unknown.add(message_id)
         self._asked.set()
+
+    def missed(self) -> None:
+        """Changes may have been missed: whatever is waited for is looked up once."""
+        for message_id in self._waiting:
+            self.look_up(message_id)
+
+    def _look_up_later(self, ids: Iterable[str]) -> None:
+        self._unknown.update(ids)
+        self._loop.call_later(_AGAIN, self._asked.set)
 
     def notify(self, message: Message) -> None:
         """Notify whoever waits for a message to be as it is now."""
@@ -205,4 +228,11 @@ class Waiters:
         self._timer, self._sweep_at = None, math.inf
         left = min((waiting.deadline for waiting in self._timed), default=None)
         if left is not None:
-            self._sweep_by(left)
+            self._sweep_by(max(left, self._loop.time() + _SWEEP_EVERY))
+
+
+def batched(ids: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The ids in lists of this size, and the rest of them."""
+    rest = iter(ids)
+    while batch := list(islice(rest, size)):
+        yield batch

@@ -299,7 +299,8 @@ class Settings(Listening):
         5000,
         ge=1,
         le=_LARGEST_COUNT,
-        description="Sends, single or bulk, whose answers one key or token may wait for at a time; each costs memory.",
+        description="Sends, single or bulk, and messages shown with `wait`, whose answers one key or token may wait "
+        "for at a time; each costs memory.",
     )
     max_body_bytes: int = Field(
         64 * 1024,

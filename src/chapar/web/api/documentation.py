@@ -35,7 +35,8 @@ The command gateway for MQTT devices: one call sends an operation to a device, a
 
 | answer to `POST /messaging/send` | what it promises |
 | --- | --- |
-| **201** | Committed to the database **and** acknowledged by the broker. It is never sent again. |
+| **201** | Committed to the database **and** acknowledged by the broker. It is never sent again. With \
+`wait: device` the device's final word is committed too. |
 | **202** | Committed, and its delivery goes on: asked for, or not answered in time. `Location` says where to look. |
 | **406** | It was **not sent and never will be**. `code` and `reason` say why. |
 | 400 401 403 408 409 413 414 415 421 422 429 431 | Nothing stored, nothing sent. |

@@ -28,11 +28,13 @@ from chapar.web.api.schemas import (
 from chapar.web.api.sending import read_command
 from chapar.web.http.body import read_body
 from chapar.web.http.chunks import in_chunks, page_of
-from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, RequestRoute, allow, caller_of
+from chapar.web.http.direct import HEAD_ONLY
+from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, RequestRoute, allow, caller_of, readmit
 from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
 from chapar.web.http.problems import answers, language_of
 from chapar.web.http.proxies import root_path_of
 from chapar.web.http.rates import Limits
+from chapar.web.http.waits import while_connected
 
 _JSON: Final = "application/json"
 
@@ -43,7 +45,7 @@ MessageId = Annotated[
 ]
 Patience = Annotated[
     float | None,
-    Query(gt=0, le=LONGEST_WAIT, description="Seconds to wait for the broker."),
+    Query(gt=0, le=LONGEST_WAIT, description="Seconds to wait."),
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_WAIT}),
 ]
 
@@ -68,13 +70,15 @@ _WHERE_TO_LOOK: Final[dict[str, object]] = {
 _SENT: Final[dict[int | str, dict[str, object]]] = {
     201: {
         "model": SentAnswer,
-        "description": "Committed, and the broker acknowledged it. It is never sent again.",
+        "description": "Committed, and the broker acknowledged it. It is never sent again. With `wait: device` the "
+        "device's final word is committed too, whatever it is: read `status` and `reply`.",
         **_WHERE_TO_LOOK,
     },
     202: {
         "model": AcceptedAnswer,
         "description": "Committed, and its delivery goes on; `Location` says where to look. Or it was sent at most "
-        "once, and nobody knows whether it arrived (`unconfirmed`).",
+        "once, and nobody knows whether it arrived (`unconfirmed`). With `wait: device` also where the device did not "
+        "answer in time.",
         **_WHERE_TO_LOOK,
     },
 }
@@ -99,15 +103,15 @@ def messaging_router(
     async def answer(request: Request, command: Command, use: Use | None) -> Response:
         caller, asynchronous = caller_of(request), prefers_async(request)
         with limits.waiting(caller):
-            sent = await sending.send(
-                messaging, caller, without_waiting(command) if asynchronous else command, use, language_of(request)
-            )
+            command = without_waiting(command) if asynchronous else command
+            work = sending.send(messaging, caller, command, use, language_of(request))
+            sent = await (while_connected(request, work) if command.wait is Wait.DEVICE else work)
         said = ((b"preference-applied", ASYNC.encode()),) if asynchronous else ()
         return sent.response(root_path_of(request.scope), *said)
 
     @allow(Scope.SEND)
     async def send(request: Request) -> Response:
-        """Save one operation for one device, deliver it, and say what the broker answered."""
+        """Save one operation for one device, deliver it, and say what the broker or the device answered."""
         _, body = await read_body(request, {_JSON}, limit=limits.bodies.largest, setting="CHAPAR_MAX_BODY_BYTES")
         command = read_command(body)
         limits.messages(caller_of(request), 1)
@@ -157,9 +161,26 @@ def messaging_router(
         responses=answers(404, 422, 503),
     )
     @allow(Scope.READ)
-    async def message(id: MessageId, caller: Calling) -> Response:  # noqa: A002 - the name is the path's
-        """Show where a message stands, with its evidence and its attempts."""
-        message = await messaging.find(caller, id)
+    async def message(
+        id: MessageId,  # noqa: A002 - the name is the path's
+        caller: Calling,
+        request: Request,
+        wait: Annotated[
+            Literal["none", "broker", "device"],
+            Query(description="`broker`, `device`: answer once that has answered, or `timeout` is over."),
+        ] = "none",
+        timeout: Patience = None,  # noqa: ASYNC109 - the name is the query's
+    ) -> Response:
+        """Show where a message stands, with its evidence and its attempts.
+
+        Waiting changes nothing about the message, and any number may wait for it.
+        """
+        if wait == "none" or HEAD_ONLY in request.scope:
+            message = await messaging.find(caller, id)
+        else:
+            with limits.waiting(caller):
+                message = await while_connected(request, messaging.follow(caller, id, Wait(wait), timeout))
+            await readmit(request)
         history = list(map(attempt_view, await messaging.attempts(id)))
         return Response(message_json(message, history=history), media_type=_JSON)
 

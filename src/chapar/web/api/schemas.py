@@ -29,6 +29,7 @@ from chapar.model.message import (
     check_device_id,
     check_operation,
 )
+from chapar.model.reply import unpacked
 from chapar.model.report import Bucket, Filters, Format, Position, Ranking, Summary
 from chapar.model.times import check_time, milliseconds, rfc3339
 
@@ -198,28 +199,6 @@ class SendRequest(BaseModel):
             raise FieldInvalid("params", Phrase("rule.not_finite")) from None
 
 
-class SentAnswer(BaseModel):
-    """201: committed, and the broker acknowledged it."""
-
-    detail: str = Field(examples=["Send `push_down` to topic `devices/861234567890123`"])
-    id: str = Field(examples=[_EXAMPLE_ID])
-    status: Status = Field(examples=[Status.PUBLISHED])
-    topic: str = Field(examples=["devices/861234567890123"])
-    subscribers: bool | None = Field(
-        description="`false`: nobody listened (PUBACK 0x10). `true`: somebody did. `null`: the broker does not say.",
-        examples=[True],
-    )
-
-
-class AcceptedAnswer(BaseModel):
-    """202: committed; `Location` says where to look for the end of it."""
-
-    detail: str = Field(examples=["Accepted `push_down` for topic `devices/861234567890123`"])
-    id: str = Field(examples=[_EXAMPLE_ID])
-    status: Status = Field(examples=[Status.PUBLISHING])
-    topic: str = Field(examples=["devices/861234567890123"])
-
-
 class ReplyView(BaseModel):
     """A reply of the device."""
 
@@ -233,6 +212,32 @@ class ReplyView(BaseModel):
         examples=["correlation"],
     )
     late: bool = Field(description="Whether it came after the message had timed out or ended.")
+
+
+class SentAnswer(BaseModel):
+    """201: committed, and the broker, or the device, answered."""
+
+    detail: str = Field(examples=["Send `push_down` to topic `devices/861234567890123`"])
+    id: str = Field(examples=[_EXAMPLE_ID])
+    status: Status = Field(examples=[Status.PUBLISHED])
+    topic: str = Field(examples=["devices/861234567890123"])
+    subscribers: bool | None = Field(
+        description="`false`: nobody listened (PUBACK 0x10). `true`: somebody did. `null`: the broker does not say.",
+        examples=[True],
+    )
+    reply: ReplyView | None = Field(default=None, description="The device's reply; left out where there is none.")
+
+
+class AcceptedAnswer(BaseModel):
+    """202: committed; `Location` says where to look for the end of it."""
+
+    detail: str = Field(examples=["Accepted `push_down` for topic `devices/861234567890123`"])
+    id: str = Field(examples=[_EXAMPLE_ID])
+    status: Status = Field(examples=[Status.PUBLISHING])
+    topic: str = Field(examples=["devices/861234567890123"])
+    reply: ReplyView | None = Field(
+        default=None, description="What the device said so far; left out where it said nothing."
+    )
 
 
 class MessageView(BaseModel):
@@ -455,9 +460,15 @@ def message_json(message: Message, **further: object) -> bytes:
 
 def reply_json(reply: str) -> str:
     """The reply that stands as `ReplyView` documents it."""
-    kept = json.loads(reply)
-    view = {name: kept[name] for name in ReplyView.model_fields} | {"at": rfc3339(kept["at"])}
-    return json.dumps(view, ensure_ascii=False, separators=(",", ":"))
+    kept = unpacked(reply)
+    view = {
+        "at": rfc3339(kept.at),
+        "status": kept.status,
+        "payload": None,
+        "matched_by": kept.matched_by,
+        "late": kept.late,
+    }
+    return json.dumps(view, separators=(",", ":")).replace("null", kept.payload, 1)
 
 
 def attempt_view(attempt: Attempt) -> dict[str, object]:

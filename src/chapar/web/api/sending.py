@@ -8,13 +8,14 @@ from fastapi import Response
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from chapar.delivery import outcomes
 from chapar.delivery.idempotency import Replay, Use
 from chapar.delivery.messages import Messaging
 from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent, Phrase
 from chapar.model.json_text import depth_of, parse
-from chapar.model.message import Command, Message, Status
+from chapar.model.message import Command, Message, Wait
 from chapar.model.principal import Caller
-from chapar.web.api.schemas import MAX_PARAMS_DEPTH, SendRequest
+from chapar.web.api.schemas import MAX_PARAMS_DEPTH, SendRequest, reply_json
 from chapar.web.http.problems import PROBLEM_TYPE, invalid, problem, status_of
 
 _JSON: Final = (b"content-type", b"application/json")
@@ -80,8 +81,8 @@ async def send(messaging: Messaging, caller: Caller, command: Command, use: Use 
     """
     try:
         if use is not None:
-            return _given(await messaging.send_once(caller, command, use, partial(_answer, language)))
-        return sent_answer(await messaging.send(caller, command))
+            return _given(await messaging.send_once(caller, command, use, partial(answer_to, command.wait, language)))
+        return sent_answer(await messaging.send(caller, command), command.wait)
     except NotSent as error:
         return refusal(error, language)
 
@@ -89,19 +90,24 @@ async def send(messaging: Messaging, caller: Caller, command: Command, use: Use 
 async def send_all(
     messaging: Messaging, caller: Caller, requests: Sequence[tuple[Command, Use | None]], language: Language
 ) -> list[Answer | ChaparError]:
-    """Send many messages, all with a use of a key or none; give of each what `send` would have returned or raised."""
+    """Send many messages, all with a use of a key or none; give of each what `send` would have returned or raised.
+
+    All wait for the same.
+    """
+    wait = requests[0][0].wait
     keyed = [(command, use) for command, use in requests if use is not None]
     if keyed:
         return [
             each if isinstance(each, ChaparError) else _given(each)
-            for each in await messaging.send_all_once(caller, keyed, partial(_answer, language))
+            for each in await messaging.send_all_once(caller, keyed, partial(answer_to, wait, language))
         ]
     sent = await messaging.send_all(caller, [command for command, _ in requests])
-    return [each if isinstance(each, ChaparError) else sent_answer(each) for each in sent]
+    return [each if isinstance(each, ChaparError) else sent_answer(each, wait) for each in sent]
 
 
-def _answer(language: Language, sent: Message | NotSent) -> Answer:
-    return refusal(sent, language) if isinstance(sent, NotSent) else sent_answer(sent)
+def answer_to(wait: Wait, language: Language, sent: Message | NotSent) -> Answer:
+    """The answer to who waits for `wait`: 201, 202 or 406."""
+    return refusal(sent, language) if isinstance(sent, NotSent) else sent_answer(sent, wait)
 
 
 def _given(given: Answer | Replay) -> Answer:
@@ -110,19 +116,23 @@ def _given(given: Answer | Replay) -> Answer:
     return Answer(given.status, given.body.encode(), given.message_id, is_replay=True)
 
 
-def sent_answer(message: Message) -> Answer:
-    """201 where the broker has the message, else 202."""
+def sent_answer(message: Message, wait: Wait) -> Answer:
+    """201 where what is waited for is proven, else 202."""
+    is_proven = outcomes.is_proven(message, wait)
     body: dict[str, object] = {
         "detail": f"Send `{message.micro_op}` to topic `{message.topic}`",
         "id": message.id,
         "status": str(message.status),  # plain: a member of an enum takes longer to write
         "topic": message.topic,
     }
-    if message.status is Status.PUBLISHED:
+    if is_proven:
         body["subscribers"] = message.subscribers
-        return Answer(201, to_json(body), message.id)
-    body["detail"] = f"Accepted `{message.micro_op}` for topic `{message.topic}`"
-    return Answer(202, to_json(body), message.id)
+    else:
+        body["detail"] = f"Accepted `{message.micro_op}` for topic `{message.topic}`"
+    written = to_json(body)
+    if message.reply is not None:
+        written = b'%b,"reply":%b}' % (written[:-1], reply_json(message.reply).encode())
+    return Answer(201 if is_proven else 202, written, message.id)
 
 
 def refusal(error: ChaparError, language: Language, line: int | None = None) -> Answer:

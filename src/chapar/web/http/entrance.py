@@ -221,6 +221,12 @@ class AdmittedStream(StreamingResponse):
             del streaming, task  # whose exception refers to this frame
 
 
+async def readmit(request: Request) -> None:
+    """Raise AccessError where the caller's credential counts no more, after what may have taken minutes."""
+    door, credential = request.scope["admission"]
+    await door.readmit(credential)
+
+
 async def _until_turned_away(scope: ASGIScope) -> None:
     """Check the caller's credential again and again; raises AccessError once it counts no more."""
     door, credential = scope["admission"]
