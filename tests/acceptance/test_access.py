@@ -35,6 +35,11 @@ POLICIES: Final[Mapping[tuple[str, str], str]] = {
     ("GET", "/messaging/messages/{id}"): "messages:read",
     ("GET", "/reporting/all"): "messages:read",
     ("GET", "/reporting/summary"): "messages:read",
+    ("GET", "/devices"): "devices:read",
+    ("GET", "/devices/{imei}"): "devices:read",
+    ("PUT", "/devices/{imei}"): "devices:write",
+    ("DELETE", "/devices/{imei}"): "devices:write",
+    ("POST", "/devices/{imei}/queue/purge"): "devices:write",
     ("POST", "/keys"): "keys:write",
     ("GET", "/keys"): "keys:write",
     ("POST", "/keys/{id}/revoke"): "keys:write",
@@ -71,6 +76,10 @@ class Place:
                 body = message
             case "/messaging/bulk":
                 body = {"messages": [message]}
+            case "/devices/{imei}" | "/devices/{imei}/queue/purge":
+                path = path.format(imei=device)
+                assert self.http.put(f"/devices/{device}", json={}, headers=self.admin).is_success
+                body = {"name": "pump"} if method == "PUT" else None
             case "/keys":
                 body = {"name": "new", "scopes": ["keys:write"], "devices": ["farm1-*"]}
             case "/keys/{id}/revoke" | "/keys/{id}/expire":
@@ -156,6 +165,9 @@ def test_a_device_of_others_is_neither_commanded_nor_seen(place: Place) -> None:
                 assert (answer.status_code, problem_of(answer)["code"]) == (404, "message_not_found")
             case (_, "/messaging/bulk"):
                 assert answer.json()["summary"] == {"403": 1}
+            case (_, "/devices/{imei}" | "/devices/{imei}/queue/purge"):
+                assert (answer.status_code, problem_of(answer)["code"]) == (404, "device_not_found"), route
+                continue
             case (_, "/keys/{id}/revoke" | "/keys/{id}/expire"):
                 pass
             case _:

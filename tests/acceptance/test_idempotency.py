@@ -104,6 +104,7 @@ def test_a_resend_that_prefers_not_to_wait_says_so(site: Site, imei: str, key: s
 def test_each_route_that_makes_something_takes_a_key_or_refuses_it(site: Site) -> None:
     repeatable = {
         "/messaging/messages/{id}/cancel": "withdraws once, however often",
+        "/devices/{imei}/queue/purge": "withdraws what waits when it comes",
         "/keys/{id}/revoke": "ends once, however often",
         "/keys/{id}/expire": "gives the same end",
     }

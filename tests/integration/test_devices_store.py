@@ -117,7 +117,7 @@ async def test_devices_are_found_by_what_is_known_of_them(store: Store) -> None:
     await put(store, "farm1-a", name="Pump 1", labels={"farm": "1", "جای": "شمال: بالا"}, profile="chapar")
     await put(store, "farm1-b", name="100% _x", labels={"farm": "2"}, profile="text")
     await put(store, "farm2-c", labels={"farm": "1", "key": '"quoted"'})
-    await put(store, "Farm3")
+    await put(store, "Farm3", name="پمپ ۲")
     evidence = {"farm1-a": ONLINE, "farm1-b": OFFLINE, "farm2-c": DOUBTED, "Farm3": NEW}
     await store.presences.note([Noted(imei, each, None) for imei, each in evidence.items()])
     later = T + 100 + GRACE
@@ -136,6 +136,8 @@ async def test_devices_are_found_by_what_is_known_of_them(store: Store) -> None:
         (["farm1-b"], {"text": "% _"}),
         (["Farm3", "farm1-a", "farm1-b", "farm2-c"], {"text": "FARM"}),
         ([], {"text": "farm_"}),
+        (["farm2-c"], {"text": "m۲"}),
+        (["Farm3", "farm2-c"], {"text": "۲"}),
         (["farm1-a", "farm2-c"], {"state": State.ONLINE}),
         (["farm1-b"], {"state": State.OFFLINE}),
         (["Farm3"], {"state": State.UNKNOWN}),

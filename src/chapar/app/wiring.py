@@ -26,9 +26,12 @@ from chapar.delivery.messages import Messaging
 from chapar.delivery.reports import Reporting
 from chapar.delivery.retention import Forgetting
 from chapar.delivery.waiting import Waiters
+from chapar.devices.presence import Presences
+from chapar.devices.registry import Registry
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.keeper import Link
 from chapar.link.tls import check_files
+from chapar.link.topics import DeviceTopics
 from chapar.runtime.clock import Clock
 from chapar.runtime.descriptors import affordable
 from chapar.runtime.metrics import Metrics
@@ -36,6 +39,7 @@ from chapar.runtime.settings import Settings, listed
 from chapar.runtime.supervision import supervised
 from chapar.store.store import Store, open_store
 from chapar.web.api.audit import audit_router
+from chapar.web.api.devices import devices_router
 from chapar.web.api.documentation import documented_api
 from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
@@ -64,6 +68,7 @@ class Running(NamedTuple):
     messaging: Messaging
     cancellation: Cancellation
     reporting: Reporting
+    registry: Registry
     door: Door
     keyring: Keyring
     trail: AuditTrail
@@ -77,6 +82,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
     routers = [
         messaging_router(running.messaging, running.cancellation, running.reporting, limits),
         reporting_router(running.reporting, Spreadsheets()),
+        devices_router(running.registry),
         health_router(running.monitor.readiness, running.monitor.exposition),
         keys_router(running.keyring, running.cancellation),
         audit_router(running.trail),
@@ -128,6 +134,19 @@ def rules_of(settings: Settings) -> Rules:
         settings.max_expiry,
         settings.publish_timeout,
         settings.max_device_queue,
+    )
+
+
+def presences_of(settings: Settings, store: Store, clock: Clock) -> Presences:
+    """Make what keeps the presence of the devices."""
+    return Presences(
+        store.presences,
+        clock,
+        commands=DeviceTopics(settings.command_topic),
+        presences=DeviceTopics(settings.presence_topic),
+        replies=DeviceTopics(settings.reply_topic),
+        auto_register=settings.auto_register,
+        max_devices=settings.max_devices,
     )
 
 
@@ -195,6 +214,15 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
         messaging = Messaging(store.messages, sending, keys, waiters)
         cancellation = Cancellation(store, dispatcher, waiters, messaging, clock, patience=settings.publish_timeout)
+        registry = Registry(
+            store.devices,
+            store.purges,
+            presences_of(settings, store, clock),
+            clock,
+            default_profile=settings.default_profile,
+            max_devices=settings.max_devices,
+            patience=settings.publish_timeout,
+        )
         monitor = Monitor(store.health, link, capacity, clock, metrics)
         forgetting = Forgetting(store.retention, clock, settings.retention_days)
         door = Door(tokens_of(settings, metrics), store.api_keys, clock, metrics)
@@ -219,6 +247,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     messaging,
                     cancellation,
                     Reporting(store.reports),
+                    registry,
                     door,
                     keyring,
                     AuditTrail(store.trail),

@@ -40,6 +40,8 @@ ChaparError
 │   └── AccessUnavailable    … whether it may cannot be found out now
 ├── RateLimited              the caller asked too often: nothing stored, nothing sent
 ├── MessageNotFound          no message has this id
+├── DeviceNotFound           no device with this id is registered
+├── DevicesExhausted         as many devices are registered as may be
 ├── ApiKeyNotFound           no API key has this id
 ├── NotCancellable           the message is past the states in which it can be withdrawn
 ├── NotRepeatable            the message only takes a retained one back
@@ -163,6 +165,8 @@ from chapar.errors.request import (
     BodyTooLarge,
     BodyTooSlow,
     ConnectionsExhausted,
+    DeviceNotFound,
+    DevicesExhausted,
     FieldInvalid,
     HeadersTooMany,
     HeadMalformed,
@@ -241,6 +245,8 @@ __all__ = [
     "DatabaseUnsafe",
     "DatabaseUnusable",
     "DeliveryFaulty",
+    "DeviceNotFound",
+    "DevicesExhausted",
     "EmbeddedBrokerFailed",
     "FieldInvalid",
     "GatewayError",

@@ -178,6 +178,24 @@ class MessageNotFound(ChaparError):
 
 
 @dataclass(eq=False)
+class DeviceNotFound(ChaparError):
+    """No device with this id is registered, or it is out of the caller's reach."""
+
+    code = "device_not_found"
+
+    imei: str
+
+
+@dataclass(eq=False)
+class DevicesExhausted(ChaparError):
+    """The registry has as many devices as it may have."""
+
+    code = "too_many_devices"
+
+    limit: int
+
+
+@dataclass(eq=False)
 class NotCancellable(ChaparError):
     """The message is past the states in which it can be withdrawn."""
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
+from chapar.errors import ascii_digits
 from chapar.model.audit import Entry
 from chapar.model.device import (
     GRACE,
@@ -123,8 +124,8 @@ def _conditions(connection: Connection, filters: DeviceFilters, now: int) -> lis
         profile = func.coalesce(devices.c.profile, filters.default_profile)
         conditions.append(profile == filters.profile)
     if filters.text is not None:
-        columns = devices.c.imei, devices.c.name
-        conditions.append(or_(*(column.icontains(filters.text, autoescape=True) for column in columns)))
+        is_in_id = devices.c.imei.icontains(ascii_digits(filters.text), autoescape=True)
+        conditions.append(or_(is_in_id, devices.c.name.icontains(filters.text, autoescape=True)))
     if filters.state is not None:
         conditions.append(_is_believed(filters.state, now))
     conditions += (_has_label(connection, name, value) for name, value in filters.labels)

@@ -48,6 +48,7 @@ Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `A
 
 _TAGS: Final = [
     {"name": "messaging", "description": "Send operations to devices, and see, cancel or resend what was sent."},
+    {"name": "devices", "description": "Who is out there: register devices, and see whether each is online."},
     {"name": "reporting", "description": "Every message as a stream, and counts of them."},
     {"name": "access", "description": "Who may call: API keys, and the trail of who did what."},
     {"name": "health", "description": "Whether the gateway serves and can deliver, and what it measures of itself."},

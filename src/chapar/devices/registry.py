@@ -1,0 +1,113 @@
+"""The devices that are known: find them, register and describe them, forget them, withdraw what waits for one."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from chapar.devices.presence import Presences
+from chapar.errors import DeviceNotFound, DevicesExhausted
+from chapar.model.audit import PURGED, Action, Entry
+from chapar.model.device import Device, DeviceFilters, DevicePage, KnownDevice, Registration
+from chapar.model.message import Profile
+from chapar.model.principal import Caller
+from chapar.runtime.clock import Clock
+from chapar.store.devices import Devices, Put
+from chapar.store.purges import Purge, Purges
+
+
+class Description(NamedTuple):
+    """All that somebody says of a device. Its text is checked already."""
+
+    name: str | None
+    profile: Profile | None  #: None: the setting `default_profile`
+    labels: Mapping[str, str]
+
+
+class Registry:
+    """The devices within the caller's reach. Every method raises DeviceNotFound for one that is not."""
+
+    def __init__(
+        self,
+        devices: Devices,
+        purges: Purges,
+        presences: Presences,
+        clock: Clock,
+        *,
+        default_profile: Profile,
+        max_devices: int,
+        patience: float,
+    ) -> None:
+        """`patience`: seconds that a commit may take."""
+        self._devices = devices
+        self._purges = purges
+        self._presences = presences
+        self._clock = clock
+        self._default_profile: Final = default_profile.value
+        self._max_devices = max_devices
+        self._patience = patience
+
+    async def page(self, caller: Caller, filters: DeviceFilters, *, after: str | None, limit: int) -> DevicePage:
+        """A page of at most `limit` devices behind the one with the id `after`; raises StoreUnavailable."""
+        within = filters._replace(reach=caller.principal.reach, default_profile=self._default_profile)
+        page = await self._devices.page(within, after=after, limit=limit, now=self._clock.now())
+        return page._replace(devices=list(map(self._up_to_date, page.devices)))
+
+    async def find(self, caller: Caller, imei: str) -> KnownDevice:
+        """All that is known of a device; raises StoreUnavailable."""
+        reach = caller.principal.reach
+        found = await self._devices.find(imei, reach, self._clock.now()) if reach.covers_device(imei) else None
+        if found is None:
+            raise DeviceNotFound(imei)
+        return self._up_to_date(found)
+
+    async def put(self, caller: Caller, imei: str, description: Description) -> tuple[KnownDevice, Registration]:
+        """Register a device, or describe it anew.
+
+        Raises DevicesExhausted, NotSaved, OutcomeUnknown, StoreUnavailable.
+        """
+        self._check(caller, imei)
+        now = self._clock.now()
+        device = Device(imei, description.name, description.profile, description.labels, now)
+        entry = self._entry(caller, Action.DEVICE_PUT, imei)
+        registration = await self._devices.put(Put(device, entry, self._max_devices), self._deadline())
+        if registration is Registration.NO_ROOM:
+            raise DevicesExhausted(self._max_devices)
+        self._presences.registered(imei)
+        return await self.find(caller, imei), registration
+
+    async def forget(self, caller: Caller, imei: str) -> None:
+        """Forget a device and all that is known of it, but for its messages; it may register itself anew.
+
+        Raises NotSaved, OutcomeUnknown.
+        """
+        self._check(caller, imei)
+        if not await self._devices.delete(self._entry(caller, Action.DEVICE_FORGOTTEN, imei), self._deadline()):
+            raise DeviceNotFound(imei)
+        self._presences.forgotten(imei)
+
+    async def purge(self, caller: Caller, imei: str) -> int:
+        """Withdraw what waits for a device, registered or not, as far as the caller reaches; gives how many messages.
+
+        Raises NotSaved, OutcomeUnknown.
+        """
+        self._check(caller, imei)
+        entry = self._entry(caller, Action.CANCELLED, imei)._replace(detail=PURGED)
+        return await self._purges.purge(Purge(entry, caller.principal.reach), self._patience)
+
+    def _check(self, caller: Caller, imei: str) -> None:
+        if not caller.principal.reach.covers_device(imei):
+            raise DeviceNotFound(imei)
+
+    def _up_to_date(self, found: KnownDevice) -> KnownDevice:
+        """Add when it was last seen, as far as this process knows it better than the database."""
+        seen = self._presences.last_seen(found.device.imei)
+        return found if seen is None else found._replace(last_seen=seen)
+
+    def _entry(self, caller: Caller, action: Action, imei: str) -> Entry:
+        principal = caller.principal
+        return Entry(
+            self._clock.now(), principal.id, principal.name, caller.address, action.value, imei, imei, micro_op=None
+        )
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._patience

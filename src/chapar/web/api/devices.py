@@ -1,0 +1,264 @@
+"""`/devices`: the devices that are known, whether each is there, and what waits for it."""
+
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
+
+from chapar.devices.registry import Description, Registry
+from chapar.errors import FieldInvalid, Phrase
+from chapar.model.device import (
+    MAX_LABEL_NAME,
+    MAX_LABEL_VALUE,
+    MAX_LABELS,
+    MAX_NAME,
+    DeviceFilters,
+    Ground,
+    KnownDevice,
+    Registration,
+    State,
+    check_labels,
+    check_name,
+    read_label,
+)
+from chapar.model.message import Profile, check_device_id, has_forbidden_character
+from chapar.model.principal import Scope
+from chapar.model.times import rfc3339
+from chapar.web.api.schemas import DEVICE_ID, FORBIDDEN, MAX_PAGE
+from chapar.web.http.chunks import in_chunks, page_of
+from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, allow
+from chapar.web.http.problems import answers
+
+_JSON: Final = "application/json"
+_PROFILES: Final = {profile.value: profile for profile in Profile}
+
+# The rules of `device.py` as JSON Schema knows them; those hold them, in both languages.
+_ID: Final[JsonDict] = {"type": "string", **DEVICE_ID}
+_NAME: Final[JsonDict] = {"pattern": f"^[^{FORBIDDEN}]*[^\\s{FORBIDDEN}][^{FORBIDDEN}]*$"}
+_LABELS: Final[JsonDict] = {
+    "maxProperties": MAX_LABELS,
+    "propertyNames": {"pattern": f"^[^:{FORBIDDEN}]{{1,{MAX_LABEL_NAME}}}$"},
+    "additionalProperties": {"type": "string", "pattern": f"^[^{FORBIDDEN}]{{0,{MAX_LABEL_VALUE}}}$"},
+}
+_LABEL: Final = f"^[^:{FORBIDDEN}]{{1,{MAX_LABEL_NAME}}}:[^{FORBIDDEN}]{{0,{MAX_LABEL_VALUE}}}$"
+_CURSOR: Final = r"^[A-Za-z0-9._-]{1,64}$"
+
+DeviceId = Annotated[
+    str,
+    Path(description="The device: 1 to 64 of `A-Z a-z 0-9 . _ -`. Persian and Arabic digits are read as ASCII."),
+    WithJsonSchema(_ID),
+]
+
+
+class DeviceRequest(BaseModel):
+    """All that is to be said of a device; what is left out is said no more."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str | None = Field(
+        default=None,
+        description="For people.",
+        max_length=MAX_NAME,
+        examples=["northern pump"],
+        json_schema_extra=_NAME,
+    )
+    profile: Literal["text", "chapar"] | None = Field(
+        default=None,
+        description="The form in which it takes commands. null: that of CHAPAR_DEFAULT_PROFILE.",
+        examples=["text"],
+    )
+    labels: dict[str, str] = Field(
+        default={},
+        description=f"At most {MAX_LABELS}, by which devices are found: names without a colon, and values.",
+        examples=[{"farm": "1"}],
+        json_schema_extra=_LABELS,
+    )
+
+    def description(self) -> Description:
+        """Return it as the registry takes it; raises FieldInvalid."""
+        return Description(
+            name=None if self.name is None else check_name(self.name),
+            profile=None if self.profile is None else _PROFILES[self.profile],
+            labels=check_labels(self.labels),
+        )
+
+
+class PresenceView(BaseModel):
+    """The presence of a device now, and the evidence for it."""
+
+    state: State = Field(examples=[State.ONLINE])
+    since: str | None = Field(examples=["2026-11-24T06:30:00.000Z"])
+    evidence: Ground | None = Field(
+        description="`announced`: the device said so, or its will. `retained`: the presence topic held it when the "
+        "gateway subscribed. `spoke`: the device published something after its last `offline`.",
+        examples=[Ground.ANNOUNCED],
+    )
+    stale: bool = Field(description="Whether it may have changed unnoticed: the gateway has received nothing for 30 s.")
+
+
+class DeviceQueueView(BaseModel):
+    """The messages of a device that have not ended, as far as the caller reaches."""
+
+    depth: int = Field(examples=[0])
+    oldest: str | None = Field(description="When the first of them was accepted.", examples=[None])
+
+
+class DeviceView(BaseModel):
+    """A device. Times are RFC 3339, UTC, with milliseconds."""
+
+    imei: str = Field(examples=["861234567890123"])
+    name: str | None = Field(examples=["northern pump"])
+    profile: Profile | None = Field(description="null: that of CHAPAR_DEFAULT_PROFILE.", examples=[Profile.TEXT])
+    labels: dict[str, str] = Field(examples=[{"farm": "1"}])
+    presence: PresenceView
+    last_seen: str | None = Field(
+        description="When it last published something; to 5 minutes where another process receives.",
+        examples=["2026-11-24T06:30:00.000Z"],
+    )
+    queue: DeviceQueueView
+
+
+class DeviceList(BaseModel):
+    """One page of devices, in the order of their ids."""
+
+    devices: list[DeviceView]
+    next: str | None = Field(description="`cursor` of the next page; null on the last one.", examples=[None])
+
+
+class PurgedView(BaseModel):
+    """The end of a purge."""
+
+    imei: str = Field(examples=["861234567890123"])
+    cancelled: int = Field(description="How many messages were cancelled.", examples=[3])
+
+
+class DevicesQuery(BaseModel):
+    """Conditions on devices; what is absent does not narrow."""
+
+    presence: Annotated[State | None, WithJsonSchema({"type": "string", "enum": list(State)})] = Field(
+        None, description="Those that are in this state now."
+    )
+    label: Annotated[
+        list[str],
+        WithJsonSchema({"type": "array", "maxItems": MAX_LABELS, "items": {"type": "string", "pattern": _LABEL}}),
+    ] = Field([], max_length=MAX_LABELS, description="Those with this label, as `name:value`; each, where repeated.")
+    profile: Annotated[Profile | None, WithJsonSchema({"type": "string", "enum": list(Profile)})] = Field(
+        None, description="Those that take commands in this form, by their own profile or by default."
+    )
+    q: Annotated[
+        str | None,
+        WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": f"^[^{FORBIDDEN}]*$"}),
+    ] = Field(None, min_length=1, max_length=MAX_NAME, description="Those with this in their id or name.")
+    cursor: Annotated[str | None, WithJsonSchema({"type": "string", "pattern": _CURSOR})] = Field(
+        None, pattern=_CURSOR, description="`next` of the page before."
+    )
+    limit: int = Field(
+        100,
+        ge=1,
+        le=MAX_PAGE,
+        description="Devices on a page, at most: it also ends at 256 KiB of text. Follow `next`.",
+    )
+
+    def filters(self) -> DeviceFilters:
+        """Return them as the registry takes them; raises FieldInvalid."""
+        if self.q is not None and has_forbidden_character(self.q):
+            raise FieldInvalid("q", Phrase("rule.control_characters"))
+        return DeviceFilters(
+            state=self.presence,
+            profile=None if self.profile is None else self.profile.value,
+            labels=tuple(map(read_label, self.label)),
+            text=self.q,
+        )
+
+
+_REGISTERED: Final[dict[int | str, dict[str, object]]] = {
+    201: {"model": DeviceView, "description": "It was not registered before."}
+}
+
+
+def devices_router(registry: Registry) -> APIRouter:
+    """The routes of `/devices`."""
+    router = APIRouter(prefix="/devices", tags=["devices"], route_class=GuardedRoute)
+
+    @router.get(
+        "",
+        summary="List devices",
+        operation_id="list_devices",
+        response_model=DeviceList,
+        responses=answers(422, 503),
+    )
+    @allow(Scope.DEVICES_READ)
+    async def devices(query: Annotated[DevicesQuery, Query()], caller: Calling) -> Response:
+        """A page of the devices that were registered, or have spoken, in the order of their ids: follow `next`."""
+        page = await registry.page(caller, query.filters(), after=query.cursor, limit=query.limit)
+        written = (device_view(device).model_dump_json().encode() for device in page.devices)
+        return AdmittedStream(in_chunks(page_of("devices", written, page.next)), media_type=_JSON)
+
+    @router.get("/{imei}", summary="Show one device", operation_id="show_device", responses=answers(404, 422, 503))
+    @allow(Scope.DEVICES_READ)
+    async def device(imei: DeviceId, caller: Calling) -> DeviceView:
+        """Show whether a device is there and by what evidence, when it was last seen, and how much waits for it."""
+        return device_view(await registry.find(caller, check_device_id(imei)))
+
+    @router.put(
+        "/{imei}",
+        summary="Register a device, or describe it anew",
+        operation_id="put_device",
+        responses=_REGISTERED | answers(400, 404, 406, 408, 409, 413, 415, 422, 503),
+    )
+    @allow(Scope.DEVICES_WRITE)
+    async def put(imei: DeviceId, asked: DeviceRequest, caller: Calling, response: Response) -> DeviceView:
+        """Set all of it: what is left out becomes empty. Messages that wait keep their form."""
+        known, registration = await registry.put(caller, check_device_id(imei), asked.description())
+        if registration is Registration.MADE:
+            response.status_code = 201
+        return device_view(known)
+
+    @router.delete(
+        "/{imei}",
+        summary="Forget a device",
+        operation_id="forget_device",
+        status_code=204,
+        responses=answers(404, 406, 422, 503),
+    )
+    @allow(Scope.DEVICES_WRITE)
+    async def forget(imei: DeviceId, caller: Calling) -> None:
+        """Remove what is known of it. Its messages stay, and what waits leaves. It registers anew once it speaks."""
+        await registry.forget(caller, check_device_id(imei))
+
+    @router.post(
+        "/{imei}/queue/purge",
+        summary="Withdraw all that waits for a device",
+        operation_id="purge_device_queue",
+        responses=answers(404, 406, 422, 503),
+    )
+    @allow(Scope.DEVICES_WRITE)
+    async def purge(imei: DeviceId, caller: Calling) -> PurgedView:
+        """Cancel what is queued or scheduled for it, reason `purged`, as far as the caller reaches.
+
+        What the broker has, or is being sent, is not touched. A repetition withdraws what was accepted meanwhile, too.
+        """
+        device_id = check_device_id(imei)
+        return PurgedView(imei=device_id, cancelled=await registry.purge(caller, device_id))
+
+    return router
+
+
+def device_view(known: KnownDevice) -> DeviceView:
+    """A device as JSON."""
+    device, presence, last_seen, queue = known
+    return DeviceView(
+        imei=device.imei,
+        name=device.name,
+        profile=None if device.profile is None else Profile(device.profile),
+        labels=dict(device.labels),
+        presence=PresenceView(
+            state=presence.state,
+            since=rfc3339(presence.since),
+            evidence=presence.evidence,
+            stale=presence.stale,
+        ),
+        last_seen=rfc3339(last_seen),
+        queue=DeviceQueueView(depth=queue.depth, oldest=rfc3339(queue.oldest)),
+    )
