@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Final, NamedTuple, Self
+from types import MappingProxyType, TracebackType
+from typing import Annotated, Final, NamedTuple, Self, TypeVar, overload
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -44,6 +44,9 @@ SPREADSHEET_TIMEOUT: Final = 600.0  # seconds; nothing comes until it is whole, 
 PAGE: Final = 1000  # messages; the most that the gateway puts on one page
 
 _SENT: Final = frozenset({HTTPStatus.CREATED, HTTPStatus.ACCEPTED})
+
+Shape = TypeVar("Shape", bound=BaseModel)
+Query = Mapping[str, str | list[str]]
 
 _Body = TypeAdapter(dict[str, object])
 
@@ -241,6 +244,29 @@ class GatewayClient:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
+
+    @overload
+    def ask(self, shape: type[Shape], method: str, path: str, query: Query = ..., body: object = ...) -> Shape: ...
+
+    @overload
+    def ask(self, shape: None, method: str, path: str) -> None: ...
+
+    def ask(
+        self,
+        shape: type[Shape] | None,
+        method: str,
+        path: str,
+        query: Query = MappingProxyType({}),
+        body: object = None,
+    ) -> Shape | None:
+        """Call a route with a query and a body in JSON; gives the answer in its shape, None where it has none."""
+        answer = self._call(self._http.build_request(method, path, params=query, json=body))
+        if shape is None:
+            return None
+        try:
+            return shape.model_validate_json(answer.content)
+        except ValidationError:
+            raise NotAGateway(self.url, answer.status_code) from None
 
     def _post(
         self,

@@ -15,6 +15,7 @@ from chapar.cli.audit import audit
 from chapar.cli.backup import backup, restore
 from chapar.cli.bulk import bulk
 from chapar.cli.cancel import cancel
+from chapar.cli.devices import devices
 from chapar.cli.keys import keys
 from chapar.cli.messages import messages
 from chapar.cli.migrate import migrate
@@ -52,6 +53,7 @@ for command in (
     *(backup, restore, migrate, prune),
 ):
     cli.command()(command)
+cli.add_typer(devices, name="devices")
 cli.add_typer(keys, name="keys")
 cli.add_typer(queue, name="queue")
 

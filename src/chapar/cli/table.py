@@ -1,6 +1,6 @@
 """Messages as a person reads them: a table, the newest last."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -117,6 +117,11 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], language
     for line in lines:
         table.add_row(*map(Text, line))
     console.print(table)
+
+
+def print_record(lines: Mapping[str, str], language: Language) -> None:
+    """A line for each heading that has a text."""
+    _print_record(Console(highlight=False), ((say(f"heading.{name}", language), lines[name]) for name in lines))
 
 
 def print_message(message: ShownDetail, language: Language) -> None:
