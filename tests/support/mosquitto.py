@@ -116,6 +116,11 @@ class Mosquitto:
         self.stop()
         self.start()
 
+    def reload(self) -> None:
+        """Take `acl` as it is now, without a restart."""
+        self._write_acl()
+        self.program.send_signal(signal.SIGHUP)
+
     def pause(self) -> None:
         """It keeps its connections and answers nothing."""
         self.program.send_signal(signal.SIGSTOP)
@@ -169,8 +174,7 @@ class Mosquitto:
         if self.users:
             lines.append(f"password_file {self._password_file()}")
         if self.acl is not None:
-            (self._folder / "acl").write_text(self.acl)
-            lines.append(f"acl_file {self._folder / 'acl'}")
+            lines.append(f"acl_file {self._write_acl()}")
         if self.certificates:
             lines += [
                 f"cafile {self.certificates.ca_file}",
@@ -187,6 +191,11 @@ class Mosquitto:
                 "autosave_interval 1",
             ]
         return lines + self.options
+
+    def _write_acl(self) -> Path:
+        path = self._folder / "acl"
+        path.write_text(self.acl or "")
+        return path
 
     def _password_file(self) -> Path:
         path = self._folder / "passwords"

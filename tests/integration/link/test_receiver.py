@@ -1,115 +1,239 @@
-"""What devices publish, received from real brokers."""
+"""What devices publish, received from real brokers, on both event loops."""
 
 import asyncio
-import contextlib
-import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from chapar.app.brokers import broker_access
-from chapar.link.listener import ListenerState
-from chapar.link.publication import Delivery
-from chapar.link.receiver import Receiver
+from chapar.errors import BrokerMute, SessionTakenOver
+from chapar.link import listener
+from chapar.link.broker_access import BrokerAccess
+from chapar.link.embedded import EmbeddedBroker
 from chapar.link.topics import DeviceTopics
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.settings import Settings
-from support.mosquitto import Mosquitto
+from support.builtin import BuiltinBroker
+from support.devices import Device
+from support.links import open_session, publication, published
+from support.mosquitto import Mosquitto, installed
+from support.receivers import Owner, new_client_id, receiving, until
 
-WAIT = 30.0  # seconds, for what takes a moment on a busy machine
-REPLIES = DeviceTopics("devices/{imei}/reply")
-PRESENCES = DeviceTopics("devices/{imei}/presence")
+pytestmark = pytest.mark.skipif(not installed(), reason="Mosquitto is not installed")
 
-
-class Owner:
-    """A receiver under way, and what it handed over."""
-
-    def __init__(self, settings: Settings, *, replies: DeviceTopics = REPLIES, keeps: bool = False) -> None:
-        self.replies: list[Delivery] = []
-        self.life: list[Delivery] = []
-        self.filters: list[tuple[str, ...]] = []
-        self.metrics = Metrics()
-        self._keeps = keeps
-        self._changed = asyncio.Event()
-        self.receiver = Receiver(
-            broker_access(settings),
-            replies,
-            PRESENCES,
-            self.metrics,
-            on_replies=self._on_replies,
-            on_life=self.life.extend,
-            on_filters=self.filters.append,
-        )
-
-    def _on_replies(self, deliveries: list[Delivery]) -> None:
-        self.replies += deliveries
-        if not self._keeps:
-            for delivery in deliveries:
-                delivery.acknowledge()
-
-    @property
-    def payloads(self) -> list[bytes]:
-        return [delivery.payload for delivery in self.replies]
-
-
-def new_client_id() -> str:
-    return f"chapar-replies-{secrets.token_hex(4)}"
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT):
-        while not holds():  # noqa: ASYNC110 - nothing announces what a link or a broker is about to do
-            await asyncio.sleep(0.01)
-
-
-@contextlib.asynccontextmanager
-async def receiving(
-    settings: Settings,
-    *,
-    earlier: Sequence[str] = (),
-    replies: DeviceTopics = REPLIES,
-    keeps: bool = False,
-    client_id: str = "",
-) -> AsyncIterator[Owner]:
-    owner = Owner(settings, replies=replies, keeps=keeps)
-    task = asyncio.create_task(owner.receiver.run(client_id or new_client_id(), earlier, lambda: True))
-    try:
-        yield owner
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
-
-
-async def both_up(owner: Owner) -> None:
-    await until(lambda: owner.receiver.replies_state is ListenerState.UP and owner.receiver.life_up)
+FILTERS = ("devices/+/reply",)
 
 
 @pytest.fixture(scope="module")
 def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
+    with Mosquitto("max_queued_messages 0") as broker:
         yield broker
 
 
 @pytest.fixture
-def settings(mosquitto: Mosquitto) -> Settings:
-    return Settings.load(broker_url=mosquitto.url)
+def access(mosquitto: Mosquitto) -> BrokerAccess:
+    return access_to(mosquitto)
 
 
-async def test_replies_and_signs_of_life_are_handed_over(mosquitto: Mosquitto, settings: Settings) -> None:
+def access_to(broker: Mosquitto) -> BrokerAccess:
+    return broker_access(Settings.load(broker_url=broker.url))
+
+
+@pytest.fixture
+async def builtin() -> AsyncIterator[BuiltinBroker]:
+    broker = BuiltinBroker()
+    async with EmbeddedBroker(broker.port, Metrics()):
+        yield broker
+
+
+@pytest.fixture
+def builtin_access(builtin: BuiltinBroker) -> BrokerAccess:
+    return broker_access(Settings.load(embedded_port=builtin.port))
+
+
+async def publish_all(device: Device, numbers: range) -> list[bytes]:
+    """Let a device reply with each number; returns what it sent."""
+    for number in numbers:
+        await asyncio.to_thread(device.reply, str(number))
+    return [str(number).encode() for number in numbers]
+
+
+async def proven(owner: Owner) -> None:
+    """Wait until both links have received their probe."""
+    await until(lambda: owner.is_up and owner.receiver.trouble is None)
+
+
+async def test_replies_and_signs_of_life_are_handed_over(mosquitto: Mosquitto, access: BrokerAccess) -> None:
     with mosquitto.device("1", mqtt5=True) as device:
         await asyncio.to_thread(device.publish, "devices/1/presence", "online", retain=True)
         await asyncio.to_thread(device.publish, "devices/1/reply", "an old one", retain=True)
-        async with receiving(settings) as owner:
-            await both_up(owner)
+        async with receiving(access) as owner:
+            await proven(owner)
             await asyncio.to_thread(device.reply, "push_down ok", correlation_data=b"id")
-            await until(lambda: len(owner.replies) == 1 and len(owner.life) == 2)
+            await asyncio.to_thread(device.publish, "devices/1/presence", "offline", retain=True)
+            await until(lambda: len(owner.replies) == 1 and len(owner.life) == 3)
     [reply] = owner.replies
     assert (reply.topic, reply.payload, reply.correlation_data) == ("devices/1/reply", b"push_down ok", b"id")
+    # The flag says that the broker had it stored: what is published to be stored comes without.
     assert [(each.topic, each.payload, each.retain) for each in owner.life] == [
         ("devices/1/presence", b"online", True),
         ("devices/1/reply", b"push_down ok", False),
+        ("devices/1/presence", b"offline", False),
     ]
-    assert owner.filters == [("devices/+/reply",)]
-    assert owner.receiver.trouble is None
+    assert (owner.filters, owner.receiver.trouble) == ([FILTERS], None)
+
+
+async def test_replies_are_kept_while_nobody_receives(mosquitto: Mosquitto, access: BrokerAccess) -> None:
+    name = new_client_id()
+    with mosquitto.device("2") as device:
+        async with receiving(access, client_id=name) as owner:
+            await proven(owner)
+        sent = await publish_all(device, range(100))
+        async with receiving(access, client_id=name, earlier=FILTERS) as owner:
+            await until(lambda: len(owner.replies) == 100)
+            await proven(owner)
+    assert owner.payloads == sent
+    assert owner.receiver.sessions_lost == 0
+
+
+async def test_a_takeover_gets_what_was_not_acknowledged_in_order(mosquitto: Mosquitto, access: BrokerAccess) -> None:
+    name = new_client_id()
+    with mosquitto.device("3") as device:
+        async with receiving(access, client_id=name, keeps=True) as loser:
+            await proven(loser)
+            sent = await publish_all(device, range(60))
+            await until(lambda: len(loser.replies) == 60)
+            for delivery in loser.replies[:5]:
+                delivery.acknowledge()
+            await asyncio.to_thread(
+                mosquitto.program.wait_for_lines, f"Received PUBACK from {name}", 6
+            )  # and the probe
+            loser.is_holder = False
+            async with receiving(access, client_id=name, earlier=FILTERS) as winner:
+                await until(lambda: len(winner.replies) == 55)
+                assert loser.running is not None
+                await asyncio.wait([loser.running])
+                assert isinstance(loser.running.exception(), SessionTakenOver)
+                await proven(winner)
+    assert winner.payloads == sent[5:]
+    assert {delivery.duplicate for delivery in winner.replies} == {True}
+
+
+async def test_a_broker_started_anew_has_forgotten_the_session() -> None:
+    with Mosquitto() as broker:
+        async with receiving(access_to(broker)) as owner:
+            await proven(owner)
+            await asyncio.to_thread(broker.stop)
+            await until(lambda: owner.state == "down" and owner.receiver.life_down_since is not None)
+            await asyncio.to_thread(broker.start)
+            await proven(owner)
+            assert owner.receiver.sessions_lost == 1
+
+
+async def test_a_filter_of_an_earlier_configuration_brings_nothing_any_more(
+    mosquitto: Mosquitto, access: BrokerAccess
+) -> None:
+    name = new_client_id()
+    async with receiving(access, client_id=name, replies=DeviceTopics("old/{imei}")) as owner:
+        await proven(owner)
+        old = owner.filters[-1]
+    with mosquitto.device("4") as device:
+        await asyncio.to_thread(device.publish, "old/4", "kept by the broker")
+        async with receiving(access, client_id=name, earlier=old) as owner:
+            await until(lambda: owner.filters == [FILTERS] and bool(owner.replies))
+            await asyncio.to_thread(device.publish, "old/4", "of no filter")
+            await asyncio.to_thread(device.reply, "ok")
+            await until(lambda: len(owner.replies) == 2)
+    assert owner.payloads == [b"kept by the broker", b"ok"]
+
+
+async def test_an_acl_that_grants_and_delivers_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "PROBE_TIMEOUT", 0.5)
+    acl = "user gate\ntopic write devices/#\ntopic read devices/+/presence\n"
+    with Mosquitto(users={"gate": "secret"}, acl=acl) as broker:
+        async with receiving(access_to(broker)) as owner:
+            await until(lambda: owner.state == "mute")
+            assert isinstance(owner.receiver.trouble, BrokerMute)
+            assert owner.receiver.life_up
+            broker.acl = acl + "topic read devices/+/reply\n"
+            await asyncio.to_thread(broker.reload)
+            await proven(owner)
+
+
+async def test_an_acl_that_forbids_the_probe_is_no_reason_to_be_mute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "PROBE_TIMEOUT", 0.5)
+    acl = "user gate\ntopic read devices/#\npattern write devices/%u/x\nuser device\ntopic devices/#\n"
+    with Mosquitto(users={"gate": "secret", "device": "secret"}, acl=acl) as broker:
+        async with receiving(access_to(broker)) as owner:
+            await until(lambda: owner.state == "mute")
+            async with open_session(broker.url.replace("gate", "device")) as device:
+                assert await published(device, publication(topic="devices/1/reply")) == 0
+            await proven(owner)
+            assert len(owner.replies) == 1
+
+
+@pytest.mark.parametrize("size", [1_000_000, 1_048_000])
+async def test_a_large_reply_arrives_and_one_over_our_limit_ends_nothing(
+    mosquitto: Mosquitto, access: BrokerAccess, size: int
+) -> None:
+    async with receiving(access) as owner:
+        await proven(owner)
+        with mosquitto.device("5") as device:
+            await asyncio.to_thread(device.reply, b"x" * size)
+            await asyncio.to_thread(device.reply, b"x" * 1_100_000)
+            await asyncio.to_thread(device.reply, b"next")
+            await until(lambda: len(owner.replies) == 2)
+        assert [len(payload) for payload in owner.payloads] == [size, 4]
+        assert mosquitto.program.running
+
+
+async def test_replies_of_qos_2_and_0(mosquitto: Mosquitto, access: BrokerAccess) -> None:
+    async with receiving(access) as owner:
+        await proven(owner)
+        with mosquitto.device("6") as device:
+            for qos in (2, 0, 1):
+                await asyncio.to_thread(device.publish, "devices/6/reply", str(qos), qos=qos)
+            await until(lambda: len(owner.replies) == 3)
+    assert [(delivery.payload, delivery.qos) for delivery in owner.replies] == [(b"2", 1), (b"0", 0), (b"1", 1)]
+
+
+class TestBuiltin:
+    """The broker that comes with Chapar: it keeps a session for as long as it runs, and takes no properties."""
+
+    @pytest.mark.parametrize("mqtt_5", [False, True])
+    async def test_replies_are_received_and_kept(
+        self, builtin: BuiltinBroker, builtin_access: BrokerAccess, *, mqtt_5: bool
+    ) -> None:
+        name = new_client_id()
+        with builtin.device("1", mqtt5=mqtt_5) as device:
+            await asyncio.to_thread(device.publish, "devices/1/presence", "online", retain=True)
+            async with receiving(builtin_access, client_id=name) as owner:
+                await proven(owner)
+                await publish_all(device, range(3))
+                await until(lambda: len(owner.replies) == 3 and len(owner.life) == 4)
+                assert [each.retain for each in owner.life] == [True, False, False, False]
+            sent = await publish_all(device, range(100))
+            async with receiving(builtin_access, client_id=name, earlier=FILTERS) as owner:
+                await until(lambda: len(owner.replies) == 100)
+                await proven(owner)
+        assert owner.payloads == sent
+        assert owner.receiver.sessions_lost == 0
+
+    async def test_a_takeover_gets_what_was_not_acknowledged(
+        self, builtin: BuiltinBroker, builtin_access: BrokerAccess
+    ) -> None:
+        name = new_client_id()
+        with builtin.device("1") as device:
+            async with receiving(builtin_access, client_id=name, keeps=True) as loser:
+                await proven(loser)
+                sent = await publish_all(device, range(10))
+                await until(lambda: len(loser.replies) == 10)
+                for delivery in loser.replies[:5]:
+                    delivery.acknowledge()
+                loser.is_holder = False
+                async with receiving(builtin_access, client_id=name, earlier=FILTERS) as winner:
+                    assert loser.running is not None
+                    await asyncio.wait([loser.running])
+                    assert isinstance(loser.running.exception(), SessionTakenOver)
+                    await until(lambda: winner.payloads[-5:] == sent[5:])
+                    await proven(winner)
