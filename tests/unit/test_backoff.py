@@ -22,6 +22,8 @@ from chapar.link.embedded import EmbeddedBroker
 from chapar.link.endpoints import Endpoint
 from chapar.link.keeper import Link
 from chapar.link.publication import Publication
+from chapar.link.receiver import Receiver
+from chapar.link.topics import DeviceTopics
 from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.backoff import LONGEST_GAP, SHORTEST_GAP, Backoff
 from chapar.runtime.metrics import Metrics
@@ -61,12 +63,15 @@ class BriefSession:
 
     endpoint, up, window, met_no_subscribers = BROKER, True, 20, False
 
+    session_present, undecodable = False, 0
+
     def __init__(self, lives: float) -> None:
         self._lives = lives
         self.strays = Counter[str]()
 
-    async def subscribe(self, _: list[str]) -> None:
+    async def subscribe(self, _: list[str], qos: int = 1, **__: object) -> int:
         """It is granted."""
+        return qos
 
     async def ended(self) -> None:
         await asyncio.sleep(self._lives)
@@ -98,6 +103,19 @@ async def link(tried: list[float], lives: float) -> None:
         patch.setattr(link_module, "dial", brief_dial(tried, lives))
         patch.setattr(endpoints, "look_up", looked_up)
         await Link(ACCESS, Metrics()).run()
+
+
+async def receiver(tried: list[float], lives: float) -> None:
+    def note_replies(*arguments: object) -> Awaitable[BriefSession]:
+        is_kept = not arguments[2].clean_start  # type: ignore[attr-defined]
+        return brief_dial(tried if is_kept else [], lives)(*arguments)
+
+    topics = DeviceTopics("{imei}/reply")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chapar.link.listener.dial", note_replies)
+        patch.setattr(endpoints, "look_up", looked_up)
+        receiving = Receiver(ACCESS, topics, topics, Metrics(), on_replies=ignore, on_life=ignore, on_filters=ignore)
+        await receiving.run("kept", [], lambda: True)
 
 
 def ignore(_: object) -> None:
@@ -166,7 +184,7 @@ async def writer(tried: list[float], lives: float) -> None:
         await commits.Commits([], Changes(), commits.Metrics())._keep_writer("sqlite://", None)
 
 
-LOOPS = [link, fleet, embedded_broker, worker, writer]
+LOOPS = [link, receiver, fleet, embedded_broker, worker, writer]
 
 
 @pytest.mark.parametrize(

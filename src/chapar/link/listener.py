@@ -65,8 +65,8 @@ class Subscription(NamedTuple):
 class Listener:
     """One connection to one of several brokers, subscribed whenever it is there.
 
-    What comes in one turn of the event loop goes to `on_deliveries` as one list. Where that raises, the session is
-    ended, so that a broker that keeps it delivers again. On topics of `probed`, a device's, neither the probe nor what
+    What comes in one turn of the event loop goes to `on_deliveries` as one list. Where that raises, a session that the
+    broker keeps is ended, so that it delivers again. On topics of `probed`, a device's, neither the probe nor what
     the broker had stored is handed over.
     """
 
@@ -130,6 +130,8 @@ class Listener:
         self._metrics.receiving.labels(self.name).set(self.down_since is None)
         self._metrics.mute.labels(self.name).set(self.state is ListenerState.MUTE)
         undecodable = self.undecodable
+        if undecodable and not self._counted:
+            log.warning("deliveries_undecodable", link=self.name, note="They are acknowledged, counted and dropped.")
         self._metrics.undecodable[self.name,].inc(undecodable - self._counted)
         self._counted = undecodable
 
@@ -262,7 +264,7 @@ class Listener:
         with guarded(f"receiver_{self.name}", self._metrics):
             self._on_deliveries(come)
             return
-        if self._session is not None:
+        if self._session is not None and any(each.qos for each in self._subscriptions):
             self._closing = asyncio.create_task(self._session.close())
 
     def _note(self, error: BrokerError) -> None:

@@ -86,7 +86,8 @@ class Receiver:
         """
         self._kept.resume(earlier_filters, is_ours)
         kept = SignOn(client_id, self._keep_alive, clean_start=False, session_expiry=SESSION_EXPIRY)
-        clean = SignOn(f"chapar-life-{secrets.token_hex(8)}", self._keep_alive)
+        # A broker need not take a client id of more than 23 characters (MQTT 5.0 §3.1.3.1).
+        clean = SignOn(f"chapar-life-{secrets.token_hex(5)}", self._keep_alive)
         others = [
             asyncio.create_task(
                 supervised("receiver_life", partial(self._life.run, clean), self._metrics), name="life"
