@@ -205,7 +205,7 @@ def dispatcher_of(
     edges: Any = (store, link)
     metrics = Metrics()
     lease = ProcessLease(store.queue, clock, PROCESS, LEASE, alone=alone)
-    waiters = Waiters(store.messages, alone=alone)
+    waiters = Waiters(store.messages)
     dispatcher = Dispatcher(*edges, lease, waiters, clock, metrics, clears_expired=clears_expired)
     for listener in (waiters.received, dispatcher.received, Counters(metrics).received):
         store.changes.listen(listener)

@@ -34,8 +34,12 @@ def settings_for(database_url: str) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def open_store(database_url: str, metrics: Metrics | None = None) -> AsyncIterator[Store]:
-    opened = store.open_store(database_url, metrics or Metrics(), readers=4, report_readers=4, auto_migrate=True)
+async def open_store(
+    database_url: str, metrics: Metrics | None = None, process: str | None = None
+) -> AsyncIterator[Store]:
+    opened = store.open_store(
+        database_url, metrics or Metrics(), readers=4, report_readers=4, auto_migrate=True, process=process
+    )
     async with opened as found:
         yield found
 

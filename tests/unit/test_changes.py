@@ -12,11 +12,14 @@ from chapar.model.acceptance import Addition
 from chapar.model.change import Change, Move
 from chapar.model.message import Message, Status
 from chapar.runtime.metrics import Metrics
+from chapar.store import writer
 from chapar.store.acceptance import ADD
 from chapar.store.changes import Changes
 from chapar.store.commits import LARGEST_BATCH, Commits
+from chapar.store.health import CHECK
 from chapar.store.kinds import KINDS
 from chapar.store.messages import Messages
+from chapar.store.moves import MOVE
 from chapar.store.operations import Kind
 from chapar.store.wire import LENGTH, unpack
 from support.fakes import EPOCH
@@ -133,3 +136,29 @@ async def test_a_list_shares_a_commit_with_others_up_to_the_bound_and_is_never_d
 async def test_nothing_asked_for_is_answered_at_once(bench: Bench) -> None:
     assert await bench.messages.add([]) == []
     assert bench.writer.batches == []
+
+
+def test_the_writer_can_say_of_each_kind_what_it_has_changed() -> None:
+    assert [kind.name for kind in KINDS if kind.changes and kind.packed and not kind.unpacked] == []
+
+
+def test_the_writer_records_what_is_committed_of_a_batch_and_nothing_else() -> None:
+    first, second, third = (new_message(f"device-{number}") for number in range(3))
+    moves = [Move(message, published(message), EPOCH) for message in (first, second, third)]
+    batch = [
+        (MOVE.name, MOVE.crossing(moves[:2])),
+        (MOVE.name, MOVE.crossing(moves[2:])),
+        (CHECK.name, CHECK.crossing([()])),
+        (ADD.name, ADD.crossing([Addition(third)])),
+    ]
+    answers: list[Any] = [
+        ("committed", [True, False]),
+        ("apart", [("not_saved", "it will not do")]),
+        ("committed", [None]),
+        ("apart", [("committed", ("queued", None))]),
+    ]
+    changed = [(each.id, each.imei, each.before, each.after) for each in writer._changed(batch, answers)]
+    assert changed == [
+        (first.id, first.imei, Status.PUBLISHING, Status.PUBLISHED),
+        (third.id, third.imei, None, Status.QUEUED),
+    ]

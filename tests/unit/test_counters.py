@@ -53,3 +53,11 @@ def test_what_clears_a_retained_message_was_sent_by_nobody() -> None:
     clearing = new_message(micro_op="", origin="m", retain=True)
     assert counted(change(None, Status.QUEUED, message=clearing)) == {}
     assert counted(change(None, Status.QUEUED, message=new_message())) == {'accepted_total{status="queued"}': 1}
+
+
+def test_what_another_process_has_committed_is_counted_there() -> None:
+    foreign = [
+        change(None, Status.QUEUED)._replace(foreign=True),
+        change(Status.PUBLISHING, Status.PUBLISHED)._replace(foreign=True),
+    ]
+    assert counted(*foreign) == {}

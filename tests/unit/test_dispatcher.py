@@ -637,6 +637,8 @@ async def test_who_waits_is_told_what_another_process_did(status: Status) -> Non
     async with bench.running():
         await until(lambda: bench.store.asked("take"))
         ended = bench.store.put(message._replace(status=status, finished_at=EPOCH))
+        change = Change(ended.id, ended.imei, Status.QUEUED, status, None, EPOCH, None, foreign=True)
+        bench.store.changes.announce([change])
         assert await found(outcome) == ended
 
 

@@ -90,7 +90,7 @@ def test_the_parameters_of_the_update_are_the_values_of_a_move_in_order(dialect:
     before = new_message()
     after = published(before)
     expected = [getattr(after, name) for name in MUTABLE] + [getattr(before, name) for name in guards]
-    assert list(move_row(Move(before, after, EPOCH))) == expected
+    assert list(move_row(Move(before, after, EPOCH))) == [*expected, before.imei]
 
 
 def test_what_a_partial_index_is_for_stands_in_the_query_of_the_lanes_word_by_word() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from typing import Final, NamedTuple
 
 from starlette.types import ASGIApp
@@ -115,14 +116,17 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(rates, settings.max_waits, bodies)
 
 
-def store_of(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsyncContextManager[Store]:
-    """The database, to be opened."""
+def store_of(
+    settings: Settings, metrics: Metrics, process: str | None = None
+) -> contextlib.AbstractAsyncContextManager[Store]:
+    """The database, to be opened by the process with this token, or by a command."""
     return open_store(
         settings.database_url.get_secret_value(),
         metrics,
         readers=settings.readers,
         report_readers=settings.report_readers,
         auto_migrate=settings.auto_migrate,
+        process=process,
     )
 
 
@@ -195,9 +199,9 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
     async with contextlib.AsyncExitStack() as stack:
         if with_broker and settings.broker_url is None:
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
-        store = await stack.enter_async_context(store_of(settings, metrics))
+        store = await stack.enter_async_context(store_of(settings, metrics, process))
         lease = ProcessLease(store.queue, clock, process, settings.lease, alone=settings.serves_alone)
-        waiters = Waiters(store.messages, alone=settings.serves_alone)
+        waiters = Waiters(store.messages)
         dispatcher = Dispatcher(
             store,
             link,
@@ -240,6 +244,12 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                 tasks.create_task(supervised("retention", forgetting.run, metrics), name="retention"),
                 tasks.create_task(door.run(), name="door"),
             ]
+            if not settings.serves_alone:
+                follow = partial(store.log.follow, process, waiters.missed)
+                loops += [
+                    tasks.create_task(supervised("changes", follow, metrics), name="changes"),
+                    tasks.create_task(supervised("changes_kept", store.log.forget, metrics), name="changes_kept"),
+                ]
             try:
                 yield Running(
                     dispatcher,

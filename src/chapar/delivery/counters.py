@@ -22,6 +22,8 @@ class Counters:
         accepted: Counter[str] = Counter()
         finished: Counter[tuple[str, str]] = Counter()
         for change in changes:
+            if change.foreign:
+                continue
             if change.before is None and not (change.message is not None and change.message.clears):
                 accepted[change.after] += 1
             if change.after not in UNFINISHED:

@@ -11,7 +11,6 @@ from chapar.model.change import Change
 from chapar.model.message import UNFINISHED, Message, Status, Wait
 from chapar.store.messages import Messages
 
-_POLL_SHARED: Final = 0.1  # seconds between looks for what other processes have moved
 _AT_MOST: Final = 500  # messages looked up in one read
 _AGAIN: Final = 0.5  # seconds until what could not be read is looked up again
 _SWEEP_EVERY: Final = 0.05  # seconds, at least: one sweep ends all waits whose time is up
@@ -96,9 +95,8 @@ class Waiters:
     A message that is waited for is looked up where a change that may end the wait does not bring it along.
     """
 
-    def __init__(self, messages: Messages, *, alone: bool = True) -> None:
+    def __init__(self, messages: Messages) -> None:
         self._messages = messages
-        self._alone = alone
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, list[Waiting]] = {}
         self._timed: set[Waiting] = set()  # whose deadline runs
@@ -111,11 +109,7 @@ class Waiters:
     async def run(self) -> None:
         """Look up what is not known, until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(None if self._alone else _POLL_SHARED):
-                    await self._asked.wait()
-            except TimeoutError:
-                self.missed()
+            await self._asked.wait()
             self._asked.clear()
             unknown, self._unknown = self._unknown, set()
             for ids in batched(unknown & self._waiting.keys(), _AT_MOST):

@@ -23,6 +23,7 @@ class Change(NamedTuple):
     reason: str | None  #: why it ended
     at: int  #: ms since the epoch
     message: Message | None  #: as it stands now; None: whoever moved it does not know all of it
+    foreign: bool = False  #: whether another process has committed it, which counts it
 
 
 class Cancelled(NamedTuple):

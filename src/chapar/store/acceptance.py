@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, Dialect, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Withdrawal
+from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Sender, Withdrawal
 from chapar.model.audit import Action
 from chapar.model.change import Change
 from chapar.model.message import Message, Status
@@ -81,6 +81,16 @@ def packed_addition(addition: Addition) -> Packed:
     """An addition as it crosses."""
     message, max_depth, key, sender = addition
     return to_row(message), max_depth, key and tuple(key), sender and tuple(sender)
+
+
+def _unpacked_addition(packed: Packed) -> Addition:
+    row, max_depth, key, sender = packed
+    return Addition(
+        to_message(row),
+        max_depth,
+        None if key is None else IdempotencyKey._make(key),
+        None if sender is None else Sender._make(sender),
+    )
 
 
 def _placed(addition: Addition, result: Row | None) -> Added:
@@ -267,6 +277,11 @@ def _packed_withdrawal(withdrawal: Withdrawal) -> _PackedWithdrawal:
     return to_row(withdrawal.never), withdrawal.claim, withdrawal.key and tuple(withdrawal.key)
 
 
+def _unpacked_withdrawal(packed: _PackedWithdrawal) -> Withdrawal:
+    row, claim, key = packed
+    return Withdrawal(to_message(row), claim, None if key is None else IdempotencyKey._make(key))
+
+
 def _change_of_withdrawal(withdrawal: Withdrawal, withdrawn: _Withdrawn) -> Change | None:
     if withdrawn is None:
         return None
@@ -276,11 +291,12 @@ def _change_of_withdrawal(withdrawal: Withdrawal, withdrawn: _Withdrawn) -> Chan
     return Change(never.id, never.imei, None if before is None else Status(before), after, never.reason, at, now)
 
 
-ADD: Final[Kind[Addition, Added]] = Kind("add", _add, packed_addition, _placed, _change_of_add)
+ADD: Final[Kind[Addition, Added]] = Kind("add", _add, packed_addition, _placed, _change_of_add, _unpacked_addition)
 WITHDRAW: Final[Kind[Withdrawal, Change | None]] = Kind(
     "withdraw",
     _withdraw,
     _packed_withdrawal,
     _change_of_withdrawal,
     changes=lambda _, change: () if change is None else [change],
+    unpacked=_unpacked_withdrawal,
 )

@@ -1,4 +1,4 @@
-"""The seam for what has changed: each change of a message that this process commits is announced here, once."""
+"""The seam for what has changed: each change of a message is announced here, once."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,10 +13,9 @@ Listener = Callable[[Sequence[Change]], None]
 
 
 class Changes:
-    """Listeners to what has changed.
+    """Listeners to what has changed: by the commits of this process, and as the log of changes says by those of others.
 
-    Announced are the commits of this process alone. For other processes, and for whoever comes later, a log of changes
-    belongs into the same transaction: `Kind.changes` gives what the writer would add to it.
+    Of what others have changed the message is not known, and its change says that it is `foreign`.
     """
 
     def __init__(self) -> None:

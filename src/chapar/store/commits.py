@@ -123,15 +123,23 @@ class Commits:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database_url: str, lock: Lock | None, order: Sequence[Kind[Any, Any]], changes: Changes, metrics: Metrics
+        cls,
+        database_url: str,
+        lock: Lock | None,
+        order: Sequence[Kind[Any, Any]],
+        changes: Changes,
+        metrics: Metrics,
+        process: str | None = None,
     ) -> AsyncIterator[Self]:
         """Keep a writer running, which holds the lock of a SQLite file too.
+
+        `process`: token of this process, where others may have to learn of what it changes.
 
         Leaving commits what is queued, within 5 s, and ends the writer.
         """
         commits = cls(order, changes, metrics)
         # No task group: it would wrap whatever its body raises, and this body is the whole gateway.
-        keep = partial(commits._keep_writer, database_url, lock)
+        keep = partial(commits._keep_writer, database_url, lock, process)
         keeper = asyncio.create_task(supervised("writer", keep, commits._metrics), name="writer")
         try:
             yield commits
@@ -343,7 +351,7 @@ class Commits:
         for operation in self._queue:
             operation.fail(self._cause)
 
-    async def _keep_writer(self, database_url: str, lock: Lock | None) -> None:
+    async def _keep_writer(self, database_url: str, lock: Lock | None, process: str | None = None) -> None:
         """Start the writer, and another whenever it dies; what it left unanswered is repeated."""
         locked = None if lock is None else lock.descriptors
         backoff = Backoff()
@@ -351,7 +359,7 @@ class Commits:
             channel = Channel(self._receive)
             try:
                 async with writer_process(channel, locked or ()) as writer:
-                    writer.write(pack((database_url, locked)))
+                    writer.write(pack((database_url, locked, process)))
                     try:
                         with backoff.working():
                             await channel.ended

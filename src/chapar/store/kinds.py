@@ -5,6 +5,7 @@ from typing import Any, Final
 from chapar.store.acceptance import ADD, WITHDRAW
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED
 from chapar.store.audit import ADD_ENTRY
+from chapar.store.change_log import FORGET_CHANGES
 from chapar.store.devices import DELETE_DEVICE, PUT_DEVICE
 from chapar.store.health import CHECK
 from chapar.store.idempotency import ANSWER
@@ -42,5 +43,6 @@ KINDS: Final[tuple[Kind[Any, Any], ...]] = (
     ADD_ENTRY,
     TAKE,
     PRUNE,
+    FORGET_CHANGES,
     CHECK,
 )

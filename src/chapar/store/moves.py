@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Dialect, bindparam, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.model.audit import Entry
 from chapar.model.change import Cancelled, Change, Move
-from chapar.model.message import MUTABLE, WAITING, Attempt, Status
+from chapar.model.message import MUTABLE, WAITING, Attempt, Message, Status
 from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
 from chapar.store.generations import advance
@@ -19,13 +19,22 @@ from chapar.store.schema import COLUMNS, Row, attempts, messages, to_message, to
 
 _CANCELLED = Reason.CANCELLED.value
 _GUARDS = ("id", "status", "attempts", "claim")
+_PARAMETERS: Final = len(MUTABLE) + len(_GUARDS)
 _set = attrgetter(*MUTABLE[1:])
+_UNKNOWN: Final = Message._make([None] * len(COLUMNS))
 
 
 def move_row(move: Move) -> Row:
-    """A move as it crosses: what is set, then what must still hold."""
+    """A move as it crosses: what is set, then what must still hold; last the device, for the log of changes."""
     before, after, _ = move
-    return (str(after.status), *_set(after), before.id, str(before.status), before.attempts, before.claim)
+    return (str(after.status), *_set(after), before.id, str(before.status), before.attempts, before.claim, before.imei)
+
+
+def _unpacked_move(row: Row) -> Move:
+    """The move that crossed, of which no more is known than what a change says without its message."""
+    id_, status, _, _, imei = row[len(MUTABLE) :]
+    before = _UNKNOWN._replace(id=str(id_), imei=str(imei), status=Status(str(status)))
+    return Move(before, before._replace(status=Status(str(row[0])), reason=cast("str | None", row[1])), 0)
 
 
 # The order of the parameters is that of the values in `move_row`.
@@ -69,7 +78,7 @@ _TO_CANCEL = select(*COLUMNS).where(messages.c.id == bindparam("of_message")).wi
 
 
 def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool]:
-    moved = run_batch(connection, update_sql(connection.dialect), rows)
+    moved = run_batch(connection, update_sql(connection.dialect), [row[:_PARAMETERS] for row in rows])
     if moved == len(rows):
         return [True] * len(rows)
     if len(rows) > 1:
@@ -137,6 +146,6 @@ def _change_of_move(move: Move, moved: bool) -> Sequence[Change]:  # noqa: FBT00
     return [Change(after.id, after.imei, move.before.status, after.status, after.reason, move.at, after)]
 
 
-MOVE: Final[Kind[Move, bool]] = Kind("move", _move, packed=move_row, changes=_change_of_move)
+MOVE: Final[Kind[Move, bool]] = Kind("move", _move, packed=move_row, changes=_change_of_move, unpacked=_unpacked_move)
 RECORD: Final[Kind[Attempt, None]] = Kind("record", _record)
 CANCEL: Final[Kind[Entry, Cancelled | None]] = Kind("cancel", _cancel, named=_cancelled, changes=_change_of_cancel)

@@ -35,6 +35,7 @@ class Kind(Generic[Arguments, Result]):
     packed: Callable[[Arguments], Any] | None = None
     named: Callable[[Arguments, Any], Result] | None = None
     changes: Callable[[Arguments, Result], Sequence[Change]] | None = None  #: what it changed; None: no message
+    unpacked: Callable[[Any], Arguments] | None = None  #: the arguments of what crossed, as far as `changes` asks
 
     def crossing(self, arguments: Sequence[Arguments]) -> Sequence[Any]:
         """The arguments as they cross."""
@@ -43,6 +44,13 @@ class Kind(Generic[Arguments, Result]):
     def result(self, arguments: Arguments, plain: object) -> Result:
         """Return what the one who asked is to see of a plain result."""
         return cast("Result", plain) if self.named is None else self.named(arguments, plain)
+
+    def changed(self, crossed: object, plain: object) -> Sequence[Change]:
+        """Return what it changed, from what crosses: that is all the writer has."""
+        if self.changes is None:
+            return ()
+        arguments = cast("Arguments", crossed) if self.unpacked is None else self.unpacked(crossed)
+        return self.changes(arguments, self.result(arguments, plain))
 
     def run(self, connection: Connection, arguments: Sequence[Arguments]) -> list[Result]:
         """Run it in a transaction of one's own."""

@@ -96,6 +96,11 @@ def _packed(take_back: TakeBack) -> tuple[Row, Entry | None]:
     return to_row(take_back.clearing), take_back.entry
 
 
+def _unpacked(packed: tuple[Row, Entry | None]) -> TakeBack:
+    clearing, entry = packed
+    return TakeBack(to_message(clearing), entry)
+
+
 def _changes(take_back: TakeBack, clearing_id: str | None) -> Sequence[Change]:
     clearing = take_back.clearing
     if clearing_id != clearing.id:  # it was under way already, or is not needed
@@ -149,4 +154,6 @@ def _names(clearing: Message, *, taker: str | None) -> dict[str, str | None]:
     }
 
 
-TAKE_BACK: Final[Kind[TakeBack, str | None]] = Kind("take_back", _take_back, packed=_packed, changes=_changes)
+TAKE_BACK: Final[Kind[TakeBack, str | None]] = Kind(
+    "take_back", _take_back, packed=_packed, changes=_changes, unpacked=_unpacked
+)

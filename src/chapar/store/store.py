@@ -11,6 +11,7 @@ from chapar.runtime.metrics import Metrics
 from chapar.store import administration, database, files, migrations
 from chapar.store.api_keys import ApiKeys
 from chapar.store.audit import Trail
+from chapar.store.change_log import ChangeLog
 from chapar.store.changes import Changes
 from chapar.store.commits import Commits
 from chapar.store.devices import Devices
@@ -49,6 +50,7 @@ class Store(NamedTuple):
     receiving: Receiving
     health: Health
     changes: Changes  #: announces what was committed
+    log: ChangeLog  #: … and what other processes did
 
     @classmethod
     def over(cls, commits: Commits, lookups: Readers, reporters: Readers, changes: Changes) -> Self:
@@ -67,16 +69,24 @@ class Store(NamedTuple):
             Receiving(commits),
             Health(commits, lookups),
             changes,
+            ChangeLog(commits, lookups, changes),
         )
 
 
 @asynccontextmanager
 async def open_store(
-    database_url: str, metrics: Metrics, *, readers: int, report_readers: int, auto_migrate: bool
+    database_url: str,
+    metrics: Metrics,
+    *,
+    readers: int,
+    report_readers: int,
+    auto_migrate: bool,
+    process: str | None = None,
 ) -> AsyncIterator[Store]:
     """Lock and migrate the database (PostgreSQL: check it, unless `auto_migrate`), commit once, start the writer.
 
     `readers` look single things up; `report_readers` answer what may take seconds, so that it keeps no look-up waiting.
+    `process` is the token under which others find in the log of changes what this one did; None: they do not.
 
     Raises DatabaseInUse, SchemaOutdated, SchemaNewer, DatabaseUnsafe, DatabaseUnusable, SettingInvalid.
     """
@@ -96,7 +106,7 @@ async def open_store(
         identity = None if lock is None else lock.identity
         changes = Changes()
         async with (
-            Commits.open(database_url, lock, KINDS, changes, metrics) as commits,
+            Commits.open(database_url, lock, KINDS, changes, metrics, process) as commits,
             Readers.open(database_url, readers, identity, lambda: commits.gone) as lookups,
             Readers.open(database_url, report_readers, identity, lambda: commits.gone) as reporters,
         ):

@@ -3,9 +3,10 @@
 `main` serves one socket until the other end closes it. It takes a batch, runs all of it in one transaction, commits,
 and answers each operation. The gateway's end is `commits.py`.
 
-    gateway → writer   (url, descriptors)             once, at first: it names a secret, so it is no argument; the
+    gateway → writer   (url, descriptors, process)    once, at first: it names a secret, so it is no argument; the
                                                       descriptors are those of the lock of a SQLite file, inherited:
-                                                      of the lock file and of the database; or None
+                                                      of the lock file and of the database; or None; the process is
+                                                      the token of the gateway that other processes may work beside
                        [(kind, [row, …]), …]          a batch, only while the writer is ready; an empty one asks
                                                       whether it is alive
     writer → gateway   ("ready",)                     there is a connection
@@ -30,12 +31,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe, Phrase
+from chapar.model.change import Change
+from chapar.store.change_log import Recorder
 from chapar.store.database import Role, check_durable, empty_wal, open_engine, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.files import Watch
@@ -60,6 +63,7 @@ def serve(channel: socket.socket) -> None:
     if first is None:
         return
     url, descriptors = str(first[0]), first[1]
+    recorder = None if first[2] is None or sqlite_file(url) is not None else Recorder(str(first[2]))
     file = sqlite_file(url)
     engine = open_engine(url, Role.WRITER, identity=None if descriptors is None else Identity.of(descriptors[1]))
     settled = True
@@ -68,7 +72,7 @@ def serve(channel: socket.socket) -> None:
             with _connected(engine, settled=settled) as connection:
                 watch = None if file is None or descriptors is None else Watch(file, *descriptors)
                 _send(channel, ("ready",))
-                settled = _commit_batches(channel, connection, watch)
+                settled = _commit_batches(channel, connection, watch, recorder)
         except DatabaseFileGone as error:
             _send(channel, ("gone", error.file))
         except (SQLAlchemyError, ChaparError) as error:
@@ -90,7 +94,9 @@ def _connected(engine: Engine, *, settled: bool) -> Iterator[Connection]:
         yield connection
 
 
-def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch | None) -> bool:
+def _commit_batches(
+    channel: socket.socket, connection: Connection, watch: Watch | None, recorder: Recorder | None
+) -> bool:
     """Serve until the other end or the connection is gone; False where the last commit's outcome is unknown."""
     gone: str | None = None
     while True:
@@ -103,7 +109,7 @@ def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch
         if not batch:
             _send(channel, ("alive",))
             continue
-        answers, usable = commit(connection, batch, watch)
+        answers, usable = commit(connection, batch, watch, recorder)
         if usable and all(answer[0] == "committed" for answer in answers):
             _send(channel, ("committed", [answer[1] for answer in answers]))
             continue
@@ -129,7 +135,9 @@ def _check_file(channel: socket.socket, connection: Connection, watch: Watch, be
     return gone
 
 
-def commit(connection: Connection, batch: Batch, watch: Watch | None = None) -> tuple[list[Answer], bool]:
+def commit(
+    connection: Connection, batch: Batch, watch: Watch | None = None, recorder: Recorder | None = None
+) -> tuple[list[Answer], bool]:
     """Run `batch` in one transaction. Gives an answer for each operation, and whether the connection is still good.
 
     Until COMMIT was asked for, a failure is certain to have left nothing. From then on it is only where the
@@ -138,6 +146,8 @@ def commit(connection: Connection, batch: Batch, watch: Watch | None = None) -> 
     """
     try:
         answers = _run(connection, batch)
+        if recorder is not None and recorder.is_needed(connection):
+            recorder.add(connection, _changed(batch, answers))
         generation = 0 if watch is None else generation_of(connection)
     except SQLAlchemyError as error:
         return [("not_saved", cause(error))] * len(batch), _rolled_back(connection)
@@ -197,6 +207,15 @@ def _run_alone(connection: Connection, kind: Kind[Any, Any], row: object) -> Ans
             raise
         return ("not_saved", cause(error))
     return ("committed", result)
+
+
+def _changed(batch: Batch, answers: Sequence[Answer]) -> Iterator[Change]:
+    """Return what a batch has changed, in its order."""
+    for (name, rows), (outcome, results) in zip(batch, answers, strict=True):
+        items = results if outcome == "apart" else [(outcome, result) for result in cast("Sequence[object]", results)]
+        for row, (said, result) in zip(rows, cast("Sequence[Answer]", items), strict=True):
+            if said == "committed":
+                yield from _KINDS[name].changed(row, result)
 
 
 def _by_kind(batch: Batch) -> Iterator[tuple[Kind[Any, Any], list[int]]]:
