@@ -95,6 +95,34 @@ def ask(sight: Sight, method: str, id_: str, path: str, accept_language: str) ->
     return sight.narrow.request(method, f"/messaging/messages/{id_}{path}", headers=headers)
 
 
+@pytest.mark.parametrize("accept_language", ["en", "fa"])
+def test_a_device_of_others_is_not_there_and_keeps_what_waits(sight: Sight, accept_language: str) -> None:
+    for imei in (FOREIGN, FULL):
+        assert sight.owner.put(f"/devices/{imei}", json={"name": CANARY if imei is FOREIGN else "full"}).is_success
+    headers = {"Accept-Language": accept_language}
+    for method, path in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/queue/purge")):
+        answer, unknown = (
+            sight.narrow.request(
+                method, f"/devices/{imei}{path}", json={} if method == "PUT" else None, headers=headers
+            )
+            for imei in (FOREIGN, f"{CANARY}-unknown")
+        )
+        assert (answer.status_code, problem_of(answer)["code"]) == (404, "device_not_found")
+        assert answer.text.replace(FOREIGN, "") == unknown.text.replace(f"{CANARY}-unknown", "")
+        assert set(answer.headers) == set(unknown.headers)
+        sight.hidden_in(answer, FOREIGN)
+    for query in ("", f"?q={CANARY}", "?presence=unknown"):
+        answer = sight.narrow.get(f"/devices{query}")
+        assert answer.is_success, answer.text
+        sight.hidden_in(answer, query)
+    shown = sight.narrow.get(f"/devices/{FULL}").json()
+    assert shown["queue"] == {"depth": 0, "oldest": None}, "what waits for it is out of reach"
+    assert sight.owner.get(f"/devices/{FULL}").json()["queue"]["depth"] == 2
+    assert sight.narrow.post(f"/devices/{FULL}/queue/purge").json()["cancelled"] == 0
+    for id_ in sight.foreign:
+        assert sight.owner.get(f"/messaging/messages/{id_}").json()["status"] == "scheduled"
+
+
 def test_no_list_no_report_and_no_count_knows_of_it(sight: Sight) -> None:
     [first, *_] = sight.foreign
     for path in (

@@ -275,6 +275,10 @@ async def test_nobody_listens_from_when_a_link_fell_or_a_lease_ended(store: Stor
     await acquire(store, OTHER, life_is_up=True)
     await store.receiving.release(OTHER)
     assert 0 <= (down_for() or 0) < 60_000
+    await acquire(store, OTHER, life_is_up=True, alone=True, seconds=0)
+    assert down_for() is None, "whoever is alone loses nothing to nobody"
+    await acquire(store, ONE, alone=True)
+    assert (down_for() or 0) > 10**9, "nobody knows since when the other one has been dead"
 
 
 async def test_others_ask_for_presences_in_their_own_transaction(store: Store, shared_url: str) -> None:

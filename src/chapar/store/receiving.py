@@ -23,12 +23,13 @@ _ACQUIRE = (
     .values(
         process=bindparam("of_process"),
         lease_until=DATABASE_TIME + bindparam("lasts", type_=BigInteger),
-        # The link of one whose lease ended may have been up until then.
+        # The link of another one may have been up until its lease ended.
         life_down_since=case(
             (_is_up, null()),
             (receiver.c.life_down_since.is_not(None), receiver.c.life_down_since),
             (_is_ours, DATABASE_TIME),
-            else_=_over_since,
+            (_is_over, receiver.c.lease_until),
+            else_=0,  # it died whenever: whoever is alone has no lease that ends
         ),
     )
     .returning(receiver.c.filters)
@@ -47,11 +48,14 @@ _DOWN_FOR = select(
 )
 
 
+_FOR_EVER: Final = 100 * 365 * 86_400_000  # ms
+
+
 class Reception(NamedTuple):
     """The wish of a process to receive, or to go on receiving."""
 
     process: str  #: token
-    seconds: float  #: how long the lease is from now on
+    seconds: float  #: how long the lease is from now on, unless it is alone
     alone: bool  #: no other process can be alive: this one holds the database's lock
     life_is_up: bool  #: it receives signs of life now
     filters: tuple[str, ...] | None = None  #: topic filters that the broker keeps for it from now on; None: as before
@@ -95,11 +99,13 @@ def _acquire(connection: Connection, receptions: Sequence[Reception]) -> Sequenc
 
 
 def _acquire_one(connection: Connection, reception: Reception) -> tuple[str, ...] | None:
+    if reception.alone and (held := _held_alone(connection, reception)) is not None:
+        return held
     found = connection.execute(
         _ACQUIRE,
         {
             "of_process": reception.process,
-            "lasts": round(reception.seconds * 1000),
+            "lasts": _FOR_EVER if reception.alone else round(reception.seconds * 1000),
             "alone": reception.alone,
             "life_is_up": reception.life_is_up,
         },
@@ -111,6 +117,13 @@ def _acquire_one(connection: Connection, reception: Reception) -> tuple[str, ...
         connection.execute(_KEEP_FILTERS, {"of_process": reception.process, "kept": kept})
         return reception.filters
     return tuple(json.loads(found[0]))
+
+
+def _held_alone(connection: Connection, reception: Reception) -> tuple[str, ...] | None:
+    """The filters, where nothing is to be written: whoever is alone renews nothing, because SD cards bear no more."""
+    row = connection.execute(select(receiver)).one()
+    is_same = row.process == reception.process and (row.life_down_since is None) is reception.life_is_up
+    return tuple(json.loads(row.filters)) if is_same and reception.filters is None else None
 
 
 def _held(_: Reception, filters: tuple[str, ...] | None) -> Held | None:
