@@ -2,11 +2,15 @@ import json
 from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chapar.devices.firmware import MOST_SEEN, Behaviour, Deed, Firmware, Received, Word
 from chapar.model.message import Profile
 
 ENVELOPE = b'{"id":"a1","micro_op":"open_valve","params":{"seconds":600}}'
+values = st.text() | st.integers() | st.none() | st.lists(st.integers(), max_size=2)
+documents = st.dictionaries(st.sampled_from(["id", "micro_op", "params", "status"]), values) | values
 IN_PROPERTY = (("message-id", "a1"),)
 
 
@@ -59,6 +63,7 @@ def test_a_reply_has_the_form_of_its_profile(
         b"{}",
         b'{"micro_op":1}',
         b'{"id":1,"micro_op":"a"}',
+        b'{"id":"a","micro_op":"a","status":"ok"}',
         b'{"id":"a","id":"b","micro_op":"a"}',
         b'{"id":"%s","micro_op":"a"}' % (b"x" * 200),
         b'{"id":"a","micro_op":' + b"[" * 100_000,
@@ -69,6 +74,14 @@ def test_what_is_no_command_is_ignored(payload: bytes) -> None:
     firmware = Firmware("1")
     assert firmware.receive(Received(payload)) == (Deed.IGNORED, None, None, ())
     assert firmware.receive(Received(b"push_down")).deed is Deed.RAN, "and the device goes on"
+
+
+@given(payload=st.binary(max_size=300) | st.text().map(str.encode) | documents.map(json.dumps).map(str.encode))
+def test_whatever_arrives_is_taken_and_answered_briefly(payload: bytes) -> None:
+    for profile in Profile:
+        reaction = Firmware("1", Behaviour(profile)).receive(Received(payload))
+        assert (reaction.deed is Deed.IGNORED) == (reaction.operation is None) == (not reaction.replies)
+        assert all(len(reply.payload) < 8192 for reply in reaction.replies)
 
 
 def test_a_known_id_is_not_run_again_and_is_answered_alike() -> None:

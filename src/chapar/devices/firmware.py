@@ -172,4 +172,6 @@ def _fields(received: Received) -> tuple[JsonValue, JsonValue]:
     if not received.payload.startswith(b"{"):
         return received.payload.decode(), message_id
     envelope = parse(received.payload)
-    return (envelope.get("micro_op"), envelope.get("id", message_id)) if isinstance(envelope, dict) else (None, None)
+    if not isinstance(envelope, dict) or "status" in envelope:  # a reply, where both have one topic
+        return None, None
+    return envelope.get("micro_op"), envelope.get("id", message_id)

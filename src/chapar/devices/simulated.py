@@ -209,7 +209,10 @@ class Fleet:
         delivery.acknowledge()
         loop = asyncio.get_running_loop()
         for reply in reaction.replies:
-            loop.call_later(reply.delay, self._reply, device, reply)
+            if reply.delay:
+                loop.call_later(reply.delay, self._reply, device, reply)
+            else:  # timers that end at once keep no order
+                self._reply(device, reply)
 
     def _reply(self, device: _Device, reply: Reply) -> None:
         device.due.append(reply)
