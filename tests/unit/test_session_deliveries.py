@@ -198,7 +198,8 @@ async def test_what_nobody_asked_for_is_acknowledged_in_its_turn() -> None:
 async def test_what_a_broker_kept_may_come_with_connack() -> None:
     deliveries: list[Delivery] = []
     session, transport = connected(deliveries, connack=CONNACK + publish(1, duplicate=True))
-    assert ([delivery.duplicate for delivery in deliveries], session.up, transport.written) == ([True], True, [])
+    assert [(delivery.duplicate, delivery.packet_id) for delivery in deliveries] == [(True, 1)]
+    assert (session.up, transport.written) == (True, [])
 
 
 @pytest.mark.parametrize(("retained", "handling"), [(True, 0), (False, 2)])

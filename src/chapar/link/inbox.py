@@ -102,6 +102,7 @@ class Inbox:
             tuple(packet.user_properties),
             partial(self._acknowledge, owed),
             packet.duplicate,
+            owed.packet_id,
         )
 
     def _acknowledge(self, owed: _Owed) -> None:

@@ -64,3 +64,4 @@ class Delivery:
     user_properties: tuple[tuple[str, str], ...]
     acknowledge: Callable[[], None]
     duplicate: bool = False  #: whether the broker may have sent it before, in this session or an earlier connection
+    packet_id: int = 0  #: the same where the broker sends it again (MQTT 5.0 §4.4); 0 at QoS 0
