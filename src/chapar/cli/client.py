@@ -54,6 +54,18 @@ _Body = TypeAdapter(dict[str, object])
 Moment = Annotated[AwareDatetime, PlainSerializer(lambda time: rfc3339(milliseconds(time)))]  # as the gateway writes it
 
 
+class ShownReply(BaseModel):
+    """The reply of a device, likewise."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    at: Moment
+    status: str
+    payload: JsonValue = None
+    matched_by: str | None = None
+    late: bool = False
+
+
 class ShownMessage(BaseModel):
     """A message as the gateway shows it: what the command line reads of it, and whatever else there is."""
 
@@ -70,6 +82,7 @@ class ShownMessage(BaseModel):
     subscribers: bool | None = None
     created_at: Moment
     finished_at: Moment | None = None
+    reply: ShownReply | None = None
 
 
 class ShownAttempt(BaseModel):
@@ -91,6 +104,13 @@ class ShownDetail(ShownMessage):
     expires_at: Moment | None = None
     published_at: Moment | None = None
     origin: str | None = None
+    reply_by: Moment | None = None
+    only_if_online: bool = False
+    deliver: str = "now"
+    contact_until: Moment | None = None
+    collapse_key: str | None = None
+    superseded_by: str | None = None
+    urgent: bool = False
     history: tuple[ShownAttempt, ...] = ()
 
 
@@ -228,9 +248,12 @@ class GatewayClient:
                 break
         return found
 
-    def find(self, message_id: str) -> ShownDetail:
-        """The message with this id; where there is none, the gateway says so (404)."""
-        answer = self._call(self._http.build_request("GET", _path(message_id)))
+    def find(
+        self, message_id: str, query: Mapping[str, str] | None = None, patience: float = READ_TIMEOUT
+    ) -> ShownDetail:
+        """The message with this id; where there is none, the gateway says so (404). The `query` may ask it to wait."""
+        timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT)
+        answer = self._call(self._http.build_request("GET", _path(message_id), params=query, timeout=timeout))
         try:
             return ShownDetail.model_validate_json(answer.content)
         except ValidationError:

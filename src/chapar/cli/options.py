@@ -15,7 +15,8 @@ from chapar.errors import Phrase, UsageInvalid, ascii_digits, ascii_number, greg
 from chapar.model.message import LONGEST_WAIT, Status, Wait, check_device_id, check_operation
 from chapar.model.times import TimeInvalid, check_time
 
-ACCEPTED: Final = 3  # exit code: saved, and the broker has not acknowledged it yet
+ACCEPTED: Final = 3  # exit code: saved, and what is waited for is not there yet
+FAILED: Final = 4  # exit code: the device said that it failed
 MARGIN: Final = 10.0  # seconds that a gateway may take for everything else
 
 Url = Annotated[
@@ -42,7 +43,12 @@ IdempotencyKey = Annotated[
     ),
 ]
 WaitFor = Annotated[
-    Wait, typer.Option("--wait", help="`broker`: until the broker has it. `none`: until it is saved; exit code 3.")
+    Wait,
+    typer.Option(
+        "--wait",
+        help="`broker`: until the broker has it. `device`: until the device has said its last word. `none`: until it "
+        "is saved; exit code 3.",
+    ),
 ]
 Timeout = Annotated[
     float | None,
@@ -51,7 +57,7 @@ Timeout = Annotated[
         min=0.001,
         max=LONGEST_WAIT,
         metavar="SECONDS",
-        help="How long to wait for the broker. [default: the gateway's CHAPAR_PUBLISH_TIMEOUT]",
+        help="How long to wait. [default: the gateway's CHAPAR_PUBLISH_TIMEOUT; for the device its time to reply too]",
         show_default=False,
     ),
 ]
@@ -82,6 +88,13 @@ def filters_of(
         since=moment("--since", since),
         until=moment("--until", until),
     )
+
+
+def exit_code(status: object, *, is_done: bool) -> int:
+    """Return how a command ends that waited for a message: by the device's word, where it has said its last."""
+    if status == Status.FAILED:
+        return FAILED
+    return 0 if is_done else ACCEPTED
 
 
 def seconds(option: str, text: str | None) -> float | None:

@@ -3,7 +3,7 @@
 import typer
 
 from chapar.cli.client import GatewayClient
-from chapar.cli.options import ACCEPTED, MARGIN, IdempotencyKey, Json, MessageId, Timeout, Url, WaitFor
+from chapar.cli.options import MARGIN, IdempotencyKey, Json, MessageId, Timeout, Url, WaitFor, exit_code
 from chapar.cli.send import outcome
 from chapar.cli.sentences import say
 from chapar.cli.terminal import progress
@@ -27,8 +27,8 @@ def resend(
     """
     language = preferred_language()
     query = {"wait": wait.value} | ({} if timeout is None else {"timeout": str(timeout)})
-    with GatewayClient(url, language) as gateway, progress(say("send.waiting", language)):
+    with GatewayClient(url, language) as gateway, progress(say(f"send.waiting_{wait}", language)):
         sent = gateway.resend(message_id, query, (timeout or LONGEST_WAIT) + MARGIN, idempotency_key)
     typer.echo(json_line(sent.body) if as_json else outcome(sent, language))
-    if not sent.acknowledged:
-        raise typer.Exit(ACCEPTED)
+    if code := exit_code(sent.body.get("status"), is_done=sent.acknowledged):
+        raise typer.Exit(code)

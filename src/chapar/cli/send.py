@@ -1,14 +1,15 @@
 """`chapar send`: one operation for one device, through a running gateway."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from pydantic import JsonValue
 
 from chapar.cli.client import GatewayClient, Sent
-from chapar.cli.options import ACCEPTED, MARGIN, IdempotencyKey, Json, Timeout, Url, WaitFor, moment, seconds
+from chapar.cli.options import MARGIN, IdempotencyKey, Json, Timeout, Url, WaitFor, exit_code, moment, seconds
 from chapar.cli.sentences import say
+from chapar.cli.table import reply_in, reply_words
 from chapar.cli.terminal import progress
 from chapar.errors import BodyMalformed, FieldInvalid, GatewayRefused, Language, Phrase, UsageInvalid
 from chapar.model.json_text import parse
@@ -44,13 +45,31 @@ def send(  # noqa: PLR0913 - each is an option of the command
             "--deliver-at", metavar="TIME", help="Not sent before: `15m` from now, `2026-11-24T06:30`, Jalali."
         ),
     ] = None,
+    reply_within: Annotated[
+        str | None,
+        typer.Option(
+            "--reply-within", metavar="SPAN", help="The device is to reply within that: `30s`, `5m`. Later: timed_out."
+        ),
+    ] = None,
+    only_if_online: Annotated[
+        bool, typer.Option("--only-if-online", help="Only where the device is known to be online now.")
+    ] = False,
+    on_contact: Annotated[
+        bool, typer.Option("--on-contact", help="Let it wait until the device speaks, and leave right then.")
+    ] = False,
+    collapse_key: Annotated[
+        str | None,
+        typer.Option("--collapse-key", metavar="TEXT", help="Take the place of what waits with the same key."),
+    ] = None,
+    urgent: Annotated[bool, typer.Option("--urgent", help="Leave before all that waits.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Withdraw all that waits for the device.")] = False,
     wait: WaitFor = Wait.BROKER,
     timeout: Timeout = None,
     idempotency_key: IdempotencyKey = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Send an operation to a device, and say what the broker answered.
+    """Send an operation to a device, and say what the broker or the device answered.
 
     Example: `chapar send 861234567890123 push_down`
 
@@ -58,8 +77,11 @@ def send(  # noqa: PLR0913 - each is an option of the command
 
     Example: `chapar send pump-7 open_valve --deliver-at 2h --expires-in 10m`
 
-    Exit code 0: saved, and the broker acknowledged it. 3: saved, not acknowledged yet; the output says where to look.
-    1: an error; it says what. 2: the command was not written as it must be.
+    Example: `chapar send pump-7 push_down --wait device --reply-within 20s`
+
+    Exit code 0: saved, and the broker acknowledged it; with `--wait device` the device reported success. 4: the device
+    reported failure. 3: saved, and not answered yet; the output says where to look. 1: an error; it says what. 2: the
+    command was not written as it must be.
     """
     language = preferred_language()
     due = moment("--deliver-at", deliver_at, ahead=True)
@@ -72,28 +94,36 @@ def send(  # noqa: PLR0913 - each is an option of the command
         "at_most_once": at_most_once,
         "expires_in": seconds("--expires-in", expires_in),
         "deliver_at": None if due is None else due.isoformat(),
+        "reply_within": seconds("--reply-within", reply_within),
+        "only_if_online": only_if_online,
+        "deliver": "on_contact" if on_contact else "now",
+        "collapse_key": collapse_key,
+        "urgent": urgent,
+        "purge": purge,
         "wait": wait.value,
         "timeout": timeout,
     }
     try:
-        with GatewayClient(url, language) as gateway, progress(say("send.waiting", language)):
+        with GatewayClient(url, language) as gateway, progress(say(f"send.waiting_{wait}", language)):
             sent = gateway.send(request, (timeout or LONGEST_WAIT) + MARGIN, idempotency_key)
     except GatewayRefused as error:
         if as_json:
             typer.echo(json_line(error.body))
         raise
     typer.echo(json_line(sent.body) if as_json else outcome(sent, language, operation))
-    if not sent.acknowledged:
-        raise typer.Exit(ACCEPTED)
+    if code := exit_code(sent.body.get("status"), is_done=sent.acknowledged):
+        raise typer.Exit(code)
 
 
 def outcome(sent: Sent, language: Language, operation: str | None = None) -> str:
     """Return for a person what became of the message; without an operation it is an earlier one's, sent again."""
-    is_unconfirmed = sent.body.get("status") == Status.UNCONFIRMED
-    kind = "unconfirmed" if is_unconfirmed else "sent" if sent.acknowledged else "accepted"
+    status = sent.body.get("status")
+    kind = _KINDS.get(status, "accepted") if isinstance(status, str) and not sent.acknowledged else "sent"
     kinds = [kind if operation is not None else f"{kind}_again"]
     if sent.body.get("subscribers") is False:
         kinds.append("unheard")
+    if (reply := reply_in(sent.body)) is not None:
+        kinds.append("reply")
     kinds.append("id")
     if not sent.acknowledged:
         kinds.append("location")
@@ -102,8 +132,18 @@ def outcome(sent: Sent, language: Language, operation: str | None = None) -> str
         "topic": sent.body.get("topic"),
         "id": sent.body.get("id"),
         "location": sent.location,
+        "reply": None if reply is None else reply_words(reply, language),
     }
     return "\n".join(plain(say(f"send.{kind}", language, **facts)) for kind in kinds)
+
+
+_KINDS: Final = {
+    Status.UNCONFIRMED.value: "unconfirmed",
+    Status.PUBLISHED.value: "unanswered",
+    Status.ACKNOWLEDGED.value: "unanswered",
+    Status.TIMED_OUT.value: "unanswered",
+}
+"""What is said of a message that is not answered yet, where it is more than that it is accepted."""
 
 
 def _parsed(params: str) -> dict[str, JsonValue]:

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from pydantic import ValidationError
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chapar.cli.client import ShownDetail, ShownMessage
+from chapar.cli.client import ShownDetail, ShownMessage, ShownReply
 from chapar.cli.sentences import say, word
 from chapar.cli.terminal import local_time
 from chapar.errors import Language, joined, persian_digits
@@ -33,6 +34,7 @@ _HEADINGS: Final = ("accepted", "device", "operation", "status", "id", "note")
 _WIDTHS: Final = (19, 15, 12, 11, 36, 0)  # at least, so that batches of a log stand in line
 _WIDEST: Final = 40  # columns that one long cell may make all later batches wide
 _ID: Final = 4  # its place among them
+_LONGEST_NOTE: Final = 80  # characters of a reply in the table; `chapar show` shows all of it
 
 
 class MessageTable:
@@ -96,7 +98,33 @@ def note(message: ShownMessage, language: Language) -> str:
         parts.append(say("note.duplicate", language))
     if message.subscribers is False:
         parts.append(say("note.unheard", language))
+    if message.reply is not None:
+        parts.append(say("note.reply", language, reply=_short(payload_of(message.reply))))
+        if message.reply.late:
+            parts.append(say("note.late", language))
     return joined(parts, language)
+
+
+def reply_in(body: Mapping[str, object]) -> ShownReply | None:
+    """The reply in an answer to a send."""
+    try:
+        return None if body.get("reply") is None else ShownReply.model_validate(body["reply"])
+    except ValidationError:  # a newer gateway's
+        return None
+
+
+def reply_words(reply: ShownReply, language: Language) -> str:
+    """The reply as a person reads it: the device's words are on one line, and as harmless as `plain` makes them."""
+    return f"{word('status', reply.status, language)}: {payload_of(reply)}"
+
+
+def payload_of(reply: ShownReply) -> str:
+    """The words of the device: text as text, everything else as JSON."""
+    return plain(reply.payload) if isinstance(reply.payload, str) else json_line(reply.payload)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_NOTE else f"{text[:_LONGEST_NOTE]}…"
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], language: Language) -> None:
@@ -145,6 +173,15 @@ def print_message(message: ShownDetail, language: Language) -> None:
         "published_at": time(message.published_at),
         "finished_at": time(message.finished_at),
         "origin": message.origin,
+        "reply_by": time(message.reply_by),
+        "replied_at": None if message.reply is None else time(message.reply.at),
+        "reply": None if message.reply is None else reply_words(message.reply, language),
+        "matched_by": None if message.reply is None else word("matched", message.reply.matched_by or "", language),
+        "condition": _condition(message, language),
+        "contact_until": time(message.contact_until),
+        "collapse_key": message.collapse_key,
+        "superseded_by": message.superseded_by,
+        "urgent": say("note.urgent", language) if message.urgent else None,
     }
     _print_record(console, ((say(f"heading.{name}", language), str(text)) for name, text in lines.items() if text))
     if message.history:
@@ -157,6 +194,12 @@ def print_message(message: ShownDetail, language: Language) -> None:
             for each in message.history
         ]
         print_table(("attempt", "at", "outcome"), rows, language)
+
+
+def _condition(message: ShownDetail, language: Language) -> str | None:
+    if message.only_if_online:
+        return say("note.only_if_online", language)
+    return None if message.deliver == "now" else say("note.on_contact", language)
 
 
 def _print_record(console: Console, lines: Iterable[tuple[str, str]]) -> None:
