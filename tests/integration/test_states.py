@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from itertools import takewhile
@@ -14,8 +15,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from chapar.model.acceptance import UNBOUNDED, Added, Addition, Full, IdempotencyKey, KeptAnswer, Placement, Withdrawal
 from chapar.model.change import Change, Move
-from chapar.model.message import MOVES, MUTABLE, UNFINISHED, Attempt, Message, Status, clearing
+from chapar.model.message import ANSWERED, FINAL_WORDS, MOVES, MUTABLE, UNFINISHED, Attempt, Message, Status, clearing
 from chapar.model.queue import Lease
+from chapar.model.reply import Unmatched, read_reply
 from chapar.store.idempotency import owner_of
 from chapar.store.kinds import KINDS
 from chapar.store.messages import attempts_of
@@ -39,6 +41,7 @@ TIMES = st.integers(0, 5)  # ms since EPOCH: few, so that they meet
 BY_NAME = {kind.name: kind for kind in KINDS}
 BEGINNINGS = {Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING, Status.REJECTED}
 WAITING = {Status.SCHEDULED, Status.QUEUED}
+WITH_DEVICE = {Status.PUBLISHED, Status.ACKNOWLEDGED}
 
 Operation = tuple[str, Any]
 Changed = tuple[Message | None, Message]
@@ -88,13 +91,15 @@ class Server:
 def check(before: Message | None, after: Message) -> None:
     """The rules of each change."""
     assert (after.claim is not None) == (after.status is Status.PUBLISHING)
-    assert (after.finished_at is None) == (after.status in UNFINISHED)
+    is_awaited = after.finished_at is None and after.reply_by is not None and after.status in WITH_DEVICE
+    assert (after.finished_at is None) == (after.status in UNFINISHED or is_awaited)
     assert after.not_before is None or after.status is Status.QUEUED
     if before is None:
         assert after.status in BEGINNINGS
         return
     changed = {name for name in Message._fields if getattr(before, name) != getattr(after, name)}
-    assert changed <= {*MUTABLE}
+    assert changed <= {*MUTABLE, "reply"}
+    assert before.status not in FINAL_WORDS or changed <= {"reply", "published_at", "reason_code", "subscribers"}
     if after.reason == "superseded":
         assert (before.status, after.status, before.clears) == (Status.PUBLISHING, Status.CANCELLED, True)
     elif after.status is not before.status:
@@ -165,7 +170,7 @@ class Messages(RuleBasedStateMachine):
         process=st.sampled_from(PROCESSES),
         times=st.tuples(TIMES, TIMES),
         expires=st.booleans(),
-        once_and_retained=st.tuples(st.booleans(), st.booleans()),
+        kind=st.tuples(st.booleans(), st.booleans(), st.none() | st.integers(1, 3)),
         max_depth=st.sampled_from([2, UNBOUNDED]),
         key=st.sampled_from([None, None, "k1", "k2"]),
     )
@@ -177,7 +182,7 @@ class Messages(RuleBasedStateMachine):
         times: tuple[int, int],
         max_depth: int,
         key: str | None,
-        once_and_retained: tuple[bool, bool],
+        kind: tuple[bool, bool, int | None],
         *,
         expires: bool,
     ) -> str:
@@ -191,9 +196,10 @@ class Messages(RuleBasedStateMachine):
             created_at=EPOCH,
             deliver_at=EPOCH + due if status is Status.SCHEDULED else None,
             expires_at=EPOCH + late if expires else None,
-            at_most_once=once_and_retained[0],
-            retain=once_and_retained[1],
+            at_most_once=kind[0],
+            retain=kind[1],
             finished_at=EPOCH if status is Status.REJECTED else None,
+            reply_within=kind[2],
         )
         use = (
             None
@@ -279,7 +285,8 @@ class Messages(RuleBasedStateMachine):
     def move_on(self, id_: str, choices: list[int], later: int | None) -> None:
         for choice in choices:
             before = self.now.get(id_)
-            moves = [] if before is None else sorted(MOVES[before.status])
+            # A reply makes the moves of a device, and makes none where nothing was sent.
+            moves = [] if before is None else sorted(MOVES[before.status] - ANSWERED)
             if before is None or not moves:
                 return
             status = moves[choice % len(moves)]
@@ -306,8 +313,40 @@ class Messages(RuleBasedStateMachine):
         if now is None:
             return
         before = now._replace(status=Status.PUBLISHING, attempts=now.attempts + 1, claim=f"{PROCESSES[0]}.gone")
-        assert self.ask(("move", Move(before, self._after(before, status, None), EPOCH))) == [False]
-        assert self.now[id_] == now
+        (moved,) = self.ask(("move", Move(before, self._after(before, status, None), EPOCH)))
+        device_was_first = now.status in {*ANSWERED, Status.TIMED_OUT}
+        assert moved == (self.now[id_] if device_was_first else False)
+        expected = now
+        if device_was_first and status is Status.PUBLISHED and now.published_at is None:
+            expected = now._replace(published_at=EPOCH)
+        assert self.now[id_] == expected
+
+    @rule(
+        id_=messages,
+        word=st.sampled_from(["running", "done", "failed", "?"]),
+        at=TIMES,
+        by_name=st.booleans(),
+        repeated=st.booleans(),
+    )
+    def receive(self, id_: str, word: str, at: int, *, by_name: bool, repeated: bool) -> None:
+        before = self.now.get(id_)
+        if before is None:
+            return
+        # On a server, what earlier examples left could be answered by order.
+        named = {"id": id_, "status": word} if by_name or self.server is not None else {}
+        payload = json.dumps({"of": self.principal} | named) if named else f"push_down {word} {self.principal}"
+        received = read_reply(
+            payload.encode(), None, (), device=before.imei, topic="reply", at=EPOCH + at, is_repeated=repeated
+        )
+        (receipt,) = self.ask(("receive", received))
+        if receipt.message is None:
+            assert receipt.unmatched is (Unmatched.NOT_SENT if named else receipt.unmatched)
+            assert not (named and before.attempts)
+            assert self.database.changes == []
+            return
+        assert receipt.message == self.now[receipt.message.id]
+        assert receipt.message.status in ANSWERED
+        assert receipt.message.attempts > 0
 
     @rule(id_=messages, at=TIMES)
     def cancel(self, id_: str, at: int) -> None:
@@ -412,6 +451,10 @@ class Messages(RuleBasedStateMachine):
                 return after._replace(claim=None, not_before=not_before, possible_duplicate=True)
             case Status.PUBLISHING:
                 return after._replace(claim=self.new_claim(PROCESSES[0]), attempts=before.attempts + 1, not_before=None)
+            case Status.PUBLISHED if before.reply_within is not None:
+                return after._replace(
+                    claim=None, published_at=EPOCH, reply_by=EPOCH + before.reply_within, finished_at=None
+                )
             case _:
                 return after._replace(claim=None, not_before=None, finished_at=EPOCH, published_at=EPOCH)
 
@@ -455,7 +498,9 @@ async def test_each_move_can_be_made_and_only_once(database_url: str) -> None:
             for status in (*path[1:], after):
                 older, message = message, message.moved(status)._replace(attempts=message.attempts + 1)
                 assert await move_one(store, older, message) is True
-                assert await move_one(store, older, message._replace(reason="another")) is False
+                is_the_devices = status in {*ANSWERED, Status.TIMED_OUT}
+                moved = await move_one(store, older, message._replace(reason="another"))
+                assert moved == (message if is_the_devices else False)
                 assert await store.messages.find(message.id) == message
 
 

@@ -42,6 +42,21 @@ def test_what_ends_is_counted_by_how_and_why() -> None:
     }
 
 
+def test_what_is_with_its_device_has_not_ended_while_a_reply_is_awaited() -> None:
+    awaited, answered = new_message(finished_at=None), new_message(finished_at=EPOCH)
+    steps = [
+        change(Status.PUBLISHING, Status.PUBLISHED, message=awaited),
+        change(Status.PUBLISHED, Status.ACKNOWLEDGED, message=awaited),
+        change(Status.ACKNOWLEDGED, Status.ACKNOWLEDGED, message=awaited),
+        change(Status.ACKNOWLEDGED, Status.SUCCEEDED, message=answered),
+        change(Status.SUCCEEDED, Status.SUCCEEDED, message=answered),  # the same reply again
+    ]
+    assert counted(*steps) == {'finished_total{reason="",status="succeeded"}': 1}
+    assert counted(change(Status.PUBLISHED, Status.TIMED_OUT, "no_reply")) == {
+        'finished_total{reason="no_reply",status="timed_out"}': 1
+    }
+
+
 def test_what_is_recorded_as_rejected_begins_and_ends() -> None:
     assert counted(change(None, Status.REJECTED, "broker_unreachable")) == {
         'accepted_total{status="rejected"}': 1,

@@ -502,6 +502,25 @@ async def test_a_caller_is_held_while_its_message_is_being_rejected_and_not_wher
     assert bench.store.now(message).status is Status.QUEUED
 
 
+@pytest.mark.parametrize("answer", [0x00, LinkDown()])
+async def test_a_device_that_replies_before_the_end_is_committed_has_the_last_word(
+    bench: Bench, answer: int | Exception
+) -> None:
+    message = bench.taken()
+    outcome = bench.awaits(message.id)
+    delivery = bench.delivers_direct(message, outcome)
+    await until(lambda: message.id in bench.link.waiting)
+    # Another process received it, so that nobody here was notified.
+    answered = bench.store.put(message._replace(status=Status.SUCCEEDED, claim=None, finished_at=EPOCH))
+    bench.link.answer(message.id, answer)
+    with capture_logs() as logs:
+        stands = await delivery
+    expected = answered if answer else answered._replace(published_at=EPOCH, reason_code=0)
+    assert stands == expected
+    assert await found(outcome) == stands
+    assert logs == []
+
+
 async def test_the_queue_is_taken_in_order_and_delivered(bench: Bench) -> None:
     messages = [bench.queued(imei) for imei in "ABA"]
     bench.link.answers.extend([0x00] * 3)

@@ -62,6 +62,9 @@ class Case(NamedTuple):
 
 CASES = {
     "acknowledged": Case(0x00, FIRST, published(reason_code=0x00, subscribers=None)),
+    "acknowledged, and a reply is awaited": Case(
+        0x00, FIRST | {"reply_within": 5000}, published(reason_code=0, finished_at=None, reply_by=EPOCH + 5000)
+    ),
     "acknowledged, and somebody listens": Case(0x00, FIRST, published(reason_code=0, subscribers=True), [], REPORTS),
     "acknowledged, and nobody listens": Case(0x10, FIRST, published(reason_code=0x10, subscribers=False), [], REPORTS),
     "nobody listens, the first that says so": Case(0x10, FIRST, published(reason_code=0x10, subscribers=False)),

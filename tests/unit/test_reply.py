@@ -240,6 +240,11 @@ def test_the_word_decides(word: str, status: Status) -> None:
         ("push_down 17 litres", "17", ACKNOWLEDGED),
         ("push_down_fast ok", "", SUCCEEDED),  # by correlation alone: no word that it knows how to find
         ("anything else", "", SUCCEEDED),
+        # A text that is a word and nothing else.
+        ("FAILED\r\n", "FAILED", FAILED),
+        ("running", "running", ACKNOWLEDGED),
+        ('"done"', "done", SUCCEEDED),
+        ("failed: dry", "", SUCCEEDED),
     ],
 )
 def test_the_word_stands_behind_the_operation(text: str, word: str, status: Status) -> None:
@@ -444,7 +449,16 @@ def test_a_reply_is_kept_whole_in_its_message() -> None:
     assert unpacked(packed(reply))._replace(payload="") == reply._replace(payload="")
     assert json.loads(unpacked(packed(reply)).payload) == json.loads(reply.payload)
     assert "\0" not in packed(reply)
-    assert (reply.packet_id, reply.is_same(reply.sha256, "ok"), reply.is_same(reply.sha256, "")) == (7, True, False)
+    assert reply.packet_id == 7
+
+
+def test_the_same_bytes_with_another_word_say_something_else() -> None:
+    one, same, other = (
+        reply_to(sent(), received(b"", at=at, properties=[("status", word)]), MatchedBy.CORRELATION)
+        for at, word in [(EPOCH, "running"), (EPOCH + 1, "running"), (EPOCH + 2, "ok")]
+    )
+
+    assert (one.is_same(same), one.is_same(other)) == (True, False)
 
 
 def test_a_reply_that_belongs_to_no_message_says_nothing_of_one() -> None:

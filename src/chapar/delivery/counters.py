@@ -11,6 +11,7 @@ from chapar.runtime.metrics import Metrics
 class Counters:
     """Counts messages by the status in which they begin, and by the status and reason with which they end.
 
+    A message whose device replies after its end has ended twice.
     What makes a broker forget a retained message is nobody's message, so it is counted only where it ends.
     """
 
@@ -26,9 +27,15 @@ class Counters:
                 continue
             if change.before is None and not (change.message is not None and change.message.clears):
                 accepted[change.after] += 1
-            if change.after not in UNFINISHED:
+            if change.before is not change.after and _is_finished(change):
                 finished[change.after, change.reason or ""] += 1
         for status, count in accepted.items():
             self._metrics.accepted[status,].inc(count)
         for labels, count in finished.items():
             self._metrics.finished[labels].inc(count)
+
+
+def _is_finished(change: Change) -> bool:
+    """Return whether a message has ended; one that is with its device has not while a reply is awaited."""
+    awaits_reply = change.message is not None and change.message.finished_at is None
+    return change.after not in UNFINISHED and not awaits_reply

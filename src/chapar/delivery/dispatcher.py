@@ -365,10 +365,10 @@ class Dispatcher:
             self._departures.goes_back(delivery.message)
             delivery.is_returning = True
 
-    def _committed(self, ended: _Ended, moved: asyncio.Future[list[bool | NotSaved]]) -> None:
+    def _committed(self, ended: _Ended, moved: asyncio.Future[list[bool | Message | NotSaved]]) -> None:
         """End the deliveries whose outcome is committed, and those that somebody else has ended before."""
         error = moved.exception()
-        results: Sequence[bool | BaseException] = moved.result() if error is None else [error] * len(ended)
+        results: Sequence[bool | Message | BaseException] = moved.result() if error is None else [error] * len(ended)
         again: _Ended = []
         for (delivery, (after, _)), result in zip(ended, results, strict=True):
             if delivery.is_returning:
@@ -378,12 +378,14 @@ class Dispatcher:
                 if not self._is_left_behind(delivery, result):
                     again.append((delivery, self._faulty(delivery, result, self._facts())))
                 continue
-            if not result:
+            if isinstance(result, Message):  # its device replied before this was committed
+                self._waiters.notify(result)
+            elif not result:
                 log.warning("moved_by_another_process", message_id=after.id)
                 if delivery.caller is not None:
                     delivery.caller.hold(after.id, rejected=False)
                 self._waiters.look_up(after.id)
-            self._end(delivery, is_back=result and after.status is Status.QUEUED)
+            self._end(delivery, is_back=result is True and after.status is Status.QUEUED)
         self._fewer.set()
         if self._has_room:
             self._room.set()

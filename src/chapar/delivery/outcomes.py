@@ -171,14 +171,17 @@ def _answered(message: Message, reason_code: int, facts: Facts, *, may_queue: bo
         return refused(message, reason_code, facts)
     if message.qos == 0:  # there was no PUBACK: it left, and that is all anybody knows
         return Outcome(_ended(message, Status.UNCONFIRMED, facts, reason=Reason.QOS_0))
+    reply_by = None if message.reply_within is None else facts.now + message.reply_within
     return Outcome(
-        _ended(
-            message,
+        message.moved(
             Status.PUBLISHED,
-            facts,
+            reason=None,
+            claim=None,
             reason_code=reason_code,
             subscribers=False if reason_code == NO_MATCHING_SUBSCRIBERS else facts.reports_subscribers or None,
             published_at=facts.now,
+            reply_by=reply_by,
+            finished_at=facts.now if reply_by is None else None,
         ),
         _success(message, reason_code, facts) if message.attempts > 1 or message.clears else (),
     )

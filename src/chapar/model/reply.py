@@ -94,9 +94,9 @@ class Reply(NamedTuple):
     times: int = 1  #: how often the same was received
     packet_id: int = 0  #: the broker's for its first delivery, where order matched it; 0: unknown
 
-    def is_same(self, sha256: str, word: str) -> bool:
-        """Return whether a reply says the same in the same bytes."""
-        return (self.sha256, self.word) == (sha256, word)
+    def is_same(self, other: "Reply") -> bool:
+        """Return whether another reply says the same in the same bytes."""
+        return (self.sha256, self.word) == (other.sha256, other.word)
 
 
 class Listed(NamedTuple):
@@ -128,7 +128,7 @@ class Answered(NamedTuple):
 class Receipt(NamedTuple):
     """The result of storing a reply."""
 
-    before: Status | None  #: the state from which it moved its message; None: it moved none
+    before: Status | None  #: the state in which it found its message
     message: Message | None  #: as it stands now; None: it belongs to none
     by: MatchedBy | None
     unmatched: Unmatched | None  #: with neither message nor this, it is what Chapar itself had published
@@ -203,8 +203,14 @@ def _by_name(reply: ReceivedReply, named: Message | None) -> Choice:
 
 
 def reply_to(message: Message, received: ReceivedReply, by: MatchedBy) -> Reply:
-    """The reply to a message that was received: its word may be behind the operation's name."""
-    word = received.word or _short(_behind(received.text or "", message.micro_op) or "")
+    """The reply to a message that was received.
+
+    Its word may be behind the operation's name, or be all that it says; any other text has none.
+    """
+    text = received.text or ""
+    word = received.word or _short(_behind(text, message.micro_op) or "")
+    if not word and text.strip(_BLANKS).lower() in _STATUSES:
+        word = text.strip(_BLANKS)
     status = _STATUSES.get(word.lower(), Status.ACKNOWLEDGED)
     return Reply(
         at=received.at,

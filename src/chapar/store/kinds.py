@@ -15,6 +15,7 @@ from chapar.store.presences import PRESENCE, SIGHTINGS
 from chapar.store.purges import PURGE_QUEUE
 from chapar.store.queue import ACQUIRE_LEASE, RELEASE_LEASE, SETTLE, TAKE
 from chapar.store.receiving import ACQUIRE_RECEIVER, RELEASE_RECEIVER
+from chapar.store.replies import RECEIVE
 from chapar.store.retained import TAKE_BACK
 from chapar.store.retention import PRUNE
 
@@ -22,6 +23,7 @@ from chapar.store.retention import PRUNE
 KINDS: Final[tuple[Kind[Any, Any], ...]] = (
     RECORD,
     MOVE,
+    RECEIVE,
     CANCEL,
     PURGE_QUEUE,
     TAKE_BACK,

@@ -51,12 +51,15 @@ class Messages:
         """
         return self._commits.submit(ADD, additions, deadline)
 
-    def move(self, moves: Sequence[Move], deadline: float | None = None) -> asyncio.Future[list[bool | NotSaved]]:
+    def move(
+        self, moves: Sequence[Move], deadline: float | None = None
+    ) -> asyncio.Future[list[bool | Message | NotSaved]]:
         """Make messages in the database what they are moved to.
 
         Each is True once it is so, False where the message no longer was in the state, at the attempt and under the
-        claim of `before`: somebody else moved it. Ask for a move from a state only when the move to it was answered.
-        Deadline, errors and cancelling are as with `add`.
+        claim of `before`: somebody else moved it. Where its device had replied before, it is the message as it stands,
+        with what the broker said of it beside the device's word. Ask for a move from a state only when the move to it
+        was answered. Deadline, errors and cancelling are as with `add`.
         """
         return self._commits.submit(MOVE, moves, deadline)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, cast
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Dialect, bindparam, literal_column, select, update
@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.model.audit import Entry
 from chapar.model.change import Cancelled, Change, Move
-from chapar.model.message import MUTABLE, WAITING, Attempt, Message, Status
+from chapar.model.message import ANSWERED, MUTABLE, WAITING, Attempt, Message, Status
 from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
 from chapar.store.generations import advance
@@ -18,10 +18,13 @@ from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch
 from chapar.store.schema import COLUMNS, Row, attempts, messages, to_message, to_row
 
 _CANCELLED = Reason.CANCELLED.value
+# A reply may be given up before it is known that the broker had its message.
+_DEVICE_WAS_FIRST: Final = ANSWERED | {Status.TIMED_OUT}
 _GUARDS = ("id", "status", "attempts", "claim")
 _PARAMETERS: Final = len(MUTABLE) + len(_GUARDS)
 _set = attrgetter(*MUTABLE[1:])
 _UNKNOWN: Final = Message._make([None] * len(COLUMNS))
+_id_in: Callable[[Row], str] = itemgetter(len(MUTABLE))  # a move as it crosses
 
 
 def move_row(move: Move) -> Row:
@@ -63,7 +66,16 @@ _KEEP = {
     "postgresql": postgresql.insert(attempts).on_conflict_do_nothing(),
     "sqlite": sqlite.insert(attempts).on_conflict_do_nothing(),
 }
-_MUTABLE_NOW = select(*(messages.c[name] for name in MUTABLE)).where(messages.c.id == bindparam("before_id"))
+_NOW = select(*COLUMNS).where(messages.c.id.in_(bindparam("ids", expanding=True)))
+_STILL_PUBLISH = (
+    update(messages)
+    .where(messages.c.id == bindparam("of_message"), messages.c.published_at.is_(None))
+    .values(
+        published_at=bindparam("at", type_=BigInteger),
+        subscribers=bindparam("had_subscribers"),
+        reason_code=bindparam("code"),
+    )
+)
 _CANCEL = (
     update(messages)
     .where(messages.c.id == bindparam("of_message"))
@@ -77,19 +89,45 @@ _CANCEL = (
 _TO_CANCEL = select(*COLUMNS).where(messages.c.id == bindparam("of_message")).with_for_update()
 
 
-def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool]:
-    moved = run_batch(connection, update_sql(connection.dialect), [row[:_PARAMETERS] for row in rows])
-    if moved == len(rows):
-        return [True] * len(rows)
-    if len(rows) > 1:
+def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool | Row]:
+    # PostgreSQL: in the order in which a batch of replies takes its locks, too.
+    ordered = sorted(rows, key=_id_in) if connection.dialect.name == "postgresql" else rows
+    moved = run_batch(connection, update_sql(connection.dialect), [row[:_PARAMETERS] for row in ordered])
+    return [True] * len(rows) if moved == len(rows) else _each_moved(connection, rows)
+
+
+def _each_moved(connection: Connection, rows: Sequence[Row]) -> Sequence[bool | Row]:
+    """Find out what came of each move, some of which found their messages moved by somebody else."""
+    ids = [_id_in(row) for row in rows]
+    if len(set(ids)) < len(ids):  # two moves of one message: the first is to win
         raise Ambiguous
-    return [_is_there(connection, rows[0])]
+    now = _now(connection, ids)
+    return [_moved(connection, row, now.get(_id_in(row))) for row in rows]
 
 
-def _is_there(connection: Connection, row: Row) -> bool:
-    """Return whether the message is already as the move would make it: it was repeated, its answer being lost."""
-    now = connection.execute(_MUTABLE_NOW, {"before_id": row[len(MUTABLE)]}).one_or_none()
-    return now is not None and tuple(now) == row[: len(MUTABLE)]
+def _now(connection: Connection, ids: Sequence[str]) -> dict[str, Message]:
+    found = (to_message(tuple(row)) for row in connection.execute(_NOW, {"ids": ids}))
+    return {message.id: message for message in found}
+
+
+def _moved(connection: Connection, row: Row, now: Message | None) -> bool | Row:
+    """Return whether a message is as a move makes it, also where that is repeated because its answer was lost.
+
+    Where its device replied first, its row: the device outranks every conclusion, and what the broker said is kept
+    beside its word.
+    """
+    if now is None:
+        return False
+    after = dict(zip(MUTABLE, row[: len(MUTABLE)], strict=True))
+    if all(getattr(now, name) == value for name, value in after.items()):
+        return True
+    if now.status not in _DEVICE_WAS_FIRST:
+        return False
+    if after["published_at"] is not None and now.published_at is None:
+        broker = {"at": after["published_at"], "had_subscribers": after["subscribers"], "code": after["reason_code"]}
+        connection.execute(_STILL_PUBLISH, {"of_message": now.id} | broker)
+        now = _now(connection, [now.id])[now.id]
+    return to_row(now)
 
 
 def _cancel(connection: Connection, cancels: Sequence[Entry]) -> Sequence[tuple[str | None, Row] | None]:
@@ -139,13 +177,19 @@ def keep_attempts(connection: Connection, rows: Sequence[Attempt]) -> None:
     connection.execute(_KEEP[connection.dialect.name], [attempt._asdict() for attempt in rows])
 
 
-def _change_of_move(move: Move, moved: bool) -> Sequence[Change]:  # noqa: FBT001 - the result of the kind
-    if not moved:
+def _result_of_move(_: Move, moved: bool | Row) -> bool | Message:  # noqa: FBT001 - the result of the kind
+    return moved if isinstance(moved, bool) else to_message(moved)
+
+
+def _change_of_move(move: Move, moved: bool | Message) -> Sequence[Change]:  # noqa: FBT001 - the result of the kind
+    if moved is not True:
         return ()
     after = move.after
     return [Change(after.id, after.imei, move.before.status, after.status, after.reason, move.at, after)]
 
 
-MOVE: Final[Kind[Move, bool]] = Kind("move", _move, packed=move_row, changes=_change_of_move, unpacked=_unpacked_move)
+MOVE: Final[Kind[Move, bool | Message]] = Kind(
+    "move", _move, packed=move_row, named=_result_of_move, changes=_change_of_move, unpacked=_unpacked_move
+)
 RECORD: Final[Kind[Attempt, None]] = Kind("record", _record)
 CANCEL: Final[Kind[Entry, Cancelled | None]] = Kind("cancel", _cancel, named=_cancelled, changes=_change_of_cancel)

@@ -46,6 +46,7 @@ from chapar.store.schema import (
     processes,
     to_message,
 )
+from chapar.store.timeouts import NEXT_TIMEOUT, time_out
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
@@ -58,6 +59,7 @@ _ONE_TAKER = 0x63686170  # the advisory lock under which PostgreSQL lets one pro
 
 _EXPIRED = Reason.EXPIRED.value
 _DIED = Reason.PROCESS_DIED.value  # also the outcome of the attempt
+_REASONS = {Status.EXPIRED.value: _EXPIRED, Status.TIMED_OUT.value: Reason.NO_REPLY.value}  # of what time has moved
 
 
 def _due(before: Status) -> Update:
@@ -79,7 +81,8 @@ def _due(before: Status) -> Update:
 
 # One for each state before, which is not known after it.
 _DUE = {before: _due(before) for before in WAITING}
-_NEXT = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(None))
+_next_wake = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(None)).scalar_subquery()
+_NEXT = select(_next_wake, NEXT_TIMEOUT)
 
 # It stands in the statement as a number: where LIMIT has a parameter, SQLite plans anew at each execution.
 _limit = bindparam("limit", type_=Integer, literal_execute=True)
@@ -295,14 +298,16 @@ def _take_one(connection: Connection, take: Take) -> _Found:
         if taken:
             advance(connection)
         taken, superseded = supersede(connection, taken, take.at)
-    return taken, woken, superseded, connection.execute(_NEXT).scalar_one()
+    next_at = min((at for at in connection.execute(_NEXT).one() if at is not None), default=None)
+    return taken, woken, superseded, next_at
 
 
 def _wake(connection: Connection, at: int) -> list[_Woken]:
-    next_at = connection.execute(_NEXT).scalar_one()
-    if next_at is None or next_at > at:
-        return []
-    return [
+    wake_at, reply_by = connection.execute(_NEXT).one()
+    timed_out = time_out(connection, at) if reply_by is not None and reply_by <= at else []
+    if wake_at is None or wake_at > at:
+        return timed_out
+    return timed_out + [
         (id_, imei, before.value, status)
         for before, statement in _DUE.items()
         for id_, imei, status in sorted(map(tuple, connection.execute(statement, {"at": at})))
@@ -319,8 +324,7 @@ def _taken(take: Take, found: _Found) -> Taken:
 
 
 def _woken(at: int, id_: str, imei: str, before: str, after: str) -> Change:
-    reason = _EXPIRED if after == Status.EXPIRED else None
-    return Change(id_, imei, Status(before), Status(after), reason, at, None)
+    return Change(id_, imei, Status(before), Status(after), _REASONS.get(after), at, None)
 
 
 def _changes_of_take(take: Take, taken: Taken) -> Sequence[Change]:

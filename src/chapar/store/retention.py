@@ -4,16 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sqlalchemy import BigInteger, BindParameter, Connection, bindparam, delete, select, tuple_
+from sqlalchemy import BigInteger, BindParameter, Connection, bindparam, delete, select, text, tuple_
 
 from chapar.model.message import UNFINISHED, first_id
 from chapar.store.operations import Kind
-from chapar.store.schema import attempts, keys, messages
+from chapar.store.schema import IS_AWAITED, attempts, keys, messages, replies
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
 
-_FORGOTTEN = 500  # messages, and keys, removed in one commit: a few milliseconds
+UNMATCHED_KEPT: Final = 7 * 24 * 3600 * 1000  # ms for which a reply is kept that belongs to no message
+
+_FORGOTTEN = 500  # messages, keys, and unmatched replies, removed in one commit: a few milliseconds
 
 _OLD = (
     select(messages.c.id)
@@ -22,6 +24,7 @@ _OLD = (
         messages.c.created_at < bindparam("before", type_=BigInteger),
         # The empty string keeps planners off the index by status: the oldest come first by id.
         messages.c.status.concat("").not_in([status.value for status in UNFINISHED]),
+        text(f"NOT ({IS_AWAITED})"),
     )
     .order_by(messages.c.id)
     .limit(bindparam("limit"))
@@ -29,6 +32,14 @@ _OLD = (
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
 _FORGET_MESSAGES = delete(messages).where(messages.c.id.in_(_IDS))
 _FORGET_ATTEMPTS = delete(attempts).where(attempts.c.message_id.in_(_IDS))
+_FORGET_REPLIES = delete(replies).where(replies.c.message_id.in_(_IDS))
+_FORGET_UNMATCHED = delete(replies).where(
+    replies.c.seq.in_(
+        select(replies.c.seq)
+        .where(replies.c.message_id.is_(None), replies.c.at <= bindparam("until", type_=BigInteger))
+        .limit(bindparam("limit"))
+    )
+)
 _OUTLIVED = (
     select(keys.c.principal, keys.c.key)
     .where(keys.c.kept_until <= bindparam("at", type_=BigInteger))
@@ -44,7 +55,7 @@ class Retention:
         self._commits = commits
 
     async def prune(self, before: int, at: int) -> AsyncIterator[int]:
-        """Remove finished messages accepted before the time `before`, and keys outlived at `at`, the oldest first.
+        """Remove finished messages accepted before `before`, the oldest first, and keys and replies outlived at `at`.
 
         What is unfinished stays. Gives how many messages each small batch removed, and then rests four times as long
         as it took, so that what is sent meanwhile hardly waits.
@@ -76,10 +87,13 @@ def _prune(connection: Connection, prunes: Sequence[Prune]) -> Sequence[tuple[in
 
 def _prune_one(connection: Connection, prune: Prune) -> tuple[int, int]:
     outlived = connection.execute(_FORGET_KEYS, {"at": prune.at, "limit": prune.limit}).rowcount
+    unmatched = {"until": prune.at - UNMATCHED_KEPT, "limit": prune.limit}
+    outlived = max(outlived, connection.execute(_FORGET_UNMATCHED, unmatched).rowcount)
     old = {"before_id": prune.before_id, "before": prune.before, "limit": prune.limit}
     ids = connection.execute(_OLD, old).scalars().all()
     if ids:
         connection.execute(_FORGET_ATTEMPTS, {"ids": ids})
+        connection.execute(_FORGET_REPLIES, {"ids": ids})
         connection.execute(_FORGET_MESSAGES, {"ids": ids})
     return len(ids), outlived
 

@@ -24,6 +24,7 @@ from chapar.store.purges import Purges
 from chapar.store.queue import Queue
 from chapar.store.readers import Readers
 from chapar.store.receiving import Receiving
+from chapar.store.replies import Replies
 from chapar.store.reports import Reports
 from chapar.store.retention import Retention
 
@@ -40,6 +41,7 @@ class Store(NamedTuple):
     messages: Messages
     queue: Queue
     keys: Keys
+    replies: Replies
     reports: Reports
     retention: Retention
     api_keys: ApiKeys
@@ -59,6 +61,7 @@ class Store(NamedTuple):
             Messages(commits, lookups),
             Queue(commits, lookups),
             Keys(commits, lookups),
+            Replies(commits, lookups, reporters),
             Reports(reporters),
             Retention(commits),
             ApiKeys(commits, lookups),
