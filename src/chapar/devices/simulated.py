@@ -225,40 +225,39 @@ class Fleet:
 
     async def _send(self, device: _Device, session: Session) -> None:
         """Publish what is due, one by one; what the broker did not acknowledge goes into the next session."""
+        topic = _topic(self._topics.reply, device)
         try:
             while device.due:
                 reply = device.due[0]
-                outcome = await self._publish(device, session, self._topics.reply, reply.payload, reply)
-                if isinstance(outcome, LinkDown | LinkLost):
+                publication = Publication(
+                    topic, reply.payload, 1, retain=False, message_id="", correlation_data=reply.correlation_data
+                )
+                error = await self._publish(session, self._topics.reply, publication)
+                if isinstance(error, LinkDown | LinkLost):
                     return
                 device.due.popleft()
-                if outcome is None:
+                if error is None:
                     self._on_event(Replied(device.name, reply))
         finally:
             device.sending = None
             self._send_due(device)
 
     async def _announce(self, device: _Device, session: Session, presence: str) -> None:
-        outcome = await self._publish(device, session, self._topics.presence, presence.encode())
-        if outcome is None:
+        topic = _topic(self._topics.presence, device)
+        publication = Publication(topic, presence.encode(), 1, retain=True, message_id="")
+        if await self._publish(session, self._topics.presence, publication) is None:
             self._on_event(Announced(device.name, presence))
 
-    async def _publish(
-        self, device: _Device, session: Session, topic: str, payload: bytes, reply: Reply | None = None
-    ) -> Exception | None:
-        """Publish with QoS 1, presence retained; give the error, None where the broker acknowledged it."""
-        correlation_data = reply and reply.correlation_data
-        publication = Publication(
-            _topic(topic, device), payload, 1, retain=reply is None, message_id="", correlation_data=correlation_data
-        )
+    async def _publish(self, session: Session, template: str, publication: Publication) -> Exception | None:
+        """Publish on the topic of this template; give the error, None where the broker acknowledged it."""
         [[answer]] = [answers async for answers in session.publish([publication])]
         if not isinstance(answer.outcome, int):
             return answer.outcome
         if answer.outcome < FIRST_FAILURE:
             return None
-        refusal = PublicationRefused(session.endpoint, topic, reason_name(answer.outcome), answer.outcome)
-        if topic not in self._refused:
-            self._refused.add(topic)
+        refusal = PublicationRefused(session.endpoint, template, reason_name(answer.outcome), answer.outcome)
+        if template not in self._refused:
+            self._refused.add(template)
             self._on_problem(refusal)
         return refusal
 
