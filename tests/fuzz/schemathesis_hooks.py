@@ -12,7 +12,17 @@ from schemathesis.core.failures import AcceptedNegativeData
 from schemathesis.openapi.checks import RejectedPositiveData
 
 _BEYOND_SCHEMAS: Final = {
-    "field_invalid": {"deliver_at", "expires_at", "expires_in", "micro_op", "name", "operations", "params"},
+    "field_invalid": {
+        "deliver_at",
+        "expires_at",
+        "expires_in",
+        "label",
+        "labels",
+        "micro_op",
+        "name",
+        "operations",
+        "params",
+    },
     "idempotency_key_mismatch": set[str](),
     "idempotency_key_in_flight": set[str](),
     "expired": set[str](),
