@@ -59,7 +59,7 @@ class Bench:
             self.clock,
             patience=self.settings.publish_timeout,
         )
-        self.monitor = Monitor(self.store.health, link, self.capacity, self.clock, self.metrics)
+        self.monitor = Monitor(self.store.health, link, self.capacity, self.clock, self.metrics, lambda: "elsewhere")
 
     async def send(self, command: Command = ASKED) -> Message:
         return await self.messaging.send(CALLER, command)

@@ -13,6 +13,7 @@ from chapar.cli.sentences import SENTENCES, word
 from chapar.model.audit import Action
 from chapar.model.message import Status
 from chapar.model.reason import Reason
+from chapar.model.reply import MatchedBy, Unmatched
 
 PARTS = list(parts(get_command(cli)))
 COMMANDS = [keys[0].removeprefix("chapar").split() for keys, part in PARTS if len(keys) == 1]
@@ -63,7 +64,10 @@ def test_a_help_page_has_persian_headings(
     assert [mark for mark in ["Usage", *marks] if mark in english and mark in persian] == []
 
 
-@pytest.mark.parametrize(("kind", "codes"), [("status", Status), ("reason", Reason), ("deed", Action)])
+@pytest.mark.parametrize(
+    ("kind", "codes"),
+    [("status", Status), ("reason", Reason), ("deed", Action), ("matched", MatchedBy), ("unmatched", Unmatched)],
+)
 def test_every_code_has_its_words(kind: str, codes: type[StrEnum]) -> None:
     assert {f"{kind}.{code}" for code in codes} == {key for key in SENTENCES["fa"] if key.startswith(f"{kind}.")}
     assert all(PERSIAN.search(word(kind, code, "fa")) for code in codes)

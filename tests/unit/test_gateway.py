@@ -790,10 +790,10 @@ async def test_a_message_sent_again_is_a_new_one_that_names_its_origin(bench: Be
 
 
 async def test_readiness_names_what_is_missing(bench: Bench) -> None:
-    assert await bench.monitor.readiness() == (None, None, 0)
+    assert await bench.monitor.readiness() == (None, None, 0, "elsewhere")
     bench.link.up = False
     bench.store.readers.failing = True
-    database, broker, _ = await bench.monitor.readiness()
+    database, broker, *_ = await bench.monitor.readiness()
     assert isinstance(database, StoreUnavailable)
     assert str(broker) == "The broker has not answered yet."
 

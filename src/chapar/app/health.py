@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -13,7 +14,7 @@ from chapar.runtime import logs
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.store.health import Health
-from chapar.web.api.health import Readiness
+from chapar.web.api.health import Readiness, RepliesState
 
 log = structlog.get_logger(__name__)
 
@@ -24,12 +25,22 @@ _MEASURE_EVERY: Final = 1.0  # seconds
 class Monitor:
     """Watches the database, the link, the queue and the clock."""
 
-    def __init__(self, database: Health, link: Link, capacity: Capacity, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        database: Health,
+        link: Link,
+        capacity: Capacity,
+        clock: Clock,
+        metrics: Metrics,
+        replies: Callable[[], RepliesState],
+    ) -> None:
+        """`replies` gives the state of the link for replies."""
         self._database = database
         self._link = link
         self._capacity = capacity
         self._clock = clock
         self._metrics = metrics
+        self._replies = replies
         self._reconnects = 0  # of the link, as counted so far
         self._strays = Counter[str]()  # likewise
         self._drift = 0  # ms by which the system's clock was ahead when that was last said
@@ -50,7 +61,7 @@ class Monitor:
         else:
             database = None
         broker = self._link.trouble or (None if self._link.up else Phrase("link.not_yet"))
-        return Readiness(database, broker, self._capacity.held)
+        return Readiness(database, broker, self._capacity.held, self._replies())
 
     async def is_well(self, patience: float) -> bool:
         """Return whether the writer answers; a new start brings back neither a database nor a broker that is away."""

@@ -16,6 +16,7 @@ from chapar.access.tokens import TokenVerifier
 from chapar.access.trail import AuditTrail
 from chapar.app.brokers import broker_access
 from chapar.app.health import Monitor
+from chapar.app.receiver import SoleReceiver, Term
 from chapar.delivery.acceptance import Rules, Sending
 from chapar.delivery.cancellation import Cancellation
 from chapar.delivery.capacity import Capacity
@@ -24,6 +25,7 @@ from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.idempotency import IdempotencyKeys
 from chapar.delivery.lease import ProcessLease
 from chapar.delivery.messages import Messaging
+from chapar.delivery.replies import Incoming, Replying
 from chapar.delivery.reports import Reporting
 from chapar.delivery.retention import Forgetting
 from chapar.delivery.waiting import Waiters
@@ -45,6 +47,7 @@ from chapar.web.api.documentation import documented_api
 from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
 from chapar.web.api.messages import messaging_router
+from chapar.web.api.replies import replies_router
 from chapar.web.api.reports import reporting_router
 from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
 from chapar.web.http.connection import Bounds
@@ -69,6 +72,7 @@ class Running(NamedTuple):
     messaging: Messaging
     cancellation: Cancellation
     reporting: Reporting
+    replying: Replying
     registry: Registry
     door: Door
     keyring: Keyring
@@ -83,6 +87,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
     routers = [
         messaging_router(running.messaging, running.cancellation, running.reporting, limits),
         reporting_router(running.reporting, Spreadsheets()),
+        replies_router(running.replying),
         devices_router(running.registry),
         health_router(running.monitor.readiness, running.monitor.exposition),
         keys_router(running.keyring, running.cancellation),
@@ -218,16 +223,28 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
         messaging = Messaging(store.messages, sending, keys, waiters)
         cancellation = Cancellation(store, dispatcher, waiters, messaging, clock, patience=settings.publish_timeout)
+        presences = presences_of(settings, store, clock)
+        reply_topics = DeviceTopics(settings.reply_topic)
+        receiver = SoleReceiver(
+            access,
+            store.receiving,
+            Incoming(store.replies, reply_topics, clock, metrics),
+            presences,
+            metrics,
+            replies=reply_topics,
+            presence=DeviceTopics(settings.presence_topic),
+            term=Term(process, settings.lease, settings.serves_alone),
+        )
         registry = Registry(
             store.devices,
             store.purges,
-            presences_of(settings, store, clock),
+            presences,
             clock,
             default_profile=settings.default_profile,
             max_devices=settings.max_devices,
             patience=settings.publish_timeout,
         )
-        monitor = Monitor(store.health, link, capacity, clock, metrics)
+        monitor = Monitor(store.health, link, capacity, clock, metrics, receiver.state)
         forgetting = Forgetting(store.retention, clock, settings.retention_days)
         door = Door(tokens_of(settings, metrics), store.api_keys, clock, metrics)
         keyring = Keyring(store.api_keys, door, clock, settings.publish_timeout, alone=settings.serves_alone)
@@ -238,6 +255,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             loops = [
                 tasks.create_task(supervised("link", link.run, metrics), name="link"),
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
+                tasks.create_task(supervised("receiver", receiver.run, metrics), name="receiver"),
                 tasks.create_task(supervised("waiters", waiters.run, metrics), name="waiters"),
                 tasks.create_task(supervised("backlog", capacity.run, metrics), name="backlog"),
                 tasks.create_task(supervised("measurements", monitor.run, metrics), name="measurements"),
@@ -257,6 +275,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     messaging,
                     cancellation,
                     Reporting(store.reports),
+                    Replying(store.replies, messaging),
                     registry,
                     door,
                     keyring,

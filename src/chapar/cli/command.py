@@ -23,6 +23,7 @@ from chapar.cli.misuse import misuse
 from chapar.cli.options import ascii_numbers
 from chapar.cli.prune import prune
 from chapar.cli.queue import queue
+from chapar.cli.replies import replies
 from chapar.cli.report import report
 from chapar.cli.resend import resend
 from chapar.cli.send import send
@@ -49,7 +50,7 @@ cli = typer.Typer(
     rich_markup_mode="markdown",
 )
 for command in (
-    *(serve, send, bulk, messages, show, cancel, resend, report, audit, simulate),
+    *(serve, send, bulk, messages, show, replies, cancel, resend, report, audit, simulate),
     *(backup, restore, migrate, prune),
 ):
     cli.command()(command)

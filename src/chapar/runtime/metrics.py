@@ -87,6 +87,20 @@ class Metrics:
             registry=registry,
         )
         self.batches = Distribution(batches, _OPERATIONS)
+        self.reply = stage("reply")  #: from a reply being received to its being committed
+        matched = Counter("chapar_replies_matched", "Replies stored with their message.", ["by"], registry=registry)
+        self.replies_matched = _Children(matched)  #: by how the message was found
+        unmatched = Counter(
+            "chapar_replies_unmatched", "Replies stored without a message.", ["reason"], registry=registry
+        )
+        self.replies_unmatched = _Children(unmatched)  #: by why they belong to none
+        ignored = Counter(
+            "chapar_replies_ignored",
+            "Deliveries on reply topics that are no replies, or that could not be stored.",
+            ["why"],
+            registry=registry,
+        )
+        self.replies_ignored = _Children(ignored)  #: by why
         self.writer_deaths = Counter(
             "chapar_writer_deaths", "Writer processes that ended by themselves.", registry=registry
         )
@@ -215,7 +229,7 @@ class Metrics:
 
     def hand_over(self) -> None:
         """Show what was counted outside the library; to be called every now and then, for other workers to see it."""
-        for distribution in (self.commit, self.publish, self.whole, self.batches):
+        for distribution in (self.commit, self.publish, self.whole, self.reply, self.batches):
             distribution.hand_over()
 
     def lines_lost(self, total: int) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sqlalchemy import BigInteger, Boolean, ColumnElement, Connection, bindparam, case, func, null, or_, select, update
 
 from chapar.store.operations import Kind
-from chapar.store.schema import DATABASE_TIME, receiver
+from chapar.store.schema import DATABASE_TIME, installation, receiver
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
+    from chapar.store.readers import Readers
 
 _is_up: ColumnElement[bool] = bindparam("life_is_up", type_=Boolean)
 _is_ours = receiver.c.process == bindparam("of_process")
@@ -40,6 +41,7 @@ _RELEASE = (
     .where(_is_ours)
     .values(lease_until=DATABASE_TIME, life_down_since=func.coalesce(receiver.c.life_down_since, _over_since))
 )
+_NAME = select(installation.c.name)
 _DOWN_FOR = select(
     case(
         (_is_over, DATABASE_TIME - func.coalesce(receiver.c.life_down_since, receiver.c.lease_until)),
@@ -70,8 +72,13 @@ class Held(NamedTuple):
 class Receiving:
     """The lease of the one process that receives, in database time."""
 
-    def __init__(self, commits: "Commits") -> None:
+    def __init__(self, commits: "Commits", lookups: "Readers") -> None:
         self._commits = commits
+        self._lookups = lookups
+
+    async def installation(self) -> str:
+        """Return the name of this installation, which no other database has; raises StoreUnavailable."""
+        return await self._lookups.read(lambda connection: str(connection.execute(_NAME).scalar_one()))
 
     async def acquire(self, reception: Reception) -> Held | None:
         """Take the lease, or renew it; None where another process holds it."""

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from chapar.errors import NotSaved
 from chapar.model.change import Change
 from chapar.model.message import FINAL_WORDS, Message, Status, first_id
-from chapar.model.principal import Reach
+from chapar.model.principal import EVERYWHERE, Reach
 from chapar.model.reply import (
     Listed,
     MatchedBy,
@@ -190,6 +190,8 @@ def unmatched_page(
 ) -> tuple[list[Listed], int | None]:
     """The replies that belong to no message, newest first, and the last one's place where more follow."""
     where = [_is_unmatched, *fits_any(replies.c.imei, reach.devices)]
+    if reach != EVERYWHERE:
+        where.append(replies.c.imei != "")
     if imei is not None:
         where.append(replies.c.imei == imei)
     if before is not None:

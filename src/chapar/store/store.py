@@ -69,7 +69,7 @@ class Store(NamedTuple):
             Devices(commits, lookups, reporters),
             StoredPresences(commits, reporters),
             Purges(commits),
-            Receiving(commits),
+            Receiving(commits, lookups),
             Health(commits, lookups),
             changes,
             ChangeLog(commits, lookups, changes),

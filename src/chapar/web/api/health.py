@@ -12,6 +12,8 @@ from chapar.runtime.metrics import CONTENT_TYPE
 from chapar.web.http.entrance import Calling, GuardedRoute, Identity, allow
 from chapar.web.http.problems import language_of
 
+RepliesState = Literal["up", "down", "mute", "refused", "elsewhere"]
+
 
 class Readiness(NamedTuple):
     """Obstacles between the gateway and a delivery: one sentence each, None where all is well."""
@@ -19,6 +21,7 @@ class Readiness(NamedTuple):
     database: ChaparError | Phrase | None
     broker: ChaparError | Phrase | None
     held: int = 0  #: messages that wait for `chapar queue release`
+    replies: RepliesState = "elsewhere"
 
 
 class Live(BaseModel):
@@ -40,6 +43,11 @@ class Ready(BaseModel):
     status: Literal["ready", "not_ready"]
     database: Part
     broker: Part
+    replies: RepliesState = Field(
+        description="Whether this process receives what devices reply. `down`: not connected. `refused`: the broker "
+        "does not let it subscribe. `mute`: it does, and passes nothing on. `elsewhere`: another process receives. "
+        "Messages are delivered all the same."
+    )
     held: int | None = Field(
         description="Messages that do not leave until `chapar queue release`, because a backup was restored and they "
         "may have been sent since; null for callers without a key or token."
@@ -71,7 +79,7 @@ def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Cal
             shown = None if caller.principal is NOBODY else trouble
             return Part(ready=trouble is None, reason=shown and shown.sentence(language))
 
-        database, broker, held = await readiness()
+        database, broker, held, replies = await readiness()
         is_ready = database is None and broker is None
         response.status_code = 200 if is_ready else 503
         response.headers.update({"Content-Language": language, "Vary": "Accept-Language"})
@@ -79,6 +87,7 @@ def health_router(readiness: Callable[[], Awaitable[Readiness]], exposition: Cal
             status="ready" if is_ready else "not_ready",
             database=part(database),
             broker=part(broker),
+            replies=replies,
             held=None if caller.principal is NOBODY else held,
         )
 
