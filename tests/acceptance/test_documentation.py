@@ -163,7 +163,8 @@ def test_what_the_document_shows_as_an_example_is_answered_as_it_says(gateway: G
         document,
         document["paths"]["/messaging/send"]["post"]["responses"]["201"]["content"]["application/json"]["schema"],
     )
-    assert answer.json().keys() == shown["properties"].keys()
+    assert answer.json().keys() == {*shown["required"]}
+    assert shown["properties"].keys() - {*shown["required"]} == {"reply"}, "which is left out where there is none"
 
 
 def test_the_pages_and_all_they_load_are_served_by_chapar(gateway: GatewayProcess) -> None:

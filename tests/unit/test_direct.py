@@ -110,3 +110,37 @@ async def test_nobody_is_answered_who_has_gone() -> None:
     }
     await application()(scope, receive, send)
     assert sent == []
+
+
+@pytest.mark.parametrize(
+    ("path", "answered"),
+    [
+        ("/hot/things/a-b.c", "direct a-b.c"),
+        ("/hot/things/%D8%B4", "direct ش"),
+        ("/hot/things/a/b", None),
+        ("/hot/things/a%2Fb", None),
+        ("/hot/things/", None),
+        ("/hot/things", None),
+        ("/hot/other/a", None),
+    ],
+)
+async def test_the_last_part_of_a_direct_path_may_be_a_parameter(path: str, answered: str | None) -> None:
+    router = APIRouter(prefix="/hot", route_class=GuardedRoute)
+
+    @allow(Right.READ)
+    async def answer(request: Request) -> Response:
+        how = "direct" if "router" not in request.scope else "framework"
+        return Response(f"{how} {request.path_params['name']}")
+
+    router.add_api_route("/things/{name}", answer, methods=["GET"], route_class_override=RequestRoute)
+    app = FastAPI()
+    app.include_router(router)
+    direct = DirectRoutes(app, [router])
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        await direct({**scope, "caller": Caller(ANYBODY, "127.0.0.1")}, receive, send)
+
+    found = await ask("GET", path, called)
+    assert (found.text if found.status_code == 200 else None) == answered
+    if answered is not None:  # its head is asked for through the framework
+        assert (await ask("HEAD", path, called)).status_code == 200

@@ -3,7 +3,7 @@
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import StringConstraints, WithJsonSchema
+from pydantic import StringConstraints, ValidationError, WithJsonSchema
 
 from chapar.delivery.cancellation import Cancellation
 from chapar.delivery.idempotency import Use
@@ -21,6 +21,7 @@ from chapar.web.api.schemas import (
     MessageView,
     Paged,
     SentAnswer,
+    Shown,
     attempt_view,
     cursor_of,
     message_json,
@@ -31,8 +32,9 @@ from chapar.web.http.chunks import in_chunks, page_of
 from chapar.web.http.direct import HEAD_ONLY
 from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, RequestRoute, allow, caller_of, readmit
 from chapar.web.http.headers import ASYNC, PREFER_PARAMETER, prefers_async, without_waiting
-from chapar.web.http.problems import answers, language_of
+from chapar.web.http.problems import answers, invalid_query, language_of
 from chapar.web.http.proxies import root_path_of
+from chapar.web.http.query import check_query
 from chapar.web.http.rates import Limits
 from chapar.web.http.waits import while_connected
 
@@ -47,6 +49,17 @@ Patience = Annotated[
     float | None,
     Query(gt=0, le=LONGEST_WAIT, description="Seconds to wait."),
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_WAIT}),
+]
+
+_SHOWN_PARAMETERS: Final = [
+    {
+        "name": name,
+        "in": "path" if field.is_required() else "query",
+        "required": field.is_required(),
+        "description": field.description,
+        "schema": field.json_schema_extra,
+    }
+    for name, field in Shown.model_fields.items()
 ]
 
 _WHERE_TO_LOOK: Final[dict[str, object]] = {
@@ -153,36 +166,34 @@ def messaging_router(
         written = page_of("messages", map(message_json, page.messages), cursor_of(page.next))
         return AdmittedStream(in_chunks(written), media_type=_JSON)
 
-    @router.get(
-        "/messages/{id}",
-        summary="Show one message",
-        operation_id="show_message",
-        response_model=MessageDetail,
-        responses=answers(404, 422, 503),
-    )
     @allow(Scope.READ)
-    async def message(
-        id: MessageId,  # noqa: A002 - the name is the path's
-        caller: Calling,
-        request: Request,
-        wait: Annotated[
-            Literal["none", "broker", "device"],
-            Query(description="`broker`, `device`: answer once that has answered, or `timeout` is over."),
-        ] = "none",
-        timeout: Patience = None,  # noqa: ASYNC109 - the name is the query's
-    ) -> Response:
+    async def message(request: Request) -> Response:
         """Show where a message stands, with its evidence and its attempts.
 
         Waiting changes nothing about the message, and any number may wait for it.
         """
-        if wait == "none" or HEAD_ONLY in request.scope:
-            message = await messaging.find(caller, id)
+        caller, asked = caller_of(request), _shown(request)
+        if asked.wait == "none" or HEAD_ONLY in request.scope:
+            message = await messaging.find(caller, asked.id)
         else:
             with limits.waiting(caller):
-                message = await while_connected(request, messaging.follow(caller, id, Wait(wait), timeout))
+                following = messaging.follow(caller, asked.id, Wait(asked.wait), asked.timeout)
+                message = await while_connected(request, following)
             await readmit(request)
-        history = list(map(attempt_view, await messaging.attempts(id)))
+        history = list(map(attempt_view, await messaging.attempts(asked.id)))
         return Response(message_json(message, history=history), media_type=_JSON)
+
+    router.add_api_route(
+        "/messages/{id}",
+        message,
+        methods=["GET"],
+        summary="Show one message",
+        operation_id="show_message",
+        response_model=MessageDetail,
+        responses=answers(404, 422, 429, 503),
+        openapi_extra={"parameters": _SHOWN_PARAMETERS},
+        route_class_override=RequestRoute,
+    )
 
     @router.post(
         "/messages/{id}/cancel",
@@ -227,3 +238,18 @@ def messaging_router(
         return await answer(request, await messaging.repetition(caller, id, Wait(wait), timeout), use)
 
     return router
+
+
+def _shown(request: Request) -> Shown:
+    """Return what is to be shown, and what is waited for before that; raises RequestError.
+
+    The framework's own way holds more memory while a call waits than the wait itself.
+    """
+    asked = {"id": request.path_params["id"]}
+    if request.scope["query_string"]:
+        check_query(request, {"wait": False, "timeout": False})
+        asked |= request.query_params
+    try:
+        return Shown.model_validate_strings(asked)
+    except ValidationError as error:
+        raise invalid_query(error) from None

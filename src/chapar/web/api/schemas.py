@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError, to_json
 
@@ -335,6 +344,27 @@ class SummaryView(BaseModel):
 Moment = Annotated[Time | None, WithJsonSchema(_TIME_SCHEMA)]
 
 _CURSOR: Final = r"^[0-9A-Fa-f-]{36}\.[0-9]{1,18}$"
+
+
+class Shown(BaseModel):
+    """A message that is to be shown, and what is waited for before that."""
+
+    id: Annotated[str, StringConstraints(to_lower=True, max_length=64)] = Field(
+        description="The `id` of the answer that accepted the message, in either case.",
+        json_schema_extra={"type": "string", "maxLength": 64},
+    )
+    wait: Literal["none", "broker", "device"] = Field(
+        "none",
+        description="`broker`, `device`: answer once that has answered, or `timeout` is over.",
+        json_schema_extra={"type": "string", "enum": ["none", "broker", "device"], "default": "none"},
+    )
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        le=LONGEST_WAIT,
+        description="Seconds to wait. Default: as of a send.",
+        json_schema_extra={"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_WAIT},
+    )
 
 
 class FilterQuery(BaseModel):

@@ -303,6 +303,11 @@ def preferred_language(accept_language: str) -> Language:
     return "fa" if ranks["fa"] > ranks["en"] else "en"
 
 
+def invalid_query(error: ValidationError) -> RequestError:
+    """Return what pydantic found wrong with a path or a query, as an error of ours."""
+    return _first_of(error.errors(include_url=False), "query")
+
+
 def invalid(error: ValidationError) -> RequestError:
     """Return what pydantic found wrong with a body, as an error of ours."""
     details = error.errors(include_url=False, include_input=False)

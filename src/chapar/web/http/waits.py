@@ -12,17 +12,28 @@ Result = TypeVar("Result")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client hangs up: then this raises ClientDisconnect."""
-    working = asyncio.ensure_future(work)
-    hung_up = asyncio.ensure_future(_hang_up(request.receive))
+    """The result of `work`, which is cancelled when the client hangs up: then this raises ClientDisconnect.
+
+    The work is done in the calling task: thousands wait at a time, and another task for each would be dear.
+    """
+    waiting = asyncio.current_task()
+    assert waiting is not None  # noqa: S101 - a coroutine calls
+    watch = asyncio.ensure_future(_hang_up(request.receive))
+
+    def end(_: object) -> None:
+        waiting.cancel()
+
+    watch.add_done_callback(end)
     try:
-        await asyncio.wait((working, hung_up), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if watch.done():
+            waiting.uncancel()
+            raise ClientDisconnect from None
+        raise
     finally:
-        working.cancel()
-        hung_up.cancel()
+        watch.remove_done_callback(end)
+        watch.cancel()
 
 
 async def _hang_up(receive: Receive) -> None:
