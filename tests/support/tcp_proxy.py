@@ -82,9 +82,9 @@ class TcpProxy:
                 continue
             server.settimeout(None)
             pair = _Pair(client, server)
-            with self._lock:
+            with self._lock:  # a pair can be cut once it is known
                 self._pairs.append(pair)
-            pair.start(self._to_server, self._to_client)
+                pair.start(self._to_server, self._to_client)
 
 
 class _Pair:

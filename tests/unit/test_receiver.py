@@ -249,6 +249,28 @@ async def test_replies_granted_without_acknowledgement_are_said(broker: Broker) 
     assert [(each["link"], each["filter"]) for each in said] == [("replies", "devices/+/reply")]
 
 
+async def test_a_broker_that_keeps_the_session_for_less_is_said(broker: Broker) -> None:
+    broker.connacks += [mqtt5.ConnAckPacket(session_expiry_interval=7200).write()]
+    with capture_logs() as logged:
+        async with receiving(broker.access) as owner:
+            await until(lambda: owner.is_up)
+    assert [each["seconds"] for each in logged if each["event"] == "broker_keeps_session_for_less"] == [7200]
+
+
+async def test_two_templates_of_one_filter_are_subscribed_to_once(broker: Broker) -> None:
+    async with receiving(broker.access, replies=DeviceTopics("devices/r-{imei}/presence")) as owner:
+        await until(lambda: owner.is_up)
+        broker.to(
+            "life",
+            *(mqtt5.PublishPacket(f"devices/{name}/presence", b"online", retain=True).write() for name in ("r-1", "2")),
+        )
+        await until(lambda: bool(owner.life))
+    subscribed = [packet for packet in broker.packets if isinstance(packet, mqtt5.SubscribePacket)]
+    options = [(int(each.max_qos), int(each.retain_handling)) for packet in subscribed for each in packet.topic_filters]
+    assert sorted(options) == [(0, 0), (1, 2)]
+    assert [delivery.topic for delivery in owner.life] == ["devices/2/presence"]
+
+
 async def test_a_broker_that_forgets_the_session_is_said_and_counted(broker: Broker) -> None:
     broker.connacks += [CONNACK, KEPT, CONNACK]
     with capture_logs() as logged:

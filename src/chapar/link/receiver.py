@@ -65,13 +65,15 @@ class Receiver:
             on_replies,
             metrics,
         )
+        # Two templates may be one filter, which is subscribed to once: whether stored messages come is its last word.
+        signs = (
+            Subscription(replies.filter, qos=0, retained=False),
+            Subscription(presences.filter, qos=0, retained=True),
+        )
         self._life = Listener(
             "life",
             access,
-            [
-                Subscription(replies.filter, qos=0, retained=False),
-                Subscription(presences.filter, qos=0, retained=True),
-            ],
+            [each for each in signs if each.retained or each.filter != presences.filter],
             replies,
             on_life,
             metrics,
@@ -82,7 +84,7 @@ class Receiver:
 
         `client_id` is the installation's. `earlier_filters` hold in its session: the owner stores what `on_filters` got
         last, and adds the current filter before `run()`, so that no crash leaves one behind that nobody knows. Empty
-        means that no broker has had the session.
+        means that no broker has had the session, or that it ended with the built-in one.
         """
         self._kept.resume(earlier_filters, is_ours)
         kept = SignOn(client_id, self._keep_alive, clean_start=False, session_expiry=SESSION_EXPIRY)

@@ -329,6 +329,9 @@ class Session(asyncio.Protocol):
             retain_available=connack.retain_available,
         )
         self.session_present = connack.session_present
+        kept = connack.session_expiry_interval
+        if kept is not None and kept < self._sign_on.session_expiry:
+            log.warning("broker_keeps_session_for_less", broker=self.endpoint, seconds=kept)
         # A server may ask for more time, or for none (0); we still want to know as soon whether it is there.
         asked = self._sign_on.keep_alive
         self._keep_alive.interval = min(connack.server_keep_alive or asked, asked)
