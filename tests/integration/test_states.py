@@ -221,7 +221,7 @@ class Messages(RuleBasedStateMachine):
                 assert oldest == next(other.id for other in before if not other.clears)
             case IdempotencyKey():
                 assert added.message_id != message.id
-            case Placement(status, claim):
+            case Placement(status=status, claim=claim):
                 assert not is_full or status is Status.REJECTED
                 goes_behind = any(
                     other.status is Status.QUEUED
@@ -238,11 +238,11 @@ class Messages(RuleBasedStateMachine):
     def add_again(self, id_: str) -> None:
         (found,) = self.ask(self.additions[id_])
         if (message := self.now.get(id_)) is not None and not isinstance(found, IdempotencyKey):
-            assert found == Placement(message.status, message.claim)
+            assert found == Placement(message.status, message.claim, message.reason)
 
     @rule(id_=messages)
     def withdraw(self, id_: str) -> None:
-        added, _, key, _ = self.additions[id_][1]
+        added, _, key, *_ = self.additions[id_][1]
         never = added._replace(
             status=Status.REJECTED, reason="outcome_unknown", attempts=0, claim=None, finished_at=EPOCH
         )

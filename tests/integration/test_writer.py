@@ -29,7 +29,7 @@ from chapar.model.acceptance import Addition
 from chapar.model.change import Move
 from chapar.model.message import Message, Status
 from chapar.store import writer
-from chapar.store.acceptance import LANES_SQL, Packed, packed_addition
+from chapar.store.acceptance import BACKLOGS_SQL, Packed, packed_addition
 from chapar.store.database import Role, open_engine
 from chapar.store.messages import find
 from chapar.store.migrations import migrate
@@ -126,12 +126,12 @@ def test_whatever_shares_a_batch_the_table_is_as_if_each_was_done_alone(
             return kind, added(new[key])
         return kind, move_row(Move(states[key][before], states[key][after], 0))
 
-    def expected(kind: str, key: int, before: int, after: int) -> bool | tuple[Status, str | None] | None:
+    def expected(kind: str, key: int, before: int, after: int) -> bool | tuple[object, ...] | None:
         if kind == "add":
             if key not in table:
                 table[key] = new[key]
                 return None  # added as asked
-            return table[key].status, table[key].claim
+            return table[key].status, table[key].claim, None, "text", []
         if table.get(key) not in {states[key][before], states[key][after]}:
             return False
         table[key] = states[key][after]
@@ -157,9 +157,9 @@ def test_what_devices_have_unfinished_is_found_by_device_however_much_of_it_ther
     if dialect == "postgresql":
         connection.exec_driver_sql("ANALYZE messages")
     devices = json.dumps(["D1", "D2"]) if dialect == "sqlite" else array(["D1", "D2"])
-    plan = str(connection.exec_driver_sql(explain + LANES_SQL[dialect], (CLAIM, devices)).all())
+    plan = str(connection.exec_driver_sql(explain + BACKLOGS_SQL[dialect], (CLAIM, devices)).all())
     assert "ix_messages_unfinished" in plan
-    assert ("(status=? AND imei=? AND seq>?)" if dialect == "sqlite" else "AND ((imei)::text = ANY") in plan
+    assert ("(status=? AND imei=? AND seq>?)" if dialect == "sqlite" else "((imei)::text = device.value)") in plan
 
 
 def test_a_batch_that_fails_before_its_commit_left_nothing(connection: Connection) -> None:

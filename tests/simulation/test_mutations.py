@@ -19,7 +19,7 @@ from chapar.model.audit import Entry
 from chapar.model.change import Cancelled
 from chapar.model.message import Message, Status, Wait
 from chapar.model.principal import Caller
-from chapar.store.acceptance import LANES_SQL
+from chapar.store.acceptance import BACKLOGS_SQL
 from chapar.store.messages import Messages
 from simulation.invariants import broken
 from simulation.world import run, simulated
@@ -90,7 +90,7 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "nothing is quarantined": (patch.object(Suspects, "_is_cause", lambda *_, **__: False), "are enough"),
     "nothing is put off": (patch.object(outcomes, "TRANSIENT", frozenset()), "was given up"),
     "what is in line does not keep others back": (
-        patch.dict(LANES_SQL, sqlite=LANES_SQL["sqlite"].replace("max(CASE", "0 * max(CASE")),
+        patch.dict(BACKLOGS_SQL, sqlite=BACKLOGS_SQL["sqlite"].replace("max(CASE", "0 * max(CASE")),
         "left before",
     ),
     "cancelling always seems to succeed": (

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from chapar.errors import NotSaved
-from chapar.model.acceptance import Addition
+from chapar.model.acceptance import Addition, Placement
 from chapar.model.change import Change, Move
 from chapar.model.message import Message, Status
 from chapar.runtime.metrics import Metrics
@@ -95,7 +95,7 @@ async def test_what_failed_alone_and_what_changed_nothing_is_not_announced(bench
     assert isinstance(not_saved, NotSaved)
     moved = await bench.messages.move([Move(good._replace(claim="x"), published(good), EPOCH)])
     await asyncio.sleep(0)
-    assert (placed, moved) == ((Status.PUBLISHING, good.claim), [False])
+    assert (placed, moved) == (Placement(Status.PUBLISHING, good.claim), [False])
     assert [[change.id for change in each] for each in bench.heard] == [[good.id]]
 
 
@@ -104,7 +104,9 @@ async def test_nothing_is_evaluated_where_nobody_listens() -> None:
         raise AssertionError
 
     bench, deaf = Bench(), Kind("add", ADD.apply, ADD.packed, ADD.named, fail)
-    assert await bench.commits.submit(deaf, [Addition(message := new_message())]) == [(message.status, message.claim)]
+    assert await bench.commits.submit(deaf, [Addition(message := new_message())]) == [
+        Placement(message.status, message.claim)
+    ]
 
 
 async def test_a_listener_that_fails_does_not_stop_the_rest(bench: Bench) -> None:
@@ -155,7 +157,7 @@ def test_the_writer_records_what_is_committed_of_a_batch_and_nothing_else() -> N
         ("committed", [True, False]),
         ("apart", [("not_saved", "it will not do")]),
         ("committed", [None]),
-        ("apart", [("committed", ("queued", None))]),
+        ("apart", [("committed", ("queued", None, None, "text", []))]),
     ]
     changed = [(each.id, each.imei, each.before, each.after) for each in writer._changed(batch, answers)]
     assert changed == [

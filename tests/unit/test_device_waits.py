@@ -149,7 +149,7 @@ async def test_when_time_is_up_the_message_is_answered_as_it_stands(bench: Devic
     message = await bench.published()
     assert await sending == message
     bench.store.readers.failing = True
-    sending = bench.in_flight(ASKED._replace(patience=0.05))
+    sending = bench.in_flight(ASKED._replace(imei="another", patience=0.05))
     await bench.published()
     assert (await sending).status is Status.PUBLISHING, "as it was known last, where the database cannot be read"
 

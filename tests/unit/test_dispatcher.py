@@ -713,9 +713,9 @@ async def test_a_stop_while_the_queue_is_looked_at_is_heard_without_waiting_for_
 ) -> None:
     take = bench.store.queue.take
 
-    async def stopping(*asked: object) -> Taken:
+    async def stopping(*asked: object, **more: object) -> Taken:
         bench.dispatcher.stop()
-        return await take(*asked)
+        return await take(*asked, **more)
 
     monkeypatch.setattr(bench.store.queue, "take", stopping)
     bench.link.up = False
@@ -935,7 +935,7 @@ async def test_the_queue_is_looked_at_when_something_in_it_is_due(
 async def test_what_was_due_before_the_queue_was_left_is_not_waited_for(
     bench: Bench, timers: Timers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def take(*_: object) -> Taken:
+    async def take(*_: object, **__: object) -> Taken:
         return Taken([], EPOCH - 5)
 
     monkeypatch.setattr(bench.store.queue, "take", take)

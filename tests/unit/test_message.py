@@ -176,6 +176,7 @@ def test_the_moves_are_these_and_no_others() -> None:
         ("queued", "expired"),
         ("queued", "cancelled"),
         ("queued", "unconfirmed"),
+        ("queued", "rejected"),
         ("publishing", "publishing"),
         ("publishing", "queued"),
         ("publishing", "published"),

@@ -13,8 +13,10 @@ from chapar.model.change import Move
 from chapar.model.message import MUTABLE, UNFINISHED, Message, Status, clearing
 from chapar.model.queue import Lease
 from chapar.store import reports
-from chapar.store.acceptance import LANES_SQL, insert_sql
+from chapar.store.acceptance import BACKLOGS_SQL, LANES_SQL
 from chapar.store.database import Role, open_engine, parse, sqlite_file
+from chapar.store.insertion import insert_sql
+from chapar.store.lanes import MISPLACED_SQL
 from chapar.store.moves import move_row, update_sql
 from chapar.store.operations import array
 from chapar.store.queue import Settle, Take
@@ -90,12 +92,12 @@ def test_the_parameters_of_the_update_are_the_values_of_a_move_in_order(dialect:
     before = new_message()
     after = published(before)
     expected = [getattr(after, name) for name in MUTABLE] + [getattr(before, name) for name in guards]
-    assert list(move_row(Move(before, after, EPOCH))) == [*expected, before.imei]
+    assert list(move_row(Move(before, after, EPOCH))) == [*expected, before.imei, EPOCH, False]
 
 
 def test_what_a_partial_index_is_for_stands_in_the_query_of_the_lanes_word_by_word() -> None:
     (index,) = [index for index in messages.indexes if index.name == "ix_messages_unfinished"]
-    for dialect, sql in LANES_SQL.items():
+    for dialect, sql in [*BACKLOGS_SQL.items(), *LANES_SQL.items(), *MISPLACED_SQL.items()]:
         assert str(index.dialect_options[dialect]["where"]) in sql
 
 

@@ -20,6 +20,7 @@ from chapar.app.receiver import SoleReceiver, Term
 from chapar.delivery.acceptance import Rules, Sending
 from chapar.delivery.cancellation import Cancellation
 from chapar.delivery.capacity import Capacity
+from chapar.delivery.contacts import Contacts
 from chapar.delivery.counters import Counters
 from chapar.delivery.dispatcher import Dispatcher
 from chapar.delivery.idempotency import IdempotencyKeys
@@ -143,6 +144,8 @@ def rules_of(settings: Settings) -> Rules:
         settings.max_expiry,
         settings.publish_timeout,
         settings.max_device_queue,
+        settings.default_profile,
+        settings.contact_window,
     )
 
 
@@ -217,7 +220,14 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
         )
         capacity = Capacity(settings.max_queue, store.queue, metrics)
-        for listener in (waiters.received, dispatcher.received, Counters(metrics).received):
+        contacts = Contacts(
+            store.contacts,
+            clock,
+            delay=settings.contact_delay,
+            window=settings.contact_window,
+            alone=settings.serves_alone,
+        )
+        for listener in (waiters.received, dispatcher.received, Counters(metrics).received, contacts.received):
             store.changes.listen(listener)
         sending = Sending(rules_of(settings), store.messages, dispatcher, waiters, capacity, clock, process, metrics)
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
@@ -257,6 +267,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
                 tasks.create_task(supervised("receiver", receiver.run, metrics), name="receiver"),
                 tasks.create_task(supervised("waiters", waiters.run, metrics), name="waiters"),
+                tasks.create_task(supervised("contacts", contacts.run, metrics), name="contacts"),
                 tasks.create_task(supervised("backlog", capacity.run, metrics), name="backlog"),
                 tasks.create_task(supervised("measurements", monitor.run, metrics), name="measurements"),
                 tasks.create_task(supervised("retention", forgetting.run, metrics), name="retention"),

@@ -25,7 +25,17 @@ from chapar.errors import (
 )
 from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Sender, Withdrawal
 from chapar.model.combinations import check_combination
-from chapar.model.message import DEFAULT_REPLY_WITHIN, LONGEST_WAIT, Command, Message, Status, Wait, new_id
+from chapar.model.message import (
+    DEFAULT_REPLY_WITHIN,
+    LONGEST_WAIT,
+    Command,
+    Condition,
+    Message,
+    Profile,
+    Status,
+    Wait,
+    new_id,
+)
 from chapar.model.principal import EVERYTHING, Caller, Principal, Reach, Scope
 from chapar.model.reason import Reason
 from chapar.model.times import rfc3339, span
@@ -47,6 +57,8 @@ class Rules(NamedTuple):
     max_expiry: float  #: seconds that a message may wait at most, and lie ahead
     publish_timeout: float  #: seconds that a caller waits who does not say how long
     max_device_queue: int  #: unfinished messages of one device
+    default_profile: Profile  #: of a device that has none of its own
+    contact_window: float  #: seconds after a device was there in which a message is sent that depends on it
 
 
 class Draft(NamedTuple):
@@ -56,6 +68,7 @@ class Draft(NamedTuple):
     asked_for: int | None  #: the time at which it was to be delivered, ms since the epoch
     began: float  #: by `time.perf_counter`
     key: IdempotencyKey | None = None  #: of its request
+    purges: bool = False  #: it withdraws all that waits for its device
 
 
 @dataclass(eq=False, slots=True)
@@ -114,7 +127,7 @@ class Sending:
         check_combination(command)
         message = self._accepted(command)
         check_rights(caller.principal, command)
-        return Draft(message, command.deliver_at, began)
+        return Draft(message, command.deliver_at, began, purges=command.purge)
 
     async def send(self, caller: Caller, drafts: Sequence[Draft], wait: Wait, patience: float | None) -> list[Sent]:
         """Save messages, deliver them, and say of each how it stands when what the caller waits for is there.
@@ -197,6 +210,8 @@ class Sending:
         expires_in = min(self._rules.default_expiry, longest) if command.expires_in is None else command.expires_in
         if expires_in > longest:
             raise _too_far("expires_in", longest)
+        if command.condition is Condition.ONLINE:  # nor does it in the broker
+            expires_in = min(expires_in, self._rules.contact_window)
         if deliver_at is not None and deliver_at - now > self._rules.max_expiry * 1000:
             raise _too_far("deliver_at", self._rules.max_expiry)
         status = self._first_status(command, deliver_at)
@@ -226,6 +241,7 @@ class Sending:
             published_at=None,
             finished_at=now if is_over else None,
             reply_within=None if awaited is None else round(awaited * 1000),
+            profile=self._rules.default_profile.value,
             condition=None if command.condition is None else command.condition.value,
             collapse_key=command.collapse_key,
             urgent=command.urgent,
@@ -235,11 +251,18 @@ class Sending:
         """Return a new message's first state: scheduled, in the queue, on its way, or rejected for want of a broker."""
         if deliver_at is not None:
             return Status.SCHEDULED
-        if command.wait is Wait.NONE:
-            return Status.QUEUED
-        if self._dispatcher.takes_urgent if command.urgent else self._dispatcher.takes_direct:
-            return Status.PUBLISHING
-        return Status.QUEUED if self._dispatcher.reaches_broker else Status.REJECTED
+        takes_direct = self._dispatcher.takes_urgent if command.urgent else self._dispatcher.takes_direct
+        match command.condition:
+            case Condition.CONTACT:
+                return Status.QUEUED
+            case Condition.ONLINE:  # it never waits
+                return Status.PUBLISHING if takes_direct else Status.REJECTED
+            case None if command.wait is Wait.NONE:
+                return Status.QUEUED
+            case None if takes_direct:
+                return Status.PUBLISHING
+            case None:
+                return Status.QUEUED if self._dispatcher.reaches_broker else Status.REJECTED
 
     def _add(self, call: _Call, sender: Sender) -> None:
         """Save messages. What is saved is delivered, also where the caller is gone by then."""
@@ -249,7 +272,7 @@ class Sending:
         depth = self._rules.max_device_queue
         self._waiters.add(call.waiting)
         added = self._messages.add(
-            [Addition(draft.message, depth, draft.key, sender) for draft in call.drafts], deadline
+            [Addition(draft.message, depth, draft.key, sender, draft.purges) for draft in call.drafts], deadline
         )
         self._landing.update((draft.message.id, added) for draft in call.drafts)
         added.add_done_callback(partial(self._landed, call))
@@ -281,14 +304,11 @@ class Sending:
         message = draft.message
         match result:
             case Placement() as place:
-                is_as_asked = place.is_as_asked(message)
-                if not is_as_asked:
-                    attempts = min(message.attempts, place.claim is not None)
-                    message = message._replace(status=place.status, claim=place.claim, attempts=attempts)
-                call.sent[message.id] = message
+                placed = place.of(message)
+                call.sent[message.id] = placed or place.moved_since(message)
                 self._metrics.commit.observe(time.perf_counter() - draft.began)
-                if is_as_asked and place.status is Status.PUBLISHING:
-                    self._dispatcher.deliver_direct(message, call.waiting if call.wait is not Wait.NONE else None)
+                if placed is not None and placed.status is Status.PUBLISHING:
+                    self._dispatcher.deliver_direct(placed, call.waiting if call.wait is not Wait.NONE else None)
                 elif place.status in _IN_QUEUE:
                     self._capacity.queued()
                 return place.status in _ON_THE_WAY
@@ -311,7 +331,7 @@ class Sending:
                 message.claim,
                 key,
             )
-            for message, _, _, key in drafts
+            for message, _, _, key, _ in drafts
         ]
         withdrawal = self._messages.withdraw(withdrawals)
         self._landing.update((draft.message.id, withdrawal) for draft in drafts)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,11 +31,13 @@ from chapar.link.keeper import Link
 from chapar.link.publication import Publication
 from chapar.model.acceptance import Addition
 from chapar.model.change import Change, Move
-from chapar.model.message import AT_BROKER, UNFINISHED, Attempt, Message, Status, clearing
+from chapar.model.message import AT_BROKER, UNFINISHED, Attempt, Condition, Message, Status, clearing
 from chapar.model.queue import Taken
+from chapar.model.reason import Reason
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
+from chapar.store.lanes import leaves_lane
 from chapar.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,7 @@ MAX_UNDER_WAY: Final = 4000  # deliveries at a time, the direct ones included; b
 
 _TOGETHER: Final = 0.005  # seconds in which outcomes are collected where each caller waits for several of them
 
+_WITHDRAWABLE: Final = frozenset({Status.QUEUED, Status.CANCELLED})  # certainly unsent, for who took it back
 _NEWS: Final = frozenset({Status.SCHEDULED, Status.QUEUED, Status.CANCELLED})  # what may be of use to the queue
 _POLL_ALONE = 1.0  # seconds between looks at the queue; what this process queues itself wakes it
 _POLL_SHARED = 0.1  # where other processes may queue too: a look is one indexed read
@@ -70,6 +73,8 @@ class _Delivery:
 
         A call that is answered before its message has ended was told that the delivery goes on.
         """
+        if self.message.condition == Condition.ONLINE:  # it never waits, but for a second attempt
+            return self.message.possible_duplicate
         return self.caller is None or self.caller.done.done()
 
 
@@ -107,6 +112,9 @@ class Dispatcher:
         self._departures = Departures(link, lease)
         self._suspects = self._departures.suspects
         self._claims = count(1)
+        self._lanes: set[str] = (
+            set()
+        )  # devices whose lane another process may have changed at the same time as this one
         self._work = asyncio.Event()  # something was queued here
         self._leaving: dict[tuple[str, int], _Delivery] = {}  # by message and attempt: what leaves in this turn
         self._batches: set[asyncio.Task[None]] = set()
@@ -178,8 +186,21 @@ class Dispatcher:
                 self._work.set()
                 if change.message is not None and change.message.urgent:
                     self._room.set()
+            if change.message is not None:
+                self._has_changed(change.message)
             if has_suspects and change.after not in UNFINISHED:
                 self._suspects.forget(change.id)
+
+    def _has_changed(self, message: Message) -> None:
+        """Let another message leave where one has ended, and keep one from leaving that was superseded."""
+        if message.superseded_by is not None and message.status is Status.PUBLISHING:
+            self._link.take_back(message.id)  # where it is still in line, it need not leave
+        if leaves_lane(message):
+            self._work.set()
+        if not self._lease.alone and (leaves_lane(message) or message.reason == Reason.WAITING_FOR_REPLY):
+            # Whoever commits last sees both: that one was the last of its lane, and that another waits for it.
+            self._lanes.add(message.imei)
+            self._work.set()
 
     async def _drain(self) -> None:
         while not self._stopping:
@@ -189,14 +210,17 @@ class Dispatcher:
             self._suspects.forget_late(self._clock.now())  # another process may have ended them
             self._departures.asks_for_page()
             self._room.clear()
-            taken = await self._take(room, urgent)
+            lanes, self._lanes = self._lanes, set()
+            taken = await self._take(room, urgent, lanes)
             self._departures.page_taken(taken.messages)
             await self._deliver_page(taken.messages)
             if len(taken.messages) < PAGE or not self._has_room:
                 await self._pause(taken)
 
-    async def _take(self, room: int, urgent: int) -> Taken:
-        return await self._store.queue.take(f"{self._process}.{next(self._claims)}", room, self._clock.now(), urgent)
+    async def _take(self, room: int, urgent: int, lanes: Collection[str] = ()) -> Taken:
+        claim, now = f"{self._process}.{next(self._claims)}", self._clock.now()
+        is_up = self._link.up
+        return await self._store.queue.take(claim, room, now, urgent=urgent, reaches_broker=is_up, lanes=lanes)
 
     @property
     def _has_room(self) -> bool:
@@ -267,6 +291,8 @@ class Dispatcher:
             case Trial.BESIDE:
                 self._suspects.tried_beside(message)
                 self._leave(delivery)
+            case Trial.BACK | Trial.LATER if message.condition == Condition.ONLINE:
+                self._commit([(delivery, outcomes.not_now(message, self._facts()))])
             case Trial.BACK:
                 self._commit([(delivery, outcomes.given_back(message))])
             case Trial.LATER:
@@ -378,14 +404,16 @@ class Dispatcher:
                 if not self._is_left_behind(delivery, result):
                     again.append((delivery, self._faulty(delivery, result, self._facts())))
                 continue
-            if isinstance(result, Message):  # its device replied before this was committed
+            stands = after
+            if isinstance(result, Message):  # its device replied before this was committed, or it was superseded
                 self._waiters.notify(result)
+                stands = result
             elif not result:
                 log.warning("moved_by_another_process", message_id=after.id)
                 if delivery.caller is not None:
                     delivery.caller.hold(after.id, rejected=False)
                 self._waiters.look_up(after.id)
-            self._end(delivery, is_back=result is True and after.status is Status.QUEUED)
+            self._end(delivery, is_back=result is not False and stands.status in _WITHDRAWABLE)
         self._fewer.set()
         if self._has_room:
             self._room.set()
@@ -418,6 +446,7 @@ class Dispatcher:
 
 def _publication(message: Message, clock_is_behind: float) -> Publication:
     """Return what leaves of a message; `clock_is_behind`: seconds from the epoch's time to the loop's."""
+    ends = [at for at in (message.expires_at, message.contact_until) if at is not None]
     return Publication(
         topic=message.topic,
         payload=message.payload,
@@ -425,6 +454,6 @@ def _publication(message: Message, clock_is_behind: float) -> Publication:
         retain=message.retain,
         message_id=message.id,
         attempt=message.attempts,
-        deadline=None if message.expires_at is None else message.expires_at / 1000 + clock_is_behind,
+        deadline=min(ends) / 1000 + clock_is_behind if ends else None,
         urgent=message.urgent,
     )

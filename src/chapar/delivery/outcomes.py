@@ -1,5 +1,6 @@
 """Outcomes of attempts: from a message, and what the link said of it, to where the message stands next. No I/O."""
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple, Unpack, assert_never
 from zlib import crc32
 
@@ -7,18 +8,23 @@ from chapar.errors import (
     BrokerRefused,
     BrokerUnreachable,
     DeliveryFaulty,
+    DeviceBusy,
+    DeviceOffline,
     LinkDown,
     LinkLost,
     MessageCancelled,
     MessageExpired,
+    MessagePurged,
+    MessageSuperseded,
     NotSent,
+    PresenceUnknown,
     PublicationExpired,
     PublicationInvalid,
     Quarantined,
     TakenBack,
 )
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_name, reason_slug
-from chapar.model.message import ANSWERED, FINAL_WORDS, Attempt, Message, MutableFields, Status, Wait
+from chapar.model.message import ANSWERED, FINAL_WORDS, Attempt, Condition, Message, MutableFields, Status, Wait
 from chapar.model.reason import Reason
 
 MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the last comes two minutes after the first
@@ -26,6 +32,7 @@ MAX_ATTEMPTS: Final = 8  # of a message that the broker keeps putting off; the l
 _LATER = 1_000  # ms until a message is tried again that was not to be tried now
 _FIRST_BACKOFF = 1_000  # ms until a message that the broker put off is tried again; doubles …
 _LONGEST_BACKOFF = 60_000  # … up to this
+_SUBSCRIBES_WITHIN = 2_000  # ms that a device that spoke may take to subscribe, beyond the delay of a contact
 
 
 class Facts(NamedTuple):
@@ -62,11 +69,22 @@ def outcome(message: Message, said: Said, facts: Facts, *, may_queue: bool) -> O
         case LinkLost():
             return in_doubt(message, said, facts)
         case PublicationExpired():
-            return Outcome(_ended(message, Status.EXPIRED, facts, reason=Reason.EXPIRED, attempts=message.attempts - 1))
+            return _too_late(message, facts)
         case PublicationInvalid():
             return _impossible(message, said.reason_code, facts)
         case never:
             assert_never(never)
+
+
+def not_now(message: Message, facts: Facts) -> Outcome:
+    """It would have to wait, and is sent only where its device is online, so it never does.
+
+    A second attempt waits: the first may have arrived.
+    """
+    if message.possible_duplicate:
+        return put_aside(message, facts)
+    reason, attempts = Reason.DEVICE_BUSY, message.attempts - 1
+    return Outcome(_ended(message, Status.REJECTED, facts, reason=reason, attempts=attempts))
 
 
 def given_back(message: Message, not_before: int | None = None) -> Outcome:
@@ -133,7 +151,7 @@ def not_sent(message: Message) -> NotSent | None:
         case Status.EXPIRED:
             return MessageExpired(message.id)
         case Status.CANCELLED:
-            return MessageCancelled(message.id)
+            return _CANCELLATIONS.get(message.reason, MessageCancelled)(message.id)
         case _:
             return None
 
@@ -149,11 +167,22 @@ def is_proven(message: Message, wait: Wait) -> bool:
 _HAD_BY_BROKER: Final = frozenset({Status.PUBLISHED, Status.TIMED_OUT}) | ANSWERED
 
 
+_CANCELLATIONS: Final[Mapping[str | None, type[NotSent]]] = {
+    Reason.SUPERSEDED.value: MessageSuperseded,
+    Reason.PURGED.value: MessagePurged,
+}
+_REJECTIONS: Final[Mapping[str | None, type[NotSent]]] = {
+    Reason.QUARANTINED.value: Quarantined,
+    Reason.INTERNAL_ERROR.value: DeliveryFaulty,
+    Reason.DEVICE_OFFLINE.value: DeviceOffline,
+    Reason.PRESENCE_UNKNOWN.value: PresenceUnknown,
+    Reason.DEVICE_BUSY.value: DeviceBusy,
+}
+
+
 def _rejection(message: Message) -> NotSent:
-    if message.reason == Reason.QUARANTINED:
-        return Quarantined(message.id)
-    if message.reason == Reason.INTERNAL_ERROR:
-        return DeliveryFaulty(message.id)
+    if (error := _REJECTIONS.get(message.reason)) is not None:
+        return error(message.id)
     if message.reason_code is None:
         return BrokerUnreachable(message.id)
     return BrokerRefused(message.id, reason_name(message.reason_code), message.reason_code)
@@ -169,6 +198,8 @@ def _answered(message: Message, reason_code: int, facts: Facts, *, may_queue: bo
         if reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS and may_queue:
             return _put_off(message, reason_code, facts)
         return refused(message, reason_code, facts)
+    if reason_code == NO_MATCHING_SUBSCRIBERS and message.condition == Condition.CONTACT:
+        return _not_there(message, facts)
     if message.qos == 0:  # there was no PUBACK: it left, and that is all anybody knows
         return Outcome(_ended(message, Status.UNCONFIRMED, facts, reason=Reason.QOS_0))
     reply_by = None if message.reply_within is None else facts.now + message.reply_within
@@ -201,6 +232,40 @@ def _put_off(message: Message, reason_code: int, facts: Facts) -> Outcome:
     not_before = facts.now + round(backoff * (0.5 + _spread(message) / 2))
     after = message.moved(Status.QUEUED, claim=None, not_before=not_before)
     return Outcome(after, (attempt(message, reason_slug(reason_code), reason_code, facts),))
+
+
+def _not_there(message: Message, facts: Facts) -> Outcome:
+    """Nobody is subscribed, though its device spoke: tried once more in the window, then it waits for the next contact.
+
+    Nobody had it, so it is sent again without doubt. The reason code in its row says that it was tried once.
+    """
+    again = facts.now + _SUBSCRIBES_WITHIN
+    is_first = message.reason_code != NO_MATCHING_SUBSCRIBERS
+    not_before = again if is_first and message.contact_until is not None and again < message.contact_until else None
+    after = message.moved(
+        Status.QUEUED,
+        reason=Reason.WAITING_FOR_CONTACT.value,
+        reason_code=NO_MATCHING_SUBSCRIBERS,
+        claim=None,
+        not_before=not_before,
+    )
+    return Outcome(after, (attempt(message, reason_slug(NO_MATCHING_SUBSCRIBERS), NO_MATCHING_SUBSCRIBERS, facts),))
+
+
+def _too_late(message: Message, facts: Facts) -> Outcome:
+    """Nothing of it left in its time; where that is the window of a contact alone, it waits for the next contact."""
+    is_over = message.expires_at is not None and message.expires_at <= (message.contact_until or message.expires_at)
+    if message.contact_until is None or is_over:
+        return Outcome(_ended(message, Status.EXPIRED, facts, reason=Reason.EXPIRED, attempts=message.attempts - 1))
+    after = message.moved(
+        Status.QUEUED,
+        reason=Reason.WAITING_FOR_CONTACT.value,
+        reason_code=None,
+        attempts=message.attempts - 1,
+        claim=None,
+        contact_until=None,
+    )
+    return Outcome(after)
 
 
 def _spread(message: Message) -> float:

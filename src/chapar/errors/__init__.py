@@ -53,11 +53,16 @@ ChaparError
 ├── ConnectionsExhausted     as many connections are open as may be
 ├── NotSent                  the message was not sent and never will be
 │   ├── BrokerUnreachable    … the broker could not be reached
+│   ├── DeviceOffline        … it was for a device that is online, and that was offline
+│   ├── PresenceUnknown      … likewise, and whether it was there was not known
+│   ├── DeviceBusy           … likewise, and something else of it had to leave first
 │   ├── BrokerRefused        … the broker said no, with an MQTT 5 reason code
 │   ├── Quarantined          … it was in flight whenever the broker ended the session
 │   ├── DeliveryFaulty       … a fault of ours stopped it
 │   ├── MessageExpired       … its time ran out
-│   └── MessageCancelled     … it was withdrawn
+│   ├── MessageCancelled     … it was withdrawn
+│   ├── MessageSuperseded    … a newer message with its collapse key took its place
+│   └── MessagePurged        … it was withdrawn with all that waited for its device
 ├── StoreError
 │   ├── NotSaved             nothing was committed
 │   ├── OutcomeUnknown       the database cannot say whether it committed
@@ -124,9 +129,14 @@ from chapar.errors.delivery import (
     BrokerRefused,
     BrokerUnreachable,
     DeliveryFaulty,
+    DeviceBusy,
+    DeviceOffline,
     MessageCancelled,
     MessageExpired,
+    MessagePurged,
+    MessageSuperseded,
     NotSent,
+    PresenceUnknown,
     Quarantined,
 )
 from chapar.errors.link import (
@@ -245,7 +255,9 @@ __all__ = [
     "DatabaseUnsafe",
     "DatabaseUnusable",
     "DeliveryFaulty",
+    "DeviceBusy",
     "DeviceNotFound",
+    "DeviceOffline",
     "DevicesExhausted",
     "EmbeddedBrokerFailed",
     "FieldInvalid",
@@ -273,6 +285,8 @@ __all__ = [
     "MessageCancelled",
     "MessageExpired",
     "MessageNotFound",
+    "MessagePurged",
+    "MessageSuperseded",
     "MethodNotAllowed",
     "NoAnswer",
     "NotAGateway",
@@ -287,6 +301,7 @@ __all__ = [
     "PathUnknown",
     "Phrase",
     "PortTaken",
+    "PresenceUnknown",
     "Problem",
     "ProtocolUnsupported",
     "PublicationExpired",

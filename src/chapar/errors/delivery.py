@@ -22,6 +22,27 @@ class BrokerUnreachable(NotSent):
 
 
 @dataclass(eq=False)
+class DeviceOffline(NotSent):
+    """It was to be sent only to a device that is online, and the device was offline."""
+
+    code = "device_offline"
+
+
+@dataclass(eq=False)
+class PresenceUnknown(NotSent):
+    """It was to be sent only to a device that is online, and whether it was there was not known."""
+
+    code = "presence_unknown"
+
+
+@dataclass(eq=False)
+class DeviceBusy(NotSent):
+    """It was to be sent only to a device that is online, and something else of the device had to leave first."""
+
+    code = "device_busy"
+
+
+@dataclass(eq=False)
 class BrokerRefused(NotSent):
     """The broker answered the PUBLISH with a reason code of 0x80 or above (MQTT 5.0 §3.4.2.1)."""
 
@@ -57,3 +78,17 @@ class MessageCancelled(NotSent):
     """The message was withdrawn before it was sent."""
 
     code = "cancelled"
+
+
+@dataclass(eq=False)
+class MessageSuperseded(NotSent):
+    """A newer message with its collapse key took its place before it was sent."""
+
+    code = "superseded"
+
+
+@dataclass(eq=False)
+class MessagePurged(NotSent):
+    """It was withdrawn with all else that waited for its device."""
+
+    code = "purged"

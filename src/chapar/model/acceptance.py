@@ -3,7 +3,9 @@
 from typing import Final, NamedTuple
 
 from chapar.errors import FieldInvalid, Phrase
-from chapar.model.message import Message, Status
+from chapar.model.change import Cancelled
+from chapar.model.message import Message, Profile, Status
+from chapar.model.reason import Reason
 
 UNBOUNDED: Final = 2**31
 MAX_KEY_LENGTH: Final = 255  # characters of an idempotency key; a UUID has 36
@@ -14,6 +16,10 @@ def check_key(key: str, field: str) -> str:
     if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise FieldInvalid(field, Phrase("rule.idempotency_key", limit=MAX_KEY_LENGTH))
     return key
+
+
+_UNFIT: Final = frozenset({Reason.DEVICE_OFFLINE, Reason.PRESENCE_UNKNOWN, Reason.DEVICE_BUSY})
+"""Reasons why a message that is sent only where its device is online was rejected as it came."""
 
 
 class IdempotencyKey(NamedTuple):
@@ -52,17 +58,38 @@ class Addition(NamedTuple):
     max_depth: int = UNBOUNDED  #: unfinished messages that its device may have
     key: IdempotencyKey | None = None
     sender: Sender | None = None  #: whom the audit trail names; None: it says nothing
+    purges: bool = False  #: all that waits for its device is withdrawn
 
 
 class Placement(NamedTuple):
-    """The first state of a message that was added."""
+    """The first state of a message that was added, and what was withdrawn for it."""
 
     status: Status
     claim: str | None
+    reason: str | None = None  #: what else it waits for in the queue, or why it is rejected
+    profile: str = Profile.TEXT.value  #: of its device
+    withdrawn: tuple[Cancelled, ...] = ()  #: older messages as they stand now; one on its way is still `publishing`
 
-    def is_as_asked(self, message: Message) -> bool:
-        """Return whether the message stands where it was to be."""
-        return self.status is message.status and self.claim == message.claim
+    def of(self, message: Message) -> Message | None:
+        """The message where it stands now; None where this was repeated, and it has been moved since."""
+        if self.status is message.status and self.claim == message.claim:
+            is_as_asked = (self.reason, self.profile) == (message.reason, message.profile)
+            return message if is_as_asked else message._replace(reason=self.reason, profile=self.profile)
+        placed = message._replace(status=self.status, claim=None, reason=self.reason, profile=self.profile, attempts=0)
+        match self.status:
+            case Status.QUEUED if self.claim is None:
+                return placed
+            case Status.REJECTED if self.reason in _UNFIT:
+                return placed._replace(finished_at=message.created_at)
+            case _:
+                return None
+
+    def moved_since(self, message: Message) -> Message:
+        """The message, added before and moved since, as far as this says."""
+        attempts = min(message.attempts, self.claim is not None)
+        return message._replace(
+            status=self.status, claim=self.claim, reason=self.reason, profile=self.profile, attempts=attempts
+        )
 
 
 class Full(NamedTuple):

@@ -51,7 +51,14 @@ MOVES: Mapping[Status, frozenset[Status]] = {
     # Unconfirmed where it was held, as it may have been sent before a backup was restored, and only once.
     Status.SCHEDULED: frozenset({Status.QUEUED, Status.EXPIRED, Status.CANCELLED, Status.UNCONFIRMED}),
     # Answered where an earlier attempt arrived after all.
-    Status.QUEUED: frozenset({Status.PUBLISHING, Status.EXPIRED, Status.CANCELLED, Status.UNCONFIRMED}) | ANSWERED,
+    Status.QUEUED: ANSWERED
+    | {
+        Status.PUBLISHING,
+        Status.EXPIRED,
+        Status.CANCELLED,
+        Status.UNCONFIRMED,
+        Status.REJECTED,  # became due, and may not wait
+    },
     Status.PUBLISHING: ANSWERED
     | {
         Status.PUBLISHING,  # the next attempt
@@ -90,6 +97,9 @@ AT_BROKER = frozenset(
 
 UNFINISHED = frozenset({Status.SCHEDULED, Status.QUEUED, Status.PUBLISHING})
 """The states in which the gateway still owes the message something."""
+
+OWED = UNFINISHED | {Status.PUBLISHED, Status.ACKNOWLEDGED}
+"""The states in which something may be missing yet: the broker's acknowledgement, or the device's final word."""
 
 WAITING = (Status.SCHEDULED, Status.QUEUED)
 """The states of what waits. A message leaves the first for the second, so who looks for all of them begins there."""

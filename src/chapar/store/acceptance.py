@@ -1,24 +1,25 @@
-"""Accepting a message: its idempotency key, its place behind the device's backlog, and the bound of that backlog."""
+"""Accepting a message: its key, what it withdraws, its place behind the device's backlog, and the bound of that."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, bindparam, select
 
-from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Sender, Withdrawal
+from chapar.model.acceptance import Added, Addition, Full, IdempotencyKey, Placement, Sender
 from chapar.model.audit import Action
-from chapar.model.change import Change
-from chapar.model.message import Message, Status
+from chapar.model.change import Cancelled, Change
+from chapar.model.message import WAITING, Condition, Message, Status
+from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
-from chapar.store.database import run_on_driver
-from chapar.store.generations import advance
-from chapar.store.idempotency import free_key, keep_keys, owners_of
-from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch, run_on_list
-from chapar.store.schema import COLUMNS, IS_UNFINISHED, Row, messages, to_message, to_row
+from chapar.store.collapse import Found, lock_keys, withdraw, withdrawable, withdrawn_by
+from chapar.store.idempotency import keep_keys, owners_of
+from chapar.store.insertion import insert_messages
+from chapar.store.lanes import IN_LANE, WAITING_FOR_REPLY, is_in_lane
+from chapar.store.online import absent, must_be_online
+from chapar.store.operations import Ambiguous, Kind, run_on_list
+from chapar.store.schema import IS_OWED, IS_UNFINISHED, Row, messages, to_message, to_row
 
 # What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
 # `seq > 0`, which is always true, makes that index a better match than the one of all that the device ever had.
@@ -26,277 +27,302 @@ from chapar.store.schema import COLUMNS, IS_UNFINISHED, Row, messages, to_messag
 # What comes direct may follow only what came direct to the same process: that is on its way to the link already, in
 # this order. Anything else of its device is in the queue, or taken from it and perhaps on its way back; but what waits
 # for something besides its turn is nobody's predecessor.
-_LANES = """
-    SELECT imei, count(CASE WHEN micro_op <> '' THEN 1 END), min(CASE WHEN micro_op <> '' THEN seq END),
-        max(CASE WHEN (status = 'queued' AND reason IS NULL) OR (status = 'publishing' AND claim <> {direct})
-            THEN 1 ELSE 0 END)
-    FROM {messages_of_devices} AND seq > 0 AND {is_unfinished}
-    GROUP BY imei
+_BACKLOG = f"""
+    count(CASE WHEN {IS_UNFINISHED} AND micro_op <> '' THEN 1 END),
+    min(CASE WHEN {IS_UNFINISHED} AND micro_op <> '' THEN seq END),
+    max(CASE WHEN (status = 'queued' AND reason IS NULL) OR (status = 'publishing' AND claim <> {{direct}})
+        THEN 1 ELSE 0 END),
+    max(CASE WHEN status = 'queued' AND reason = '{WAITING_FOR_REPLY}' THEN 1 ELSE 0 END),
+    max(CASE WHEN {IN_LANE} AND status <> 'scheduled' AND NOT (status = 'queued' AND reason IS NOT NULL)
+        THEN 1 ELSE 0 END),
+    count(collapse_key)
 """
-# All devices are one parameter: with one for each, every number of them would be a statement of its own. SQLite is
-# made to begin with them, and PostgreSQL is not: else they would go through everything that is unfinished.
-LANES_SQL = {
-    "sqlite": _LANES.format(
-        is_unfinished=IS_UNFINISHED,
-        direct="?",
-        messages_of_devices="json_each(?) AS device CROSS JOIN messages WHERE imei = device.value",
+_PROFILE = "(SELECT profile FROM devices WHERE devices.imei = device.value)"
+_OF_DEVICE = "imei = device.value AND seq > 0 AND {condition}"
+# All devices are one parameter: with one for each, every number of them would be a statement of its own. Both databases
+# begin with them: else they would go through everything that is unfinished.
+_BACKLOGS = {
+    "sqlite": (
+        f"SELECT device.value, {_PROFILE}, {_BACKLOG.format(direct='?')} "  # noqa: S608 - made of constants
+        f"FROM json_each(?) AS device LEFT JOIN messages ON {_OF_DEVICE} GROUP BY device.value"
     ),
-    "postgresql": _LANES.format(
-        is_unfinished=IS_UNFINISHED, direct="%s", messages_of_devices="messages WHERE imei = ANY (%s::text[])"
+    "postgresql": (
+        f"SELECT device.value, {_PROFILE}, backlog.* "  # noqa: S608 - made of constants
+        "FROM (SELECT %s::text AS claim) AS direct CROSS JOIN unnest(%s::text[]) AS device(value) CROSS JOIN LATERAL "
+        f"(SELECT {_BACKLOG.format(direct='direct.claim')} FROM messages WHERE {_OF_DEVICE}) AS backlog"
     ),
 }
+BACKLOGS_SQL = {dialect: sql.format(condition=IS_UNFINISHED) for dialect, sql in _BACKLOGS.items()}
+"""What a new message meets of its device."""
+LANES_SQL = {dialect: sql.format(condition=IS_OWED) for dialect, sql in _BACKLOGS.items()}
+"""Likewise, where a reply is expected: what the device has yet to answer, too."""
 
-_PLACE = select(messages.c.status, messages.c.claim).where(messages.c.id == bindparam("of_message"))
+_PLACE = select(messages.c.status, messages.c.claim, messages.c.reason, messages.c.profile).where(
+    messages.c.id == bindparam("of_message")
+)
 _ID_AT = select(messages.c.id).where(messages.c.seq == bindparam("seq"))
 
-_TO_WITHDRAW = select(*COLUMNS).where(messages.c.id == bindparam("of_message")).with_for_update()
-_WITHDRAW = (
-    update(messages)
-    .where(messages.c.id == bindparam("of_message"))
-    .values(
-        status=bindparam("to"),
-        reason=bindparam("reason"),
-        attempts=0,
-        claim=None,
-        not_before=None,
-        finished_at=bindparam("at"),
-    )
-)
-
-Packed = tuple[Row, int, Row | None, Row | None]
-"""An addition as it crosses: the message, how many unfinished ones its device may have, the key, and the sender."""
+Packed = tuple[Row, int, Row | None, Row | None, bool]
+"""An addition as it crosses: the message, how many unfinished ones its device may have, the key, the sender, and
+whether it withdraws all that waits."""
+_Withdrawn = list[tuple[str, Row]]
+"""Messages that were withdrawn: the state of each before, and the message as it stands now."""
+_Placed = tuple[str, str | None, str | None, str, _Withdrawn]
+"""Status, claim, reason and profile of a message that was added, and what it has withdrawn."""
 
 
 @dataclass(slots=True)
-class _Lane:
-    """The unfinished messages of one device."""
+class _Backlog:
+    """The unfinished messages of one device, and what else of it matters to the next one."""
 
+    profile: str | None = None  #: of the device; None: it has none of its own
     depth: int = 0
-    blocked: bool = False  #: something has to leave before what comes now
     front: int | None = None  #: the oldest one's seq, where it was there before
+    blocked: bool = False  #: something has to leave before what comes now
+    waits: bool = False  #: something waits for a reply, and what comes now is behind it
+    unanswered: bool = False  #: something of its lane is on its way, or about to be, or is not answered
+    keyed: int = 0  #: messages with a collapse key
     first: str | None = None  #: the id of the first that joined in this batch
+
+    def place(self, message: Message) -> Message:
+        """Return a new message where it stands among these."""
+        if message.status == _REJECTED:
+            return message
+        if self.profile is not None and self.profile != message.profile:
+            message = message._replace(profile=self.profile)
+        if message.condition == _CONTACT and message.status != _SCHEDULED:
+            return _queued(message, _WAITING_FOR_CONTACT)
+        if message.status == _SCHEDULED or message.urgent:
+            return message
+        waits = self.waits or (self.unanswered and is_in_lane(message))
+        if not waits and not (self.blocked and message.status == _PUBLISHING):
+            return message
+        if must_be_online(message):  # it never waits
+            return _rejected(message, Reason.DEVICE_BUSY.value)
+        return _queued(message, WAITING_FOR_REPLY if waits else None)
+
+    def join(self, message: Message) -> None:
+        """A message was placed, and is one of these from now on."""
+        self.depth += 1
+        self.first = self.first or message.id
+        self.keyed += message.collapse_key is not None
+        if message.status == _SCHEDULED:
+            return
+        if message.reason == WAITING_FOR_REPLY:
+            self.waits = True
+        elif message.reason is None:
+            self.blocked |= message.status == _QUEUED
+            self.unanswered |= is_in_lane(message)
+
+
+def _queued(message: Message, reason: str | None) -> Message:
+    return message._replace(status=Status.QUEUED, reason=reason, attempts=0, claim=None)
+
+
+def _rejected(message: Message, reason: str) -> Message:
+    at = message.created_at
+    return message._replace(status=Status.REJECTED, reason=reason, attempts=0, claim=None, finished_at=at)
 
 
 def packed_addition(addition: Addition) -> Packed:
     """An addition as it crosses."""
-    message, max_depth, key, sender = addition
-    return to_row(message), max_depth, key and tuple(key), sender and tuple(sender)
+    message, max_depth, key, sender, purges = addition
+    return to_row(message), max_depth, key and tuple(key), sender and tuple(sender), purges
 
 
 def _unpacked_addition(packed: Packed) -> Addition:
-    row, max_depth, key, sender = packed
+    row, max_depth, key, sender, purges = packed
     return Addition(
         to_message(row),
         max_depth,
         None if key is None else IdempotencyKey._make(key),
         None if sender is None else Sender._make(sender),
+        purges,
     )
 
 
-def _placed(addition: Addition, result: Row | None) -> Added:
-    """Return what came of an ADD. It crosses as None where the message was added as asked, else as the fields alone."""
-    if result is None:
-        return Placement(addition.message.status, addition.message.claim)
+def _placed(addition: Addition, result: tuple[Any, ...] | None) -> Added:
+    """Return what came of an ADD. It crosses as None where the message was added as asked, and nothing withdrawn."""
     match result:
+        case None:
+            message = addition.message
+            return Placement(message.status, message.claim, message.reason, message.profile)
         case (oldest,):
             return Full(str(oldest))
-        case (status, claim):
-            return Placement(Status(str(status)), None if claim is None else str(claim))
+        case (status, claim, reason, profile, withdrawn):
+            gone = tuple(Cancelled(Status(before), to_message(row)) for before, row in withdrawn)
+            return Placement(Status(status), claim, reason, profile, gone)
         case owner:
             return IdempotencyKey._make(owner)
 
 
-def _change_of_add(addition: Addition, added: Added) -> Sequence[Change]:
+def _changes_of_add(addition: Addition, added: Added) -> Sequence[Change]:
     if not isinstance(added, Placement):
         return ()
     message = addition.message
-    now: Message | None
-    if added.is_as_asked(message):
-        now = message
-    elif added == Placement(Status.QUEUED, None):
-        now = message._replace(status=Status.QUEUED, attempts=0, claim=None)
-    else:  # this was repeated, because its answer was lost, and the message has been moved since
-        now = None
+    changes = [
+        Change(gone.id, gone.imei, before, gone.status, gone.reason, message.created_at, gone)
+        for before, gone in added.withdrawn
+    ]
+    now = added.of(message)
     reason = None if now is None else now.reason
-    return [Change(message.id, message.imei, None, added.status, reason, message.created_at, now)]
+    changes.append(Change(message.id, message.imei, None, added.status, reason, message.created_at, now))
+    return changes
 
 
 # As the rows have them: to compare with a member of an enum, or to look for one in a set, takes longer.
-_REJECTED, _PUBLISHING, _QUEUED = Status.REJECTED.value, Status.PUBLISHING.value, Status.QUEUED.value
+_REJECTED, _PUBLISHING = Status.REJECTED.value, Status.PUBLISHING.value
+_QUEUED, _SCHEDULED = Status.QUEUED.value, Status.SCHEDULED.value
+_CONTACT, _WAITING_FOR_CONTACT = Condition.CONTACT.value, Reason.WAITING_FOR_CONTACT.value
 _SENT = Action.SENT.value
 
 
-@cache
-def insert_sql(dialect: Dialect) -> str:
-    """The statement that adds messages. Repeated because its answer was lost, it finds its row, and that is fine."""
-    names = [*Message._fields, messages.c.sent_by.name]
-    if dialect.name == "postgresql":
-        rows = batch_table({name: messages.c[name].type for name in names})
-        from_rows = postgresql.insert(messages).from_select(names, select(*rows.c))
-        return str(from_rows.on_conflict_do_nothing(index_elements=["id"]).compile(dialect=dialect))
-    statement = sqlite.insert(messages).on_conflict_do_nothing(index_elements=["id"])
-    return str(statement.compile(dialect=dialect, column_keys=[messages.c.seq.name, *names]))
+def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[tuple[Any, ...] | None]:
+    adding = _Adding(connection, additions)
+    results = [adding.add(*addition) for addition in additions]
+    return results if adding.finish() else [_again(connection, *additions[0])]
 
 
-def insert_messages(connection: Connection, rows: Sequence[Row]) -> int:
-    """Insert the messages that are not there yet, each with who sent it; gives how many those were."""
-    if connection.dialect.name == "sqlite":
-        rows = [(number, *row) for number, row in zip(_numbers(connection, len(rows)), rows, strict=True)]
-    return run_batch(connection, insert_sql(connection.dialect), rows)
+class _Adding:
+    """Additions of one batch, and what each device has while they are added."""
 
+    def __init__(self, connection: Connection, additions: Sequence[Packed]) -> None:
+        self._connection = connection
+        self._alone = len(additions) == 1
+        joining = [message for message in (Message._make(row) for row, *_ in additions) if message.status != _REJECTED]
+        lock_keys(connection, ((each.imei, each.collapse_key) for each in joining if each.collapse_key is not None))
+        self._owners = owners_of(
+            connection,
+            {
+                IdempotencyKey._make(key)[:2]: Message._make(row).created_at
+                for row, _, key, *_ in additions
+                if key is not None
+            },
+        )
+        self._direct = next((message.claim for message in joining if message.claim is not None), "")
+        self._expects = any(message.reply_within is not None for message in joining)
+        self._backlogs: defaultdict[str, _Backlog] = defaultdict(_Backlog)
+        self._read_backlogs({message.imei for message in joining})
+        direct = [each for each in joining if each.status == _PUBLISHING and must_be_online(each)]
+        now = max((each.created_at for each in direct), default=0)
+        self._absent = absent(connection, {each.imei for each in direct}, now)
+        self._keys: list[IdempotencyKey] = []
+        self._rows: list[Row] = []
+        self._new: set[str] = set()  # devices of which there are such rows
+        self._entries: list[Row] = []
 
-# SQLite writes where it keeps the highest number of a table, in a page of its own, whenever an insertion goes beyond
-# it. So it is set ahead, and each message gets its number from those that are kept free.
-_AHEAD: Final = 1000  # numbers; as many are skipped at each start
-_NUMBERS = "message_numbers"  # what a connection remembers: the last one given, and the highest that is kept free
-_COUNTER = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'"
-_BEGIN_COUNTER = "INSERT INTO sqlite_sequence (name, seq) VALUES ('messages', ?)"
-_SET_COUNTER = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'messages'"
+    def _read_backlogs(self, imeis: Collection[str]) -> None:
+        if imeis:
+            sql = (LANES_SQL if self._expects else BACKLOGS_SQL)[self._connection.dialect.name]
+            for imei, profile, depth, front, blocked, waits, unanswered, keyed in run_on_list(
+                self._connection, sql, self._direct, list(imeis)
+            ):
+                self._backlogs[imei] = _Backlog(
+                    profile, depth, front, bool(blocked), bool(waits), bool(unanswered), keyed
+                )
 
-
-def _numbers(connection: Connection, count: int) -> range:
-    """The numbers of the next messages. None was given before, whatever was rolled back or removed."""
-    counter = run_on_driver(connection, _COUNTER).fetchone()
-    kept = 0 if counter is None else int(counter[0])
-    last, kept_here = connection.info.get(_NUMBERS, (kept, kept))
-    if kept_here != kept:  # setting it was rolled back, or somebody else has set it
-        last = kept
-    numbers = range(last + 1, last + 1 + count)
-    if numbers.stop > kept:
-        kept = numbers.stop + _AHEAD
-        run_on_driver(connection, _BEGIN_COUNTER if counter is None else _SET_COUNTER, (kept,))
-    connection.info[_NUMBERS] = (numbers.stop - 1, kept)
-    return numbers
-
-
-def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[Row | None]:
-    asked = {
-        IdempotencyKey._make(key)[:2]: Message._make(row).created_at for row, _, key, _ in additions if key is not None
-    }
-    owners = owners_of(connection, asked)
-    lanes = _lanes(connection, additions)
-    results: list[Row | None] = []
-    new_keys: list[IdempotencyKey] = []
-    new_rows: list[Row] = []
-    entries: list[Row] = []
-    for row, max_depth, key_row, sender in additions:
-        message = Message._make(row)
+    def add(
+        self,
+        row: Row,
+        max_depth: int,
+        key_row: Row | None,
+        sender_row: Row | None,
+        purges: bool,  # noqa: FBT001 - as it crosses
+    ) -> tuple[Any, ...] | None:
+        """Place a message, and keep it to be inserted; gives the result of the addition."""
+        asked = Message._make(row)
         key = None if key_row is None else IdempotencyKey._make(key_row)
-        if key is not None and owners.setdefault(key[:2], key).message_id != message.id:
-            results.append(tuple(owners[key[:2]]))
-            continue
-        # Rejected rows never block a device, and no bound refuses them.
-        lane = _Lane() if message.status == _REJECTED else lanes[message.imei]
-        goes_behind = message.status == _PUBLISHING and lane.blocked and not message.urgent
-        if goes_behind:
-            message = message._replace(status=Status.QUEUED, attempts=0, claim=None)
-        if lane.depth >= max_depth and _place(connection, message.id) is None:
-            oldest = connection.execute(_ID_AT, {"seq": lane.front}).scalar_one_or_none() or str(lane.first)
-            results.append((oldest,))
-            continue
-        lane.blocked |= message.status == _QUEUED
-        lane.depth += 1
-        lane.first = lane.first or message.id
-        sent_by = None if sender is None else sender[0]
-        new_rows.append((*(to_row(message) if goes_behind else row), sent_by))
+        if key is not None and self._owners.setdefault(key[:2], key).message_id != asked.id:
+            return tuple(self._owners[key[:2]])
+        sender = None if sender_row is None else Sender._make(sender_row)
+        placed = self._place(asked, max_depth, sender, purges=purges)
+        if isinstance(placed, str):
+            return (placed,)
+        message, withdrawn = placed
+        self._rows.append((*(row if message is asked else to_row(message)), None if sender is None else sender[0]))
         if sender is not None:
-            entries.append((message.created_at, *sender, _SENT, message.id, message.imei, message.micro_op, None))
-        if key is not None and owners[key[:2]] is key:
-            new_keys.append(key)
-        results.append((_QUEUED, None) if goes_behind else None)
-    keep_keys(connection, new_keys)
-    if new_rows and insert_messages(connection, new_rows) < len(new_rows):
-        if len(additions) > 1:
-            raise Ambiguous
-        # It was there already: this is a repetition, and where it stands counts.
-        return [_place(connection, message.id)]
-    add_entries(connection, entries)
-    return results
+            self._entries.append((asked.created_at, *sender, _SENT, asked.id, asked.imei, asked.micro_op, None))
+        if key is not None and self._owners[key[:2]] is key:
+            self._keys.append(key)
+        if message is asked and not withdrawn:
+            return None
+        gone = [(str(before), to_row(each)) for before, each in withdrawn]
+        return str(message.status), message.claim, message.reason, message.profile, gone
+
+    def _place(
+        self, asked: Message, max_depth: int, sender: Sender | None, *, purges: bool
+    ) -> tuple[Message, Sequence[Cancelled]] | str:
+        """Return a message where it stands, and what it withdraws; where its queue is full, the id of its front."""
+        # Rejected rows never block a device, no bound refuses them, and they withdraw nothing.
+        if asked.status == _REJECTED:
+            return asked, ()
+        if asked.status == _PUBLISHING and must_be_online(asked) and (reason := self._absent.get(asked.imei)):
+            return _rejected(asked, reason), ()
+        backlog = self._backlogs[asked.imei]
+        message = backlog.place(asked)
+        if message.status == _REJECTED:
+            return message, ()
+        found: Found = []
+        if purges or asked.collapse_key is not None:
+            found, backlog = self._withdrawable(asked, backlog, purges=purges)
+        depth = backlog.depth - sum(each.status in WAITING for _, each in found)
+        if depth >= max_depth and _place(self._connection, asked.id) is None:
+            oldest = self._connection.execute(_ID_AT, {"seq": backlog.front}).scalar_one_or_none()
+            return oldest or str(backlog.first)
+        withdrawn: Sequence[Cancelled] = ()
+        if found:
+            withdrawn = withdraw(self._connection, found, asked, sender)
+            self._read_backlogs([asked.imei])
+            backlog = self._backlogs[asked.imei]
+            message = backlog.place(asked)
+        backlog.join(message)
+        self._new.add(asked.imei)
+        return message, withdrawn
+
+    def _withdrawable(self, message: Message, backlog: _Backlog, *, purges: bool) -> tuple[Found, _Backlog]:
+        """Find what a new message withdraws; also gives its device's backlog, all of it in the database by then."""
+        if not (backlog.depth if purges else backlog.keyed):
+            return [], backlog
+        if message.imei in self._new:
+            self._insert()
+            self._read_backlogs([message.imei])
+            backlog = self._backlogs[message.imei]
+        # Where it is there, this is a repetition: what has come since must not be withdrawn by it.
+        is_new = _place(self._connection, message.id) is None
+        return withdrawable(self._connection, message, purges=purges) if is_new else [], backlog
+
+    def finish(self) -> bool:
+        """Insert everything; False where the only message was there already."""
+        keep_keys(self._connection, self._keys)
+        if not self._insert():
+            return False
+        add_entries(self._connection, self._entries)
+        return True
+
+    def _insert(self) -> bool:
+        rows, self._rows = self._rows, []
+        self._new.clear()
+        if rows and insert_messages(self._connection, rows) < len(rows):
+            if not self._alone:
+                raise Ambiguous
+            return False
+        return True
 
 
-def _lanes(connection: Connection, additions: Sequence[Packed]) -> defaultdict[str, _Lane]:
-    joining = [message for message in (Message._make(row) for row, *_ in additions) if message.status != _REJECTED]
-    lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
-    if joining:
-        direct = next((message.claim for message in joining if message.claim is not None), "")
-        devices = list({message.imei for message in joining})
-        found = run_on_list(connection, LANES_SQL[connection.dialect.name], direct, devices)
-        for imei, depth, front, blocked in found:
-            lanes[imei] = _Lane(depth, bool(blocked), front)
-    return lanes
+def _again(connection: Connection, row: Row, *_: object) -> _Placed | None:
+    """The result of an addition that is repeated, because its answer was lost: where it stands counts."""
+    message = Message._make(row)
+    place = _place(connection, message.id)
+    if place is None:  # it has been removed since
+        return None
+    withdrawn = withdrawn_by(connection, message) if message.collapse_key is not None else []
+    return (*place, [(str(before), to_row(each)) for before, each in withdrawn])
 
 
-def _place(connection: Connection, message_id: str) -> Row | None:
-    """Status and claim of a message, None where it is not there."""
+def _place(connection: Connection, message_id: str) -> tuple[str, str | None, str | None, str] | None:
+    """Status, claim, reason and profile of a message, None where it is not there."""
     found = connection.execute(_PLACE, {"of_message": message_id}).one_or_none()
     return None if found is None else tuple(found)
 
 
-_PackedWithdrawal = tuple[Row, str | None, Row | None]
-_Withdrawn = tuple[str | None, str] | None
-"""What a WITHDRAW did: the states before and after, None before where the message was not there; None: nothing."""
-
-
-def _withdraw(connection: Connection, withdrawals: Sequence[_PackedWithdrawal]) -> Sequence[_Withdrawn]:
-    return [_withdraw_one(connection, *withdrawal) for withdrawal in withdrawals]
-
-
-def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Row | None) -> _Withdrawn:
-    never = to_message(row)
-    # Where it is not there, it is recorded as rejected: an INSERT of it that is still under way then finds it taken.
-    if insert_messages(connection, [(*row, None)]) == 1:
-        return None, never.status.value
-    there = connection.execute(_TO_WITHDRAW, {"of_message": never.id}).one_or_none()
-    if there is None:  # it is forgotten
-        return None
-    found = to_message(tuple(there))
-    if found.finished_at is not None:
-        is_ours = (found.reason, found.finished_at) == (never.reason, never.finished_at)
-        return (None, found.status.value) if is_ours else None  # this is repeated, because its answer was lost
-    ends = _ended_before_it_left(found, claim)
-    if ends is None or (key is not None and not free_key(connection, IdempotencyKey._make(key))):
-        # It has been taken for delivery; or another process has answered a repetition of the request, and that answer
-        # is a promise.
-        return None
-    connection.execute(
-        _WITHDRAW, {"of_message": never.id, "to": ends.value, "reason": never.reason, "at": never.finished_at}
-    )
-    advance(connection)
-    return found.status.value, ends.value
-
-
-def _ended_before_it_left(message: Message, claim: str | None) -> Status | None:
-    """The state in which a message ends that certainly was never sent; None where it may have been."""
-    if message.status is Status.SCHEDULED or (message.status is Status.QUEUED and message.attempts == 0):
-        return Status.CANCELLED
-    is_as_added = message.status is Status.PUBLISHING and claim is not None and message.claim == claim
-    return Status.REJECTED if is_as_added else None
-
-
-def _packed_withdrawal(withdrawal: Withdrawal) -> _PackedWithdrawal:
-    return to_row(withdrawal.never), withdrawal.claim, withdrawal.key and tuple(withdrawal.key)
-
-
-def _unpacked_withdrawal(packed: _PackedWithdrawal) -> Withdrawal:
-    row, claim, key = packed
-    return Withdrawal(to_message(row), claim, None if key is None else IdempotencyKey._make(key))
-
-
-def _change_of_withdrawal(withdrawal: Withdrawal, withdrawn: _Withdrawn) -> Change | None:
-    if withdrawn is None:
-        return None
-    never, before, after = withdrawal.never, withdrawn[0], Status(withdrawn[1])
-    now = never._replace(status=after)
-    at = never.finished_at or never.created_at
-    return Change(never.id, never.imei, None if before is None else Status(before), after, never.reason, at, now)
-
-
-ADD: Final[Kind[Addition, Added]] = Kind("add", _add, packed_addition, _placed, _change_of_add, _unpacked_addition)
-WITHDRAW: Final[Kind[Withdrawal, Change | None]] = Kind(
-    "withdraw",
-    _withdraw,
-    _packed_withdrawal,
-    _change_of_withdrawal,
-    changes=lambda _, change: () if change is None else [change],
-    unpacked=_unpacked_withdrawal,
-)
+ADD: Final[Kind[Addition, Added]] = Kind("add", _add, packed_addition, _placed, _changes_of_add, _unpacked_addition)

@@ -2,12 +2,26 @@
 
 from typing import Final, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, delete, func, null, select, true, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal_column,
+    null,
+    select,
+    true,
+    update,
+)
 
 from chapar.model.audit import cancellation
-from chapar.model.message import UNFINISHED, WAITING, Message, Status
+from chapar.model.message import UNFINISHED, WAITING, Condition, Message, Status
 from chapar.model.principal import Caller
 from chapar.model.reason import Reason
+from chapar.store.lanes import release
 from chapar.store.moves import CANCEL
 from chapar.store.queue import HELD_UP_TO, SETTLE, Settle, how_many_held
 from chapar.store.schema import COLUMNS, has_status, installation, messages, processes, to_message
@@ -18,6 +32,9 @@ _CANCELLED_AT_ONCE: Final = 500  # messages, each with its entry in the audit tr
 _AT = bindparam("at", type_=BigInteger)
 _unfinished = has_status(UNFINISHED)
 _once = messages.c.at_most_once.is_(True)
+_is_for_contact = and_(
+    messages.c.condition == Condition.CONTACT.value, messages.c.status == literal_column(f"'{Status.QUEUED.value}'")
+)
 
 _LAST_UNFINISHED = select(func.max(messages.c.seq)).where(_unfinished)
 _HOLD_UP_TO = update(installation).values(held_up_to=bindparam("last", type_=BigInteger))
@@ -26,6 +43,7 @@ _MARK_HELD = (
     .where(_unfinished, messages.c.seq <= HELD_UP_TO)
     .values(
         reason=Reason.HELD.value,
+        contact_until=None,
         possible_duplicate=case((_once, messages.c.possible_duplicate), else_=true()),
     )
 )
@@ -47,11 +65,11 @@ _RELEASES = {
     .where(messages.c.seq.in_(page))
     .values(
         status=case((_once, Status.UNCONFIRMED.value), else_=messages.c.status),
-        reason=case((_once, Reason.HELD.value), else_=null()),
+        reason=case((_once, Reason.HELD.value), (_is_for_contact, Reason.WAITING_FOR_CONTACT.value), else_=null()),
         finished_at=case((_once, _AT), else_=messages.c.finished_at),
         not_before=case((_once, null()), else_=messages.c.not_before),
     )
-    .returning(messages.c.seq, messages.c.status, messages.c.micro_op)
+    .returning(messages.c.seq, messages.c.status, messages.c.micro_op, messages.c.imei)
     for status, page in _PAGES.items()
 }
 _SOME_HELD = {
@@ -94,7 +112,8 @@ def release_some(connection: Connection, status: Status, behind: int, at: int) -
     """Release the next messages with this status and a higher `seq`: they may leave."""
     page = {"behind": behind, "limit": _RELEASED_AT_ONCE}
     found = connection.execute(_RELEASES[status], page | {"at": at}).all()
-    sent = [after for _, after, micro_op in found if micro_op]
+    release(connection, {imei for *_, imei in found})
+    sent = [after for _, after, micro_op, _ in found if micro_op]
     unconfirmed = sent.count(Status.UNCONFIRMED)
     return Released(len(sent) - unconfirmed, unconfirmed, max((seq for seq, *_ in found), default=None))
 

@@ -2,10 +2,11 @@
 
 from typing import Any, Final
 
-from chapar.store.acceptance import ADD, WITHDRAW
+from chapar.store.acceptance import ADD
 from chapar.store.api_keys import CHANGE_KEY, CREATE_KEY, KEY_USED
 from chapar.store.audit import ADD_ENTRY
 from chapar.store.change_log import FORGET_CHANGES
+from chapar.store.contacts import CONTACT
 from chapar.store.devices import DELETE_DEVICE, PUT_DEVICE
 from chapar.store.health import CHECK
 from chapar.store.idempotency import ANSWER
@@ -18,6 +19,7 @@ from chapar.store.receiving import ACQUIRE_RECEIVER, RELEASE_RECEIVER
 from chapar.store.replies import RECEIVE
 from chapar.store.retained import TAKE_BACK
 from chapar.store.retention import PRUNE
+from chapar.store.withdrawals import WITHDRAW
 
 # What is given back is in the queue before anything is put behind it, and what is added can be taken at once.
 KINDS: Final[tuple[Kind[Any, Any], ...]] = (
@@ -26,6 +28,7 @@ KINDS: Final[tuple[Kind[Any, Any], ...]] = (
     RECEIVE,
     CANCEL,
     PURGE_QUEUE,
+    CONTACT,
     TAKE_BACK,
     ACQUIRE_LEASE,
     SETTLE,

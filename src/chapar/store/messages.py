@@ -11,10 +11,11 @@ from chapar.model.acceptance import Added, Addition, Withdrawal
 from chapar.model.audit import Entry
 from chapar.model.change import Cancelled, Change, Move
 from chapar.model.message import Attempt, Message
-from chapar.store.acceptance import ADD, WITHDRAW
+from chapar.store.acceptance import ADD
 from chapar.store.moves import CANCEL, MOVE, RECORD
 from chapar.store.retained import TAKE_BACK, TakeBack
 from chapar.store.schema import COLUMNS, attempts, messages, to_message
+from chapar.store.withdrawals import WITHDRAW
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits

@@ -14,28 +14,33 @@ from chapar.model.message import ANSWERED, MUTABLE, WAITING, Attempt, Message, S
 from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
 from chapar.store.generations import advance
+from chapar.store.lanes import is_in_lane, leaves_lane, release
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch
-from chapar.store.schema import COLUMNS, Row, attempts, messages, to_message, to_row
+from chapar.store.schema import COLUMNS, Row, Value, attempts, messages, to_message, to_row
 
 _CANCELLED = Reason.CANCELLED.value
 # A reply may be given up before it is known that the broker had its message.
 _DEVICE_WAS_FIRST: Final = ANSWERED | {Status.TIMED_OUT}
 _GUARDS = ("id", "status", "attempts", "claim")
 _PARAMETERS: Final = len(MUTABLE) + len(_GUARDS)
+_DEVICE: Final = _PARAMETERS
+_AT: Final = _PARAMETERS + 1
+_LEAVES_LANE: Final = _PARAMETERS + 2
 _set = attrgetter(*MUTABLE[1:])
 _UNKNOWN: Final = Message._make([None] * len(COLUMNS))
 _id_in: Callable[[Row], str] = itemgetter(len(MUTABLE))  # a move as it crosses
 
 
 def move_row(move: Move) -> Row:
-    """A move as it crosses: what is set, then what must still hold; last the device, for the log of changes."""
-    before, after, _ = move
-    return (str(after.status), *_set(after), before.id, str(before.status), before.attempts, before.claim, before.imei)
+    """A move as it crosses: what is set, then what must still hold; last its device, its time, and what it ends."""
+    before, after, at = move
+    guards = (before.id, str(before.status), before.attempts, before.claim)
+    return (str(after.status), *_set(after), *guards, before.imei, at, leaves_lane(after))
 
 
 def _unpacked_move(row: Row) -> Move:
     """The move that crossed, of which no more is known than what a change says without its message."""
-    id_, status, _, _, imei = row[len(MUTABLE) :]
+    id_, status, _, _, imei, *_ = row[len(MUTABLE) :]
     before = _UNKNOWN._replace(id=str(id_), imei=str(imei), status=Status(str(status)))
     return Move(before, before._replace(status=Status(str(row[0])), reason=cast("str | None", row[1])), 0)
 
@@ -57,6 +62,7 @@ def update_sql(dialect: Dialect) -> str:
             messages.c.status.concat(literal_column("''")) == given("before_status"),
             messages.c.attempts == given("before_attempts"),
             messages.c.claim.is_not_distinct_from(given("before_claim")),
+            messages.c.superseded_by.is_(None),
         )
     )
     return str(statement.compile(dialect=dialect))
@@ -83,6 +89,7 @@ _CANCEL = (
         status=Status.CANCELLED.value,
         reason=_CANCELLED,
         not_before=None,
+        contact_until=None,
         finished_at=bindparam("at", type_=BigInteger),
     )
 )
@@ -93,7 +100,9 @@ def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool | Row]:
     # PostgreSQL: in the order in which a batch of replies takes its locks, too.
     ordered = sorted(rows, key=_id_in) if connection.dialect.name == "postgresql" else rows
     moved = run_batch(connection, update_sql(connection.dialect), [row[:_PARAMETERS] for row in ordered])
-    return [True] * len(rows) if moved == len(rows) else _each_moved(connection, rows)
+    results = [True] * len(rows) if moved == len(rows) else _each_moved(connection, rows)
+    release(connection, {str(row[_DEVICE]) for row in rows if row[_LEAVES_LANE]})
+    return results
 
 
 def _each_moved(connection: Connection, rows: Sequence[Row]) -> Sequence[bool | Row]:
@@ -121,6 +130,8 @@ def _moved(connection: Connection, row: Row, now: Message | None) -> bool | Row:
     after = dict(zip(MUTABLE, row[: len(MUTABLE)], strict=True))
     if all(getattr(now, name) == value for name, value in after.items()):
         return True
+    if now.superseded_by is not None and row[len(MUTABLE) + 1 : _PARAMETERS] == (now.status, now.attempts, now.claim):
+        return _move_superseded(connection, now, after, row)
     if now.status not in _DEVICE_WAS_FIRST:
         return False
     if after["published_at"] is not None and now.published_at is None:
@@ -128,6 +139,28 @@ def _moved(connection: Connection, row: Row, now: Message | None) -> bool | Row:
         connection.execute(_STILL_PUBLISH, {"of_message": now.id} | broker)
         now = _now(connection, [now.id])[now.id]
     return to_row(now)
+
+
+def _move_superseded(connection: Connection, now: Message, after: dict[str, Value], row: Row) -> bool | Row:
+    """Move a message that is never sent again: in place of waiting for another attempt it ends."""
+    waits = after["status"] == Status.QUEUED.value
+    if waits:
+        status = Status.UNCONFIRMED if after["possible_duplicate"] else Status.CANCELLED
+        after = {"status": status.value, "reason": Reason.SUPERSEDED.value, "attempts": after["attempts"]}
+        after |= {"claim": None, "contact_until": None, "finished_at": row[_AT]}
+    moved = connection.execute(
+        update(messages)
+        .where(messages.c.id == now.id, messages.c.status == now.status.value)
+        .where(messages.c.attempts == now.attempts, messages.c.claim.is_not_distinct_from(now.claim))
+        .values(after)
+    )
+    if not moved.rowcount:  # a reply came in between
+        return False
+    if not waits:
+        return True
+    release(connection, [now.imei] if is_in_lane(now) else [])
+    advance(connection)
+    return to_row(_now(connection, [now.id])[now.id])
 
 
 def _cancel(connection: Connection, cancels: Sequence[Entry]) -> Sequence[tuple[str | None, Row] | None]:
@@ -144,7 +177,11 @@ def _cancel_one(connection: Connection, entry: Entry) -> tuple[str | None, Row] 
         connection.execute(_CANCEL, {"of_message": message.id, "at": entry.at})
         advance(connection)
         add_entries(connection, [entry])
-        cancelled = message.moved(Status.CANCELLED, reason=_CANCELLED, not_before=None, finished_at=entry.at)
+        if is_in_lane(message):
+            release(connection, [message.imei])
+        cancelled = message.moved(
+            Status.CANCELLED, reason=_CANCELLED, not_before=None, contact_until=None, finished_at=entry.at
+        )
         return message.status.value, to_row(cancelled)
     if (message.status, message.reason, message.finished_at) == (Status.CANCELLED, _CANCELLED, entry.at):
         # This is repeated, because its answer was lost.
@@ -182,9 +219,9 @@ def _result_of_move(_: Move, moved: bool | Row) -> bool | Message:  # noqa: FBT0
 
 
 def _change_of_move(move: Move, moved: bool | Message) -> Sequence[Change]:  # noqa: FBT001 - the result of the kind
-    if moved is not True:
+    if moved is False or (isinstance(moved, Message) and moved.status in _DEVICE_WAS_FIRST):
         return ()
-    after = move.after
+    after = moved if isinstance(moved, Message) else move.after
     return [Change(after.id, after.imei, move.before.status, after.status, after.reason, move.at, after)]
 
 

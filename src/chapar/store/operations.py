@@ -81,8 +81,12 @@ def run_batch(connection: Connection, sql: str, rows: Sequence[Row]) -> int:
 
 def run_on_list(connection: Connection, sql: str, value: Value, texts: Sequence[str]) -> list[tuple[Any, ...]]:
     """Run a hot statement that takes a value and a list; gives the rows that it found."""
-    as_one = array if connection.dialect.name == "postgresql" else json.dumps
-    return list(run_on_driver(connection, sql, (value, as_one(texts))).fetchall())
+    return list(run_on_driver(connection, sql, (value, as_list(connection, texts))).fetchall())
+
+
+def as_list(connection: Connection, values: Sequence[Value]) -> str:
+    """A list as one parameter: with one for each value, every number of them would be a statement of its own."""
+    return array(values) if connection.dialect.name == "postgresql" else json.dumps(values)
 
 
 def array(values: Sequence[Value]) -> str:

@@ -13,6 +13,7 @@ from chapar.model.principal import Reach
 from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
 from chapar.store.generations import advance
+from chapar.store.lanes import is_in_lane, release
 from chapar.store.operations import Kind
 from chapar.store.patterns import fits_any
 from chapar.store.schema import COLUMNS, IS_OPEN, Row, messages, to_message, to_row
@@ -97,6 +98,7 @@ def _purge_some(connection: Connection, entry: Entry, reach: Reach, up_to: int |
     connection.execute(_WITHDRAW, {"found": [seq for seq, _ in found], "at": entry.at})
     advance(connection)
     add_entries(connection, [entry._replace(subject=message.id, micro_op=message.micro_op) for _, message in found])
+    release(connection, [entry.imei] if entry.imei is not None and any(is_in_lane(each) for _, each in found) else [])
     moved = [(message.status.value, to_row(_withdrawn(message, entry.at))) for _, message in found]
     return moved, up_to if len(found) == _AT_ONCE else None
 

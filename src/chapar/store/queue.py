@@ -1,7 +1,8 @@
 """The queue: take what is due, under a lease, settle what a dead process left, and count what waits."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Collection, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import (
     CTE,
@@ -16,6 +17,8 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal,
+    null,
     or_,
     select,
     text,
@@ -26,11 +29,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.model.change import Change
-from chapar.model.message import WAITING, Attempt, Status
+from chapar.model.message import WAITING, Attempt, Condition, Message, Status
 from chapar.model.queue import Backlog, Lease, Taken
 from chapar.model.reason import Reason
+from chapar.store.contacts import NEXT_WINDOW_OVER, end_windows
 from chapar.store.generations import advance
+from chapar.store.lanes import release
 from chapar.store.moves import keep_attempts
+from chapar.store.online import absent
 from chapar.store.operations import Kind
 from chapar.store.retained import supersede, superseded
 from chapar.store.schema import (
@@ -45,6 +51,7 @@ from chapar.store.schema import (
     messages,
     processes,
     to_message,
+    to_row,
 )
 from chapar.store.timeouts import NEXT_TIMEOUT, time_out
 
@@ -57,32 +64,47 @@ _PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
 
 _ONE_TAKER = 0x63686170  # the advisory lock under which PostgreSQL lets one process at a time take messages
 
+_CONDITION = Message._fields.index("condition")
+_IMEI = Message._fields.index("imei")
+_first_of = itemgetter(0)
+_QUEUED = Status.QUEUED.value
+_CONTACT = Reason.WAITING_FOR_CONTACT.value
+_is_for_contact = messages.c.condition == Condition.CONTACT.value
 _EXPIRED = Reason.EXPIRED.value
 _DIED = Reason.PROCESS_DIED.value  # also the outcome of the attempt
-_REASONS = {Status.EXPIRED.value: _EXPIRED, Status.TIMED_OUT.value: Reason.NO_REPLY.value}  # of what time has moved
+_SUPERSEDED = Reason.SUPERSEDED.value
+_NO_REPLY = Reason.NO_REPLY.value
 
 
 def _due(before: Status) -> Update:
-    """Apply time to what waits: what is too late expires; what was scheduled or put off joins the queue."""
+    """Apply time to what waits: what is too late expires; what was scheduled or put off joins the queue.
+
+    What was to leave at a contact waits for one from then on; where there was one, it has waited long enough.
+    """
     too_late = and_(messages.c.expires_at.is_not(None), messages.c.expires_at <= _AT)
+    waits_for_contact: tuple[ColumnElement[bool], ColumnElement[Any]]
+    if before is Status.SCHEDULED:
+        waits_for_contact = and_(_is_for_contact, messages.c.reason.is_(None)), literal(_CONTACT)
+    else:
+        waits_for_contact = messages.c.reason == _CONTACT, null()
     return (
         update(messages)
         # The empty string keeps every planner at the index by `wake_at`.
         .where(messages.c.wake_at <= _AT, messages.c.status.concat("") == before.value)
         .values(
             status=case((too_late, Status.EXPIRED.value), else_=Status.QUEUED.value),
-            reason=case((too_late, _EXPIRED), else_=messages.c.reason),
+            reason=case((too_late, _EXPIRED), waits_for_contact, else_=messages.c.reason),
             finished_at=case((too_late, _AT), else_=messages.c.finished_at),
             not_before=None,
         )
-        .returning(messages.c.id, messages.c.imei, messages.c.status)
+        .returning(messages.c.id, messages.c.imei, messages.c.status, messages.c.reason, messages.c.condition)
     )
 
 
 # One for each state before, which is not known after it.
 _DUE = {before: _due(before) for before in WAITING}
 _next_wake = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(None)).scalar_subquery()
-_NEXT = select(_next_wake, NEXT_TIMEOUT)
+_NEXT = select(_next_wake, NEXT_WINDOW_OVER, NEXT_TIMEOUT)
 
 # It stands in the statement as a number: where LIMIT has a parameter, SQLite plans anew at each execution.
 _limit = bindparam("limit", type_=Integer, literal_execute=True)
@@ -133,6 +155,23 @@ _TAKEN = (
     .order_by(messages.c.urgent.desc(), messages.c.seq)
 )
 
+_STILL_QUEUED = (
+    select(*COLUMNS)
+    .where(messages.c.id.in_(bindparam("ids", expanding=True)), messages.c.status.concat("") == _QUEUED)
+    .with_for_update()
+)
+_END = (
+    update(messages)
+    .where(messages.c.id == bindparam("of_message"))
+    .values(
+        status=bindparam("to"),
+        reason=bindparam("why"),
+        attempts=bindparam("made"),
+        claim=None,
+        finished_at=bindparam("ended_at", type_=BigInteger),
+    )
+)
+
 _until = DATABASE_TIME + bindparam("lasts", type_=BigInteger)
 _ACQUIRE_LEASE = {
     "postgresql": postgresql.insert(processes)
@@ -155,17 +194,18 @@ _left_behind = and_(
 )
 _OWNERS = select(_PROCESS).where(_left_behind).distinct()
 _once = messages.c.at_most_once.is_(True)
+_is_superseded = messages.c.superseded_by.is_not(None)
 _TAKE_OVER = (
     update(messages)
     .where(_left_behind, _PROCESS.is_not_distinct_from(bindparam("owner")))
     .values(
-        status=case((_once, Status.UNCONFIRMED.value), else_=Status.QUEUED.value),
-        reason=case((_once, _DIED), else_=messages.c.reason),
-        possible_duplicate=case((_once, messages.c.possible_duplicate), else_=true()),
+        status=case((or_(_once, _is_superseded), Status.UNCONFIRMED.value), else_=Status.QUEUED.value),
+        reason=case((_is_superseded, _SUPERSEDED), (_once, _DIED), else_=messages.c.reason),
+        possible_duplicate=case((or_(_once, _is_superseded), messages.c.possible_duplicate), else_=true()),
         claim=None,
-        finished_at=case((_once, _AT), else_=messages.c.finished_at),
+        finished_at=case((or_(_once, _is_superseded), _AT), else_=messages.c.finished_at),
     )
-    .returning(messages.c.id, messages.c.imei, messages.c.status, messages.c.attempts)
+    .returning(messages.c.id, messages.c.imei, messages.c.status, messages.c.reason, messages.c.attempts)
 )
 
 
@@ -194,13 +234,24 @@ class Queue:
         self._commits = commits
         self._lookups = lookups
 
-    async def take(self, claim: str, limit: int, at: int, urgent: int = 0) -> Taken:
+    async def take(
+        self,
+        claim: str,
+        limit: int,
+        at: int,
+        *,
+        urgent: int = 0,
+        reaches_broker: bool = True,
+        lanes: Collection[str] = (),
+    ) -> Taken:
         """At the time `at` (ms since the epoch): make due what is due, expire what is too late, take what is next.
 
         Up to `limit` messages become PUBLISHING, their attempt counted, and up to `urgent` urgent ones beside them.
-        `claim` begins with the token of this process and must not have been used before.
+        `claim` begins with the token of this process and must not have been used before. What is sent only where its
+        device is online ends where it may not leave now. `lanes` are devices of which something may have been left
+        waiting for a reply, as two processes changed them at the same time.
         """
-        return await self._commits.one(TAKE, Take(claim, limit, at, urgent))
+        return await self._commits.one(TAKE, Take(claim, limit, at, urgent, reaches_broker, tuple(lanes)))
 
     async def acquire_lease(self, lease: Lease) -> None:
         """Begin or extend the lease of this process: what it holds is its own until that is over."""
@@ -260,6 +311,8 @@ class Take(NamedTuple):
     limit: int
     at: int  #: the time, ms since the epoch
     urgent: int = 0  #: how many urgent ones may be taken beside them
+    reaches_broker: bool = True  #: there is a session with the broker
+    lanes: tuple[str, ...] = ()  #: devices of which it is to be looked at what waits for a reply
 
 
 class Settle(NamedTuple):
@@ -269,13 +322,14 @@ class Settle(NamedTuple):
     at: int  #: the time, ms since the epoch
 
 
-_Woken = tuple[str, str, str, str]
-"""Id and device of what time has moved, and its states before and after."""
-_Found = tuple[list[Row], list[_Woken], list[Row], int | None]
-"""What a TAKE found: the rows taken, what time has moved, the rows of what was superseded, and when there is something
-to do next."""
-_Settled = tuple[str, str, str]
-"""Id, device and state of what a dead process had PUBLISHING."""
+_Woken = tuple[str, str, str, str, str | None]
+"""Id and device of what time has moved, its states before and after, and its reason."""
+_Ended = list[tuple[str, Row]]
+"""What may not leave: the state of each before, and its row now."""
+_Found = tuple[list[Row], list[_Woken], _Ended, int | None]
+"""What a TAKE found: the rows taken, what time has moved, what may not leave, and when there is something to do."""
+_Settled = tuple[str, str, str, str | None]
+"""Id, device, state and reason of what a dead process had PUBLISHING."""
 
 
 def _take(connection: Connection, takes: Sequence[Take]) -> Sequence[_Found]:
@@ -283,8 +337,9 @@ def _take(connection: Connection, takes: Sequence[Take]) -> Sequence[_Found]:
 
 
 def _take_one(connection: Connection, take: Take) -> _Found:
-    woken = _wake(connection, take.at)
-    superseded: list[Row] = []
+    release(connection, take.lanes)
+    woken, for_online = _wake(connection, take.at)
+    ended: _Ended = []
     taken = _of_claim(connection, take.claim)  # of a TAKE that was committed, and its answer lost
     if not taken and (take.limit or take.urgent):
         if connection.dialect.name == "postgresql":
@@ -297,34 +352,94 @@ def _take_one(connection: Connection, take: Take) -> _Found:
         taken = _of_claim(connection, take.claim) if found.rowcount else []
         if taken:
             advance(connection)
-        taken, superseded = supersede(connection, taken, take.at)
+        taken, clearings = supersede(connection, taken, take.at)
+        ended += [(_QUEUED, to_row(superseded(to_message(row), take.at))) for row in clearings]
+        taken, unfit = _part_from_absent(connection, taken, take.at)
+        ended += unfit
+    ended += _refuse(connection, take, for_online, taken)
+    if ended:
+        release(connection, {str(row[_IMEI]) for _, row in ended})
     next_at = min((at for at in connection.execute(_NEXT).one() if at is not None), default=None)
-    return taken, woken, superseded, next_at
+    return taken, woken, ended, next_at
 
 
-def _wake(connection: Connection, at: int) -> list[_Woken]:
-    wake_at, reply_by = connection.execute(_NEXT).one()
-    timed_out = time_out(connection, at) if reply_by is not None and reply_by <= at else []
-    if wake_at is None or wake_at > at:
-        return timed_out
-    return timed_out + [
-        (id_, imei, before.value, status)
-        for before, statement in _DUE.items()
-        for id_, imei, status in sorted(map(tuple, connection.execute(statement, {"at": at})))
-    ]
+def _part_from_absent(connection: Connection, taken: list[Row], at: int) -> tuple[list[Row], _Ended]:
+    """Part what was taken from what is sent only where its device is online, and the device is not: that ends here."""
+    bound = [row for row in taken if row[_CONDITION] == Condition.ONLINE.value]
+    reasons = absent(connection, {str(row[_IMEI]) for row in bound}, at)
+    unfit = [to_message(row) for row in bound if row[_IMEI] in reasons]
+    ended = [(message, _unfit(message, reasons[message.imei], at)) for message in unfit]
+    for _, after in ended:
+        connection.execute(_END, _ending(after))
+    gone = {message.id for message in unfit}
+    return [row for row in taken if row[0] not in gone], [(_QUEUED, to_row(after)) for _, after in ended]
+
+
+def _unfit(message: Message, reason: str, at: int) -> Message:
+    """A message that was taken, and may not leave: nobody knows of one that was sent before whether it arrived."""
+    status = Status.UNCONFIRMED if message.possible_duplicate else Status.REJECTED
+    return message.moved(status, reason=reason, attempts=message.attempts - 1, claim=None, finished_at=at)
+
+
+def _refuse(connection: Connection, take: Take, due: Sequence[str], taken: Sequence[Row]) -> _Ended:
+    """End what became due, is sent only where its device is online, and would have to wait now; it never does."""
+    here = {row[0] for row in taken}
+    left = [id_ for id_ in due if id_ not in here]
+    has_room = len(taken) < take.limit  # else it is next
+    if not left or (take.reaches_broker and not has_room):
+        return []
+    reason = Reason.DEVICE_BUSY if take.reaches_broker else Reason.BROKER_UNREACHABLE
+    waiting = [to_message(tuple(row)) for row in connection.execute(_STILL_QUEUED, {"ids": left})]
+    ended = [each.moved(Status.REJECTED, reason=reason.value, finished_at=take.at) for each in waiting]
+    for after in ended:
+        connection.execute(_END, _ending(after))
+    return [(_QUEUED, to_row(after)) for after in ended]
+
+
+def _ending(after: Message) -> dict[str, object]:
+    return {
+        "of_message": after.id,
+        "to": after.status.value,
+        "why": after.reason,
+        "made": after.attempts,
+        "ended_at": after.finished_at,
+    }
+
+
+def _wake(connection: Connection, at: int) -> tuple[list[_Woken], list[str]]:
+    """Apply time to what waits; also gives what is queued now and is sent only where its device is online."""
+    for_online: list[str] = []
+    wake_at, window_over, reply_by = connection.execute(_NEXT).one()
+    woken: list[_Woken] = []
+    if reply_by is not None and reply_by <= at:
+        woken += [(*each, _NO_REPLY) for each in time_out(connection, at)]
+    if wake_at is not None and wake_at <= at:
+        for before, statement in _DUE.items():
+            for id_, imei, status, reason, condition in sorted(
+                connection.execute(statement, {"at": at}), key=_first_of
+            ):
+                woken.append((id_, imei, before.value, status, reason))
+                if condition == Condition.ONLINE.value and status == _QUEUED:
+                    for_online.append(id_)
+    if window_over is not None and window_over <= at:
+        woken += [(id_, imei, _QUEUED, _QUEUED, _CONTACT) for id_, imei in end_windows(connection, at)]
+    release(connection, {imei for _, imei, *_ in woken})
+    return woken, for_online
 
 
 def _taken(take: Take, found: _Found) -> Taken:
-    rows, woken, superseded_rows, next_at = found
+    rows, woken, ended, next_at = found
     others = [_woken(take.at, *each) for each in woken]
-    for message in (superseded(to_message(row), take.at) for row in superseded_rows):
-        before, after = Status.QUEUED, message.status
-        others.append(Change(message.id, message.imei, before, after, message.reason, take.at, message))
+    for before, row in ended:
+        message = to_message(row)
+        others.append(
+            Change(message.id, message.imei, Status(before), message.status, message.reason, take.at, message)
+        )
     return Taken([to_message(row) for row in rows], next_at, others)
 
 
-def _woken(at: int, id_: str, imei: str, before: str, after: str) -> Change:
-    return Change(id_, imei, Status(before), Status(after), _REASONS.get(after), at, None)
+def _woken(at: int, id_: str, imei: str, before: str, after: str, reason: str | None) -> Change:
+    return Change(id_, imei, Status(before), Status(after), reason, at, None)
 
 
 def _changes_of_take(take: Take, taken: Taken) -> Sequence[Change]:
@@ -371,16 +486,15 @@ def _take_over(connection: Connection, process: str, owner: str | None, at: int)
     """
     found = connection.execute(_TAKE_OVER, {"process": process, "owner": owner, "at": at}).all()
     if found:
-        keep_attempts(connection, [Attempt(id_, n, at, owner or "", _DIED, None) for id_, _, _, n in found])
-    return sorted((id_, imei, status) for id_, imei, status, _ in found)
+        keep_attempts(connection, [Attempt(id_, n, at, owner or "", _DIED, None) for id_, *_, n in found])
+        release(connection, {imei for _, imei, *_ in found})
+    return sorted((id_, imei, status, reason) for id_, imei, status, reason, _ in found)
 
 
 def _settled(settle: Settle, found: list[_Settled]) -> list[Change]:
     changes = []
-    for id_, imei, status in found:
-        after = Status(status)
-        reason = None if after is Status.QUEUED else _DIED
-        changes.append(Change(id_, imei, Status.PUBLISHING, after, reason, settle.at, None))
+    for id_, imei, status, reason in found:
+        changes.append(Change(id_, imei, Status.PUBLISHING, Status(status), reason, settle.at, None))
     return changes
 
 

@@ -43,6 +43,7 @@ from chapar.model.reply import (
 )
 from chapar.store.database import run_on_driver
 from chapar.store.generations import advance
+from chapar.store.lanes import leaves_lane, release
 from chapar.store.messages import find
 from chapar.store.operations import Kind, array, batch_table, run_batch
 from chapar.store.paging import how_many_fit
@@ -267,6 +268,7 @@ class _Batch:
             run_batch(self._connection, _answer_sql(self._connection.dialect), list(map(_set, map(to_row, moved))))
         if any(self._before[message.id].status is Status.QUEUED for message in moved):
             advance(self._connection)
+        release(self._connection, {message.imei for message in moved if leaves_lane(message)})
         for id_, listed in self._listed.items():
             self._connection.execute(_LIST, [_row(self._now[id_].imei, id_, reply, None, "") for reply in listed])
             self._connection.execute(_BOUND_MESSAGE, {"of_message": id_, "kept": MAX_OF_MESSAGE - 1})

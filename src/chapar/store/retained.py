@@ -9,8 +9,8 @@ from chapar.model.audit import Entry
 from chapar.model.change import Change
 from chapar.model.message import AT_BROKER, UNFINISHED, Message, Status, first_id, time_of
 from chapar.model.reason import Reason
-from chapar.store.acceptance import insert_messages
 from chapar.store.audit import add_entries
+from chapar.store.insertion import insert_messages
 from chapar.store.operations import Kind
 from chapar.store.schema import Row, messages, to_message, to_row
 

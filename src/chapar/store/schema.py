@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from chapar.model.message import UNFINISHED, Message, Status
+from chapar.model.message import OWED, UNFINISHED, Message, Status
 
 metadata = MetaData()
 sqlite_metadata = MetaData()
@@ -72,6 +72,9 @@ IS_UNFINISHED = (
     f"{IS_OPEN} AND status IN ({', '.join(repr(status.value) for status in Status if status in UNFINISHED)})"
 )
 """Whether a message is unfinished, as the index of what is says it."""
+
+IS_OWED = f"{IS_OPEN} AND status IN ({', '.join(repr(status.value) for status in Status if status in OWED)})"
+"""Whether a message is unfinished, or its device has yet to answer it."""
 
 messages = Table(
     "messages",

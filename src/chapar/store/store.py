@@ -14,6 +14,7 @@ from chapar.store.audit import Trail
 from chapar.store.change_log import ChangeLog
 from chapar.store.changes import Changes
 from chapar.store.commits import Commits
+from chapar.store.contacts import Contacts
 from chapar.store.devices import Devices
 from chapar.store.health import Health
 from chapar.store.idempotency import Keys
@@ -40,6 +41,7 @@ class Store(NamedTuple):
 
     messages: Messages
     queue: Queue
+    contacts: Contacts
     keys: Keys
     replies: Replies
     reports: Reports
@@ -60,6 +62,7 @@ class Store(NamedTuple):
         return cls(
             Messages(commits, lookups),
             Queue(commits, lookups),
+            Contacts(commits),
             Keys(commits, lookups),
             Replies(commits, lookups, reporters),
             Reports(reporters),
