@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.lines import plain
@@ -146,6 +146,8 @@ def after_live(before: Evidence | None, word: Word, at: int) -> Evidence | None:
             return _after_offline(before, at)
         case Word.SIGN_OF_LIFE:
             return _after_sign_of_life(before, at)
+        case never:
+            assert_never(never)
 
 
 def after_retained(before: Evidence | None, word: Word, at: int) -> Evidence | None:
