@@ -269,6 +269,22 @@ def test_a_simulated_device_replies_as_it_is_asked_to_and_logs_it(
     assert log[3] == {"id": message_id, "word": "failed", "payload": said[2]}
 
 
+@pytest.mark.parametrize(("failures", "code", "word"), [("0", 0, "succeeded"), ("100", 4, "failed")])
+def test_a_command_ends_by_the_devices_word(start: Start, run: Run, failures: str, code: int, word: str) -> None:
+    device = start("simulate", f"pump-{word}", "--profile", "text", "--failures", failures)
+    device.wait_for_line("Connected: 1 of 1 device ")
+    sent = run("send", f"pump-{word}", "open", "--wait", "device")
+    assert (sent.returncode, sent.stderr) == (code, "")
+    assert f"The device: {word}: open " in sent.stdout
+    message_id = sent.stdout.splitlines()[-1].removeprefix("id ")
+    shown = run("show", message_id, "--wait", "device")
+    assert shown.returncode == code
+    assert re.search(rf"^reply +{word}: open ", shown.stdout, re.MULTILINE)
+    assert re.search(r"^matched by +order$", shown.stdout, re.MULTILINE)
+    assert "reply: open " in run("messages", "--device", f"pump-{word}").stdout
+    assert device.end(signal.SIGINT) == 0
+
+
 @pytest.mark.parametrize(
     ("file", "cause"), [("no/such/folder.log", "No such file or directory"), ("/dev/full", "No space left on device")]
 )

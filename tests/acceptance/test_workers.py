@@ -14,6 +14,7 @@ from support.mosquitto import Mosquitto
 from support.processes import children, describe
 
 WORKERS = 3
+ANSWERS = 30
 
 
 def environment(database_url: str, mosquitto: Mosquitto) -> dict[str, str]:
@@ -69,6 +70,42 @@ async def test_a_worker_that_is_killed_is_replaced_and_what_it_held_is_taken_ove
     mosquitto.resume()
     await until(lambda: all(status(gateway, message_id) == "published" for message_id in promised))
     await until(lambda: len(workers_of(gateway)) == WORKERS)
+
+
+async def test_who_waits_at_one_worker_is_answered_what_another_has_received(
+    start_gateway: Callable[..., GatewayProcess],
+    postgres_url: str,
+    mosquitto: Mosquitto,
+    figure: Callable[[str], None],
+) -> None:
+    """One of them receives; whoever waits may do so at any."""
+    gateway = start_gateway(environment(postgres_url, mosquitto), "--workers", str(WORKERS))
+    await until(lambda: samples(metrics(gateway), "chapar_link_up") == WORKERS)
+    await until(lambda: httpx.get(f"{gateway.url}/health/ready").json()["replies"] == "up")
+    replied: dict[str, float] = {}
+    with mosquitto.device("device-0", mqtt5=True) as device:
+
+        async def send(number: int) -> float:
+            # A connection each, so that they are spread over the workers.
+            async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as client:
+                asked = {"imei": "device-0", "micro_op": f"op-{number}", "params": {}, "wait": "device"}
+                answer = await client.post("/messaging/send", json=asked)
+                answered = time.monotonic()
+            assert (answer.status_code, answer.json()["status"]) == (201, "succeeded"), answer.text
+            return answered - replied[answer.json()["id"]]
+
+        def reply() -> None:
+            for heard in device.wait_for(ANSWERS)[:ANSWERS]:
+                id_ = (heard.correlation_data or b"").decode()
+                replied[id_] = time.monotonic()
+                device.reply("ok", correlation_data=heard.correlation_data)
+                time.sleep(0.01)
+
+        sends = asyncio.gather(*(send(number) for number in range(ANSWERS)))
+        await asyncio.to_thread(reply)
+        took = sorted(await sends)
+    figure(f"from a reply to its answer, {WORKERS} workers: p50 {took[ANSWERS // 2]:.3f} s, worst {took[-1]:.3f} s")
+    assert took[-1] < 20
 
 
 def metrics(gateway: GatewayProcess) -> str:
