@@ -295,6 +295,16 @@ async def test_the_first_session_is_lost_only_where_there_was_one(
         assert owner.filters == [("devices/+/reply",)]
 
 
+async def test_a_broker_that_ends_with_the_gateway_has_nothing_to_forget(broker: Broker) -> None:
+    brokers = tuple(dataclasses.replace(address, outlives_us=False) for address in broker.access.brokers)
+    async with receiving(dataclasses.replace(broker.access, brokers=brokers), earlier=["devices/+/reply"]) as owner:
+        await until(lambda: owner.is_up)
+        assert owner.receiver.sessions_lost == 0
+        broker.drop("replies")
+        await until(lambda: len(broker.peers_of("replies")) == 2 and owner.is_up)
+        assert owner.receiver.sessions_lost == 1
+
+
 async def test_the_loser_of_a_session_does_not_fight_for_it(broker: Broker) -> None:
     async with receiving(broker.access) as owner:
         await until(lambda: owner.is_up)

@@ -65,7 +65,8 @@ class KeptSession:
 
     def opened(self, session: Session, broker: BrokerAddress) -> None:
         """A session with this broker begins: say so where the broker has forgotten the one before."""
-        if not session.session_present and (broker in self._met or self._is_expected):
+        is_expected = broker in self._met or (self._is_expected and broker.outlives_us)
+        if is_expected and not session.session_present:
             self.lost += 1
             self._metrics.sessions_lost.inc()
             log.warning("broker_forgot_session", broker=session.endpoint, note="What it held for us is lost.")

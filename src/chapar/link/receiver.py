@@ -84,7 +84,7 @@ class Receiver:
 
         `client_id` is the installation's. `earlier_filters` hold in its session: the owner stores what `on_filters` got
         last, and adds the current filter before `run()`, so that no crash leaves one behind that nobody knows. Empty
-        means that no broker has had the session, or that it ended with the built-in one.
+        means that no broker has had the session.
         """
         self._kept.resume(earlier_filters, is_ours)
         kept = SignOn(client_id, self._keep_alive, clean_start=False, session_expiry=SESSION_EXPIRY)

@@ -100,6 +100,9 @@ class BrokerAddress:
     password: str | None = field(default=None, repr=False)
     max_packet_size: int | None = None  #: bytes; None: what its CONNACK says
     properties: bool = True  #: whether its 3.1.1 subscribers survive PUBLISH properties (the built-in broker's do not)
+    outlives_us: bool = (
+        True  #: whether it goes on without the gateway, so that it may keep a session for the next start
+    )
 
     @classmethod
     def parse_list(cls, urls: str) -> tuple[Self, ...]:

@@ -475,8 +475,14 @@ class Settings(Listening):
     def brokers(self) -> tuple[BrokerAddress, ...]:
         """The brokers to dial, in order; the built-in one where none is set."""
         if self.broker_url is None:
-            largest = 4 + EMBEDDED_LARGEST
-            return (BrokerAddress("127.0.0.1", self.embedded_port + 1, max_packet_size=largest, properties=False),)
+            built_in = BrokerAddress(
+                "127.0.0.1",
+                self.embedded_port + 1,
+                max_packet_size=4 + EMBEDDED_LARGEST,
+                properties=False,
+                outlives_us=False,
+            )
+            return (built_in,)
         return BrokerAddress.parse_list(self.broker_url.get_secret_value())
 
     def without_effect(self) -> dict[str, str]:
