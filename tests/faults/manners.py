@@ -59,7 +59,7 @@ def _reply(command: Command, chance: random.Random, status: str, part: int = 0, 
     """A reply in one of the forms in which a gateway finds its message for sure; `part` makes it differ from others."""
     word = {"succeeded": "ok", "failed": "failed", "acknowledged": "running"}[status]
     result = {"micro_op": command.micro_op, "part": part}
-    plain = f"{command.micro_op} part {part}".encode()
+    plain = f"part {part} of {command.micro_op}".encode()  # no word behind the operation's name
     forms: list[Reply] = [
         Reply(delay, command.imei, "id", status, _json(id=command.id, status=word, result=result)),
         Reply(delay, command.imei, "correlation", status, _json(status=word, result=result), correlates=True),

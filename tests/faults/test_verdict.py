@@ -122,6 +122,8 @@ def test_rejected_after_202_is_lost() -> None:
 def test_given_up_is_lost_unless_it_may_not_be_repeated() -> None:
     assert broken(Case().told(202).but(status="unconfirmed").hears()) == {Broken.LOST}
     assert broken(Case().told(202).but(status="unconfirmed", at_most_once=True).hears()) == set()
+    # Its device was away when it was to be tried once more.
+    assert broken(Case().told(202).but(status="unconfirmed", condition="online").hears()) == set()
 
 
 @pytest.mark.parametrize("status", [406, 422, 429])
@@ -145,6 +147,13 @@ def test_heard_again_after_201() -> None:
 
 def test_published_after_it_was_answered_with_201() -> None:
     assert broken(Case().but(published_at=_ms(NOW + 2))) == {Broken.SENT_AGAIN}
+
+
+def test_the_device_may_answer_before_the_broker() -> None:
+    case = Case().but(published_at=_ms(NOW + 2), status="succeeded")
+    assert broken(case) == {Broken.SENT_AGAIN}
+    case.entry.reply = {"status": "succeeded"}
+    assert broken(case) == set()
 
 
 def test_heard_again_and_not_flagged() -> None:

@@ -103,6 +103,11 @@ def was_held_up(due: float, at: float, stalls: Iterable[tuple[float, float]]) ->
     return any(since <= due and at <= until + EXPIRY_GRANULARITY for since, until in stalls)
 
 
+def _may_be_given_up(row: Row) -> bool:
+    """Whether an attempt of which nobody knows may be the last: it was the only one, or it was stale behind that."""
+    return row.at_most_once or row.condition == "online" or row.reason in _WITHDRAWN
+
+
 class _Judge:
     def __init__(
         self,
@@ -135,7 +140,7 @@ class _Judge:
                 self._breaks(Broken.LOST, "unfinished", entry, row, heard)
             elif row.status in AT_BROKER and not heard:
                 self._breaks(Broken.LOST, f"{row.status} and never heard", entry, row, heard)
-            elif row.status == "unconfirmed" and not row.at_most_once and row.reason not in _WITHDRAWN:
+            elif row.status == "unconfirmed" and not _may_be_given_up(row):
                 self._breaks(Broken.LOST, "given up although it may be repeated", entry, row, heard)
             elif row.status == "expired" and row.finished_at is not None and row.finished_at < (row.expires_at or 0):
                 self._breaks(Broken.EARLY, "expired before its time", entry, row, heard)
@@ -215,7 +220,8 @@ class _Judge:
         elif entry.status == 201:
             if row.status not in (_FINAL_WORDS if entry.wait == "device" else AT_BROKER):
                 self._breaks(Broken.LOST, f"201, and {row.status}", entry, row, heard)
-            elif self._same_clock and (row.published_at or 0) / 1000 > entry.told_at + CLOCK_STEP:
+            elif self._same_clock and (row.published_at or 0) / 1000 > entry.told_at + CLOCK_STEP and not entry.reply:
+                # A device may answer before the broker does, and then nothing is sent again either.
                 self._breaks(Broken.SENT_AGAIN, "published after 201", entry, row, heard)
         elif row.status in {"rejected", "cancelled"} and not entry.may_be_given_up and row.reason not in _WITHDRAWN:
             self._breaks(Broken.LOST, f"202, and {row.status}", entry, row, heard)
