@@ -234,6 +234,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         messaging = Messaging(store.messages, sending, keys, waiters)
         cancellation = Cancellation(store, dispatcher, waiters, messaging, clock, patience=settings.publish_timeout)
         presences = presences_of(settings, store, clock)
+        presences.listen(contacts.met)
         reply_topics = DeviceTopics(settings.reply_topic)
         receiver = SoleReceiver(
             access,
