@@ -131,21 +131,34 @@ class Device:
         qos: int = 1,
         retain: bool = False,
         correlation_data: bytes | None = None,
+        status: str | None = None,
     ) -> None:
         """Send a message and, but from `on_heard`, wait for the broker's acknowledgement."""
         properties = None
-        if correlation_data is not None:
+        if correlation_data is not None or status is not None:
             properties = Properties(PacketTypes.PUBLISH)
-            properties.CorrelationData = correlation_data
+            if correlation_data is not None:
+                properties.CorrelationData = correlation_data
+            if status is not None:
+                properties.UserProperty = ("status", status)
         sent = self._client.publish(topic, payload, qos, retain, properties)
         if threading.get_ident() != self._thread:
             sent.wait_for_publish(5.0)
             if not sent.is_published():
                 raise AssertionError(f"the broker did not acknowledge what device {self.imei} sent to {topic}")
 
-    def reply(self, payload: bytes | str, *, correlation_data: bytes | None = None) -> None:
-        """Answer on the device's reply topic."""
-        self.publish(f"devices/{self.imei}/reply", payload, correlation_data=correlation_data)
+    def reply(
+        self,
+        payload: bytes | str,
+        *,
+        correlation_data: bytes | None = None,
+        status: str | None = None,
+        qos: int = 1,
+        retain: bool = False,
+    ) -> None:
+        """Answer on the device's reply topic; `status` is MQTT 5's user property."""
+        topic = f"devices/{self.imei}/reply"
+        self.publish(topic, payload, qos=qos, retain=retain, correlation_data=correlation_data, status=status)
 
     def __enter__(self) -> Self:
         return self.start()
