@@ -521,6 +521,17 @@ async def test_a_device_that_replies_before_the_end_is_committed_has_the_last_wo
     assert logs == []
 
 
+async def test_what_its_device_has_answered_is_not_sent_again(bench: Bench) -> None:
+    message = bench.taken(attempts=2)
+    delivery = bench.delivers(message)
+    await until(lambda: message.id in bench.link.waiting)
+    answered = bench.store.put(message._replace(status=Status.SUCCEEDED, claim=None, finished_at=EPOCH))
+    change = Change(message.id, message.imei, Status.PUBLISHING, answered.status, None, EPOCH, answered)
+    bench.dispatcher.received([change])
+    assert message.id not in bench.link.waiting
+    assert await delivery == answered
+
+
 async def test_the_queue_is_taken_in_order_and_delivered(bench: Bench) -> None:
     messages = [bench.queued(imei) for imei in "ABA"]
     bench.link.answers.extend([0x00] * 3)

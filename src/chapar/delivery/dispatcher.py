@@ -31,7 +31,7 @@ from chapar.link.keeper import Link
 from chapar.link.publication import Publication
 from chapar.model.acceptance import Addition
 from chapar.model.change import Change, Move
-from chapar.model.message import AT_BROKER, UNFINISHED, Attempt, Condition, Message, Status, clearing
+from chapar.model.message import ANSWERED, AT_BROKER, UNFINISHED, Attempt, Condition, Message, Status, clearing
 from chapar.model.queue import Taken
 from chapar.model.reason import Reason
 from chapar.runtime.clock import Clock
@@ -188,6 +188,8 @@ class Dispatcher:
                     self._room.set()
             if change.message is not None:
                 self._has_changed(change.message)
+            if change.before is Status.PUBLISHING and change.after in ANSWERED:
+                self._link.take_back(change.id)  # its device had an earlier attempt
             if has_suspects and change.after not in UNFINISHED:
                 self._suspects.forget(change.id)
 
