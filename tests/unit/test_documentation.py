@@ -16,6 +16,7 @@ from chapar.model.audit import Action
 from chapar.model.message import Status
 from chapar.model.principal import Scope
 from chapar.model.reason import Reason
+from chapar.model.reply import WORDS, Unmatched
 from chapar.runtime.secret_files import secrets_of
 from chapar.runtime.settings import Settings
 from chapar.web.http.problems import STATUSES, status_of
@@ -72,6 +73,20 @@ def test_every_reason_is_documented(language: str) -> None:
     assert re.findall(r"^\| `([a-z_0-9]+)` \|", page, re.MULTILINE)[-len(Reason) :] == [
         reason.value for reason in Reason
     ]
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_reason_of_a_reply_without_a_message_is_documented(language: str) -> None:
+    page = (ROOT / "docs" / language / "replies.md").read_text()
+    assert re.findall(r"^\| `([a-z]+_[a-z]+|ambiguous)` \|", page, re.MULTILINE) == [each.value for each in Unmatched]
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_word_of_a_reply_is_documented_with_its_status(language: str) -> None:
+    page = (ROOT / "docs" / language / "replies.md").read_text()
+    rows = re.findall(r"^\| (.*?) \| `(acknowledged|succeeded|failed)`", page, re.MULTILINE)
+    documented = {word: Status(status) for words, status in rows for word in re.findall(r"`([a-z]+)`", words)}
+    assert documented | {"": Status.SUCCEEDED} == WORDS
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

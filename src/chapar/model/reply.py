@@ -32,12 +32,13 @@ _JSON_BEGINS: Final = frozenset('{["-0123456789tfn')
 
 _MESSAGE_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
-_STATUSES: Final[Mapping[str, Status]] = {
+WORDS: Final[Mapping[str, Status]] = {
     "": Status.SUCCEEDED,
     **dict.fromkeys(("received", "accepted", "running"), Status.ACKNOWLEDGED),
     **dict.fromkeys(("ok", "done", "success", "succeeded"), Status.SUCCEEDED),
     **dict.fromkeys(("error", "fail", "failed", "rejected"), Status.FAILED),
 }
+"""The states that the words of devices make, in small letters; any other word makes `acknowledged`."""
 
 
 class MatchedBy(StrEnum):
@@ -209,9 +210,9 @@ def reply_to(message: Message, received: ReceivedReply, by: MatchedBy) -> Reply:
     """
     text = received.text or ""
     word = received.word or _short(_behind(text, message.micro_op) or "")
-    if not word and text.strip(_BLANKS).lower() in _STATUSES:
+    if not word and text.strip(_BLANKS).lower() in WORDS:
         word = text.strip(_BLANKS)
-    status = _STATUSES.get(word.lower(), Status.ACKNOWLEDGED)
+    status = WORDS.get(word.lower(), Status.ACKNOWLEDGED)
     return Reply(
         at=received.at,
         status=status,
