@@ -33,6 +33,8 @@ POLICIES: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/messaging/messages/{id}/cancel"): "messages:cancel",
     ("GET", "/messaging/messages"): "messages:read",
     ("GET", "/messaging/messages/{id}"): "messages:read",
+    ("GET", "/messaging/messages/{id}/replies"): "messages:read",
+    ("GET", "/replies"): "messages:read",
     ("GET", "/reporting/all"): "messages:read",
     ("GET", "/reporting/summary"): "messages:read",
     ("GET", "/devices"): "devices:read",
@@ -86,7 +88,7 @@ class Place:
                 path = path.format(id=self.new_key(scopes=["keys:write"])["id"])
                 soon = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()  # before the end of every token here
                 body = {"expires_at": soon} if path.endswith("expire") else None
-            case "/messaging/messages/{id}" | "/messaging/messages/{id}/resend" | "/messaging/messages/{id}/cancel":
+            case _ if path.startswith("/messaging/messages/{id}"):
                 made = self.http.post("/messaging/send", json=message, headers=self.admin)
                 path = path.format(id=made.json()["id"])
         if method == "GET" or body is None:
@@ -158,10 +160,7 @@ def test_a_device_of_others_is_neither_commanded_nor_seen(place: Place) -> None:
         match route:
             case (_, "/messaging/send"):
                 assert (answer.status_code, problem_of(answer)["code"]) == (403, "out_of_reach"), route
-            case (
-                _,
-                "/messaging/messages/{id}" | "/messaging/messages/{id}/resend" | "/messaging/messages/{id}/cancel",
-            ):
+            case (_, path) if path.startswith("/messaging/messages/{id}"):
                 assert (answer.status_code, problem_of(answer)["code"]) == (404, "message_not_found")
             case (_, "/messaging/bulk"):
                 assert answer.json()["summary"] == {"403": 1}
