@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from support.api import problem_of
-from support.site import Site, written
+from support.site import Site, until, written
 
 UNKNOWN = {"state": "unknown", "since": None, "evidence": None, "stale": True}
 ROOM = 40
@@ -172,3 +172,60 @@ def test_what_waits_for_a_device_is_withdrawn_and_the_trail_names_each(site: Sit
         assert (entry["imei"], entry["detail"]) == (imei, "purged")
     assert site.api.post(f"/devices/{imei}/queue/purge").json()["cancelled"] == 0
     assert site.api.post(f"/devices/{site.new_imei()}/queue/purge").json()["cancelled"] == 0, "nobody registered it"
+
+
+def test_a_device_that_announces_itself_is_seen_and_found(site: Site, imei: str) -> None:
+    path, topic = f"/devices/{imei}", f"devices/{imei}/presence"
+    with site.device(imei) as device:
+        device.publish(topic, "ONLINE ", retain=True)
+        # The gateway may just have begun to receive, and is some moments later certain of it.
+        shown = until(
+            lambda: (
+                found.json()
+                if (found := site.api.get(path)).is_success and not found.json()["presence"]["stale"]
+                else None
+            )
+        )
+        assert (shown["name"], shown["profile"], shown["labels"]) == (None, None, {})
+        assert shown["presence"] == {
+            "state": "online",
+            "since": shown["last_seen"],
+            "evidence": "announced",
+            "stale": False,
+        }
+        assert imei in ids(site, presence="online")
+        device.publish(f"devices/{imei}/reply", "71 %")
+        seen = until(lambda: later if (later := site.api.get(path).json()["last_seen"]) > shown["last_seen"] else None)
+        device.publish(topic, "offline")
+        device.publish(topic, "battery low")
+        spoke = until(lambda: now if (now := site.api.get(path).json())["presence"]["evidence"] == "spoke" else None)
+        assert spoke["presence"] == shown["presence"] | {"evidence": "spoke"}, "it spoke within the grace"
+        assert spoke["last_seen"] > seen
+        assert site.api.delete(path).status_code == 204
+        assert site.api.get(path).status_code == 404
+        device.publish(topic, "battery low")
+        again = until(lambda: found.json() if (found := site.api.get(path)).is_success else None)
+        assert again["presence"]["state"] == "unknown", "nothing is left of what it said before"
+    entries = site.api.get("/audit", params={"imei": imei}).json()["entries"]
+    assert [entry["action"] for entry in entries] == ["device_forgotten"], "nobody but itself has registered it"
+
+
+def test_a_presence_outlives_the_gateway_and_what_was_retained_is_no_contact(site: Site, imei: str) -> None:
+    path, topic = f"/devices/{imei}", f"devices/{imei}/presence"
+    stranger = site.new_imei()
+    with site.device(imei) as device:
+        device.publish(topic, "online", retain=True)
+        before = until(lambda: found.json() if (found := site.api.get(path)).is_success else None)
+        site.gateway.terminate()
+        device.publish(topic, "offline", retain=True)
+        device.publish(f"devices/{stranger}/presence", "online", retain=True)
+        site.gateway.start()
+        after = until(lambda: now if (now := site.api.get(path).json())["presence"]["state"] == "offline" else None)
+    assert after["presence"]["evidence"] == "retained"
+    assert after["last_seen"] == before["last_seen"]
+    assert site.api.get(f"/devices/{stranger}").status_code == 404
+    site.api.put(f"/devices/{stranger}", json={})
+    found = until(
+        lambda: now if (now := site.api.get(f"/devices/{stranger}").json())["presence"]["state"] == "online" else None
+    )
+    assert (found["presence"]["evidence"], found["last_seen"]) == ("retained", None)
