@@ -387,6 +387,11 @@ async def test_a_purge_withdraws_all_that_waits_for_its_device(store: Store) -> 
     stop = new_message("A", urgent=True)
     placed = await add_one(store, stop, purges=True, max_depth=2)
     assert (placed.status, len(placed.withdrawn)) == (Status.PUBLISHING, 3)
+    later = queued()
+    await add(store, later)
+    again = await add_one(store, stop, purges=True, max_depth=2)
+    assert {each.message.id for each in again.withdrawn} == {message.id for message in waiting}
+    assert await standing(store, later) == [READY], "a repetition withdraws nothing"
     assert await standing(store, *waiting) == [("cancelled", "purged")] * 3
     assert await standing(store, kept, on_its_way) == [READY, ("publishing", None)]
     assert (await find(store, on_its_way)).superseded_by is None

@@ -610,6 +610,51 @@ async def test_what_is_urgent_overtakes_what_is_on_its_way_back(bench: Bench) ->
     assert (await bench.deliver_direct(bench.taken(urgent=True), 0x00)).status is Status.PUBLISHED
 
 
+async def test_what_was_superseded_in_line_is_taken_back(bench: Bench) -> None:
+    bench.link.waits = True
+    old = bench.taken(collapse_key="valve")
+    delivered = bench.delivers(old)
+    await until(lambda: old.id in bench.link.waiting)
+    newer = new_message("A", Status.QUEUED, claim=None, attempts=0, created_at=EPOCH + 1, collapse_key="valve")
+    await bench.store.messages.add([Addition(newer)])
+    after = await delivered
+    assert (after.status, after.reason, after.superseded_by) == (Status.CANCELLED, "superseded", newer.id)
+
+
+async def test_what_was_superseded_in_doubt_is_not_sent_again(bench: Bench) -> None:
+    old = bench.taken(collapse_key="valve")
+    bench.store.put(old._replace(superseded_by="newer"))
+    waiting = bench.awaits(old.id)
+    after = await bench.deliver(old, LinkLost(SILENT))
+    assert (after.status, after.reason) == (Status.UNCONFIRMED, "superseded")
+    assert await found(waiting) == after
+
+
+@pytest.mark.parametrize("lapsed", [True, False])
+async def test_what_is_for_a_device_that_is_online_does_not_wait_for_its_turn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, lapsed: bool
+) -> None:
+    message = bench.taken(condition="online")
+    if lapsed:
+        monkeypatch.setattr(type(bench.departures._lease), "is_held", False)
+        after = await bench.deliver(message)
+        assert (after.status, after.reason) == (Status.REJECTED, "device_busy")
+    else:
+        after = await bench.deliver(message, LinkDown())
+        assert (after.status, after.reason) == (Status.REJECTED, "broker_unreachable")
+
+
+async def test_a_lane_is_looked_at_again_where_another_process_may_have_changed_it_too() -> None:
+    bench = Bench(alone=False)
+    ended = bench.taken(reply_within=1000, claim=f"{PROCESS}.1")
+    async with bench.running():
+        await until(lambda: bench.store.asked("take"))
+        bench.dispatcher.received(
+            [Change(ended.id, "A", Status.PUBLISHED, Status.SUCCEEDED, None, EPOCH, ended._replace(finished_at=EPOCH))]
+        )
+        await until(lambda: any(take.lanes == ("A",) for take in bench.store.asked("take")))
+
+
 async def test_a_suspect_is_delivered_with_nothing_else_in_flight(bench: Bench) -> None:
     before, suspect, behind = (bench.queued(imei) for imei in "BAC")
     await bench.again(suspect, LinkLost(SILENT))

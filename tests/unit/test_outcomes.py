@@ -13,11 +13,16 @@ from chapar.errors import (
     BrokerSilent,
     BrokerUnreachable,
     DeliveryFaulty,
+    DeviceBusy,
+    DeviceOffline,
     LinkDown,
     LinkLost,
     MessageCancelled,
     MessageExpired,
+    MessagePurged,
+    MessageSuperseded,
     NotSent,
+    PresenceUnknown,
     PublicationExpired,
     PublicationInvalid,
     Quarantined,
@@ -59,6 +64,9 @@ class Case(NamedTuple):
     facts: Facts = FACTS
     may_queue: bool = True
 
+
+CONTACT = FIRST | {"condition": "contact", "contact_until": EPOCH + 10_000}
+TOLD_APART = {"reason": "waiting_for_contact", "reason_code": 0x10, "possible_duplicate": False}
 
 CASES = {
     "acknowledged": Case(0x00, FIRST, published(reason_code=0x00, subscribers=None)),
@@ -115,6 +123,36 @@ CASES = {
         SILENT, ONCE, ended(Status.UNCONFIRMED, "link_lost", possible_duplicate=False), [(1, "link_lost", None)]
     ),
     "too late": Case(PublicationExpired(), FIRST, ended(Status.EXPIRED, "expired", **UNTRIED)),
+    "nobody is there, who spoke": Case(
+        0x10,
+        CONTACT,
+        WAITS | TOLD_APART | {"attempts": 1, "not_before": EPOCH + 2000, "contact_until": EPOCH + 10_000},
+        [(1, "no_matching_subscribers", 0x10)],
+        REPORTS,
+    ),
+    "nobody is there, the second time": Case(
+        0x10,
+        CONTACT | {"attempts": 2, "reason_code": 0x10},
+        WAITS | TOLD_APART | {"attempts": 2, "not_before": None, "contact_until": EPOCH + 10_000},
+        [(2, "no_matching_subscribers", 0x10)],
+    ),
+    "nobody is there, and the window is over soon": Case(
+        0x10,
+        CONTACT | {"contact_until": EPOCH + 2000},
+        WAITS | TOLD_APART | {"not_before": None},
+        [(1, "no_matching_subscribers", 0x10)],
+    ),
+    "somebody is there": Case(0x00, CONTACT, published(reason_code=0, subscribers=None)),
+    "the window is over": Case(
+        PublicationExpired(),
+        CONTACT | {"expires_at": EPOCH + 60_000},
+        WAITS | UNTRIED | {"reason": "waiting_for_contact", "contact_until": None},
+    ),
+    "the window is over, and the time of the message": Case(
+        PublicationExpired(),
+        CONTACT | {"expires_at": EPOCH + 10_000},
+        ended(Status.EXPIRED, "expired", **UNTRIED),
+    ),
     "impossible": Case(
         TOO_LARGE, FIRST, ended(Status.REJECTED, "packet_too_large", reason_code=PACKET_TOO_LARGE, **UNTRIED)
     ),
@@ -127,6 +165,14 @@ def test_what_comes_of_an_attempt(name: str) -> None:
     message = on_its_way(**case.before)
     outcome = outcomes.outcome(message, case.said, case.facts, may_queue=case.may_queue)
     check(outcome, message, case.after, case.kept)
+
+
+def test_what_is_for_a_device_that_is_online_never_waits_but_for_a_second_attempt() -> None:
+    message = on_its_way(condition="online")
+    outcome = outcomes.not_now(message, FACTS)
+    check(outcome, message, ended(Status.REJECTED, "device_busy", **UNTRIED), [])
+    again = on_its_way(condition="online", possible_duplicate=True, attempts=2)
+    check(outcomes.not_now(again, FACTS), again, WAITS | {"attempts": 1, "not_before": EPOCH + 1000}, [])
 
 
 @pytest.mark.parametrize("code", [*TRANSIENT])
@@ -210,7 +256,12 @@ def test_every_reason_of_an_ended_message_is_a_plain_text_of_the_list() -> None:
         ({"status": Status.REJECTED, "reason_code": NOT_AUTHORIZED}, BrokerRefused),
         ({"status": Status.REJECTED, "reason": "broker_unreachable"}, BrokerUnreachable),
         ({"status": Status.EXPIRED}, MessageExpired),
+        ({"status": Status.REJECTED, "reason": "device_offline"}, DeviceOffline),
+        ({"status": Status.REJECTED, "reason": "presence_unknown"}, PresenceUnknown),
+        ({"status": Status.REJECTED, "reason": "device_busy"}, DeviceBusy),
         ({"status": Status.CANCELLED}, MessageCancelled),
+        ({"status": Status.CANCELLED, "reason": "superseded"}, MessageSuperseded),
+        ({"status": Status.CANCELLED, "reason": "purged"}, MessagePurged),
         *(({"status": status}, None) for status in (*UNFINISHED, *AT_BROKER)),
     ],
 )

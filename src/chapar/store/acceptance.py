@@ -14,11 +14,12 @@ from chapar.model.message import WAITING, Condition, Message, Status
 from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
 from chapar.store.collapse import Found, lock_keys, withdraw, withdrawable, withdrawn_by
+from chapar.store.database import run_on_driver
 from chapar.store.idempotency import keep_keys, owners_of
 from chapar.store.insertion import insert_messages
 from chapar.store.lanes import IN_LANE, WAITING_FOR_REPLY, is_in_lane
 from chapar.store.online import absent, must_be_online
-from chapar.store.operations import Ambiguous, Kind, run_on_list
+from chapar.store.operations import Ambiguous, Kind, as_list
 from chapar.store.schema import IS_OWED, IS_UNFINISHED, Row, messages, to_message, to_row
 
 # What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
@@ -28,28 +29,32 @@ from chapar.store.schema import IS_OWED, IS_UNFINISHED, Row, messages, to_messag
 # this order. Anything else of its device is in the queue, or taken from it and perhaps on its way back; but what waits
 # for something besides its turn is nobody's predecessor.
 _BACKLOG = f"""
-    count(CASE WHEN {IS_UNFINISHED} AND micro_op <> '' THEN 1 END),
-    min(CASE WHEN {IS_UNFINISHED} AND micro_op <> '' THEN seq END),
-    max(CASE WHEN (status = 'queued' AND reason IS NULL) OR (status = 'publishing' AND claim <> {{direct}})
-        THEN 1 ELSE 0 END),
-    max(CASE WHEN status = 'queued' AND reason = '{WAITING_FOR_REPLY}' THEN 1 ELSE 0 END),
-    max(CASE WHEN {IN_LANE} AND status <> 'scheduled' AND NOT (status = 'queued' AND reason IS NOT NULL)
-        THEN 1 ELSE 0 END),
-    count(collapse_key)
-"""
-_PROFILE = "(SELECT profile FROM devices WHERE devices.imei = device.value)"
-_OF_DEVICE = "imei = device.value AND seq > 0 AND {condition}"
-# All devices are one parameter: with one for each, every number of them would be a statement of its own. Both databases
-# begin with them: else they would go through everything that is unfinished.
+    SELECT imei, NULL, count(CASE WHEN {IS_UNFINISHED} AND micro_op <> '' THEN 1 END),
+        min(CASE WHEN {IS_UNFINISHED} AND micro_op <> '' THEN seq END),
+        max(CASE WHEN (status = 'queued' AND reason IS NULL) OR (status = 'publishing' AND claim <> {{direct}})
+            THEN 1 ELSE 0 END),
+        max(CASE WHEN status = 'queued' AND reason = '{WAITING_FOR_REPLY}' THEN 1 ELSE 0 END),
+        max(CASE WHEN {IN_LANE} AND status <> 'scheduled' AND NOT (status = 'queued' AND reason IS NOT NULL)
+            THEN 1 ELSE 0 END),
+        count(collapse_key)
+    FROM {{messages_of_devices}} AND seq > 0 AND {{condition}}
+    GROUP BY imei
+    UNION ALL SELECT imei, profile, 0, NULL, 0, 0, 0, 0 FROM {{devices}} AND profile IS NOT NULL
+"""  # noqa: S608 - made of constants
+# All devices are one parameter: with one for each, every number of them would be a statement of its own. SQLite is
+# made to begin with them, and PostgreSQL is not: else they would go through everything that is unfinished.
 _BACKLOGS = {
-    "sqlite": (
-        f"SELECT device.value, {_PROFILE}, {_BACKLOG.format(direct='?')} "  # noqa: S608 - made of constants
-        f"FROM json_each(?) AS device LEFT JOIN messages ON {_OF_DEVICE} GROUP BY device.value"
+    "sqlite": _BACKLOG.format(
+        direct="?",
+        messages_of_devices="json_each(?) AS device CROSS JOIN messages WHERE imei = device.value",
+        devices="json_each(?) AS device CROSS JOIN devices WHERE imei = device.value",
+        condition="{condition}",
     ),
-    "postgresql": (
-        f"SELECT device.value, {_PROFILE}, backlog.* "  # noqa: S608 - made of constants
-        "FROM (SELECT %s::text AS claim) AS direct CROSS JOIN unnest(%s::text[]) AS device(value) CROSS JOIN LATERAL "
-        f"(SELECT {_BACKLOG.format(direct='direct.claim')} FROM messages WHERE {_OF_DEVICE}) AS backlog"
+    "postgresql": _BACKLOG.format(
+        direct="%s",
+        messages_of_devices="messages WHERE imei = ANY (%s::text[])",
+        devices="devices WHERE imei = ANY (%s::text[])",
+        condition="{condition}",
     ),
 }
 BACKLOGS_SQL = {dialect: sql.format(condition=IS_UNFINISHED) for dialect, sql in _BACKLOGS.items()}
@@ -178,32 +183,31 @@ _SENT = Action.SENT.value
 
 
 def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[tuple[Any, ...] | None]:
-    adding = _Adding(connection, additions)
-    results = [adding.add(*addition) for addition in additions]
-    return results if adding.finish() else [_again(connection, *additions[0])]
+    asked = [Message._make(row) for row, *_ in additions]
+    adding = _Adding(connection, asked, [key for _, _, key, *_ in additions])
+    results = [adding.add(message, *addition) for message, addition in zip(asked, additions, strict=True)]
+    return results if adding.finish() else [_again(connection, asked[0], purges=additions[0][-1])]
 
 
 class _Adding:
     """Additions of one batch, and what each device has while they are added."""
 
-    def __init__(self, connection: Connection, additions: Sequence[Packed]) -> None:
+    def __init__(self, connection: Connection, asked: Sequence[Message], keys: Sequence[Row | None]) -> None:
         self._connection = connection
-        self._alone = len(additions) == 1
-        joining = [message for message in (Message._make(row) for row, *_ in additions) if message.status != _REJECTED]
+        self._alone = len(asked) == 1
+        joining = [message for message in asked if message.status != _REJECTED]
         lock_keys(connection, ((each.imei, each.collapse_key) for each in joining if each.collapse_key is not None))
-        self._owners = owners_of(
-            connection,
-            {
-                IdempotencyKey._make(key)[:2]: Message._make(row).created_at
-                for row, _, key, *_ in additions
-                if key is not None
-            },
-        )
+        used = {
+            IdempotencyKey._make(key)[:2]: message.created_at
+            for message, key in zip(asked, keys, strict=True)
+            if key is not None
+        }
+        self._owners = owners_of(connection, used)
         self._direct = next((message.claim for message in joining if message.claim is not None), "")
         self._expects = any(message.reply_within is not None for message in joining)
         self._backlogs: defaultdict[str, _Backlog] = defaultdict(_Backlog)
         self._read_backlogs({message.imei for message in joining})
-        direct = [each for each in joining if each.status == _PUBLISHING and must_be_online(each)]
+        direct = [each for each in joining if must_be_online(each) and each.status == _PUBLISHING]
         now = max((each.created_at for each in direct), default=0)
         self._absent = absent(connection, {each.imei for each in direct}, now)
         self._keys: list[IdempotencyKey] = []
@@ -212,25 +216,33 @@ class _Adding:
         self._entries: list[Row] = []
 
     def _read_backlogs(self, imeis: Collection[str]) -> None:
-        if imeis:
-            sql = (LANES_SQL if self._expects else BACKLOGS_SQL)[self._connection.dialect.name]
-            for imei, profile, depth, front, blocked, waits, unanswered, keyed in run_on_list(
-                self._connection, sql, self._direct, list(imeis)
-            ):
-                self._backlogs[imei] = _Backlog(
-                    profile, depth, front, bool(blocked), bool(waits), bool(unanswered), keyed
-                )
+        if not imeis:
+            return
+        sql = (LANES_SQL if self._expects else BACKLOGS_SQL)[self._connection.dialect.name]
+        devices = as_list(self._connection, list(imeis))
+        found = run_on_driver(self._connection, sql, (self._direct, devices, devices)).fetchall()
+        for imei, profile, depth, front, blocked, waits, unanswered, keyed in found:
+            backlog = self._backlogs[imei]
+            if profile is not None:
+                backlog.profile = profile
+                continue
+            backlog.depth, backlog.front, backlog.keyed = depth, front, keyed
+            backlog.blocked, backlog.waits, backlog.unanswered = bool(blocked), bool(waits), bool(unanswered)
+
+    def _read_again(self, imei: str) -> None:
+        del self._backlogs[imei]
+        self._read_backlogs([imei])
 
     def add(
         self,
+        asked: Message,
         row: Row,
         max_depth: int,
         key_row: Row | None,
         sender_row: Row | None,
-        purges: bool,  # noqa: FBT001 - as it crosses
+        purges: bool,  # noqa: FBT001 - it crosses so
     ) -> tuple[Any, ...] | None:
-        """Place a message, and keep it to be inserted; gives the result of the addition."""
-        asked = Message._make(row)
+        """Place a message, of which the rest is as it crosses, and keep it to be inserted; gives the result."""
         key = None if key_row is None else IdempotencyKey._make(key_row)
         if key is not None and self._owners.setdefault(key[:2], key).message_id != asked.id:
             return tuple(self._owners[key[:2]])
@@ -272,7 +284,7 @@ class _Adding:
         withdrawn: Sequence[Cancelled] = ()
         if found:
             withdrawn = withdraw(self._connection, found, asked, sender)
-            self._read_backlogs([asked.imei])
+            self._read_again(asked.imei)
             backlog = self._backlogs[asked.imei]
             message = backlog.place(asked)
         backlog.join(message)
@@ -285,7 +297,7 @@ class _Adding:
             return [], backlog
         if message.imei in self._new:
             self._insert()
-            self._read_backlogs([message.imei])
+            self._read_again(message.imei)
             backlog = self._backlogs[message.imei]
         # Where it is there, this is a repetition: what has come since must not be withdrawn by it.
         is_new = _place(self._connection, message.id) is None
@@ -309,13 +321,12 @@ class _Adding:
         return True
 
 
-def _again(connection: Connection, row: Row, *_: object) -> _Placed | None:
+def _again(connection: Connection, message: Message, *, purges: bool) -> _Placed | None:
     """The result of an addition that is repeated, because its answer was lost: where it stands counts."""
-    message = Message._make(row)
     place = _place(connection, message.id)
     if place is None:  # it has been removed since
         return None
-    withdrawn = withdrawn_by(connection, message) if message.collapse_key is not None else []
+    withdrawn = withdrawn_by(connection, message) if purges or message.collapse_key is not None else []
     return (*place, [(str(before), to_row(each)) for before, each in withdrawn])
 
 
