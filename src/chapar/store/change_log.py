@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
 
 _READ_EVERY: Final = 0.1  # seconds
 _LONGEST_GAP: Final = 10.0  # seconds without a read after which what happened meanwhile is not read any more
+_UNNOTICED: Final = 1.0  # seconds from a beginning in which others may take themselves to be alone yet
 _KEPT: Final = 60.0  # seconds for which a row is kept at least
 _FORGET_EVERY: Final = 5.0  # seconds
 _FORGOTTEN: Final = 2000  # rows removed in one commit: a few milliseconds
@@ -97,13 +98,13 @@ class ChangeLog:
         self._lookups = lookups
         self._announced = announced
         self._snapshot: str | None = None  # what was announced; None: begin now
-        self._read_at = 0.0  # by `time.monotonic`
+        self._read_at = self._begun_at = 0.0  # by `time.monotonic`
 
     async def follow(self, process: str, missed: Callable[[], None]) -> None:
         """Announce what others than `process` change, until cancelled.
 
         `missed` is called where changes may not have been announced: at the beginning, and after a pause too long to
-        read all that has happened.
+        read all that has happened, until others have certainly noticed that this process is there.
         """
         while True:
             with suppress(StoreUnavailable):
@@ -112,7 +113,8 @@ class ChangeLog:
 
     async def forget(self) -> None:
         """Remove what everybody has read, until cancelled."""
-        seen: deque[tuple[float, int]] = deque()
+        seen: deque[tuple[float, int]] = deque()  # the last row there was, and when
+        forgotten = outlived = 0
         while True:
             await asyncio.sleep(_FORGET_EVERY)
             try:
@@ -123,9 +125,10 @@ class ChangeLog:
             if last is not None:
                 seen.append((now, last))
             while seen and now - seen[0][0] >= _KEPT:
-                _, last = seen.popleft()
-                while await self._commits.one(FORGET_CHANGES, last) == _FORGOTTEN:
-                    pass
+                _, outlived = seen.popleft()
+            while forgotten < outlived:
+                if await self._commits.one(FORGET_CHANGES, outlived) < _FORGOTTEN:
+                    forgotten = outlived
 
     async def _read(self, process: str, missed: Callable[[], None]) -> None:
         now = time.monotonic()
@@ -133,6 +136,8 @@ class ChangeLog:
         news = await self._lookups.read(lambda connection: read(connection, process, after))
         self._snapshot, self._read_at = news.snapshot, now
         if after is None:
+            self._begun_at = now
+        if now - self._begun_at < _UNNOTICED:
             missed()
         if news.changes:
             self._announced.announce(news.changes)
