@@ -324,3 +324,28 @@ async def _all_answered(client: httpx.AsyncClient, sent: dict[str, str]) -> None
         while (counted := (await client.get("/reporting/summary")).json()["statuses"]) != {"succeeded": len(sent)}:
             assert counted.keys() <= {"succeeded", "published", "queued", "publishing"}, counted
             await asyncio.sleep(0.1)
+
+
+def test_another_process_receives_when_the_one_that_did_is_killed(
+    mosquitto: Mosquitto, start_gateway: Callable[..., GatewayProcess], postgres_url: str
+) -> None:
+    env = {**mosquitto.settings_env, "CHAPAR_DATABASE_URL": postgres_url, "CHAPAR_AUTO_MIGRATE": "true"}
+    env["CHAPAR_LEASE"] = "2"
+    first = start_gateway(env)
+    with httpx.Client(base_url=first.url, timeout=30) as api:
+        wait_until_received(api)
+    second = start_gateway(env)
+    with httpx.Client(base_url=second.url, timeout=90) as api, mosquitto.device(str(next(NUMBERS))) as device:
+        assert api.get("/health/ready").json()["replies"] == "elsewhere"
+        asked = {"imei": device.imei, "micro_op": "push_down", "wait": "device", "reply_within": 60}
+        device.on_heard = lambda _: device.reply("push_down ok")
+        answer = api.post("/messaging/send", json=asked)
+        assert (answer.status_code, answer.json()["status"]) == (201, "succeeded")
+
+        device.on_heard = None
+        message_id = api.post("/messaging/send", json=asked | {"wait": "none"}).json()["id"]
+        device.wait_for(2)
+        first.kill()
+        device.reply("push_down ok")
+        until(lambda: api.get(f"/messaging/messages/{message_id}").json()["status"] == "succeeded")
+        wait_until_received(api)

@@ -121,6 +121,17 @@ async def test_nothing_is_acknowledged_that_is_not_committed(
     assert len(bench.stored) == 4
 
 
+async def test_a_fault_in_between_loses_nothing_and_keeps_the_order(bench: Bench) -> None:
+    bench.failures = [RuntimeError("a test says so.")]
+    bench.incoming.received([bench.delivery("1"), bench.delivery("2"), bench.delivery("0", qos=0)])
+    with pytest.raises(RuntimeError):
+        await bench.incoming.run()
+    bench.incoming.received([bench.delivery("3")])
+    async with bench.running():  # as the guard of the loop begins it again
+        await until(lambda: len(bench.acknowledged) == 4)
+    assert bench.acknowledged == ['"1"', '"2"', '"3"', '"0"']
+
+
 async def test_a_reply_that_no_database_takes_holds_nothing_up(bench: Bench) -> None:
     bench.failures = ["a test says so."]
     async with bench.running():

@@ -91,10 +91,19 @@ class Incoming:
         while True:
             await self._has_some.wait()
             self._has_some.clear()
-            while batch := [*_first(self._owed), *_first(self._unowed)]:
-                await self._commit(batch)
+            while self._owed or self._unowed:
+                owed, unowed = _first(self._owed), _first(self._unowed)
+                try:
+                    await self._commit([*owed, *unowed])
+                except BaseException:
+                    # What is neither committed nor acknowledged would hold back the acknowledgements behind it.
+                    self._owed.extendleft(reversed(owed))
+                    self._unowed.extendleft(reversed(unowed))
+                    self._has_some.set()
+                    raise
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
+        """Commit replies, then acknowledge them."""
         receipts = await self._stored([waiting.reply for waiting in batch])
         now = self._clock.now()
         for (reply, acknowledge), receipt in zip(batch, receipts, strict=True):
