@@ -349,3 +349,20 @@ def test_another_process_receives_when_the_one_that_did_is_killed(
         device.reply("push_down ok")
         until(lambda: api.get(f"/messaging/messages/{message_id}").json()["status"] == "succeeded")
         wait_until_received(api)
+
+
+def test_a_topic_that_no_setting_names_any_longer_is_received_no_more(
+    mosquitto: Mosquitto, start_gateway: Callable[..., GatewayProcess], sqlite_url: str
+) -> None:
+    env = {**mosquitto.settings_env, "CHAPAR_DATABASE_URL": sqlite_url}
+    before = start_gateway(env)
+    with httpx.Client(base_url=before.url, timeout=30) as api:
+        wait_until_received(api)
+    before.terminate()
+    after = start_gateway(env | {"CHAPAR_REPLY_TOPIC": "answers/{imei}"})
+    with httpx.Client(base_url=after.url, timeout=30) as api, mosquitto.device(str(next(NUMBERS))) as device:
+        wait_until_received(api)
+        device.reply("where nobody listens")
+        device.publish(f"answers/{device.imei}", "where somebody does")
+        strays = until(lambda: api.get("/replies").json()["replies"])
+        assert [(each["payload"], each["imei"]) for each in strays] == [("where somebody does", device.imei)]
