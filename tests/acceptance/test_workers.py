@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import httpx
 
+from support.devices import Device
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
 from support.processes import children, describe
@@ -83,12 +84,12 @@ async def test_who_waits_at_one_worker_is_answered_what_another_has_received(
     await until(lambda: samples(metrics(gateway), "chapar_link_up") == WORKERS)
     await until(lambda: httpx.get(f"{gateway.url}/health/ready").json()["replies"] == "up")
     replied: dict[str, float] = {}
-    with mosquitto.device("device-0", mqtt5=True) as device:
+    with Device(mosquitto.port, "any", topics=["devices/+"], mqtt5=True) as device:
 
         async def send(number: int) -> float:
             # A connection each, so that they are spread over the workers.
             async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as client:
-                asked = {"imei": "device-0", "micro_op": f"op-{number}", "params": {}, "wait": "device"}
+                asked = {"imei": f"device-{number}", "micro_op": "push_down", "wait": "device"}
                 answer = await client.post("/messaging/send", json=asked)
                 answered = time.monotonic()
             assert (answer.status_code, answer.json()["status"]) == (201, "succeeded"), answer.text
@@ -98,7 +99,7 @@ async def test_who_waits_at_one_worker_is_answered_what_another_has_received(
             for heard in device.wait_for(ANSWERS)[:ANSWERS]:
                 id_ = (heard.correlation_data or b"").decode()
                 replied[id_] = time.monotonic()
-                device.reply("ok", correlation_data=heard.correlation_data)
+                device.publish(f"{heard.topic}/reply", "ok", correlation_data=heard.correlation_data)
                 time.sleep(0.01)
 
         sends = asyncio.gather(*(send(number) for number in range(ANSWERS)))

@@ -31,6 +31,7 @@ from chapar.web.http.entrance import (
     allow,
     caller_of,
     check,
+    readmit,
 )
 from chapar.web.http.exchange import CUT
 from support.doors import DoorBench
@@ -491,3 +492,14 @@ async def test_a_fault_amid_a_stream_is_the_servers_to_log() -> None:
 
     with pytest.raises(StoreUnavailable):
         await streamed_to(Place(), None, pieces())
+
+
+async def test_after_a_long_wait_a_credential_must_still_count() -> None:
+    bench = DoorBench()
+    key = bench.new_key()
+    await bench.door.refresh()
+    request = Request({"type": "http", "admission": (bench.door, key)})
+    await readmit(request)
+    bench.store.by_hash.clear()
+    with pytest.raises(CredentialInvalid):
+        await readmit(request)
