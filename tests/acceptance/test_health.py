@@ -8,6 +8,7 @@ import httpx
 from support.gateway import GatewayProcess
 from support.mosquitto import Mosquitto
 from support.postgres import PostgresServer
+from support.site import until
 
 READY = {"ready": True, "reason": None}
 
@@ -16,13 +17,15 @@ def test_ready_names_the_broker_while_it_is_away(
     mosquitto: Mosquitto, start_gateway: Callable[..., GatewayProcess]
 ) -> None:
     gateway = start_gateway(mosquitto.settings_env)
+    until(lambda: _replies(gateway) == "up")
     ready = httpx.get(f"{gateway.url}/health/ready")
     assert (ready.status_code, ready.json()) == (
         200,
-        {"status": "ready", "database": READY, "broker": READY, "held": 0},
+        {"status": "ready", "database": READY, "broker": READY, "replies": "up", "held": 0},
     )
     mosquitto.kill()
     gateway.program.wait_for_line("broker_link_down")
+    until(lambda: _replies(gateway) == "down")
     ready = httpx.get(f"{gateway.url}/health/ready")
     assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
     assert ready.json()["database"] == READY
@@ -35,6 +38,11 @@ def test_ready_names_the_broker_while_it_is_away(
     assert (live.status_code, live.json()) == (200, {"status": "live"})
     mosquitto.start()
     gateway.wait_until("ready")
+
+
+def _replies(gateway: GatewayProcess) -> str:
+    state: str = httpx.get(f"{gateway.url}/health/ready").json()["replies"]
+    return state
 
 
 def test_ready_names_the_database_while_it_is_away(

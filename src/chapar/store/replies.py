@@ -282,7 +282,8 @@ class _Batch:
         """
         if not received.is_repeated or received.message_id is not None:
             return None
-        with_reply = {message.id: reply for message in recent if (reply := standing(message)) is not None}
+        # The newest first: in time, a broker gives a packet id once more.
+        with_reply = {message.id: reply for message in reversed(recent) if (reply := standing(message)) is not None}
         for id_, reply in with_reply.items():
             delivery = (reply.matched_by, reply.sha256, reply.packet_id)
             if delivery == (MatchedBy.ORDER, received.sha256, received.packet_id):
