@@ -24,7 +24,8 @@ _MISPLACED: Final = f"""
         SELECT seq, reason, sum(CASE WHEN {IN_LANE} THEN 1 ELSE 0 END) OVER (PARTITION BY imei ORDER BY seq)
             + CASE WHEN EXISTS (
                 SELECT 1 FROM messages AS ahead WHERE ahead.imei = messages.imei AND ahead.seq > 0 AND {IS_OPEN}
-                    AND status IN ('publishing', 'published', 'acknowledged') AND {IN_LANE}
+                    AND status IN ('queued', 'publishing', 'published', 'acknowledged') AND {IN_LANE}
+                    AND (status <> 'queued' OR (urgent AND reason IS NULL))
             ) THEN 1 ELSE 0 END AS ahead
         FROM {{messages_of_devices}} AND seq > 0 AND {IS_OPEN} AND status = 'queued'
             AND (reason IS NULL OR reason = '{WAITING_FOR_REPLY}') AND NOT urgent
