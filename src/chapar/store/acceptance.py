@@ -13,7 +13,7 @@ from chapar.model.change import Cancelled, Change
 from chapar.model.message import WAITING, Condition, Message, Status
 from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
-from chapar.store.collapse import Found, lock_keys, withdraw, withdrawable, withdrawn_by
+from chapar.store.collapse import Found, lock_devices, withdraw, withdrawable, withdrawn_by
 from chapar.store.database import run_on_driver
 from chapar.store.idempotency import keep_keys, owners_of
 from chapar.store.insertion import insert_messages
@@ -196,7 +196,9 @@ class _Adding:
         self._connection = connection
         self._alone = len(asked) == 1
         joining = [message for message in asked if message.status != _REJECTED]
-        lock_keys(connection, ((each.imei, each.collapse_key) for each in joining if each.collapse_key is not None))
+        # Two processes must neither both leave out each other's message of a key, nor both be the first of a lane.
+        keyed = [(each.imei, each.collapse_key) for each in joining if each.collapse_key is not None]
+        lock_devices(connection, [*keyed, *((each.imei, "") for each in joining if is_in_lane(each))])
         used = {
             IdempotencyKey._make(key)[:2]: message.created_at
             for message, key in zip(asked, keys, strict=True)

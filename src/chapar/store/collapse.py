@@ -57,8 +57,8 @@ Found = list[tuple[int, Message]]
 """Messages that a newer one would withdraw, with their `seq`."""
 
 
-def lock_keys(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None:
-    """Have each device and key be one process's affair until the end of the transaction."""
+def lock_devices(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None:
+    """Have each device and key be one process's affair until the end of the transaction; an empty key: its lane."""
     # A device's name has no blank. In one order everywhere, so that no two processes wait for each other.
     if connection.dialect.name == "postgresql" and (names := sorted({" ".join(pair) for pair in pairs})):
         run_on_driver(connection, _LOCK, (as_list(connection, names),))
