@@ -29,17 +29,19 @@ from chapar.errors import (
     LinkLost,
     MessageCancelled,
     MessageNotFound,
+    MessageSuperseded,
     NotCancellable,
     NotRepeatable,
     NotSaved,
     OutcomeUnknown,
     OutOfReach,
+    PresenceUnknown,
     QueueFull,
     StoreUnavailable,
 )
 from chapar.model.acceptance import Addition, IdempotencyKey, KeptAnswer
 from chapar.model.audit import AuditFilters
-from chapar.model.message import Command, Message, Status, Wait
+from chapar.model.message import Command, Condition, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.model.queue import Lease
 from chapar.model.report import Filters, Position
@@ -1064,3 +1066,34 @@ def key_of_another(bench: Bench, status: Status = Status.QUEUED, **fields: Any) 
 
 def key_for(message: Message) -> IdempotencyKey:
     return IdempotencyKey(*USE, message.id, OTHER, None, None, EPOCH + KEY_KEPT)
+
+
+async def test_what_is_for_a_contact_waits_for_one_whoever_is_there(bench: Bench) -> None:
+    bench.link.up = False
+    sent = await bench.send(ASKED._replace(condition=Condition.CONTACT, patience=0.01))
+    assert (sent.status, sent.reason, sent.attempts) == (Status.QUEUED, "waiting_for_contact", 0)
+
+
+@pytest.mark.parametrize("wait", [Wait.BROKER, Wait.NONE])
+async def test_what_is_for_a_device_that_is_online_never_waits(bench: Bench, wait: Wait) -> None:
+    online = ASKED._replace(condition=Condition.ONLINE, wait=wait)
+    with pytest.raises(PresenceUnknown):
+        await bench.send(online)
+    bench.link.up = False
+    with pytest.raises(BrokerUnreachable):
+        await bench.send(online)
+    (unknown, unreachable) = bench.stored()
+    assert (unknown.status, unknown.reason, unknown.attempts) == (Status.REJECTED, "presence_unknown", 0)
+    assert unreachable.expires_at == EPOCH + 15_000, "no broker keeps it longer"
+
+
+async def test_who_waits_for_what_is_superseded_is_answered(bench: Bench) -> None:
+    keyed = ASKED._replace(condition=Condition.CONTACT, collapse_key="valve")
+    first = bench.in_flight(keyed)
+    await until(bench.stored)
+    second = bench.in_flight(keyed)
+    with pytest.raises(MessageSuperseded):
+        await first
+    await bench.messaging.send(CALLER, keyed._replace(wait=Wait.NONE, purge=True))
+    with pytest.raises(MessageSuperseded):
+        await second

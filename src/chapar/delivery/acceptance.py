@@ -251,18 +251,14 @@ class Sending:
         """Return a new message's first state: scheduled, in the queue, on its way, or rejected for want of a broker."""
         if deliver_at is not None:
             return Status.SCHEDULED
-        takes_direct = self._dispatcher.takes_urgent if command.urgent else self._dispatcher.takes_direct
-        match command.condition:
-            case Condition.CONTACT:
-                return Status.QUEUED
-            case Condition.ONLINE:  # it never waits
-                return Status.PUBLISHING if takes_direct else Status.REJECTED
-            case None if command.wait is Wait.NONE:
-                return Status.QUEUED
-            case None if takes_direct:
-                return Status.PUBLISHING
-            case None:
-                return Status.QUEUED if self._dispatcher.reaches_broker else Status.REJECTED
+        if command.condition is Condition.CONTACT:
+            return Status.QUEUED
+        never_waits = command.condition is Condition.ONLINE
+        if command.wait is Wait.NONE and not never_waits:
+            return Status.QUEUED
+        if self._dispatcher.takes_urgent if command.urgent else self._dispatcher.takes_direct:
+            return Status.PUBLISHING
+        return Status.QUEUED if self._dispatcher.reaches_broker and not never_waits else Status.REJECTED
 
     def _add(self, call: _Call, sender: Sender) -> None:
         """Save messages. What is saved is delivered, also where the caller is gone by then."""
