@@ -71,6 +71,13 @@ async def test_what_is_urgent_is_taken_where_there_is_room_for_nothing_else(stor
     assert [message.id for message in alone.messages] == [urgent.id]
 
 
+async def test_nothing_of_a_device_passes_what_is_urgent_and_has_no_room(store: Store) -> None:
+    plain, urgent = [queued(imei) for imei in "AB"], [queued("A", urgent=True) for _ in range(3)]
+    await add(store, *plain, *urgent)
+    found = await store.queue.take(f"{PROCESS}.7", 10, now(), urgent=2)
+    assert [message.id for message in found.messages] == [urgent[0].id, urgent[1].id, plain[1].id]
+
+
 async def test_what_is_urgent_waits_for_nothing_of_its_device(store: Store) -> None:
     await store.queue.acquire_lease(Lease(OTHER, "other", 60, alone=False))
     await add(store, queued("A", not_before=now() + 60_000), new_message("B", claim=f"{OTHER}.1"))

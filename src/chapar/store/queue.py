@@ -140,10 +140,20 @@ def _first(condition: str, *more: ColumnElement[bool], limit: ColumnElement[int]
     return first.with_for_update(skip_locked=True, of=messages).cte(name)
 
 
-# Many may wait for a contact, a reply or their owner: an index of its own has what may leave, and one what is urgent.
-_picked = _first(IS_READY, ~_is_behind, messages.c.imei.not_in(select(_busy.c.imei)), limit=_limit, name="picked")
 # What is urgent waits for nothing of its device, but where the broker put off itself.
-_urgent = _first(IS_URGENT, messages.c.not_before.is_(None), limit=_urgent_limit, name="picked_first")
+_is_untried: ColumnElement[bool] = messages.c.not_before.is_(None)
+_urgent = _first(IS_URGENT, _is_untried, limit=_urgent_limit, name="picked_first")
+_last_urgent = select(func.coalesce(func.max(_urgent.c.seq), 0)).scalar_subquery()
+_more_urgent = select(messages.c.imei).where(text(IS_URGENT), _is_untried, messages.c.seq > _last_urgent)
+# Many may wait for a contact, a reply or their owner: an index of its own has what may leave, and one what is urgent.
+_picked = _first(
+    IS_READY,
+    ~_is_behind,
+    messages.c.imei.not_in(select(_busy.c.imei)),
+    messages.c.imei.not_in(_more_urgent),
+    limit=_limit,
+    name="picked",
+)
 _TAKE = (
     update(messages)
     .where(messages.c.seq.in_(union_all(select(_urgent.c.seq), select(_picked.c.seq))))
