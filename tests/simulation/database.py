@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
 from chapar.errors import StoreUnavailable
 from chapar.model.message import MOVES, Message
 from chapar.runtime.metrics import Metrics
+from chapar.store import writer
 from chapar.store.api_keys import ApiKeys
+from chapar.store.change_log import ChangeLog
 from chapar.store.changes import Changes
 from chapar.store.commits import Commits
 from chapar.store.health import Health
@@ -18,7 +20,7 @@ from chapar.store.kinds import KINDS
 from chapar.store.readers import Readers
 from chapar.store.store import Store
 from chapar.store.wire import LENGTH, unpack
-from chapar.store.writer import Batch
+from chapar.store.writer import Answer, Batch
 from simulation.place import here
 from support.memory_database import WatchedDatabase
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from simulation.world import Process, World
 
 Result = TypeVar("Result")
+
+_READ_EVERY: Final = 0.1  # seconds between reads of the log of changes
 
 
 class Change(NamedTuple):
@@ -74,15 +78,22 @@ class WriterProcess:
     def die(self) -> None:
         """Be killed with the gateway. What was handed over may have been committed already, or not."""
         if self._batch is not None and not self._applied and self._world.chaos.random() < 0.5:
-            self._world.database.commit(self._batch)
+            self._committed(self._batch)
         self._batch = None
+
+    def _committed(self, batch: Batch) -> list[Answer]:
+        answers = self._world.database.commit(batch)
+        changed = [each._replace(message=None, foreign=True) for each in writer.changed(batch, answers)]
+        if changed and not self._world.alone:
+            self._world.log.append((self._process.token, changed))
+        return answers
 
     def _commit(self) -> None:
         if self._batch is None:
             return
         fate = self._world.weather.fate_of_batch()
         if fate in {"committed", "committed, answer lost", "committed, writer died"}:
-            answers = self._world.database.commit(self._batch)
+            answers = self._committed(self._batch)
         self._applied = True
         if fate == "committed":
             self._world.loop.call_later(self._world.weather.answer_time(), self._answer, answers)
@@ -111,6 +122,27 @@ class WriterProcess:
     def _ready(self) -> None:
         if not self._process.dead:
             self._commits._receive(("ready",), self)
+
+
+class SimulatedLog(ChangeLog):
+    """The log of changes of a world in which several processes share the database."""
+
+    def __init__(self, world: "World", announced: Changes) -> None:
+        self._world = world
+        self._changes = announced
+
+    async def follow(self, process: str, missed: Callable[[], None]) -> None:
+        read = len(self._world.log)
+        missed()
+        while True:
+            await asyncio.sleep(_READ_EVERY)
+            news, read = self._world.log[read:], len(self._world.log)
+            for owner, moved in news:
+                if owner != process:
+                    self._changes.announce(moved)
+
+    async def forget(self) -> None:
+        await asyncio.Event().wait()
 
 
 class SimulatedReaders(Readers):
@@ -163,7 +195,8 @@ async def open_store(_: str, metrics: Metrics, **__: object) -> "AsyncIterator[S
     store = Store.over(commits, readers, readers, changes)
     commits._receive(("ready",), commits.writer)
     try:
-        yield store._replace(health=_Healthy(commits, readers), api_keys=_SomeKeys(commits, readers))
+        log = SimulatedLog(process.world, changes)
+        yield store._replace(health=_Healthy(commits, readers), api_keys=_SomeKeys(commits, readers), log=log)
     finally:
         commits._closed = True
         if not process.dead:

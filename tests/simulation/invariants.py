@@ -4,21 +4,25 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from chapar.delivery.outcomes import MAX_ATTEMPTS
-from chapar.link.reason_codes import FIRST_FAILURE, TRANSIENT
-from chapar.model.message import UNFINISHED, Message, Status
+from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT
+from chapar.model.message import ANSWERED, FINAL_WORDS, UNFINISHED, Condition, Message, Status
 from chapar.store.schema import PROCESS_LENGTH
+from simulation.database import Change
 from simulation.network import Passage
-from simulation.world import EPOCH, Given, World
+from simulation.world import CONTACT_WINDOW, EPOCH, OF_ID, Given, World
 
 FEWEST_ENDS = 2  # sessions that end until what was in flight each time may be quarantined …
 MOST_ENDS = 4  # … and until one process does quarantine it
 SERVER_ERROR = 500
+_SLACK = 0.1  # seconds from its contact to when the gateway received it, and clocks that were stepped meanwhile
+_WITH_DEVICE = {Status.PUBLISHED, Status.ACKNOWLEDGED}
+_WITH_BROKER = {*_WITH_DEVICE, Status.TIMED_OUT, *FINAL_WORDS}
 _NOTHING_STORED = {400, 401, 403, 404, 409, 413, 415, 422, 429}
 
 
 def broken(world: World) -> list[str]:
     """One sentence for each promise that the world broke."""
-    return [*world.failures, *Verdict(world).sentences()]
+    return [sentence.replace(OF_ID, "m") for sentence in (*world.failures, *Verdict(world).sentences())]
 
 
 class Verdict:
@@ -37,10 +41,21 @@ class Verdict:
         ):
             for passage in passages:
                 by_id[passage.message_id].append(passage)
+        for id_, message in self._messages.items():
+            if message.condition == Condition.CONTACT:  # where nobody listened, nobody heard it, and it is tried again
+                self._heard[id_] = [each for each in self._heard[id_] if each.code != NO_MATCHING_SUBSCRIBERS]
 
     def sentences(self) -> Iterator[str]:
         for message in self._messages.values():
-            for rule in (self._hearings, self._ending, self._broker, self._times, self._attempts):
+            for rule in (
+                self._hearings,
+                self._ending,
+                self._broker,
+                self._times,
+                self._attempts,
+                self._replies,
+                self._stale,
+            ):
                 yield from rule(message)
         for id_ in self._left:
             if id_ not in self._messages:
@@ -56,8 +71,8 @@ class Verdict:
             yield f"{message.id} was heard {heard} times and is no possible duplicate"
         if heard > 1 and message.at_most_once:
             yield f"{message.id} was heard {heard} times, and may be at most once"
-        if message.status is Status.PUBLISHED and not heard:
-            yield f"{message.id} is published, and nobody heard it"
+        if message.status in _WITH_BROKER and not heard:
+            yield f"{message.id} is {message.status}, and nobody heard it"
         never_sent = message.status in {Status.CANCELLED, Status.EXPIRED, Status.REJECTED}
         if never_sent and heard and not message.possible_duplicate:
             yield f"{message.id} is {message.status} ({message.reason}), and was heard"
@@ -66,11 +81,12 @@ class Verdict:
         status = message.status
         if status in UNFINISHED:
             yield f"{message.id} is still {status}"
-        if (message.finished_at is None) != (status in UNFINISHED):
+        is_open = status in UNFINISHED or (status in _WITH_DEVICE and message.reply_within is not None)
+        if message.finished_at is None and not is_open:
             yield f"{message.id} is {status} and finished_at is {message.finished_at}"
         if status not in UNFINISHED and message.claim is not None:
             yield f"{message.id} is {status} and still claimed"
-        if status is Status.UNCONFIRMED and not message.at_most_once:
+        if status is Status.UNCONFIRMED and not message.at_most_once and not message.superseded_by:
             yield f"{message.id} is unconfirmed, and was to be sent again"
         if message.reason == "broker_unreachable" and self._left[message.id]:
             yield f"{message.id} is broker_unreachable, and left"
@@ -106,6 +122,35 @@ class Verdict:
         if kept and max(kept) > message.attempts:
             yield f"the history {kept} of {message.id} has more than its {message.attempts} attempts"
 
+    def _replies(self, message: Message) -> Iterator[str]:
+        """Whether the device's word stands, and nothing that no device said."""
+        words = [word for word in self._world.devices.words if word.message_id == message.id]
+        final = next((word.status for word in words if word.status in FINAL_WORDS), None)
+        by_order = any(word.by_order for word in words)
+        if message.status in ANSWERED and message.status not in {word.status for word in words}:
+            yield f"{message.id} is {message.status}, and its device never said so"
+        if final is not None and message.status in FINAL_WORDS and message.status is not final and not by_order:
+            yield f"{message.id} is {message.status}, and its device said first that it {final}"
+        if by_order or not words:
+            return
+        if final is not None and message.status is not final:
+            yield f"{message.id} is {message.status}, and its device said that it {final}"
+        if final is None and message.status not in {Status.ACKNOWLEDGED, Status.TIMED_OUT}:
+            yield f"{message.id} is {message.status}, and its device said that it is at work"
+
+    def _stale(self, message: Message) -> Iterator[str]:
+        """Whether it left although something newer took its place, or its device had not spoken."""
+        withdrawn = next((each for each in self._world.database.changes if _withdraws(each, message.id)), None)
+        for passage in self._left[message.id]:
+            if withdrawn is not None and passage.at > withdrawn.at and passage.attempt > withdrawn.after.attempts:
+                yield f"{message.id} left as attempt {passage.attempt} after {message.superseded_by} took its place"
+            spoke = (at for at, imei in self._world.devices.contacts if imei == message.imei and at <= passage.at)
+            if (
+                message.condition == Condition.CONTACT
+                and passage.at - max(spoke, default=-1e9) > CONTACT_WINDOW + _SLACK
+            ):
+                yield f"{message.id} left, and its device had not spoken"
+
     def _answers(self) -> Iterator[str]:
         for request in self._world.requests:
             ids = {id_ for id_, message in self._messages.items() if message.micro_op == request.name}
@@ -134,7 +179,7 @@ class Verdict:
             yield f"{name} was answered {given.status} for {given.message_id}, which is not stored"
             return
         heard = len(self._heard[message.id])
-        if given.status == 201 and message.status is not Status.PUBLISHED:
+        if given.status == 201 and message.status not in _WITH_BROKER:
             yield f"{name} was answered 201, and {message.id} is {message.status}"
         if given.status == 201 and heard != 1 and not message.possible_duplicate:
             yield f"{name} was answered 201, and {message.id} was heard {heard} times"
@@ -147,6 +192,8 @@ class Verdict:
         """Whether it ended, after it was promised that it would wait, for a reason that lets a message wait."""
         if message.reason == "outcome_unknown":
             return True
+        if message.condition == Condition.ONLINE:  # it waits for nothing but its time
+            return False
         too_early = message.reason_code in TRANSIENT and message.attempts < MAX_ATTEMPTS
         return (too_early or message.reason == "broker_unreachable") and self._ended_at(message) > answered
 
@@ -212,7 +259,8 @@ class Verdict:
         for id_, message in self._messages.items():
             for first in by_device[message.imei]:
                 # Where its process was taken for dead, others went on; it may only have been slow, and send it still.
-                if first not in taken_over and entered.get(first, 0) < entered.get(id_, 0):
+                is_passed = message.urgent or self._messages[first].condition == Condition.CONTACT
+                if first not in taken_over and not is_passed and entered.get(first, 0) < entered.get(id_, 0):
                     yield first, id_
             by_device[message.imei].append(id_)
 
@@ -221,6 +269,14 @@ class Verdict:
         put_off = {id_ for id_, passages in self._refused.items() if any(each.code in TRANSIENT for each in passages)}
         # QoS 2 is released with PUBREL, when others are through; for QoS 0 nobody waits at all.
         return put_off | {id_ for id_, message in self._messages.items() if message.qos != 1}
+
+
+def _withdraws(change: Change, message_id: str) -> bool:
+    """Return whether a change notes that something newer takes the place of a message."""
+    before, after = change.before, change.after
+    return (
+        after.id == message_id and before is not None and after.superseded_by is not None and not before.superseded_by
+    )
 
 
 def _first(passages: list[Passage]) -> dict[str, int]:

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from chapar.errors import BrokerClosed, BrokerError, BrokerSilent, ConnectionFailed, LinkDown, PublicationInvalid
 from chapar.link.answers import Answers
-from chapar.link.publication import Publication
-from chapar.link.reason_codes import FIRST_FAILURE, SUCCESS
+from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, SUCCESS
 from chapar.link.window import Window
 from simulation.place import here
+from simulation.receiving import Mailbox, ReceivingSession
 
 if TYPE_CHECKING:
     from simulation.world import Process, World
@@ -43,20 +44,43 @@ class Broker:
         self.heard: list[Passage] = []
         self.refused: list[Passage] = []
         self.ended_sessions: Counter[str] = Counter()  # how many the broker ended while this message was in flight
-        self.sessions: list[SimulatedSession] = []
+        self.sessions: list[SimulatedSession | ReceivingSession] = []
+        self.mailboxes: dict[str, Mailbox] = {}  # by client id
         self.opened = 0
 
     async def dial(self) -> "SimulatedSession":
-        """Stand in for `chapar.link.dial.dial`."""
-        process = here()
+        """Stand in for `chapar.link.dial.dial` where somebody publishes."""
+        await self._reached()
+        self.opened += 1
+        session = SimulatedSession(self, here(), self.opened)
+        self.sessions.append(session)
+        self.world.trace(session.process.name, "session", session.number, "is up")
+        return session
+
+    async def dial_to_receive(self, sign_on: SignOn, on_delivery: Callable[[Delivery], None]) -> ReceivingSession:
+        """Stand in for it where somebody receives."""
+        await self._reached()
+        before = self.mailboxes.get(sign_on.client_id)
+        if before is not None and before.session is not None:
+            before.session.take_over()
+        kept = self.mailboxes.setdefault(sign_on.client_id, Mailbox(kept=not sign_on.clean_start))
+        session = ReceivingSession(self, kept, sign_on, on_delivery, present=before is not None)
+        kept.session = session
+        self.sessions.append(session)
+        self.world.trace(session.process.name, "session", sign_on.client_id, "is up")
+        return session
+
+    async def _reached(self) -> None:
         await asyncio.sleep(self.world.weather.dial_time())
         if self.world.weather.broker_is_away():
             raise ConnectionFailed("mqtt://simulated", "the broker is away")
-        self.opened += 1
-        session = SimulatedSession(self, process, self.opened)
-        self.sessions.append(session)
-        self.world.trace(process.name, "session", session.number, "is up")
-        return session
+
+    def pass_on(self, topic: str, payload: bytes, correlation_data: bytes | None) -> bool:
+        """Pass a publication on to whoever receives; answer whether it is kept until that is acknowledged."""
+        taken = [
+            mailbox.put(topic, payload, correlation_data) for mailbox in self.mailboxes.values() if mailbox.takes(topic)
+        ]
+        return any(taken)
 
     def verdict(self, publication: Publication) -> int | None:
         """The reason code for a publication; None where the broker ends the session instead."""
@@ -210,15 +234,17 @@ class SimulatedSession:
                 self._answer(self._refuse, publication.qos, packet_id, code)
             return
         if publication.qos == 2:
-            self._answer(self._received, packet_id, code, passage)
+            self._answer(self._received, packet_id, code, passage, publication)
             return
-        self._hear(passage)
+        self._hear(passage, publication)
         if publication.qos == 1:
             self._answer(self._acknowledge, packet_id, code)
 
-    def _hear(self, passage: Passage) -> None:
+    def _hear(self, passage: Passage, publication: Publication) -> None:
         self._world.trace("broker", "hears", passage.message_id)
         self._broker.heard.append(passage._replace(at=self._loop.time()))
+        if passage.code != NO_MATCHING_SUBSCRIBERS:
+            self._world.devices.receive(publication)
 
     def _answer(self, action: Any, *arguments: Any) -> None:
         self._last_answer = max(self._last_answer, self._loop.time() + self._world.weather.acknowledgement())
@@ -242,13 +268,13 @@ class SimulatedSession:
         else:
             self._window.received(packet_id, code)
 
-    def _received(self, packet_id: int, code: int, passage: Passage) -> None:
+    def _received(self, packet_id: int, code: int, passage: Passage, publication: Publication) -> None:
         self._window.received(packet_id, code)
-        self._send(self._release, packet_id, passage)
+        self._send(self._release, packet_id, passage, publication)
 
-    def _release(self, packet_id: int, passage: Passage) -> None:
+    def _release(self, packet_id: int, passage: Passage, publication: Publication) -> None:
         # As Mosquitto does it: what is not released when the session ends is dropped (MQTT 5.0 §4.3.3, method A).
-        self._hear(passage)
+        self._hear(passage, publication)
         self._answer(self._complete, packet_id)
 
     def _complete(self, packet_id: int) -> None:

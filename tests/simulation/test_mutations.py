@@ -12,9 +12,10 @@ from chapar.delivery import dispatcher, idempotency, outcomes
 from chapar.delivery.acceptance import Draft, Sending
 from chapar.delivery.idempotency import Sent
 from chapar.delivery.outcomes import Facts, Outcome
+from chapar.delivery.replies import Incoming
 from chapar.delivery.suspects import Suspects
 from chapar.errors import BrokerRefused, LinkLost, NotSaved, NotSent
-from chapar.link.publication import Publication
+from chapar.link.publication import Delivery, Publication
 from chapar.model.audit import Entry
 from chapar.model.change import Cancelled
 from chapar.model.message import Message, Status, Wait
@@ -31,6 +32,7 @@ _publication = dispatcher._publication
 _cancel = Messages.cancel
 _not_sent = outcomes.not_sent
 _send = Sending.send
+_received = Incoming.received
 
 
 def in_doubt_is_unsent(message: Message, _: object, facts: Facts) -> Outcome:
@@ -71,6 +73,12 @@ def queued_is_refused(message: Message) -> NotSent | None:
     return _not_sent(message)
 
 
+def acknowledged_at_once(self: Incoming, deliveries: Sequence[Delivery]) -> None:
+    for delivery in deliveries:
+        delivery.acknowledge()
+    _received(self, deliveries)
+
+
 async def key_is_not_kept(
     self: Sending, caller: Caller, drafts: Sequence[Draft], wait: Wait, patience: float | None
 ) -> list[Sent]:
@@ -100,6 +108,10 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "a repeated request counts as not saved": (
         patch.object(idempotency, "NotSaved", StopAsyncIteration),
         "nothing was saved",
+    ),
+    "a reply is acknowledged before its commit": (
+        patch.object(Incoming, "received", acknowledged_at_once),
+        "and its device said",
     ),
     "keys are not kept": (patch.object(Sending, "send", key_is_not_kept), "one key"),
     "what waits counts as refused": (

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -17,16 +17,17 @@ from pydantic import SecretStr
 from chapar.app import wiring
 from chapar.app.wiring import Running
 from chapar.delivery import acceptance as sending
-from chapar.delivery import dispatcher, outcomes, waiting
+from chapar.delivery import dispatcher, outcomes
 from chapar.delivery.idempotency import Use
 from chapar.delivery.messages import Messaging
 from chapar.errors import ChaparError
-from chapar.link import endpoints
+from chapar.link import endpoints, listener, receiver
 from chapar.link import keeper as link
 from chapar.link.broker_access import BrokerAccess
 from chapar.link.endpoints import Endpoint
-from chapar.link.publication import Publication, SignOn
-from chapar.model.message import Attempt, Command, Message, Wait
+from chapar.link.publication import Delivery, Publication, SignOn
+from chapar.model.change import Change
+from chapar.model.message import Attempt, Command, Condition, Message, Wait
 from chapar.runtime import backoff
 from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.clock import Clock
@@ -35,8 +36,10 @@ from chapar.runtime.settings import Settings
 from chapar.web.api.sending import Answer, send, sent_answer
 from chapar.web.http.problems import status_of
 from simulation.database import Database, SimulatedCommits, open_store
+from simulation.devices import Devices
 from simulation.network import Broker, SimulatedSession, reset, silence
 from simulation.place import enter, here
+from simulation.receiving import ReceivingSession
 from simulation.virtual_time import Deadlock, VirtualLoop
 from simulation.weather import Weather
 from support.callers import CALLER
@@ -45,6 +48,9 @@ EPOCH: Final = 1_800_000_000_000  # ms; when every world begins
 ACTIVE: Final = 3.0  # seconds in which things happen
 QUIET_WITHIN: Final = 120.0  # seconds after which everything must have come to its end
 TRIES: Final = 6
+CONTACT_WINDOW: Final = 1.5  # seconds
+
+OF_ID: Final = "00000000-0000-7000-8000-0000000000"  # the ids of a world differ at their end; it is shown alone
 
 _KINDS: Final = ["refused", "poison", "silent poison", "too large"]
 
@@ -160,10 +166,12 @@ class World:
         self.wall_offset = 0
         self.processes: list[Process] = []
         self.database = Database(self)
+        self.log: list[tuple[str, list[Change]]] = []  # what each commit of a process has changed
         self.messages: dict[str, Message] = {}  # what is kept at the end
         self.attempts: list[Attempt] = []
         self.weather = Weather(self.plan, self.chaos)
         self.broker = Broker(self)
+        self.devices = Devices(self)
         self.alone = self.plan.random() < 0.5
         self.settings = _settings(self.plan, alone=self.alone)
         self.page = self.plan.choice([2, 5, 500])
@@ -205,7 +213,7 @@ class World:
 
     def new_id(self) -> str:
         self._ids += 1
-        return f"m{self._ids:02}"
+        return f"{OF_ID}{self._ids:02}"
 
     def kind_of(self, publication: Publication) -> str:
         message = self.database.by_id.get(publication.message_id)
@@ -227,8 +235,12 @@ class World:
                 expires_in=plan.choice([None, None, plan.uniform(0.1, 4)]),
                 wait=plan.choice([Wait.BROKER, Wait.BROKER, Wait.NONE]),
                 patience=plan.choice([None, None, plan.uniform(0.02, 1.5)]),
+                reply_within=plan.choice([None, None, plan.uniform(0.3, 3.0)]),
             )
+            command = self._with_conditions(command)
             keyed = plan.random() < 0.4
+            if command.reply_within is not None and not keyed and plan.random() < 0.5:
+                command = command._replace(wait=Wait.DEVICE)
             requests.append(
                 Request(
                     name=command.micro_op,
@@ -243,11 +255,25 @@ class World:
             )
         return requests
 
+    def _with_conditions(self, command: Command) -> Command:
+        """Now and then, more than its turn decides when it leaves."""
+        plan = self.plan
+        is_kept = command.qos > 0
+        return command._replace(
+            collapse_key=plan.choice(["valve", "pump"]) if is_kept and plan.random() < 0.25 else None,
+            urgent=plan.random() < 0.1,
+            purge=plan.random() < 0.03,
+            condition=plan.choice([Condition.CONTACT, Condition.ONLINE]) if is_kept and plan.random() < 0.25 else None,
+        )
+
     async def _live(self) -> None:
         for _ in range(1 if self.alone else self.plan.choice([2, 2, 3])):
             self._start()
         clients = [self.loop.create_task(self._client(request)) for request in self.requests]
         tasks = [self.loop.create_task(fault) for fault in self._faults()]
+        speaking = [
+            self.loop.create_task(self._speaks(device)) for device in {r.command.imei: None for r in self.requests}
+        ]
         await asyncio.wait([*clients, *tasks])
         for task in (*clients, *tasks):
             task.result()
@@ -260,13 +286,22 @@ class World:
         await asyncio.sleep(0.5)
         while self._busy() and self.loop.time() < until:  # noqa: ASYNC110 - a look costs no time here
             await asyncio.sleep(0.5)
+        for task in speaking:
+            task.cancel()
         for process in self.processes:
             process.stopping.set()
         await asyncio.wait([process.task for process in self.processes], timeout=30)
 
+    async def _speaks(self, imei: str) -> None:
+        """A device says something now and then."""
+        while True:
+            await asyncio.sleep(self.chaos.uniform(0.2, 4.0))
+            self.devices.speak(imei)
+
     def _busy(self) -> bool:
         committing = any(process.commits.under_way for process in self.processes if process.commits)
-        return committing or bool(self.database.unfinished)
+        kept = any(mailbox.parcels for mailbox in self.broker.mailboxes.values())
+        return committing or kept or bool(self.devices.thinking or self.database.unfinished)
 
     def _start(self) -> None:
         self.processes.append(Process(self, len(self.processes) + 1))
@@ -437,7 +472,13 @@ def _settings(plan: random.Random, *, alone: bool) -> Settings:
         url = "sqlite:///simulated.db" if alone else "postgresql://simulated/chapar"
         broker = SecretStr("mqtt://simulated")
         _SETTINGS[alone] = Settings.model_construct(
-            database_url=SecretStr(url), broker_url=broker, publish_timeout=1.0, default_expiry=20.0, lease=1.5
+            database_url=SecretStr(url),
+            broker_url=broker,
+            publish_timeout=1.0,
+            default_expiry=20.0,
+            lease=1.5,
+            contact_window=CONTACT_WINDOW,
+            contact_delay=0.1,
         )
     depth = plan.choice([2, 1000, 1000])
     return _SETTINGS[alone].model_copy(update={"max_device_queue": depth, "max_queue": plan.choice([3, 1000, 1000])})
@@ -452,6 +493,12 @@ async def _look_up(broker: BrokerAddress, _: float) -> list[Endpoint]:
 
 async def _dial(_endpoint: Endpoint, _access: BrokerAccess, _sign_on: SignOn) -> SimulatedSession:
     return await _world.broker.dial()
+
+
+async def _dial_to_receive(
+    _endpoint: Endpoint, _access: BrokerAccess, sign_on: SignOn, on_delivery: Callable[[Delivery], None]
+) -> ReceivingSession:
+    return await _world.broker.dial_to_receive(sign_on, on_delivery)
 
 
 def _new_id(_: int) -> str:
@@ -474,11 +521,12 @@ def simulated() -> Iterator[None]:
             ),
             patch.multiple(sending, new_id=_new_id),
             patch.multiple(link, dial=_dial),
+            patch.multiple(listener, dial=_dial_to_receive, secrets=SimpleNamespace(token_hex=lambda _: "probe")),
+            patch.multiple(receiver, secrets=SimpleNamespace(token_hex=lambda _: here().token)),
             patch.multiple(endpoints, look_up=_look_up),
             patch.multiple(backoff, LONGEST_GAP=0.5),
             patch.multiple(outcomes, _FIRST_BACKOFF=100, _LONGEST_BACKOFF=2000),
             patch.multiple(dispatcher, _POLL_SHARED=0.4),
-            patch.multiple(waiting, _POLL_SHARED=0.4),
         ):
             yield
     finally:
@@ -500,7 +548,7 @@ def as_text(world: World) -> str:
     ]
     for at, words in world.lines:
         lines.append(f"{at:9.4f}  " + " ".join(_word(word) for word in words))
-    return "\n".join(lines)
+    return "\n".join(lines).replace(OF_ID, "m")
 
 
 def _word(word: object) -> str:

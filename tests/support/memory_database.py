@@ -136,6 +136,8 @@ def _engine() -> Engine:
     event.listen(engine, "begin", lambda connection: connection.connection.execute("BEGIN IMMEDIATE"))
     with engine.begin() as connection:
         schema.metadata.create_all(connection)
+        connection.execute(insert(schema.installation), {"id": 1, "generation": 0, "name": "in memory"})
+        connection.execute(insert(schema.receiver), {"id": 1, "lease_until": 0})
         connection.commit()
         connection.connection.driver_connection.backup(empty)
     return engine

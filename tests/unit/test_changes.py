@@ -159,7 +159,7 @@ def test_the_writer_records_what_is_committed_of_a_batch_and_nothing_else() -> N
         ("committed", [None]),
         ("apart", [("committed", ("queued", None, None, "text", []))]),
     ]
-    changed = [(each.id, each.imei, each.before, each.after) for each in writer._changed(batch, answers)]
+    changed = [(each.id, each.imei, each.before, each.after) for each in writer.changed(batch, answers)]
     assert changed == [
         (first.id, first.imei, Status.PUBLISHING, Status.PUBLISHED),
         (third.id, third.imei, None, Status.QUEUED),

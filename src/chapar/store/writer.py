@@ -147,7 +147,7 @@ def commit(
     try:
         answers = _run(connection, batch)
         if recorder is not None and recorder.is_needed(connection):
-            recorder.add(connection, _changed(batch, answers))
+            recorder.add(connection, changed(batch, answers))
         generation = 0 if watch is None else generation_of(connection)
     except SQLAlchemyError as error:
         return [("not_saved", cause(error))] * len(batch), _rolled_back(connection)
@@ -209,7 +209,7 @@ def _run_alone(connection: Connection, kind: Kind[Any, Any], row: object) -> Ans
     return ("committed", result)
 
 
-def _changed(batch: Batch, answers: Sequence[Answer]) -> Iterator[Change]:
+def changed(batch: Batch, answers: Sequence[Answer]) -> Iterator[Change]:
     """Return what a batch has changed, in its order."""
     for (name, rows), (outcome, results) in zip(batch, answers, strict=True):
         items = results if outcome == "apart" else [(outcome, result) for result in cast("Sequence[object]", results)]
