@@ -53,7 +53,9 @@ async def reply(store: Store, *replies: ReceivedReply) -> list[Receipt]:
 
 async def publishing(store: Store, **fields: Any) -> Message:
     """A message on its way."""
-    message = new_message(DEVICE, Status.PUBLISHING, **{"reply_within": WITHIN, "claim": CLAIM} | fields)
+    # Urgent, so that it waits for no other that is to be answered first.
+    given = {"reply_within": WITHIN, "claim": CLAIM, "urgent": True} | fields
+    message = new_message(DEVICE, Status.PUBLISHING, **given)
     await add_one(store, message)
     return message
 
