@@ -259,9 +259,9 @@ CLASSES: Final = (
     FaultClass("clock-jumps", "the clock jumps by a day", 4, 40, _clock_jumps, clocks.lacks_libfaketime),
     FaultClass("callers-hang-up", "callers close behind the request", 4, 40, _plain(_nothing, Mix(cut=12))),
     FaultClass("keys-repeated", "200 keys, 10 callers each, SIGKILL of the gateway", 1, 50, repetition.run),
-    FaultClass("device-replies", "gateway killed or its line broken, while devices answer", 4, 100, answering.replies),
-    FaultClass("receiver-killed", "SIGKILL or SIGSTOP of who receives", 3, 60, answering.receiver, _no_postgres),
-    FaultClass("presence-storm", "thousands of devices come and go within a second", 3, 40, answering.storm),
-    FaultClass("contacts", "devices speak all at once, and the gateway is killed", 4, 60, answering.contacts),
+    FaultClass("device-replies", "gateway killed or its line broken, while devices answer", 2, 100, answering.replies),
+    FaultClass("receiver-killed", "SIGKILL or SIGSTOP of who receives", 2, 60, answering.receiver, _no_postgres),
+    FaultClass("presence-storm", "thousands of devices come and go within a second", 2, 40, answering.storm),
+    FaultClass("contacts", "devices speak all at once, and the gateway is killed", 2, 60, answering.contacts),
     FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 3, 112, _several_gateways, _no_postgres),
 )
