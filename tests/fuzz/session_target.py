@@ -10,7 +10,7 @@ import atheris
 with atheris.instrument_imports(include=["chapar.link"]):
     from chapar.link import session as session_module
     from chapar.link.answers import Answers
-    from chapar.link.inbox import MAX_UNACKNOWLEDGED
+    from chapar.link.inbox import MOST_UNACKNOWLEDGED
     from chapar.link.publication import Delivery, Publication, SignOn
 from chapar.errors import BrokerError, LinkDown, LinkLost, PublicationInvalid
 from chapar.link.session import Session
@@ -91,9 +91,9 @@ def _publish(session: Session, number: int) -> Answers:
 
 def _check_bounds(session: Session, received: int) -> None:
     assert session.in_flight <= session.window <= session_module.MAX_WINDOW
-    assert session._inbox.owed <= MAX_UNACKNOWLEDGED
+    assert session._inbox.owed <= MOST_UNACKNOWLEDGED
     assert len(session._frames._partial) <= session_module.MAX_INCOMING_PACKET + received
-    assert len(session._replies) <= _REPLY_BYTES * (received + MAX_UNACKNOWLEDGED)
+    assert len(session._replies) <= _REPLY_BYTES * (received + MOST_UNACKNOWLEDGED)
 
 
 def _mutate(data: bytes, max_size: int, seed: int) -> bytes:

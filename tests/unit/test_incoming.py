@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chapar.delivery import replies as replies_module
-from chapar.delivery.replies import AT_ONCE, MAX_WAITING, Incoming
+from chapar.delivery.replies import AT_ONCE, MAX_UNOWED, Incoming
 from chapar.errors import NotSaved, OutcomeUnknown
 from chapar.link.publication import Delivery
 from chapar.link.topics import DeviceTopics
@@ -142,20 +142,21 @@ async def test_a_reply_that_no_database_takes_holds_nothing_up(bench: Bench) -> 
     assert bench.counted('ignored_total{why="not_stored"}') == 1
 
 
-async def test_no_more_wait_than_the_broker_may_send_ahead(bench: Bench) -> None:
+async def test_no_more_wait_than_the_broker_may_send_ahead(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever sessions come and go while nothing can be committed: each sends again what was not acknowledged."""
+    monkeypatch.setattr("chapar.delivery.replies.MAX_WAITING", 1000)
     for _ in range(3):
-        bench.incoming.received([bench.delivery(str(number)) for number in range(MAX_WAITING)])
+        bench.incoming.received([bench.delivery(str(number)) for number in range(1000)])
     async with bench.running():
-        await until(lambda: len(bench.acknowledged) >= MAX_WAITING)
-    assert bench.acknowledged == [json.dumps(str(number)) for number in range(MAX_WAITING)]
+        await until(lambda: len(bench.acknowledged) >= 1000)
+    assert bench.acknowledged == [json.dumps(str(number)) for number in range(1000)]
 
 
 async def test_replies_of_qos_0_that_nobody_can_store_are_dropped_and_counted(bench: Bench) -> None:
-    bench.incoming.received([bench.delivery(str(number), qos=0) for number in range(MAX_WAITING + 3)])
+    bench.incoming.received([bench.delivery(str(number), qos=0) for number in range(MAX_UNOWED + 3)])
     bench.incoming.received([bench.delivery("owed")])
     async with bench.running():
-        await until(lambda: len(bench.acknowledged) == MAX_WAITING + 1)
+        await until(lambda: len(bench.acknowledged) == MAX_UNOWED + 1)
     assert '"owed"' in bench.acknowledged[: AT_ONCE + 1]
     assert bench.counted('ignored_total{why="too_many"}') == 3
 

@@ -24,6 +24,7 @@ from chapar.errors import (
     SubscriptionRefused,
 )
 from chapar.link import session as session_module
+from chapar.link.inbox import MOST_UNACKNOWLEDGED
 from chapar.link.publication import Delivery, Publication, SignOn, Will
 from chapar.link.publisher import MAX_BATCH
 from chapar.link.session import Session
@@ -396,10 +397,29 @@ async def test_a_subscription_ends_with_our_own_close(broker: FakeBroker) -> Non
                 await asked
 
 
+async def test_a_broker_may_send_more_ahead_than_it_was_asked_to(broker: FakeBroker) -> None:
+    """Mosquitto 2.0.11 does, and would send the same again in the next session."""
+    ids = range(1, 2 * session_module.MAX_UNACKNOWLEDGED)
+    deliveries: list[Delivery] = []
+    have_come = asyncio.Event()
+
+    def take(delivery: Delivery) -> None:
+        deliveries.append(delivery)
+        if len(deliveries) == len(ids):
+            have_come.set()
+
+    async with open_session(broker.url, on_delivery=take) as session:
+        broker.send(b"".join(b"\x32\x06\x00\x01a" + each.to_bytes(2, "big") + b"\x00" for each in ids))
+        await have_come.wait()
+        for delivery in deliveries:
+            delivery.acknowledge()
+        assert session.up
+
+
 async def test_an_owner_that_does_not_keep_up_bounds_what_the_broker_may_send(broker: FakeBroker) -> None:
     async with open_session(broker.url, on_delivery=lambda _: None) as session:
-        for packet_id in range(1, session_module.MAX_UNACKNOWLEDGED + 2):
-            broker.send(b"\x32\x06\x00\x01a" + packet_id.to_bytes(2, "big") + b"\x00")
+        ids = [*range(1, MOST_UNACKNOWLEDGED + 1), 1]
+        broker.send(b"".join(b"\x32\x06\x00\x01a" + each.to_bytes(2, "big") + b"\x00" for each in ids))
         assert isinstance(await end(session), MalformedPacket)
         disconnect = await broker.packet()
         assert isinstance(disconnect, mqtt5.DisconnectPacket)

@@ -9,6 +9,7 @@ import structlog
 
 from chapar.delivery.messages import Messaging
 from chapar.errors import NotSaved, OutcomeUnknown
+from chapar.link.inbox import MOST_UNACKNOWLEDGED
 from chapar.link.publication import Delivery
 from chapar.link.topics import DeviceTopics
 from chapar.model.principal import Caller
@@ -20,9 +21,9 @@ from chapar.store.replies import Replies
 log = structlog.get_logger(__name__)
 
 AT_ONCE: Final = 250  # replies in one commit, for which sends wait
-MAX_WAITING: Final = 1024
-"""Replies that wait for their commit: as many as the broker may send ahead of our acknowledgements, and as many of QoS
-0, which it sends without waiting for any."""
+MAX_WAITING: Final = MOST_UNACKNOWLEDGED
+"""Replies that wait for their commit: as many as a broker can send ahead of our acknowledgements."""
+MAX_UNOWED: Final = 1024  # likewise of QoS 0, which a broker sends without waiting for any
 
 _AGAIN: Final = 0.5  # seconds until a commit is tried again that the gateway's end refused
 
@@ -76,7 +77,7 @@ class Incoming:
             if len(self._owed) > MAX_WAITING:
                 # It is of an earlier session, so it is not acknowledged, and has come once more since.
                 self._owed.popleft()
-        elif len(self._unowed) < MAX_WAITING:
+        elif len(self._unowed) < MAX_UNOWED:
             self._unowed.append(waiting)
         else:
             self._metrics.replies_ignored["too_many",].inc()

@@ -12,7 +12,11 @@ from chapar.link.packets import check_text, read_packet, read_publish
 from chapar.link.publication import Delivery
 from chapar.link.reason_codes import RECEIVE_MAXIMUM_EXCEEDED
 
-MAX_UNACKNOWLEDGED: Final = 1024  # deliveries that the broker may send ahead of our acknowledgements
+MAX_UNACKNOWLEDGED: Final = 1024  # deliveries that we ask a broker to send ahead of our acknowledgements
+MOST_UNACKNOWLEDGED: Final = 65_535
+"""Deliveries that a broker can send ahead: as many as there are packet ids. Mosquitto 2.0.11 sends all that it has
+queued once its window was full; a session that ended there would get the same again, and end again, for ever."""
+
 _EXACTLY_ONCE: Final = 2
 
 
@@ -57,8 +61,8 @@ class Inbox:
         owed = _Owed(qos, packet_id)
         if qos:
             self._owed.append(owed)
-            if len(self._owed) > MAX_UNACKNOWLEDGED:
-                what = f"more than {MAX_UNACKNOWLEDGED} unacknowledged PUBLISH packets"
+            if len(self._owed) > MOST_UNACKNOWLEDGED:
+                what = f"more than {MOST_UNACKNOWLEDGED} unacknowledged PUBLISH packets"
                 raise FrameInvalid(what, RECEIVE_MAXIMUM_EXCEEDED)
         is_repeated = qos == _EXACTLY_ONCE and packet_id in self._unreleased
         if qos == _EXACTLY_ONCE:

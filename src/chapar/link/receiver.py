@@ -29,8 +29,8 @@ class Receiver:
     turn of the event loop, and neither waits for its owner: a list must be taken at once, and its large payloads cut.
 
     The owner of `on_replies` acknowledges each delivery, in any order, once it is committed; the broker gets the
-    acknowledgements in the order of the deliveries, and sends at most MAX_UNACKNOWLEDGED ahead of them. What is stored
-    (retained) comes from the presence topic only, and the probe not at all.
+    acknowledgements in the order of the deliveries, and is asked to send at most MAX_UNACKNOWLEDGED ahead of them. What
+    is stored (retained) comes from the presence topic only, and the probe not at all.
 
     Where another process receives now, `run()` raises SessionTakenOver, and the owner gives up its lease. It must not
     run again before the lease is its own again, or both would take the session from each other for ever. Not every
