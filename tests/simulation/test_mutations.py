@@ -25,7 +25,7 @@ from chapar.store.messages import Messages
 from simulation.invariants import broken
 from simulation.world import run, simulated
 
-WORLDS = 500
+WORLDS = 1000
 
 _in_doubt = outcomes.in_doubt
 _publication = dispatcher._publication
