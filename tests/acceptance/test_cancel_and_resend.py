@@ -210,7 +210,7 @@ def test_what_was_rejected_can_be_sent_again(site: Site, imei: str) -> None:
     assert len(hearings(heard)) == 2
 
 
-@pytest.mark.parametrize("query", [{"wait": "device"}, {"timeout": 0}, {"timeout": "soon"}, {"timeout": 301}], ids=str)
+@pytest.mark.parametrize("query", [{"wait": "nobody"}, {"timeout": 0}, {"timeout": "soon"}, {"timeout": 301}], ids=str)
 def test_a_resend_that_cannot_be_understood_sends_nothing(site: Site, imei: str, query: dict[str, object]) -> None:
     first = site.send(imei).json()["id"]
     answer = resend(site, first, **query)

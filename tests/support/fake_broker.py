@@ -11,12 +11,14 @@ import mqtt5
 from support.ports import LOOPBACK
 
 CONNACK = mqtt5.ConnAckPacket().write()
+_RECEIVERS = ("chapar-replies-", "chapar-life-")
 
 
 class FakeBroker:
     """Answers CONNECT with `connack` (nothing where it is empty), and everything else not at all.
 
-    `packet()` gives what it hears, CONNECT left out; `send()` writes bytes to the newest connection.
+    `packet()` gives what it hears, CONNECT left out; `send()` writes bytes to the newest connection. The connections
+    with which a gateway receives are apart from that: they get what they ask for, and nothing comes over them.
     """
 
     def __init__(self, connack: bytes = CONNACK) -> None:
@@ -65,24 +67,52 @@ class FakeBroker:
                 await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        self.connections += 1
-        heard = b""
+        heard, receives = b"", False
         with contextlib.suppress(OSError):
             while data := await reader.read(64 * 1024):
-                heard = self._take(heard + data, writer)
-        self._heard.put_nowait(None)
+                packets, heard = _split(heard + data)
+                for packet in packets:
+                    if isinstance(packet, mqtt5.ConnectPacket):
+                        receives = packet.client_id.startswith(_RECEIVERS)
+                        self._connect(packet, writer, receives=receives)
+                    elif receives:
+                        writer.write(_granted(packet))
+                    else:
+                        self._heard.put_nowait(packet)
+        if not receives:
+            self._heard.put_nowait(None)
 
-    def _take(self, heard: bytes, writer: asyncio.StreamWriter) -> bytes:
-        with contextlib.suppress(IndexError):
-            while True:
-                packet, size = mqtt5.read(memoryview(heard))
-                heard = heard[size:]
-                if isinstance(packet, mqtt5.ConnectPacket):
-                    if self.on_connect is not None:
-                        self.on_connect(packet)
-                    writer.write(self.connack)
-                    self.connected.set()
-                else:
-                    self._heard.put_nowait(packet)
-        return heard
+    def _connect(self, packet: mqtt5.ConnectPacket, writer: asyncio.StreamWriter, *, receives: bool) -> None:
+        writer.write(self.connack)
+        if receives:
+            return
+        self._writers.append(writer)
+        self.connections += 1
+        if self.on_connect is not None:
+            self.on_connect(packet)
+        self.connected.set()
+
+
+def _split(data: bytes) -> tuple[list[mqtt5.Packet], bytes]:
+    """The packets that are there whole, and what has come of the next one."""
+    packets = []
+    with contextlib.suppress(IndexError):
+        while True:
+            packet, size = mqtt5.read(memoryview(data))
+            packets.append(packet)
+            data = data[size:]
+    return packets, data
+
+
+def _granted(packet: mqtt5.Packet) -> bytes:
+    """The answer to what a connection that receives asks for."""
+    match packet:
+        case mqtt5.SubscribePacket():
+            codes = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE] * len(packet.topic_filters)
+            return mqtt5.SubAckPacket(packet.packet_id, codes).write()
+        case mqtt5.PublishPacket(packet_id=int() as packet_id):
+            return mqtt5.PubAckPacket(packet_id).write()
+        case mqtt5.PingReqPacket():
+            return mqtt5.PingRespPacket().write()
+        case _:
+            return b""
