@@ -236,8 +236,6 @@ def test_the_word_decides(word: str, status: Status) -> None:
         ("push_down: done.", "done", SUCCEEDED),
         ("push_down\tOK\r\n", "OK", SUCCEEDED),
         ("push_down failed: dry", "failed", FAILED),
-        ("push_down  failed,dry", "failed,dry", ACKNOWLEDGED),
-        ("push_down 17 litres", "17", ACKNOWLEDGED),
         ("push_down_fast ok", "", SUCCEEDED),  # by correlation alone: no word that it knows how to find
         ("anything else", "", SUCCEEDED),
         # A text that is a word and nothing else.
@@ -251,6 +249,15 @@ def test_the_word_stands_behind_the_operation(text: str, word: str, status: Stat
     for by in MatchedBy:
         reply = reply_to(sent(), received(text), by)
         assert (reply.word, reply.status, reply.matched_by) == (word, status, by)
+
+
+@pytest.mark.parametrize(("text", "word"), [("push_down  failed,dry", "failed,dry"), ("push_down 17 litres", "17")])
+def test_a_word_that_is_not_known_is_one_only_where_order_matched(text: str, word: str) -> None:
+    by_order = reply_to(sent(), received(text), MatchedBy.ORDER)
+    named = reply_to(sent(), received(text), MatchedBy.CORRELATION)
+
+    assert (by_order.word, by_order.status) == (word, ACKNOWLEDGED)
+    assert (named.word, named.status) == ("", SUCCEEDED)
 
 
 @pytest.mark.parametrize("payload", ["", "17 litres", b"\xff\x01", "[]", '{"result":1}', '{"status":null}'])

@@ -206,12 +206,10 @@ def _by_name(reply: ReceivedReply, named: Message | None) -> Choice:
 def reply_to(message: Message, received: ReceivedReply, by: MatchedBy) -> Reply:
     """The reply to a message that was received.
 
-    Its word may be behind the operation's name, or be all that it says; any other text has none.
+    Its word may be behind the operation's name, or be all that it says. Where it names its message, any other text has
+    none: a value that was asked for, say.
     """
-    text = received.text or ""
-    word = received.word or _short(_behind(text, message.micro_op) or "")
-    if not word and text.strip(_BLANKS).lower() in WORDS:
-        word = text.strip(_BLANKS)
+    word = received.word or _word_in(received.text or "", message.micro_op, by)
     status = WORDS.get(word.lower(), Status.ACKNOWLEDGED)
     return Reply(
         at=received.at,
@@ -225,6 +223,14 @@ def reply_to(message: Message, received: ReceivedReply, by: MatchedBy) -> Reply:
         late=message.finished_at is not None,
         packet_id=received.packet_id if by is MatchedBy.ORDER else 0,
     )
+
+
+def _word_in(text: str, operation: str, by: MatchedBy) -> str:
+    """The word in a text that answers an operation; empty where there is none."""
+    behind = _behind(text, operation)
+    word = _short(text if behind is None else behind)
+    is_word = word.lower() in WORDS or (by is MatchedBy.ORDER and behind is not None)
+    return word if is_word else ""
 
 
 def unmatched_reply(received: ReceivedReply) -> Reply:
