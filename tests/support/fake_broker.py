@@ -8,10 +8,10 @@ from typing import Self
 
 import mqtt5
 
+from support.apart import receives
 from support.ports import LOOPBACK
 
 CONNACK = mqtt5.ConnAckPacket().write()
-_RECEIVERS = ("chapar-replies-", "chapar-life-")
 
 
 class FakeBroker:
@@ -67,24 +67,24 @@ class FakeBroker:
                 await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard, receives = b"", False
+        heard, is_apart = b"", False
         with contextlib.suppress(OSError):
             while data := await reader.read(64 * 1024):
                 packets, heard = _split(heard + data)
                 for packet in packets:
                     if isinstance(packet, mqtt5.ConnectPacket):
-                        receives = packet.client_id.startswith(_RECEIVERS)
-                        self._connect(packet, writer, receives=receives)
-                    elif receives:
+                        is_apart = receives(packet)
+                        self._connect(packet, writer, is_apart=is_apart)
+                    elif is_apart:
                         writer.write(_granted(packet))
                     else:
                         self._heard.put_nowait(packet)
-        if not receives:
+        if not is_apart:
             self._heard.put_nowait(None)
 
-    def _connect(self, packet: mqtt5.ConnectPacket, writer: asyncio.StreamWriter, *, receives: bool) -> None:
+    def _connect(self, packet: mqtt5.ConnectPacket, writer: asyncio.StreamWriter, *, is_apart: bool) -> None:
         writer.write(self.connack)
-        if receives:
+        if is_apart:
             return
         self._writers.append(writer)
         self.connections += 1

@@ -10,6 +10,7 @@ from typing import Self
 
 import mqtt5
 
+from support.apart import receives
 from support.ports import LOOPBACK
 
 CONNACK = mqtt5.ConnAckPacket().write()
@@ -21,6 +22,7 @@ class Peer:
     def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
         self.number = number  #: 1 for the first connection
         self.is_mute = False  #: whether nothing is answered any more, as a dead broker does
+        self.is_apart = False  #: whether a gateway receives over it, and no script answers
         self._writer = writer
 
     def write(self, data: bytes) -> None:
@@ -54,8 +56,11 @@ class FaultyBroker:
     """Acknowledges everything and passes nothing on. Runs in a thread, so tests of both kinds may use it.
 
     `with FaultyBroker(script) as broker:`; `broker.publications` is what it was sent. On `port` where one is given, so
-    that it can go and come back.
+    that it can go and come back. The connections over which a gateway receives are apart from all that, but where
+    `scripts_receivers`.
     """
+
+    scripts_receivers = False
 
     def __init__(
         self,
@@ -140,8 +145,14 @@ class FaultyBroker:
             while True:
                 packet, size = mqtt5.read(memoryview(heard))
                 heard = heard[size:]
+                if isinstance(packet, mqtt5.ConnectPacket):
+                    peer.is_apart = receives(packet) and not self.scripts_receivers
+                if peer.is_apart:
+                    peer.write(self._answer(packet))
+                    continue
                 self.packets.append(packet)
                 if isinstance(packet, mqtt5.ConnectPacket):
+                    peer.number = len(self.peers) + 1
                     self.peers.append(peer)
                 elif isinstance(packet, mqtt5.PublishPacket):
                     self.publications.append(packet)

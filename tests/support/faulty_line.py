@@ -6,12 +6,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import mqtt5
+
 from chapar.link.frames import Frames
+from support.apart import receives
 from support.ports import LOOPBACK
 
 _ANY_SIZE = 1 << 28  # bytes
 
-PUBLISH, PUBACK = 3, 4
+_CONNECT, PUBLISH, PUBACK = 1, 3, 4
 
 
 class Way:
@@ -21,6 +24,7 @@ class Way:
         self.to_gateway = gateway
         self.to_broker = broker
         self.is_mute = False  #: whether nothing passes any more, in either direction
+        self.is_apart = False  #: whether the gateway receives over it, and no script has a say
 
 
 Script = Callable[[Way, bytes], bool]
@@ -28,7 +32,10 @@ Script = Callable[[Way, bytes], bool]
 
 
 class FaultyLine:
-    """Listens on `port` and passes packets on, but those that a script deals with."""
+    """Listens on `port` and passes packets on, but those that a script deals with.
+
+    What a gateway receives, over connections of their own, passes as it is, and these are not counted.
+    """
 
     def __init__(self, target_port: int, from_gateway: Script, from_broker: Script | None = None) -> None:
         self._target_port = target_port
@@ -53,13 +60,23 @@ class FaultyLine:
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, gateway: asyncio.StreamWriter) -> None:
-        self.connections += 1
         broker_reader, broker = await asyncio.open_connection(LOOPBACK, self._target_port)
         self._writers += [gateway, broker]
         way = Way(gateway, broker)
         await asyncio.gather(
-            _pump(way, reader, broker, self._from_gateway), _pump(way, broker_reader, gateway, self._from_broker)
+            _pump(way, reader, broker, self._outbound), _pump(way, broker_reader, gateway, self._inbound)
         )
+
+    def _outbound(self, way: Way, packet: bytes) -> bool:
+        if packet[0] >> 4 == _CONNECT:
+            connect, _ = mqtt5.read(memoryview(packet))
+            assert isinstance(connect, mqtt5.ConnectPacket)
+            way.is_apart = receives(connect)
+            self.connections += not way.is_apart
+        return not way.is_apart and self._from_gateway(way, packet)
+
+    def _inbound(self, way: Way, packet: bytes) -> bool:
+        return not way.is_apart and self._from_broker(way, packet)
 
 
 async def _pump(way: Way, source: asyncio.StreamReader, sink: asyncio.StreamWriter, script: Script) -> None:

@@ -34,6 +34,8 @@ QOS_1 = mqtt5.QoS.AT_LEAST_ONCE
 class Broker(FaultyBroker):
     """Sends what is published to whoever published it, as a probe needs it; its switches make it fail."""
 
+    scripts_receivers = True
+
     def __init__(self) -> None:
         super().__init__(self._script)
         self.is_mute = False
