@@ -17,6 +17,7 @@ import httpx
 import pytest
 import yaml
 
+from chapar.delivery.replies import MAX_WAITING
 from support.builtin import BuiltinBroker
 from support.gateway import GatewayProcess, find_command
 from support.mosquitto import Mosquitto
@@ -155,7 +156,7 @@ def queries() -> dict[str, str]:
     found = {
         f"{panel['title']} {target['refId']}": target["expr"]
         for panel in board["panels"]
-        for target in panel["targets"]
+        for target in panel.get("targets", [])  # a row has none
     }
     rules = yaml.safe_load((DEPLOY / "prometheus/chapar-alerts.yml").read_text())
     found |= {rule["alert"]: rule["expr"] for group in rules["groups"] for rule in group["rules"]}
@@ -219,6 +220,11 @@ FIRING = {
     },
     "ChaparCallersTurnedAway": {'chapar_requests_turned_away_total{code="credential_invalid"}': "0+120x40"},
     "ChaparKeySetAway": {"chapar_key_set_failures_total": "0+1x40"},
+    "ChaparNotReceiving": {'chapar_receiver_links_up{link="life"}': "0x40"},
+    "ChaparReceiverMute": {'chapar_receiver_links_mute{link="replies"}': "1x40"},
+    "ChaparReplySessionForgotten": {"chapar_reply_sessions_lost_total": "0x30 1x10"},
+    "ChaparDeliveriesUnreadable": {'chapar_deliveries_undecodable_total{link="replies"}': "0x30 1x10"},
+    "ChaparRepliesDropped": {'chapar_replies_ignored_total{why="not_stored"}': "_x30 1x10"},
     "ChaparFault": {
         'chapar_loop_failures_total{loop="link"}': "_x30 1x10"
     },  # a loop is shown from its first failure on
@@ -288,6 +294,10 @@ def test_prometheus_answers_every_query(gateway: GatewayProcess, tmp_path: Path)
         "Turned away a second, by code A",
         "Why messages were not delivered, a second A",
         "Faults A",
+        "Received from devices a second, by connection A",
+        "Replies with their message a second, by how it was found A",
+        "Replies without a message a second, by reason A",
+        "Not stored or lost, in the last hour C",
     }
     assert silent - alerts <= happened | {"The link, in the last hour C"}
     assert alerts <= silent, "an alert fires while all is well"
@@ -301,6 +311,15 @@ def test_prometheus_takes_the_scrape(promtool: str, tmp_path: Path) -> None:
         [promtool, "check", "config", tmp_path / "prometheus.yml"], capture_output=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_what_the_broker_keeps_for_the_gateway_fits_into_one_connection() -> None:
+    """Mosquitto 2.0.11 may send all of it at once."""
+    conf = (DEPLOY / "mosquitto/chapar.conf").read_text()
+    [bound] = re.findall(r"^max_queued_messages (\d+)$", conf, re.MULTILINE)
+    assert 1000 < int(bound) <= MAX_WAITING
+    for language, figure in (("en", f"{int(bound):,}"), ("fa", "۵۰٬۰۰۰")):
+        assert figure in (DEPLOY.parent / "docs" / language / "replies.md").read_text()
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])
