@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import Connection
 
 from chapar.errors import (
@@ -27,7 +29,7 @@ from chapar.model.audit import Action, AuditFilters, Entry, cancellation
 from chapar.model.message import Message, Status, clearing
 from chapar.model.principal import Caller
 from chapar.model.queue import Lease, Unsent
-from chapar.store import administration, files
+from chapar.store import administration, files, migrations
 from chapar.store.acceptance import ADD
 from chapar.store.administration import administer
 from chapar.store.audit import local_user, newest_first
@@ -392,7 +394,11 @@ async def test_a_plain_copy_with_its_log_is_restored_from_where_nothing_can_be_w
 def test_a_database_of_an_earlier_version_is_backed_up_and_restored(url: str, file: Path, copy: Path) -> None:
     message = waiting()
     saved(url, message)
-    execute(file, "DROP TABLE installation", "UPDATE alembic_version SET version_num = '0004'")
+    config = Config()
+    config.set_main_option("script_location", migrations.__path__[0])
+    with open_engine(url, Role.MIGRATOR).connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0004")
     backed_up(file, copy)
     assert start_and_take(copy) == []
     restore(url, copy)

@@ -138,7 +138,7 @@ async def test_what_is_given_back_is_in_the_queue_before_another_is_put_behind_i
     first, second = new_message(), new_message()
     await add_one(store, first)
     move_one(store, first, first.moved(Status.QUEUED)._replace(claim=None, attempts=0))
-    assert (await add_one(store, second)) == (Status.QUEUED, None)
+    assert (await add_one(store, second))[:2] == (Status.QUEUED, None)
 
 
 async def test_one_bad_operation_fails_alone(store: Store) -> None:
@@ -147,7 +147,7 @@ async def test_one_bad_operation_fails_alone(store: Store) -> None:
     futures = [add_one(store, message) for message in (*good[:3], bad, *good[3:])]
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert isinstance(results.pop(3), NotSaved)
-    assert results == [(Status.PUBLISHING, CLAIM)] * 5
+    assert [result[:2] for result in results] == [(Status.PUBLISHING, CLAIM)] * 5
     assert len(await every(store, Filters())) == 5
 
 
@@ -172,7 +172,7 @@ async def test_leaving_commits_what_is_queued_and_leaves_no_process(database_url
     others = writer_processes()
     async with open_store(database_url) as store:
         futures = [add_one(store, message) for message in messages]
-    assert [future.result() for future in futures] == [(Status.PUBLISHING, CLAIM)] * 2000
+    assert [future.result()[:2] for future in futures] == [(Status.PUBLISHING, CLAIM)] * 2000
     assert writer_processes() == others
     with pytest.raises(NotSaved):
         await add_one(store, new_message())
@@ -391,6 +391,10 @@ async def test_counts_of_a_status_read_no_others(store: Store, shared_url: str, 
         assert "SCAN messages" not in plan
 
 
+# Indexes that have nothing but what they are read for.
+OF_WHAT_WAITS = re.compile(r"SCAN messages USING (COVERING )?INDEX ix_messages_(ready|urgent|reply_by|contact_until)")
+
+
 async def test_the_queue_reads_only_what_waits_or_is_on_its_way(store: Store, shared_url: str) -> None:
     """Beside finished messages of long ago, however many there are."""
     await only_mixed(store, shared_url)
@@ -409,9 +413,9 @@ async def test_the_queue_reads_only_what_waits_or_is_on_its_way(store: Store, sh
         on_messages = [plan for plan in plans if "messages" in plan]
         assert len(on_messages) > 4
         for plan in on_messages:
-            assert "SCAN messages" not in plan
+            assert "SCAN messages" not in OF_WHAT_WAITS.sub("", plan)
             assert "ix_messages_id" not in plan
-        taking = next(plan for plan in on_messages if "status_seq" in plan)
+        taking = next(plan for plan in on_messages if "ix_messages_ready" in plan)
         assert "unfinished" in taking
 
 
