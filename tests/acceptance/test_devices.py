@@ -110,12 +110,25 @@ def publish_as_gateway(broker: SetUpMosquitto, payload: str) -> None:
     subprocess.run(["mosquitto_pub", *place, *login, "-m", payload], check=True, env=ENVIRONMENT)
 
 
-def test_the_device_in_python_runs_each_command_once(
+def listen_as_gateway(broker: SetUpMosquitto) -> Program:
+    """What devices publish, a line each: topic, whether it is retained, payload, correlation data."""
+    login = ["-u", "chapar", "-P", PASSWORDS["chapar"], "--cafile", broker.ca_file, "-q", "1"]
+    topics = ["-t", "devices/+/reply", "-t", "devices/+/presence"]
+    place = ["-h", LOOPBACK, "-p", str(broker.port), "-V", "5", "-i", "listener"]
+    listening = ["stdbuf", "-oL", "mosquitto_sub", *place, *login, *topics, "-d", "-F", "said %t %r %p %D"]
+    listener = Program(listening, folder=broker.folder, env=ENVIRONMENT)
+    listener.wait_for_line("Subscribed")
+    return listener
+
+
+def test_the_device_in_python_runs_each_command_once_and_replies(
     gateway: GatewayProcess, broker: SetUpMosquitto, start_device: Callable[[], Program]
 ) -> None:
     assert send(gateway, imei="nobody", micro_op="push_down")["subscribers"] is False
+    listener = listen_as_gateway(broker)
     device = start_device()
-    assert send(gateway, micro_op="push_down")["subscribers"] is True
+    text = send(gateway, micro_op="push_down")
+    assert text["subscribers"] is True
     device.wait_for_line("run push_down {}")
     envelope = send(gateway, micro_op="open_valve", params={"seconds": 600})
     device.wait_for_line('run open_valve {"seconds": 600}')
@@ -130,25 +143,48 @@ def test_the_device_in_python_runs_each_command_once(
     again.wait_for_line("run while_away {}")
     send(gateway, micro_op="last")
     again.wait_for_line("run last {}")
+    listener.wait_for_line('"micro_op": "last"')
+    listener.close()
     ran = [line for line in [*device.lines, *again.lines] if line.startswith("run ")]
     assert ran == ["run push_down {}", 'run open_valve {"seconds": 600}', "run while_away {}", "run last {}"]
+    said = [line.removeprefix(f"said devices/{PUMP}/") for line in listener.lines if line.startswith("said ")]
+    assert [line for line in said if line.startswith("presence")] == [
+        "presence 0 online ",
+        "presence 0 offline ",
+        "presence 0 online ",
+    ]
+    replies = [line.removeprefix("reply 0 ") for line in said if line.startswith("reply")]
+    first, second = str(text["id"]), str(envelope["id"])
+    assert f"""{{"id": "{first}", "micro_op": "push_down", "status": "ok"}} {first}""" in replies
+    opened = f"""{{"id": "{second}", "micro_op": "open_valve", "status": "ok"}} """
+    assert [line for line in replies if line.startswith(opened)] == [opened + second, opened, opened]
+    assert len(replies) == 6
 
 
-def test_a_device_hears_no_other_and_writes_nothing(gateway: GatewayProcess, broker: SetUpMosquitto) -> None:
+def test_a_device_hears_no_other_and_writes_only_what_it_replies_and_announces(
+    gateway: GatewayProcess, broker: SetUpMosquitto
+) -> None:
     place = ["-h", LOOPBACK, "-p", str(broker.port), "--cafile", str(broker.ca_file), "-u", "other", "-P", "other"]
     listening = ["stdbuf", "-oL", "mosquitto_sub", *place, "-t", "devices/#", "-v", "-F", "%t %p", "-d"]
+    gateways = listen_as_gateway(broker)
     other = Program(listening, folder=broker.folder, env=ENVIRONMENT)
     try:
         other.wait_for_line("Subscribed")
         send(gateway, micro_op="push_down")
-        subprocess.run(
-            ["mosquitto_pub", *place, "-t", "devices/other", "-m", "forged", "-q", "1"], check=True, env=ENVIRONMENT
-        )
+        for topic in ("other", f"{PUMP}/reply", f"{PUMP}/presence", "other/reply", "other/presence"):
+            forged = ["-t", f"devices/{topic}", "-m", f"from other on {topic}", "-q", "1"]
+            subprocess.run(["mosquitto_pub", *place, *forged], check=True, env=ENVIRONMENT)
         httpx.post(f"{gateway.url}/messaging/send", json={"imei": "other", "micro_op": "own"}, timeout=30)
         other.wait_for_line("devices/other own")
+        gateways.wait_for_line("from other on other/presence")
     finally:
         other.close()
+        gateways.close()
     assert not [line for line in other.lines if line.startswith("devices/") and line != "devices/other own"]
+    assert [line.partition("from other on ")[2].strip() for line in gateways.lines if "from other" in line] == [
+        "other/reply",
+        "other/presence",
+    ]
 
 
 def test_nobody_comes_in_without_a_password(broker: SetUpMosquitto) -> None:
@@ -183,16 +219,25 @@ class TLS:
     def load_verify_locations(self, *, cafile): print("authority", cafile)
 
 class MQTTClient:
+    lost = False
     sessions = [[b'{"id":"a","micro_op":"open","params":{"s":1}}', b'{"id":"a","micro_op":"open","params":{"s":1}}',
                  b"text", b"", b'{"id":1}', OSError(-1)],
-                [b'{"id":"a","micro_op":"open","params":{"s":1}}', b'{"id":"b","micro_op":"shut","params":{}}',
-                 SystemExit()]]
+                [b'{"id":"a","micro_op":"open","params":{"s":1}}', b'{"id":"b","micro_op":"shut","params":{}}'],
+                [b"", SystemExit()]]
     def __init__(self, client_id, server, port, user, password, *, keepalive, ssl):
         assert (client_id, user, keepalive, ssl.verify_mode) == ("861234567890123", client_id, 30, 2)
         self.events = MQTTClient.sessions.pop(0)
     def set_callback(self, callback): self.callback = callback
+    def set_last_will(self, topic, message, retain=False, qos=0):
+        assert (topic, message, retain, qos) == (b"devices/861234567890123/presence", b"offline", True, 1)
     def connect(self, clean_session=True): assert not clean_session
     def subscribe(self, topic, qos=0): assert (topic, qos) == (b"devices/861234567890123", 1)
+    def publish(self, topic, message, retain=False, qos=0):
+        assert qos == 1
+        if b"shut" in message and not MQTTClient.lost:
+            MQTTClient.lost = True
+            raise OSError(-1)
+        print(topic.decode(), message.decode(), retain)
     def ping(self): pass
     def check_msg(self):
         event = self.events.pop(0)
@@ -210,21 +255,33 @@ exec(compile(open("main.py").read(), "main.py", "exec"))
 '''
 
 
-def test_the_device_in_micropython_runs_each_command_once(tmp_path: Path) -> None:
+def test_the_device_in_micropython_runs_each_command_once_and_replies(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(examples("en")["MicroPython"])
     (tmp_path / "board.py").write_text(MICROPYTHON)
     ran = subprocess.run([sys.executable, "board.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.stderr == ""
+    online = f"devices/{PUMP}/presence online True"
+    opened = f"""devices/{PUMP}/reply {{"id": "a", "micro_op": "open", "status": "ok"}} False"""
     assert [line for line in ran.stdout.splitlines() if not line.startswith("not understood")] == [
         "authority ca.pem",
+        online,
         "listening",
         "run open {'s': 1}",
+        opened,
+        opened,
         "no connection: OSError(-1)",
         "authority ca.pem",
+        online,
         "listening",
+        opened,
         "run shut {}",
+        "no connection: OSError(-1)",
+        "authority ca.pem",
+        online,
+        "listening",
+        f"""devices/{PUMP}/reply {{"id": "b", "micro_op": "shut", "status": "ok"}} False""",
     ]
-    assert ran.stdout.count("not understood") == 3
+    assert ran.stdout.count("not understood") == 4
 
 
 def test_both_pages_show_the_same_devices() -> None:
@@ -247,7 +304,8 @@ template <class T> T min(T a, T b) { return std::min(a, b); }
 struct String : std::string {
   String(const char *text = "") : std::string(text) {}
   String(const std::string &text) : std::string(text) {}
-  int indexOf(const String &other) const { return (int)find(other); }
+  explicit String(int number) : std::string(std::to_string(number)) {}
+  bool startsWith(const String &other) const { return rfind(other, 0) == 0; }
   String substring(int from) const { return substr(from); }
 };
 struct { void begin(int) {} void println(const String &text) { puts(text.c_str()); } } Serial;
@@ -261,55 +319,69 @@ struct { void begin(const char *, const char *) {} } WiFi;
 struct WiFiClientSecure { void setCACert(const char *) {} };
 struct Preferences {
   std::map<std::string, String> values;
+  std::map<std::string, int> numbers;
   void begin(const char *) {}
   String getString(const char *key, const char *otherwise) {
     return values.count(key) ? values[key] : String(otherwise);
   }
   void putString(const char *key, const String &value) { values[key] = value; }
+  int getInt(const char *key, int otherwise) { return numbers.count(key) ? numbers[key] : otherwise; }
+  void putInt(const char *key, int value) { numbers[key] = value; }
 };
 struct JsonVariantConst {
   String text;
-  bool there;
-  template <class T> bool is() const { return there; }
+  template <class T> bool is() const { return text != ""; }
   operator String() const { return text; }
+  void operator=(const String &value) { text = value; }
 };
 struct JsonDocument {
-  std::map<std::string, String> values;
-  JsonVariantConst operator[](const char *key) { return {values[key], values[key] != ""}; }
+  std::map<std::string, JsonVariantConst> values;
+  JsonVariantConst &operator[](const char *key) { return values[key]; }
 };
-bool deserializeJson(JsonDocument &document, byte *payload, unsigned int length) {
-  std::string text((char *)payload, length);  // "id operation"
+bool deserializeJson(JsonDocument &document, char *payload, int length) {
+  std::string text(payload, length);  // "id operation"
   if (text.find(' ') == std::string::npos) return true;
-  document.values["id"] = text.substr(0, 36);
-  document.values["micro_op"] = text.substr(37);
+  document["id"] = text.substr(0, 36);
+  document["micro_op"] = text.substr(37);
   return false;
 }
-struct PubSubClient {
-  void (*callback)(char *, byte *, unsigned int);
-  bool up = false;
+void serializeJson(JsonDocument &document, String &text) {
+  for (auto &[name, value] : document.values) text += name + "=" + value.text + " ";
+}
+struct MQTTClient {
+  void (*callback)(MQTTClient *, char[], char[], int);
+  bool up = false, clean = true, willing = false, lost = false;
   int turn = 0;
-  PubSubClient(WiFiClientSecure &) {}
-  void setServer(const char *, uint16_t) {}
-  void setCallback(void (*given)(char *, byte *, unsigned int)) { callback = given; }
-  bool setBufferSize(uint16_t) { return true; }
-  void setKeepAlive(uint16_t) {}
-  bool connect(const char *, const char *, const char *, const char *, int, bool, const char *, bool clean) {
-    return up = !clean;
+  MQTTClient(int size) { if (size < 1024) exit(1); }
+  void begin(const char *, uint16_t, WiFiClientSecure &) {}
+  void onMessageAdvanced(void (*given)(MQTTClient *, char[], char[], int)) { callback = given; }
+  void setKeepAlive(int) {}
+  void setCleanSession(bool given) { clean = given; }
+  void dropOverflow(bool) {}
+  void setWill(const char *topic, const char *payload, bool retained, int qos) {
+    willing = retained && qos == 1;
+    printf("will %s %s\n", topic, payload);
   }
-  void subscribe(const char *topic, int qos) { printf("subscribed %s %d\n", topic, qos); }
+  bool connect(const char *, const char *, const char *) { return up = !clean && willing; }
+  void disconnect() { up = false; }
+  bool subscribe(const char *topic, int qos) { return printf("subscribed %s %d\n", topic, qos); }
+  bool publish(const char *topic, const char *payload, bool retained, int qos) {
+    if (turn == 30 && !lost) return up = !(lost = true);  // once there is no PUBACK
+    return printf("%s %s%s %d\n", topic, payload, retained ? " retained" : "", qos);
+  }
   bool loop() {
     if (!up) return false;
     char text[64];
     if (turn == 100) exit(0);
     snprintf(text, sizeof text, "%036d open_valve", turn / 2);
-    callback((char *)"", (byte *)(turn == 99 ? "text" : text), turn == 99 ? 4 : 47);
+    callback(this, (char *)"", turn == 99 ? (char *)"text" : text, turn == 99 ? 4 : 47);
     return up = turn++ != 50;  // once the connection falls
   }
 };
 """
 
 
-def test_the_device_with_arduino_runs_each_command_once(tmp_path: Path) -> None:
+def test_the_device_with_arduino_runs_each_command_once_and_replies(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     (tmp_path / "arduino").write_text(ARDUINO)
@@ -321,7 +393,13 @@ def test_the_device_with_arduino_runs_each_command_once(tmp_path: Path) -> None:
         ["g++", "-std=c++17", "-Wall", "-Werror", "-I.", "sketch.cpp", "-o", "sketch"], cwd=tmp_path, check=True
     )
     ran = subprocess.run([tmp_path / "sketch"], check=True, capture_output=True, text=True).stdout.splitlines()
-    assert ran.count(f"subscribed devices/{PUMP} 1") == 2
-    assert ran.count("listening") == 2
+    assert ran.count(f"will devices/{PUMP}/presence offline") == 1
+    assert ran.count(f"subscribed devices/{PUMP} 1") == 3
+    assert ran.count(f"devices/{PUMP}/presence online retained 1") == 3
+    assert ran.count("listening") == 3
     assert ran.count("run open_valve") == 50
     assert ran.count("not understood") == 1
+    replies = [line for line in ran if line.startswith(f"devices/{PUMP}/reply ")]
+    assert replies == [
+        f"devices/{PUMP}/reply id={turn // 2:036} micro_op=open_valve status=ok  1" for turn in range(99)
+    ]
