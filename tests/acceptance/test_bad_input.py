@@ -376,6 +376,24 @@ QUERIES = {
     "/reporting/summary?=": ('""', "is not a field"),
     "/reporting/summary?colour=red": ("colour", "is not a field"),
     f"/messaging/messages/{'x' * 65}": ("id", "must be at most 64 characters"),
+    "/messaging/messages/x?id=y": ("id", "is not a field"),
+    "/messaging/messages/x?wait=": ("wait", "must be one of"),
+    "/messaging/messages/x?wait=Device": ("wait", "must be one of"),
+    "/messaging/messages/x?wait=device&timeout=": ("timeout", NUMBER),
+    "/messaging/messages/x?wait=device&timeout=0": ("timeout", "must be greater than 0"),
+    "/messaging/messages/x?wait=device&timeout=nan": ("timeout", "must be"),
+    "/messaging/messages/x?timeout=300.5": ("timeout", "must be at most 300"),
+    "/messaging/messages/x?timeout=soon": ("timeout", NUMBER),
+    "/devices?presence=away": ("presence", "must be one of"),
+    "/devices?label=farm": ("label", "must be"),
+    "/devices?q=": ("q", "must"),
+    "/devices?limit=0": ("limit", "must be at least 1"),
+    "/devices?cursor=%2F": ("cursor", "must be `next` of an earlier answer"),
+    "/devices/x%00": ("imei", CHARACTERS),
+    "/replies?matched=true": ("matched", ""),
+    "/replies?imei=86%2F12": ("imei", CHARACTERS),
+    "/replies?cursor=first": ("cursor", "must be `next` of an earlier answer"),
+    "/replies?limit=1001": ("limit", "must be at most 1000"),
 }
 
 
@@ -423,9 +441,8 @@ def test_every_route_takes_its_own_parameters_only_and_each_once(site: Site) -> 
             faults = {"unknown": ("unknown", "از فیلدهای این درخواست نیست")}
             faults |= {f"{name}=1&{name}=1": (name, "بیش از یک بار آمده است") for name in once}
             for query, (field, rule) in faults.items():
-                answer = site.api.request(
-                    method, f"{path.format(id='x')}?{query}", headers={"Accept-Language": "fa", "Content-Type": "a/b"}
-                )
+                target = f"{path.format(id='x', imei='x')}?{query}"
+                answer = site.api.request(method, target, headers={"Accept-Language": "fa", "Content-Type": "a/b"})
                 assert answer.status_code == 422, (method, path, query)
                 assert problem_of(answer)["errors"] == [{"field": field, "rule": rule}]
                 checked += 1

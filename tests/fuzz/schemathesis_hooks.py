@@ -13,6 +13,8 @@ from schemathesis.openapi.checks import RejectedPositiveData
 
 _BEYOND_SCHEMAS: Final = {
     "field_invalid": {
+        "collapse_key",
+        "deliver",
         "deliver_at",
         "expires_at",
         "expires_in",
@@ -20,12 +22,16 @@ _BEYOND_SCHEMAS: Final = {
         "labels",
         "micro_op",
         "name",
+        "only_if_online",
         "operations",
         "params",
+        "reply_within",
+        "wait",
     },
     "idempotency_key_mismatch": set[str](),
     "idempotency_key_in_flight": set[str](),
     "expired": set[str](),
+    "presence_unknown": set[str](),
     "body_too_deep": set[str](),
     "body_too_large": set[str](),
     "head_too_large": set[str](),
@@ -34,6 +40,10 @@ _BEYOND_SCHEMAS: Final = {
 """The codes, and for invalid fields the fields, with which a request that fits its schema may be refused."""
 
 _FIRST_ERROR: Final = 400  # RFC 9110 §15.5
+
+_WAITS: Final = ("broker", "device")
+_PATIENCE: Final = 0.2  # seconds
+_FOREVER: Final = 300  # seconds: the longest wait that the document allows
 
 statuses = Counter[str]()
 """What was answered; written where the campaign looks for it once all is done."""
@@ -46,9 +56,12 @@ def _write_statuses() -> None:
 
 @schemathesis.hook
 def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _kwargs: dict[str, Any]) -> None:
-    """Nobody ends the key that all of this is done with."""
+    """Nobody ends the key that all of this is done with, and nobody waits long for devices that never answer."""
     if case.path.startswith("/keys/") and (case.path_parameters or {}).get("id") == os.environ["CHAPAR_FUZZ_KEY_ID"]:
         case.path_parameters["id"] = "another"
+    for asked in (case.query, case.body):
+        if isinstance(asked, dict) and asked.get("wait") in _WAITS and _is_long(asked.get("timeout", _FOREVER)):
+            asked["timeout"] = _PATIENCE
 
 
 @schemathesis.hook
@@ -88,6 +101,14 @@ def filter_failure(
             return all(answer["status"] < _FIRST_ERROR for answer in json.loads(response.content)["answers"])
         case _:
             return True
+
+
+def _is_long(timeout: Any) -> bool:
+    """Whether it is a valid time to wait, and longer than ours; what is not valid stays as it is."""
+    try:
+        return not isinstance(timeout, bool) and _PATIENCE < float(timeout) <= _FOREVER
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _is_beyond_schemas(problem: dict[str, Any]) -> bool:
