@@ -42,6 +42,11 @@ def answering(*words: str) -> Callable[[Any], Callable[[Heard], None]]:
     return on_heard
 
 
+def answers_in_any_order(site: Site, imei: str) -> None:
+    """Register it as a device that gives ids back: no command to it waits for the reply to the one before."""
+    assert site.api.put(f"/devices/{imei}", json={"profile": "chapar"}).status_code == 201
+
+
 def waiting_get(site: Site, message_id: str, wait: str = "device", timeout: float = 60) -> httpx.Response:
     return httpx.get(
         f"{site.gateway.url}/messaging/messages/{message_id}", params={"wait": wait, "timeout": timeout}, timeout=90
@@ -149,6 +154,7 @@ def test_who_waits_for_what_there_is_not_is_404(site: Site) -> None:
 
 def test_a_client_that_hangs_up_waits_no_more_and_cancels_nothing(site: Site) -> None:
     imei = site.new_imei()
+    answers_in_any_order(site, imei)
     body = json.dumps({"imei": imei, "micro_op": "push_down", "wait": "device", "timeout": 300}).encode()
     with site.device(imei) as device:
         sends = [RawRequest(site.gateway.port, "Content-Type: application/json", body=body) for _ in range(3)]
@@ -211,6 +217,7 @@ def test_a_message_is_sent_again_for_the_devices_word(site: Site) -> None:
 def test_a_gateway_that_stops_answers_whoever_waits(site: Site, callers: ThreadPoolExecutor) -> None:
     """The last one: the gateway is gone behind it."""
     imei = site.new_imei()
+    answers_in_any_order(site, imei)
     sent = site.accepted(imei, reply_within=300)
     site.message_in(sent, "published")
     shown = callers.submit(waiting_get, site, sent, timeout=300)

@@ -13,12 +13,8 @@ WINDOW = 4
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Site(tmp_path_factory.mktemp("site"), contact_window=WINDOW, contact_delay=0.1) as site:
-        listens(site)
+        site.wait_until_received()
         yield site
-
-
-def listens(site: Site) -> None:
-    until(lambda: site.api.get("/health/ready").json()["replies"] == "up")
 
 
 def waits(site: Site, message_id: str) -> str | None:
@@ -32,7 +28,7 @@ def test_what_is_for_a_contact_survives_a_kill_and_leaves_when_the_device_speaks
         assert [waits(site, each) for each in sent] == ["waiting_for_contact"] * 3
         site.gateway.kill()
         site.gateway.start()
-        listens(site)
+        site.wait_until_received()
         assert device.heard == []
         plain = site.accepted(imei, "plain")
         site.message_in(plain, "published")
@@ -118,6 +114,7 @@ def test_a_stop_leaves_first_and_takes_what_waits_away(site: Site) -> None:
 
 def test_only_who_is_online_is_sent_what_is_for_who_is_online(site: Site) -> None:
     imei = site.new_imei()
+    site.wait_until_received()
     refused = site.send(imei, only_if_online=True)
     assert (refused.status_code, refused.json()["code"]) == (406, "presence_unknown")
     assert site.message(refused.json()["id"])["status"] == "rejected"

@@ -176,9 +176,10 @@ def test_what_waits_for_a_device_is_withdrawn_and_the_trail_names_each(site: Sit
 
 def test_a_device_that_announces_itself_is_seen_and_found(site: Site, imei: str) -> None:
     path, topic = f"/devices/{imei}", f"devices/{imei}/presence"
+    site.wait_until_received()  # what is retained until then is no contact
     with site.device(imei) as device:
         device.publish(topic, "ONLINE ", retain=True)
-        # The gateway may just have begun to receive, and is some moments later certain of it.
+        # The gateway is some moments later certain that it receives.
         shown = until(
             lambda: (
                 found.json()
@@ -213,6 +214,7 @@ def test_a_device_that_announces_itself_is_seen_and_found(site: Site, imei: str)
 def test_a_presence_outlives_the_gateway_and_what_was_retained_is_no_contact(site: Site, imei: str) -> None:
     path, topic = f"/devices/{imei}", f"devices/{imei}/presence"
     stranger = site.new_imei()
+    site.wait_until_received()
     with site.device(imei) as device:
         device.publish(topic, "online", retain=True)
         before = until(lambda: found.json() if (found := site.api.get(path)).is_success else None)

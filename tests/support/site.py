@@ -135,6 +135,18 @@ class Site:
     def cancel(self, message_id: str) -> httpx.Response:
         return self.api.post(f"/messaging/messages/{message_id}/cancel")
 
+    def wait_until_received(self) -> None:
+        """Until what devices say is received, which may begin some seconds after messages can be sent."""
+        imei = self.new_imei()
+        path = f"/devices/{imei}"
+
+        def is_received() -> bool:
+            device.publish(f"{path[1:]}/presence", "here I am")
+            return self.api.get(path).is_success
+
+        with self.device(imei) as device:
+            until(is_received)
+
     def part(self) -> None:
         """The gateway's session ends and no new one begins; devices notice nothing."""
         self.line.stall()
