@@ -236,6 +236,16 @@ def test_what_left_after_a_newer_one_was_accepted() -> None:
     assert broken(first, second, stalls=((NOW + 0.5, NOW + 2),)) == set()
 
 
+@pytest.mark.parametrize("status", ["acknowledged", "succeeded", "failed"])
+def test_what_its_device_answered_before_a_newer_one_was_accepted(status: str) -> None:
+    def answering(at: float) -> set[Broken]:
+        first, second = collapsing(status=status, published_at=_ms(NOW + 1.1))
+        return broken(first.says(status, at).stores(status), second)
+
+    assert answering(NOW + 0.9) == set()  # the broker's acknowledgement came last
+    assert answering(NOW + 1.05) == {Broken.SUPERSEDED}
+
+
 def test_a_newer_one_that_was_not_accepted_withdraws_nothing() -> None:
     first, second = collapsing(published_at=_ms(NOW + 1.1))
     second.told(None)

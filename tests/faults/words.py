@@ -225,11 +225,16 @@ class _Judge:
         heard = self._heard.get(row.id, ())
         if row.reason == "superseded" and row.status == "cancelled" and not row.attempts and heard:
             self._breaks(Broken.SUPERSEDED, "withdrawn before it left, and heard", row)
-        elif row.superseded_by is None and row.status in AT_BROKER and (row.published_at or 0) / 1000 > told_at:
+        elif row.superseded_by is None and row.status in AT_BROKER and self._known_to_have_left_at(row) > told_at:
             self._breaks(Broken.SUPERSEDED, "published after a newer one was accepted, which did not withdraw it", row)
         elif heard and self._is_late(heard[-1].at, told_at):
             # What was on its way at that moment was heard close to it.
             self._breaks(Broken.SUPERSEDED, f"heard {heard[-1].at - told_at:.3f} s after a newer one", row)
+
+    def _known_to_have_left_at(self, row: Row) -> float:
+        """The earliest moment at which the gateway may have known it: a device may answer before the broker does."""
+        said = [each.at for each in self._said_of.get(row.id, ()) if each.imei == row.imei]
+        return min([(row.published_at or 0) / 1000, *said])
 
     def _is_late(self, at: float, due: float) -> bool:
         return at > due + EXPIRY_GRANULARITY and not was_held_up(due, at, self._stalls)
