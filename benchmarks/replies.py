@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -17,8 +17,9 @@ from typing import Final
 import httpx
 from benchmarks import stage
 from benchmarks.load import Load, Requests, imei, p50_of, p99_of
-from benchmarks.measuring import BULK_CALLERS, BULK_SIZE, SEND, SENDS
+from benchmarks.measuring import BULK_CALLERS, BULK_SIZE, SEND
 from benchmarks.processes import gateway_processes, resident_bytes
+from benchmarks.responder import UNANSWERED
 
 from support.gateway import GatewayProcess
 from support.ports import LOOPBACK
@@ -27,6 +28,9 @@ _RESPONDER: Final = Path(__file__).with_name("responder.py")
 _CONNECTIONS: Final = 8  # of the devices: a broker bounds what one may have unacknowledged
 _DEVICES: Final = 500
 _END_WITHIN: Final = 120.0  # seconds
+_PLAIN: Final = Requests(
+    [f'POST {SEND} {{"imei":"{imei(device)}","micro_op":"{UNANSWERED}"}}' for device in range(_DEVICES)], 201
+)
 _ROUND_TRIPS: Final = Requests(
     [f'POST {SEND} {{"imei":"{imei(device)}","micro_op":"push_down","wait":"device"}}' for device in range(_DEVICES)],
     201,
@@ -77,16 +81,20 @@ def _rates(gateway: GatewayProcess, url: str, asked: argparse.Namespace) -> None
     """Bulk sends until all are published, and until all are answered, in turns."""
     rates: dict[str, list[float]] = {"published": [], "succeeded": []}
     for _ in range(asked.pairs + 1):  # the first warms up
-        for status, further in (("published", {}), ("succeeded", {"reply_within": 60})):
-            rates[status].append(_rate(gateway, url, asked.calls, status, further))
+        for status, message in (
+            ("published", {"micro_op": UNANSWERED}),
+            ("succeeded", {"micro_op": "push_down", "reply_within": 60}),
+        ):
+            rates[status].append(_rate(gateway, url, asked.calls, status, message))
     sends, replies = (median(rates[status][1:]) for status in ("published", "succeeded"))
     ratio = median(reply / send for send, reply in zip(rates["published"][1:], rates["succeeded"][1:], strict=True))
     print(f"bulk sends alone {sends:,.0f}/s, with their replies {replies:,.0f}/s: {ratio:.2f}")
 
 
-def _rate(gateway: GatewayProcess, url: str, calls: int, status: str, further: dict[str, int]) -> float:
-    message = {"micro_op": "push_down", "wait": "none", **further}
-    body = json.dumps({"messages": [{"imei": imei(number % _DEVICES), **message} for number in range(BULK_SIZE)]})
+def _rate(gateway: GatewayProcess, url: str, calls: int, status: str, message: Mapping[str, object]) -> float:
+    body = json.dumps(
+        {"messages": [{"imei": imei(number % _DEVICES), "wait": "none", **message} for number in range(BULK_SIZE)]}
+    )
     headers = {"Content-Type": "application/json"}
     last, begun = stage.last_row(url), time.monotonic()
     with (
@@ -107,7 +115,7 @@ def _round_trips(gateway: GatewayProcess, asked: argparse.Namespace) -> None:
     for connections in (1, 64):
         plain, answered = [], []
         for _ in range(asked.pairs):
-            plain.append(Load.run(gateway.url, SENDS, connections, asked.seconds))
+            plain.append(Load.run(gateway.url, _PLAIN, connections, asked.seconds))
             answered.append(Load.run(gateway.url, _ROUND_TRIPS, connections, asked.seconds))
         for name, loads in (("broker", plain), ("device", answered)):
             rate, failed = median(load.rate for load in loads), sum(load.failed for load in loads)

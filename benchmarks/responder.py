@@ -1,13 +1,16 @@
 """`python responder.py PORT CONNECTIONS`: devices that answer at once, as a few lines of MQTT 5 that cost little.
 
 They share the devices' topics between their connections, because a broker bounds what one connection may have
-unacknowledged, and answer each command on its reply topic with its correlation data.
+unacknowledged, and answer each command on its reply topic with its correlation data. What has the operation
+`UNANSWERED` they only take.
 """
 
+import contextlib
 import socket
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 import mqtt5
@@ -16,47 +19,63 @@ _LOOPBACK: Final = "127.0.0.1"
 _DEVICES: Final = "$share/devices/devices/+"
 _CHUNK: Final = 64 * 1024  # bytes read at a time
 _PAYLOAD: Final = b'{"status":"ok"}'
+_LAST_ID: Final = 60_000  # of packets
+UNANSWERED: Final = "note"
 
 
-def answer(port: int, number: int, ready: threading.Barrier) -> None:
-    """Answer what comes over one connection, until it ends."""
-    with socket.create_connection((_LOOPBACK, port)) as broker:
-        broker.sendall(mqtt5.ConnectPacket(f"responder-{number}", keep_alive=0).write())
-        waiting: deque[mqtt5.PublishPacket] = deque()
-        room, ids, rest = 0, 0, b""
-        while chunk := broker.recv(_CHUNK):
-            rest += chunk
-            out = bytearray()
-            while rest:
-                try:
-                    packet, length = mqtt5.read(memoryview(rest))
-                except IndexError:
-                    break
-                rest = rest[length:]
-                match packet:
-                    case mqtt5.ConnAckPacket():
-                        room = packet.receive_max
-                        devices = mqtt5.TopicFilter(_DEVICES, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
-                        out += mqtt5.SubscribePacket(1, [devices]).write()
-                    case mqtt5.SubAckPacket():
-                        ready.wait()
-                    case mqtt5.PublishPacket():
-                        waiting.append(packet)
-                        if packet.packet_id is not None:
-                            out += mqtt5.PubAckPacket(packet.packet_id).write()
-                    case mqtt5.PubAckPacket():
-                        room += 1
-            while room and waiting:
-                command = waiting.popleft()
-                room, ids = room - 1, ids % 60_000 + 1
-                out += mqtt5.PublishPacket(
-                    f"{command.topic}/reply",
-                    _PAYLOAD,
-                    qos=mqtt5.QoS.AT_LEAST_ONCE,
-                    packet_id=ids,
-                    correlation_data=command.correlation_data,
-                ).write()
-            broker.sendall(out)
+class Devices:
+    """One connection, over which commands come and replies leave, as many at a time as the broker takes."""
+
+    def __init__(self, number: int, ready: threading.Barrier) -> None:
+        self._number = number
+        self._ready = ready
+        self._waiting: deque[mqtt5.PublishPacket] = deque()
+        self._room = 0  # replies that the broker takes now
+        self._last_id = 0
+
+    def run(self, port: int) -> None:
+        """Answer what comes, until the connection ends."""
+        with socket.create_connection((_LOOPBACK, port)) as broker:
+            broker.sendall(mqtt5.ConnectPacket(f"responder-{self._number}", keep_alive=0).write())
+            rest = b""
+            while chunk := broker.recv(_CHUNK):
+                rest, out = rest + chunk, bytearray()
+                with contextlib.suppress(IndexError):  # of the last packet a part is still to come
+                    while rest:
+                        packet, length = mqtt5.read(memoryview(rest))
+                        rest = rest[length:]
+                        out += self._take(packet)
+                broker.sendall(out + b"".join(self._replies()))
+
+    def _take(self, packet: mqtt5.Packet) -> bytes:
+        match packet:
+            case mqtt5.ConnAckPacket():
+                self._room = packet.receive_max
+                devices = mqtt5.TopicFilter(_DEVICES, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
+                return mqtt5.SubscribePacket(1, [devices]).write()
+            case mqtt5.SubAckPacket():
+                self._ready.wait()
+            case mqtt5.PubAckPacket():
+                self._room += 1
+            case mqtt5.PublishPacket():
+                if UNANSWERED.encode() not in packet.payload:
+                    self._waiting.append(packet)
+                if packet.packet_id is not None:
+                    return mqtt5.PubAckPacket(packet.packet_id).write()
+        return b""
+
+    def _replies(self) -> Iterator[bytes]:
+        while self._room and self._waiting:
+            command = self._waiting.popleft()
+            self._room -= 1
+            self._last_id = self._last_id % _LAST_ID + 1
+            yield mqtt5.PublishPacket(
+                f"{command.topic}/reply",
+                _PAYLOAD,
+                qos=mqtt5.QoS.AT_LEAST_ONCE,
+                packet_id=self._last_id,
+                correlation_data=command.correlation_data,
+            ).write()
 
 
 def main() -> None:
@@ -64,7 +83,7 @@ def main() -> None:
     port, connections = int(sys.argv[1]), int(sys.argv[2])
     ready = threading.Barrier(connections + 1)
     for number in range(connections):
-        threading.Thread(target=answer, args=(port, number, ready), daemon=True).start()
+        threading.Thread(target=Devices(number, ready).run, args=(port,), daemon=True).start()
     ready.wait()
     print("listening", flush=True)
     threading.Event().wait()
