@@ -1,7 +1,7 @@
 """What comes of a delivery, for everything that a link can answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -573,6 +573,28 @@ async def test_deliveries_from_the_queue_are_bounded_and_leave_room_for_direct_o
         assert not bench.dispatcher._room.is_set(), "a page has no room yet"
         for id_ in others:
             bench.link.answer(id_, 0x00)
+        await until(lambda: len(bench.link.published) == MAX_TAKEN + PAGE)
+
+
+async def test_room_that_comes_while_the_queue_is_asked_is_used_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2 * MAX_TAKEN):
+        bench.queued(f"D{number}")
+    take = bench.dispatcher._take
+
+    async def take_slowly(room: int, urgent: int, lanes: Collection[str] = ()) -> Taken:
+        taken = await take(room, urgent, lanes)
+        if not room:
+            for id_ in bench.link.ids[:PAGE]:
+                bench.link.answer(id_, 0x00)
+            await until(lambda: bench.dispatcher._has_room)
+        return taken
+
+    async with bench.running():
+        await until(lambda: len(bench.link.waiting) == MAX_TAKEN)
+        monkeypatch.setattr(bench.dispatcher, "_take", take_slowly)
+        bench.dispatcher._room.set()  # as something urgent does
         await until(lambda: len(bench.link.published) == MAX_TAKEN + PAGE)
 
 

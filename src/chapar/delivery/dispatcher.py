@@ -216,7 +216,9 @@ class Dispatcher:
             taken = await self._take(room, urgent, lanes)
             self._departures.page_taken(taken.messages)
             await self._deliver_page(taken.messages)
-            if len(taken.messages) < PAGE or not self._has_room:
+            # Room may have come while the look was under way that had none to offer.
+            has_more = (room == 0 and self._link.up) or len(taken.messages) >= PAGE
+            if not (has_more and self._has_room):
                 await self._pause(taken)
 
     async def _take(self, room: int, urgent: int, lanes: Collection[str] = ()) -> Taken:
