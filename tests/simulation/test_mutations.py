@@ -16,6 +16,7 @@ from chapar.delivery.replies import Incoming
 from chapar.delivery.suspects import Suspects
 from chapar.errors import BrokerRefused, LinkLost, NotSaved, NotSent
 from chapar.link.publication import Delivery, Publication
+from chapar.link.topics import DeviceTopics
 from chapar.model.audit import Entry
 from chapar.model.change import Cancelled
 from chapar.model.message import Message, Status, Wait
@@ -52,8 +53,8 @@ def nothing_is_kept(message: Message, lost: LinkLost, facts: Facts) -> Outcome:
     return Outcome(_in_doubt(message, lost, facts).message)
 
 
-def expiry_is_ignored(message: Message, clock_is_behind: float) -> Publication:
-    return _publication(message._replace(expires_at=None), clock_is_behind)
+def expiry_is_ignored(message: Message, clock_is_behind: float, replies: DeviceTopics) -> Publication:
+    return _publication(message._replace(expires_at=None), clock_is_behind, replies)
 
 
 def refusal_is_success(message: Message, _: int, facts: Facts) -> Outcome:

@@ -15,6 +15,7 @@ from chapar.delivery.waiting import Waiters
 from chapar.errors import BrokerError, LinkDown, StoreUnavailable, TakenBack
 from chapar.link.answers import Answers
 from chapar.link.publication import Publication
+from chapar.link.topics import DeviceTopics
 from chapar.model.message import UNFINISHED, Message
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
@@ -198,6 +199,9 @@ async def until(condition: Any) -> None:
     raise AssertionError("it never came to be")
 
 
+REPLY_TOPICS = DeviceTopics("devices/{imei}/reply")
+
+
 def dispatcher_of(
     store: MemoryStore, link: FakeLink, clock: FakeClock, *, alone: bool = True, clears_expired: bool = True
 ) -> tuple[Dispatcher, Waiters, Metrics]:
@@ -206,7 +210,9 @@ def dispatcher_of(
     metrics = Metrics()
     lease = ProcessLease(store.queue, clock, PROCESS, LEASE, alone=alone)
     waiters = Waiters(store.messages)
-    dispatcher = Dispatcher(*edges, lease, waiters, clock, metrics, clears_expired=clears_expired)
+    dispatcher = Dispatcher(
+        *edges, lease, waiters, clock, metrics, reply_topics=REPLY_TOPICS, clears_expired=clears_expired
+    )
     for listener in (waiters.received, dispatcher.received, Counters(metrics).received):
         store.changes.listen(listener)
     return dispatcher, waiters, metrics

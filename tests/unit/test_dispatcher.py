@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -576,6 +577,13 @@ async def test_deliveries_from_the_queue_are_bounded_and_leave_room_for_direct_o
         await until(lambda: len(bench.link.published) == MAX_TAKEN + PAGE)
 
 
+async def test_a_device_is_asked_where_to_reply_only_where_a_reply_is_expected(bench: Bench) -> None:
+    asked, plain = bench.taken(reply_within=1000), bench.taken("B")
+    await bench.deliver(asked, 0x00)
+    await bench.deliver(plain, 0x00)
+    assert [each.response_topic for each in bench.link.published] == ["devices/A/reply", None]
+
+
 async def test_room_that_comes_while_the_queue_is_asked_is_used_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -873,10 +881,10 @@ async def test_a_message_that_makes_no_publication_stops_no_other(
     bad, good = bench.taken("A"), bench.taken("B")
     real = dispatcher_module._publication
 
-    def publication(message: Message, clock_is_behind: float) -> Publication:
+    def publication(message: Message, *facts: Any) -> Publication:
         if message.id == bad.id:
             raise FAULT
-        return real(message, clock_is_behind)
+        return real(message, *facts)
 
     monkeypatch.setattr(dispatcher_module, "_publication", publication)
     bench.link.answers.append(0x00)

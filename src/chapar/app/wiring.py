@@ -210,6 +210,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         store = await stack.enter_async_context(store_of(settings, metrics, process))
         lease = ProcessLease(store.queue, clock, process, settings.lease, alone=settings.serves_alone)
         waiters = Waiters(store.messages)
+        reply_topics = DeviceTopics(settings.reply_topic)
         dispatcher = Dispatcher(
             store,
             link,
@@ -217,6 +218,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             waiters,
             clock,
             metrics,
+            reply_topics=reply_topics,
             clears_expired=settings.broker_url is None,  # the built-in broker forgets nothing that it retains
         )
         capacity = Capacity(settings.max_queue, store.queue, metrics)
@@ -235,7 +237,6 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
         cancellation = Cancellation(store, dispatcher, waiters, messaging, clock, patience=settings.publish_timeout)
         presences = presences_of(settings, store, clock)
         presences.listen(contacts.met)
-        reply_topics = DeviceTopics(settings.reply_topic)
         receiver = SoleReceiver(
             access,
             store.receiving,

@@ -29,6 +29,7 @@ from chapar.errors import (
 )
 from chapar.link.keeper import Link
 from chapar.link.publication import Publication
+from chapar.link.topics import DeviceTopics
 from chapar.model.acceptance import Addition
 from chapar.model.change import Change, Move
 from chapar.model.message import ANSWERED, AT_BROKER, UNFINISHED, Attempt, Condition, Message, Status, clearing
@@ -98,6 +99,7 @@ class Dispatcher:
         clock: Clock,
         metrics: Metrics,
         *,
+        reply_topics: DeviceTopics,
         clears_expired: bool,
     ) -> None:
         self._store = store
@@ -107,6 +109,7 @@ class Dispatcher:
         self._clock = clock
         self._process = lease.process
         self._metrics = metrics
+        self._reply_topics = reply_topics  # where a device is asked to reply
         self._clears_expired = clears_expired  # what the broker retains, which forgets nothing by itself
         self._loop = asyncio.get_running_loop()
         self._departures = Departures(link, lease)
@@ -335,7 +338,7 @@ class Dispatcher:
         clock_is_behind = self._loop.time() - self._clock.now() / 1000
         for delivery in batch:
             try:
-                publications.append(_publication(delivery.message, clock_is_behind))
+                publications.append(_publication(delivery.message, clock_is_behind, self._reply_topics))
             except Exception as error:  # noqa: BLE001 - one bad message must not stop the rest
                 self._unanswered -= 1
                 self._commit([(delivery, self._faulty(delivery, error, self._facts()))])
@@ -448,7 +451,7 @@ class Dispatcher:
             delivery.taken_back.set_result(is_back)
 
 
-def _publication(message: Message, clock_is_behind: float) -> Publication:
+def _publication(message: Message, clock_is_behind: float, replies: DeviceTopics) -> Publication:
     """Return what leaves of a message; `clock_is_behind`: seconds from the epoch's time to the loop's."""
     ends = [at for at in (message.expires_at, message.contact_until) if at is not None]
     return Publication(
@@ -459,5 +462,6 @@ def _publication(message: Message, clock_is_behind: float) -> Publication:
         message_id=message.id,
         attempt=message.attempts,
         deadline=min(ends) / 1000 + clock_is_behind if ends else None,
+        response_topic=None if message.reply_within is None else replies.of(message.imei),
         urgent=message.urgent,
     )
