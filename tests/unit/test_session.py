@@ -24,13 +24,14 @@ from chapar.errors import (
     SubscriptionRefused,
 )
 from chapar.link import session as session_module
-from chapar.link.inbox import MOST_UNACKNOWLEDGED
+from chapar.link.inbox import MOST_HELD, MOST_UNACKNOWLEDGED
 from chapar.link.publication import Delivery, Publication, SignOn, Will
 from chapar.link.publisher import MAX_BATCH
 from chapar.link.session import Session
 from chapar.runtime.settings import Settings
 from support.fake_broker import FakeBroker
 from support.links import connected, open_session, publication, published
+from support.receivers import until
 
 # The codec reports its panic through sys.unraisablehook too.
 MAY_PANIC = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -424,6 +425,30 @@ async def test_an_owner_that_does_not_keep_up_bounds_what_the_broker_may_send(br
         disconnect = await broker.packet()
         assert isinstance(disconnect, mqtt5.DisconnectPacket)
         assert int(disconnect.reason_code) == 0x93
+
+
+async def test_large_deliveries_are_read_as_their_owner_acknowledges_them(broker: FakeBroker) -> None:
+    taken: list[Delivery] = []
+    size, count = 256 * 1024, 2 * MOST_HELD // (256 * 1024)
+
+    def delivery(packet_id: int) -> bytes:
+        return mqtt5.PublishPacket("a", bytes(size), qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id).write()
+
+    async with open_session(broker.url, on_delivery=taken.append) as session:
+        for packet_id in range(1, count + 1):
+            broker.send(delivery(packet_id))
+        await until(lambda: session._inbox.is_full)
+        session._keep_alive.heard_at -= 3600  # nothing was read for long, and the broker is not taken for silent
+        session._watch()
+        assert session.up
+        assert len(taken) * size < MOST_HELD + 2 * size
+        while len(taken) < count or session._inbox.owed:
+            for each in taken:
+                each.acknowledge()
+            await asyncio.sleep(0.01)
+        assert session.up
+    heard = [await broker.packet() for _ in range(count)]
+    assert [packet.packet_id for packet in heard if isinstance(packet, mqtt5.PubAckPacket)] == [*range(1, count + 1)]
 
 
 @trials(max_examples=50)

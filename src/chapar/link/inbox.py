@@ -17,17 +17,22 @@ MOST_UNACKNOWLEDGED: Final = 65_535
 """Deliveries that a broker can send ahead: as many as there are packet ids. Mosquitto 2.0.11 sends all that it has
 queued once its window was full; a session that ended there would get the same again, and end again, for ever."""
 
+MOST_HELD: Final = 32 * 1024 * 1024
+"""Bytes of unacknowledged deliveries from which on nothing more is read: 65,535 large ones would be gigabytes."""
+_OVERHEAD: Final = 256  # bytes that each counts beside its own
+
 _EXACTLY_ONCE: Final = 2
 
 
 class _Owed:
     """One acknowledgement that the broker awaits."""
 
-    __slots__ = ("is_due", "packet_id", "qos")
+    __slots__ = ("is_due", "packet_id", "qos", "size")
 
-    def __init__(self, qos: int, packet_id: int) -> None:
+    def __init__(self, qos: int, packet_id: int, size: int) -> None:
         self.qos = qos
         self.packet_id = packet_id
+        self.size = size  # bytes
         self.is_due = False  # whether nothing but those before it holds it back
 
 
@@ -47,6 +52,7 @@ class Inbox:
         self._reply = reply
         self._on_delivery = on_delivery
         self._owed = deque[_Owed]()
+        self._held = 0  # bytes of them
         self._unreleased: set[int] = set()  # packet ids of QoS 2 for which PUBREL has not come
         self.undecodable = 0  #: publications that the codec could not read
 
@@ -55,12 +61,18 @@ class Inbox:
         """Deliveries that their owner has not acknowledged, and those behind them."""
         return len(self._owed)
 
+    @property
+    def is_full(self) -> bool:
+        """Return whether so much is owed that no more is to be read."""
+        return self._held >= MOST_HELD
+
     def take(self, frame: memoryview) -> bool:
         """Take one PUBLISH; answer whether somebody wanted it. Raises FrameInvalid where that ends the session."""
         qos, packet_id = read_publish(frame)
-        owed = _Owed(qos, packet_id)
+        owed = _Owed(qos, packet_id, len(frame) + _OVERHEAD)
         if qos:
             self._owed.append(owed)
+            self._held += owed.size
             if len(self._owed) > MOST_UNACKNOWLEDGED:
                 what = f"more than {MOST_UNACKNOWLEDGED} unacknowledged PUBLISH packets"
                 raise FrameInvalid(what, RECEIVE_MAXIMUM_EXCEEDED)
@@ -94,6 +106,7 @@ class Inbox:
     def close(self) -> None:
         """The session ended: what comes too late to be acknowledged is no error."""
         self._owed.clear()
+        self._held = 0
 
     def _delivery(self, packet: mqtt5.PublishPacket, owed: _Owed) -> Delivery:
         return Delivery(
@@ -114,5 +127,6 @@ class Inbox:
         owed.is_due = True
         while self._owed and self._owed[0].is_due:
             first = self._owed.popleft()
+            self._held -= first.size
             answer = mqtt5.PubRecPacket if first.qos == _EXACTLY_ONCE else mqtt5.PubAckPacket
             self._reply(answer(first.packet_id).write())

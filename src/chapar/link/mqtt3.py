@@ -88,6 +88,12 @@ class _Mqtt3Transport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._transport.write(b"".join(map(to_mqtt3, Frames(MAX_PACKET_SIZE).feed(bytes(data)))))
 
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
     def close(self) -> None:
         self._transport.close()
 

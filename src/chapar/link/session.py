@@ -107,6 +107,7 @@ class Session(asyncio.Protocol):
         self._replies = bytearray()  # what is not a publication; leaves first and does not count in the window
         self._flush_scheduled = False
         self._writable = True
+        self._holds_back = False  # whether nothing is read
 
         now = self._loop.time()
         self._keep_alive = KeepAlive(sign_on.keep_alive, heard_at=now, sent_at=now)
@@ -232,6 +233,7 @@ class Session(asyncio.Protocol):
             self._end(MalformedPacket(self.endpoint, str(error)))
         if self._window.waiting or self._replies:
             self._schedule_flush()
+        self._read_as_bounded()
 
     def pause_writing(self) -> None:
         """The broker reads slower than we write: hold the queue, so that little is in doubt if the link falls."""
@@ -361,6 +363,18 @@ class Session(asyncio.Protocol):
             self._schedule_flush()
         if self._up and self._window.waiting and self._window.next_deadline < self._watch_at:
             self._watch()
+        self._read_as_bounded()
+
+    def _read_as_bounded(self) -> None:
+        """Read no more while the owner of the deliveries has too many to acknowledge; then go on."""
+        if self._inbox.is_full is self._holds_back or self._ending or self._transport is None:
+            return
+        self._holds_back = self._inbox.is_full
+        if self._holds_back:
+            log.warning("deliveries_held_back", broker=self.endpoint, deliveries=self._inbox.owed)
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _reply(self, packet: bytes) -> None:
         self._replies += packet
@@ -377,6 +391,8 @@ class Session(asyncio.Protocol):
             self._timer.cancel()
         now = self._loop.time()
         self._window.expire(now)
+        if self._holds_back:  # what is not read says nothing of the broker
+            self._keep_alive.received(now)
         if self._keep_alive.is_silent(now):
             self._end(BrokerSilent(self.endpoint, round(now - self._keep_alive.heard_at, 1)))
             return
