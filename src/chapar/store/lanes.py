@@ -1,4 +1,4 @@
-"""Lanes: where replies may have to be told apart by their order, a device has one message at a time to answer."""
+"""Lanes: where replies may have to be matched by their order, a device has one message at a time to answer."""
 
 from collections.abc import Collection
 from typing import Final
