@@ -651,6 +651,20 @@ async def test_what_was_superseded_in_line_is_taken_back(bench: Bench) -> None:
     assert (after.status, after.reason, after.superseded_by) == (Status.CANCELLED, "superseded", newer.id)
 
 
+async def test_what_was_superseded_behind_a_suspect_does_not_leave(bench: Bench) -> None:
+    suspect = bench.queued("A")
+    await bench.again(suspect, LinkLost(SILENT))
+    old = bench.queued("C")
+    async with bench.running():
+        await until(lambda: suspect.id in bench.link.waiting)
+        superseded = bench.store.put(bench.store.now(old)._replace(superseded_by="newer"))
+        assert superseded.status is Status.PUBLISHING
+        bench.dispatcher.received([Change(old.id, "C", Status.PUBLISHING, Status.PUBLISHING, None, EPOCH, superseded)])
+        bench.link.answer(suspect.id, 0x00)
+        await until(lambda: bench.store.now(old).status is Status.CANCELLED)
+    assert bench.link.ids[1:] == [suspect.id]
+
+
 async def test_what_was_superseded_in_doubt_is_not_sent_again(bench: Bench) -> None:
     old = bench.taken(collapse_key="valve")
     bench.store.put(old._replace(superseded_by="newer"))

@@ -19,6 +19,7 @@ class Departures:
         self._returning: dict[str, list[str]] = {}  # devices, and what of them is on its way back
         self._returning_before: dict[str, set[str]] = {}  # likewise, when the page was asked for
         self._went_back: set[str] = set()  # devices of which something went back since the page was asked for
+        self._superseded: set[str] = set()  # messages that were superseded since then
 
     @property
     def takes_direct(self) -> bool:
@@ -28,6 +29,8 @@ class Departures:
     def trial(self, message: Message, *, direct: bool) -> Trial:
         """Decide how a claimed message is tried now; `direct`: it never was in the queue."""
         if not self._lease.is_held:  # another may have taken it over
+            return Trial.BACK
+        if message.id in self._superseded:  # while it waited for those of its page
             return Trial.BACK
         # Nothing overtakes an earlier message of its device, but for what is urgent.
         is_behind = message.imei in self._returning or (not direct and message.imei in self._went_back)
@@ -42,13 +45,17 @@ class Departures:
 
     def asks_for_page(self) -> None:
         """A page of the queue is about to be taken."""
-        self._went_back = set()
+        self._went_back, self._superseded = set(), set()
         self._returning_before = {imei: set(ids) for imei, ids in self._returning.items()}
 
     def page_taken(self, messages: Sequence[Message]) -> None:
         """The page is this. What was on its way back and is not here came too late: nothing may overtake it."""
         here = {message.id for message in messages}
         self._went_back |= {imei for imei, ids in self._returning_before.items() if not ids <= here}
+
+    def superseded(self, message: Message) -> None:
+        """A message that is claimed was superseded: where it has not left yet, it does not."""
+        self._superseded.add(message.id)
 
     def goes_back(self, message: Message) -> None:
         """A message is on its way back into the queue."""

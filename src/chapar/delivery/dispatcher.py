@@ -115,9 +115,7 @@ class Dispatcher:
         self._departures = Departures(link, lease)
         self._suspects = self._departures.suspects
         self._claims = count(1)
-        self._lanes: set[str] = (
-            set()
-        )  # devices whose lane another process may have changed at the same time as this one
+        self._lanes: set[str] = set()  # devices whose lane another process may have changed at the same time
         self._work = asyncio.Event()  # something was queued here
         self._leaving: dict[tuple[str, int], _Delivery] = {}  # by message and attempt: what leaves in this turn
         self._batches: set[asyncio.Task[None]] = set()
@@ -200,6 +198,7 @@ class Dispatcher:
         """Let another message leave where one has ended, and keep one from leaving that was superseded."""
         if message.superseded_by is not None and message.status is Status.PUBLISHING:
             self._link.take_back(message.id)  # where it is still in line, it need not leave
+            self._departures.superseded(message)
         if leaves_lane(message):
             self._work.set()
         if not self._lease.alone and (leaves_lane(message) or message.reason == Reason.WAITING_FOR_REPLY):
