@@ -18,7 +18,7 @@ from chapar.store import queue
 from chapar.store.acceptance import ADD
 from chapar.store.contacts import CONTACT, Contact
 from chapar.store.database import Role, open_engine
-from chapar.store.schema import devices, presences, receiver
+from chapar.store.schema import devices, presences, processes, receiver
 from chapar.store.schema import messages as table
 from chapar.store.store import Store
 from support.callers import cancelling
@@ -255,6 +255,20 @@ async def test_whatever_ends_a_message_of_a_lane_lets_the_next_leave(store: Stor
             await store.queue.release_lease(PROCESS)
             assert await store.queue.settle(OTHER, at) == 1
     assert await standing(store, behind, second) == [READY, WAITS]
+
+
+async def test_a_lane_that_a_dead_process_left_waiting_goes_on(store: Store, shared_url: str) -> None:
+    message = asking()
+    await add(store, message)
+    await store.queue.acquire_lease(Lease(OTHER, "host:1", 60, alone=False))
+    with open_engine(shared_url, Role.ADMINISTRATOR).begin() as connection:
+        connection.execute(update(table).where(table.c.id == message.id).values(reason="waiting_for_reply"))
+    await store.queue.settle(PROCESS, now())
+    assert await standing(store, message) == [WAITS]
+    with open_engine(shared_url, Role.ADMINISTRATOR).begin() as connection:
+        connection.execute(update(processes).where(processes.c.token == OTHER).values(lease_until=0))
+    await store.queue.settle(PROCESS, now())
+    assert await standing(store, message) == [READY]
 
 
 async def test_what_becomes_due_waits_for_its_lane(store: Store) -> None:

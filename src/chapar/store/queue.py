@@ -44,6 +44,7 @@ from chapar.store.schema import (
     DATABASE_TIME,
     IS_READY,
     IS_URGENT,
+    IS_WAITING,
     PROCESS_LENGTH,
     Row,
     has_status,
@@ -193,6 +194,11 @@ _ACQUIRE_LEASE = {
 }
 _RELEASE_LEASE = delete(processes).where(processes.c.token == bindparam("process"))
 _FORGET_OTHERS = delete(processes).where(processes.c.token != bindparam("process"))
+
+_FORGET_DEAD = delete(processes).where(processes.c.lease_until <= DATABASE_TIME)
+_WAITING_FOR_REPLY = select(messages.c.imei.distinct()).where(
+    text(IS_WAITING), messages.c.reason == Reason.WAITING_FOR_REPLY.value
+)
 
 _alive = select(processes.c.token).where(processes.c.lease_until > DATABASE_TIME)
 _left_behind = and_(
@@ -486,7 +492,11 @@ def _settle(connection: Connection, settles: Sequence[Settle]) -> Sequence[list[
 
 def _settle_one(connection: Connection, process: str, at: int) -> list[_Settled]:
     owners = connection.scalars(_OWNERS, {"process": process}).all()
-    return [settled for owner in owners for settled in _take_over(connection, process, owner, at)]
+    settled = [settled for owner in owners for settled in _take_over(connection, process, owner, at)]
+    if connection.execute(_FORGET_DEAD).rowcount:
+        # It may have died before it saw to the lanes that it changed at the same time as another.
+        release(connection, connection.scalars(_WAITING_FOR_REPLY).all())
+    return settled
 
 
 def _take_over(connection: Connection, process: str, owner: str | None, at: int) -> list[_Settled]:
