@@ -27,7 +27,8 @@ class FakeBroker:
         self.connected = asyncio.Event()
         self.on_connect: Callable[[mqtt5.ConnectPacket], object] | None = None
         self._heard: asyncio.Queue[mqtt5.Packet | None] = asyncio.Queue()
-        self._writers: list[asyncio.StreamWriter] = []
+        self._writers: list[asyncio.StreamWriter] = []  # without those apart
+        self._accepted: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -61,12 +62,13 @@ class FakeBroker:
     ) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in self._writers:
+        for writer in self._accepted:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._accepted.append(writer)
         heard, is_apart = b"", False
         with contextlib.suppress(OSError):
             while data := await reader.read(64 * 1024):
@@ -79,6 +81,7 @@ class FakeBroker:
                         writer.write(_granted(packet))
                     else:
                         self._heard.put_nowait(packet)
+        writer.close()
         if not is_apart:
             self._heard.put_nowait(None)
 

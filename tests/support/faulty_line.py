@@ -58,10 +58,13 @@ class FaultyLine:
         self._server.close()
         for writer in self._writers:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, gateway: asyncio.StreamWriter) -> None:
+        self._writers.append(gateway)
         broker_reader, broker = await asyncio.open_connection(LOOPBACK, self._target_port)
-        self._writers += [gateway, broker]
+        self._writers.append(broker)
         way = Way(gateway, broker)
         await asyncio.gather(
             _pump(way, reader, broker, self._outbound), _pump(way, broker_reader, gateway, self._inbound)
