@@ -60,7 +60,7 @@ def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _kw
     if case.path.startswith("/keys/") and (case.path_parameters or {}).get("id") == os.environ["CHAPAR_FUZZ_KEY_ID"]:
         case.path_parameters["id"] = "another"
     for asked in (case.query, case.body):
-        if isinstance(asked, dict) and asked.get("wait") in _WAITS and _is_long(asked.get("timeout", _FOREVER)):
+        if isinstance(asked, dict) and _waits(asked) and _is_long(asked.get("timeout", _FOREVER)):
             asked["timeout"] = _PATIENCE
 
 
@@ -101,6 +101,11 @@ def filter_failure(
             return all(answer["status"] < _FIRST_ERROR for answer in json.loads(response.content)["answers"])
         case _:
             return True
+
+
+def _waits(asked: dict[str, Any]) -> bool:
+    """Whether it says how, or for how long, it waits; what says neither waits some seconds for the broker."""
+    return "timeout" in asked or asked.get("wait") in _WAITS
 
 
 def _is_long(timeout: Any) -> bool:
