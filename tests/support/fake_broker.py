@@ -38,7 +38,7 @@ class FakeBroker:
 
     async def packet(self) -> mqtt5.Packet | None:
         """The next packet heard; None where the connection ended instead."""
-        return await asyncio.wait_for(self._heard.get(), 5.0)
+        return await asyncio.wait_for(self._heard.get(), 60.0)
 
     async def publish(self) -> mqtt5.PublishPacket:
         """The next packet, which is a PUBLISH."""

@@ -132,7 +132,7 @@ class Bench:
 
 async def found(waiting: Waiting) -> Message | None:
     """How the message stood that somebody waited for; None: nobody knew when time was up."""
-    await asyncio.wait_for(waiting.done, 5)
+    await asyncio.wait_for(waiting.done, 60)
     return next(iter(waiting.found.values()), None)
 
 

@@ -59,7 +59,7 @@ async def refusal(broker: FakeBroker, settings: Settings | None = None) -> Broke
 async def end(session: Session) -> BrokerError:
     """Why `session` ended."""
     with pytest.raises(BrokerError) as error:
-        await asyncio.wait_for(session.ended(), 5.0)
+        await asyncio.wait_for(session.ended(), 60.0)
     return error.value
 
 
