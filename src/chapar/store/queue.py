@@ -196,8 +196,8 @@ _RELEASE_LEASE = delete(processes).where(processes.c.token == bindparam("process
 _FORGET_OTHERS = delete(processes).where(processes.c.token != bindparam("process"))
 
 _FORGET_DEAD = delete(processes).where(processes.c.lease_until <= DATABASE_TIME)
-_WAITING_FOR_REPLY = select(messages.c.imei.distinct()).where(
-    text(IS_WAITING), messages.c.reason == Reason.WAITING_FOR_REPLY.value
+_WAITING_FOR_REPLY = (
+    select(messages.c.imei).where(text(IS_WAITING), messages.c.reason == Reason.WAITING_FOR_REPLY.value).distinct()
 )
 
 _alive = select(processes.c.token).where(processes.c.lease_until > DATABASE_TIME)
