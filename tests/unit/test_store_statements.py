@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,7 +22,19 @@ from chapar.store.moves import move_row, update_sql
 from chapar.store.operations import array
 from chapar.store.queue import Settle, Take
 from chapar.store.retained import TakeBack
-from chapar.store.schema import COLUMNS, IS_UNFINISHED, has_status, messages, metadata, to_message, to_row
+from chapar.store.schema import (
+    COLUMNS,
+    IS_UNFINISHED,
+    has_status,
+    is_short,
+    messages,
+    metadata,
+    shortened,
+    to_message,
+    to_row,
+    to_short_row,
+    whole,
+)
 from chapar.store.wire import pack, split, unpack
 from support.fakes import EPOCH
 from support.memory_database import MemoryDatabase
@@ -36,7 +49,7 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 
 
 def test_the_columns_are_seq_and_then_the_fields_of_a_message() -> None:
-    assert [column.name for column in messages.columns] == ["seq", *Message._fields, "wake_at", "sent_by"]
+    assert [column.name for column in messages.columns] == ["seq", "sent_by", *Message._fields, "wake_at"]
     assert [column.name for column in COLUMNS] == list(Message._fields)
 
 
@@ -71,13 +84,39 @@ def test_a_message_becomes_a_row_and_back() -> None:
     assert to_message(row) == message
 
 
+@pytest.mark.parametrize("fields", [{}, {"reply_within": 1}, {"urgent": True}, {"deliver_at": EPOCH}])
+def test_a_short_row_leaves_out_what_has_its_default(fields: dict[str, Any]) -> None:
+    message = new_message(status=Status.QUEUED, **fields)
+    row = to_short_row(message)
+    assert type(row[Message._fields.index("status")]) is str
+    assert is_short(row) is (not fields)
+    assert row == shortened(to_row(message))
+    assert to_message(whole(row)) == message
+
+
+def test_a_field_that_a_short_row_leaves_out_has_the_default_of_its_column() -> None:
+    for name, default in Message._field_defaults.items():
+        column = messages.c[name]
+        kept = None if column.server_default is None else str(column.server_default.arg).strip("'")
+        assert kept == (None if default is None else str(default).lower())
+        assert column.nullable is (default is None)
+
+
+def test_the_parameters_of_the_insert_of_short_rows_are_their_fields_in_order(dialect: Dialect) -> None:
+    short = to_short_row(new_message())
+    names = re.search(r"INSERT INTO messages \(([^)]*)\)", insert_sql(dialect, len(short)))
+    assert names is not None
+    number = ["seq"] if dialect.name == "sqlite" else []
+    assert names[1].split(", ") == [*number, "sent_by", *Message._fields[: len(short)]]
+
+
 def test_the_parameters_of_the_insert_are_the_fields_in_order(dialect: Dialect) -> None:
     sql = insert_sql(dialect)
     names = re.search(r"INSERT INTO messages \(([^)]*)\)", sql)
     assert names is not None
     number = ["seq"] if dialect.name == "sqlite" else []
-    assert names[1].split(", ") == [*number, *Message._fields, "sent_by"]
-    assert len(re.findall(r"\?|%s", sql)) == len([*number, *to_row(new_message()), "sent_by"])
+    assert names[1].split(", ") == [*number, "sent_by", *Message._fields]
+    assert len(re.findall(r"\?|%s", sql)) == len([*number, "sent_by", *to_row(new_message())])
 
 
 def test_the_parameters_of_the_update_are_the_values_of_a_move_in_order(dialect: Dialect) -> None:
@@ -92,7 +131,8 @@ def test_the_parameters_of_the_update_are_the_values_of_a_move_in_order(dialect:
     before = new_message()
     after = published(before)
     expected = [getattr(after, name) for name in MUTABLE] + [getattr(before, name) for name in guards]
-    assert list(move_row(Move(before, after, EPOCH))) == [*expected, before.imei, EPOCH, False]
+    assert list(move_row(Move(before, after, EPOCH))) == [*expected, before.imei, EPOCH, False, True]
+    assert move_row(Move(before, after._replace(reply_by=EPOCH), EPOCH))[-1] is False
 
 
 def test_what_a_partial_index_is_for_stands_in_the_query_of_the_lanes_word_by_word() -> None:

@@ -98,6 +98,7 @@ class Sending:
         metrics: Metrics,
     ) -> None:
         self._rules = rules
+        self._profile = rules.default_profile.value
         self._messages = messages
         self._dispatcher = dispatcher
         self._waiters = waiters
@@ -228,20 +229,16 @@ class Sending:
             at_most_once=command.at_most_once or command.qos == 0,
             status=status,
             reason=Reason.BROKER_UNREACHABLE.value if is_over else None,
-            reason_code=None,
             attempts=1 if is_claimed else 0,
             possible_duplicate=False,
-            subscribers=None,
             claim=self._direct_claim if is_claimed else None,
             created_at=now,
             deliver_at=deliver_at,
             expires_at=(deliver_at or now) + round(expires_in * 1000),
-            not_before=None,
             origin=command.origin,
-            published_at=None,
             finished_at=now if is_over else None,
             reply_within=None if awaited is None else round(awaited * 1000),
-            profile=self._rules.default_profile.value,
+            profile=self._profile,
             condition=None if command.condition is None else command.condition.value,
             collapse_key=command.collapse_key,
             urgent=command.urgent,

@@ -27,7 +27,7 @@ class Counters:
                 continue
             if change.before is None and not (change.message is not None and change.message.clears):
                 accepted[change.after] += 1
-            if change.before is not change.after and _is_finished(change):
+            if change.after not in UNFINISHED and change.before is not change.after and not _awaits_reply(change):
                 finished[change.after, change.reason or ""] += 1
         for status, count in accepted.items():
             self._metrics.accepted[status,].inc(count)
@@ -35,7 +35,6 @@ class Counters:
             self._metrics.finished[labels].inc(count)
 
 
-def _is_finished(change: Change) -> bool:
-    """Return whether a message has ended; one that is with its device has not while a reply is awaited."""
-    awaits_reply = change.message is not None and change.message.finished_at is None
-    return change.after not in UNFINISHED and not awaits_reply
+def _awaits_reply(change: Change) -> bool:
+    """Return whether a message that the broker has has not ended, as a reply is awaited."""
+    return change.message is not None and change.message.finished_at is None

@@ -199,9 +199,10 @@ class Dispatcher:
         if message.superseded_by is not None and message.status is Status.PUBLISHING:
             self._link.take_back(message.id)  # where it is still in line, it need not leave
             self._departures.superseded(message)
-        if leaves_lane(message):
+        has_left = leaves_lane(message)
+        if has_left:
             self._work.set()
-        if not self._lease.alone and (leaves_lane(message) or message.reason == Reason.WAITING_FOR_REPLY):
+        if not self._lease.alone and (has_left or message.reason == Reason.WAITING_FOR_REPLY):
             # Whoever commits last sees both: that one was the last of its lane, and that another waits for it.
             self._lanes.add(message.imei)
             self._work.set()
@@ -452,7 +453,9 @@ class Dispatcher:
 
 def _publication(message: Message, clock_is_behind: float, replies: DeviceTopics) -> Publication:
     """Return what leaves of a message; `clock_is_behind`: seconds from the epoch's time to the loop's."""
-    ends = [at for at in (message.expires_at, message.contact_until) if at is not None]
+    ends_at = message.expires_at
+    if message.contact_until is not None:
+        ends_at = min(ends_at or message.contact_until, message.contact_until)
     return Publication(
         topic=message.topic,
         payload=message.payload,
@@ -460,7 +463,7 @@ def _publication(message: Message, clock_is_behind: float, replies: DeviceTopics
         retain=message.retain,
         message_id=message.id,
         attempt=message.attempts,
-        deadline=min(ends) / 1000 + clock_is_behind if ends else None,
+        deadline=None if ends_at is None else ends_at / 1000 + clock_is_behind,
         response_topic=None if message.reply_within is None else replies.of(message.imei),
         urgent=message.urgent,
     )

@@ -159,13 +159,14 @@ class MutableFields(TypedDict, total=False):
 
     reason: str | None
     reason_code: int | None
-    attempts: int
-    possible_duplicate: bool
     subscribers: bool | None
     claim: str | None
-    not_before: int | None
     published_at: int | None
     finished_at: int | None
+    # The rest stays as it is where the first attempt succeeds, and no reply is awaited.
+    attempts: int
+    possible_duplicate: bool
+    not_before: int | None
     reply_by: int | None
     contact_until: int | None
 
@@ -178,7 +179,7 @@ class Message(NamedTuple):
     """One operation for one device. Immutable: a step is a new value, and the store compares old and new.
 
     Times are milliseconds since the Unix epoch, UTC. The fields are the columns of the table `messages`, in
-    their order.
+    their order; a default is the column's own.
     """
 
     id: str  #: UUIDv7 (RFC 9562), made before anything is stored
@@ -190,26 +191,27 @@ class Message(NamedTuple):
     retain: bool  #: whether the broker keeps it for later subscribers
     at_most_once: bool  #: never sent again when the outcome of an attempt is unknown
     status: Status
-    reason: str | None  #: why it ended as it did: a stable code
-    reason_code: int | None  #: the broker's MQTT 5 reason code
-    attempts: int  #: PUBLISH packets that may have left
-    possible_duplicate: bool  #: an attempt with an unknown outcome was followed by another
-    subscribers: bool | None  #: whether the broker had a subscriber for it; None where it does not say
     claim: str | None  #: token of the process that is moving it
     created_at: int  #: when it was accepted
-    deliver_at: int | None  #: not sent before; None: at once
     expires_at: int | None  #: not sent at or after; None: never too late
-    not_before: int | None  #: when the next attempt may be made, after the broker asked for patience
-    origin: str | None  #: the message that this one repeats, by `resend`
-    published_at: int | None  #: when the broker's acknowledgement came
-    finished_at: int | None  #: when it reached a final state, or its reply was given up; None while one is awaited
-    reply_within: int | None = None  #: ms for which a reply is awaited; None: none is expected
+    attempts: int  #: PUBLISH packets that may have left
+    possible_duplicate: bool  #: an attempt with an unknown outcome was followed by another
+    # The rest a plain message has only once something has happened to it: a short row leaves it out.
+    not_before: int | None = None  #: when the next attempt may be made, after the broker asked for patience
     reply_by: int | None = None  #: until when; each sign of progress moves it
-    reply: str | None = None  #: the reply that stands, as JSON: the first final word, else the latest progress
+    contact_until: int | None = None  #: until when a contact lets it leave; then it waits for the next one
+    reason: str | None = None  #: why it ended as it did: a stable code
+    reason_code: int | None = None  #: the broker's MQTT 5 reason code
+    subscribers: bool | None = None  #: whether the broker had a subscriber for it; None where it does not say
+    published_at: int | None = None  #: when the broker's acknowledgement came
+    finished_at: int | None = None  #: when it ended, or its reply was given up; None while one is awaited
+    deliver_at: int | None = None  #: not sent before; None: at once
+    origin: str | None = None  #: the message that this one repeats, by `resend`
+    reply_within: int | None = None  #: ms for which a reply is awaited; None: none is expected
     profile: str = Profile.TEXT.value  #: the form in which its device takes it
     condition: str | None = None  #: a `Condition`; None: it may be sent whatever its device does
-    contact_until: int | None = None  #: until when a contact lets it leave; then it waits for the next one
     collapse_key: str | None = None  #: a newer message of its device with the same key withdraws it
+    reply: str | None = None  #: the reply that stands, as JSON: the first final word, else the latest progress
     superseded_by: str | None = None  #: that newer message: it is not sent any more
     urgent: bool = False  #: it leaves before all else
 

@@ -20,7 +20,17 @@ from chapar.store.insertion import insert_messages
 from chapar.store.lanes import IN_LANE, WAITING_FOR_REPLY, is_in_lane
 from chapar.store.online import absent, must_be_online
 from chapar.store.operations import Ambiguous, Kind, as_list
-from chapar.store.schema import IS_OWED, IS_UNFINISHED, Row, messages, to_message, to_row
+from chapar.store.schema import (
+    IS_OWED,
+    IS_UNFINISHED,
+    Row,
+    is_short,
+    messages,
+    to_message,
+    to_row,
+    to_short_row,
+    whole,
+)
 
 # What a partial index is for must stand in a query word by word and without parameters: SQLite proves no more. And
 # `seq > 0`, which is always true, makes that index a better match than the one of all that the device ever had.
@@ -91,8 +101,6 @@ class _Backlog:
 
     def place(self, message: Message) -> Message:
         """Return a new message where it stands among these."""
-        if message.status == _REJECTED:
-            return message
         if self.profile is not None and self.profile != message.profile:
             message = message._replace(profile=self.profile)
         if message.condition == _CONTACT and message.status != _SCHEDULED:
@@ -109,7 +117,8 @@ class _Backlog:
     def join(self, message: Message) -> None:
         """A message was placed, and is one of these from now on."""
         self.depth += 1
-        self.first = self.first or message.id
+        if self.first is None:
+            self.first = message.id
         self.keyed += message.collapse_key is not None
         if message.status == _SCHEDULED:
             return
@@ -117,7 +126,7 @@ class _Backlog:
             self.waits = True
         elif message.reason is None:
             self.blocked |= message.status == _QUEUED
-            self.unanswered |= is_in_lane(message)
+            self.unanswered = self.unanswered or is_in_lane(message)
 
 
 def _queued(message: Message, reason: str | None) -> Message:
@@ -132,13 +141,13 @@ def _rejected(message: Message, reason: str) -> Message:
 def packed_addition(addition: Addition) -> Packed:
     """An addition as it crosses."""
     message, max_depth, key, sender, purges = addition
-    return to_row(message), max_depth, key and tuple(key), sender and tuple(sender), purges
+    return to_short_row(message), max_depth, key and tuple(key), sender and tuple(sender), purges
 
 
 def _unpacked_addition(packed: Packed) -> Addition:
     row, max_depth, key, sender, purges = packed
     return Addition(
-        to_message(row),
+        to_message(whole(row)),
         max_depth,
         None if key is None else IdempotencyKey._make(key),
         None if sender is None else Sender._make(sender),
@@ -183,8 +192,9 @@ _SENT = Action.SENT.value
 
 
 def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[tuple[Any, ...] | None]:
-    asked = [Message._make(row) for row, *_ in additions]
-    adding = _Adding(connection, asked, [key for _, _, key, *_ in additions])
+    asked = [Message._make(whole(row)) for row, *_ in additions]
+    is_plain = all(is_short(row) for row, *_ in additions)
+    adding = _Adding(connection, asked, [key for _, _, key, *_ in additions], is_plain=is_plain)
     results = [adding.add(message, *addition) for message, addition in zip(asked, additions, strict=True)]
     return results if adding.finish() else [_again(connection, asked[0], purges=additions[0][-1])]
 
@@ -192,30 +202,41 @@ def _add(connection: Connection, additions: Sequence[Packed]) -> Sequence[tuple[
 class _Adding:
     """Additions of one batch, and what each device has while they are added."""
 
-    def __init__(self, connection: Connection, asked: Sequence[Message], keys: Sequence[Row | None]) -> None:
+    def __init__(
+        self, connection: Connection, asked: Sequence[Message], keys: Sequence[Row | None], *, is_plain: bool
+    ) -> None:
+        """`is_plain`: none of the messages has any condition, and no reply is expected."""
         self._connection = connection
         self._alone = len(asked) == 1
         joining = [message for message in asked if message.status != _REJECTED]
-        # Two processes must neither both leave out each other's message of a key, nor both be the first of a lane.
-        keyed = [(each.imei, each.collapse_key) for each in joining if each.collapse_key is not None]
-        lock_devices(connection, [*keyed, *((each.imei, "") for each in joining if is_in_lane(each))])
+        if not is_plain:
+            self._lock(joining)
         used = {
             IdempotencyKey._make(key)[:2]: message.created_at
             for message, key in zip(asked, keys, strict=True)
             if key is not None
         }
-        self._owners = owners_of(connection, used)
+        self._owners = owners_of(connection, used) if used else {}
         self._direct = next((message.claim for message in joining if message.claim is not None), "")
-        self._expects = any(message.reply_within is not None for message in joining)
+        self._expects = not is_plain and any(message.reply_within is not None for message in joining)
         self._backlogs: defaultdict[str, _Backlog] = defaultdict(_Backlog)
         self._read_backlogs({message.imei for message in joining})
-        direct = [each for each in joining if must_be_online(each) and each.status == _PUBLISHING]
-        now = max((each.created_at for each in direct), default=0)
-        self._absent = absent(connection, {each.imei for each in direct}, now)
+        self._absent = {} if is_plain else self._read_absent(joining)
         self._keys: list[IdempotencyKey] = []
         self._rows: list[Row] = []
         self._new: set[str] = set()  # devices of which there are such rows
         self._entries: list[Row] = []
+
+    def _lock(self, joining: Sequence[Message]) -> None:
+        """See to it that two processes neither leave out each other's message of a key, nor both begin a lane."""
+        keyed = [(each.imei, each.collapse_key) for each in joining if each.collapse_key is not None]
+        lock_devices(self._connection, [*keyed, *((each.imei, "") for each in joining if is_in_lane(each))])
+
+    def _read_absent(self, joining: Sequence[Message]) -> dict[str, str]:
+        """Of the messages that may leave at once where their device is online: the devices that are not, and why."""
+        direct = [each for each in joining if must_be_online(each) and each.status == _PUBLISHING]
+        now = max((each.created_at for each in direct), default=0)
+        return absent(self._connection, {each.imei for each in direct}, now)
 
     def _read_backlogs(self, imeis: Collection[str]) -> None:
         if not imeis:
@@ -241,19 +262,18 @@ class _Adding:
         row: Row,
         max_depth: int,
         key_row: Row | None,
-        sender_row: Row | None,
+        sender: Row | None,
         purges: bool,  # noqa: FBT001 - it crosses so
     ) -> tuple[Any, ...] | None:
         """Place a message, of which the rest is as it crosses, and keep it to be inserted; gives the result."""
         key = None if key_row is None else IdempotencyKey._make(key_row)
         if key is not None and self._owners.setdefault(key[:2], key).message_id != asked.id:
             return tuple(self._owners[key[:2]])
-        sender = None if sender_row is None else Sender._make(sender_row)
         placed = self._place(asked, max_depth, sender, purges=purges)
         if isinstance(placed, str):
             return (placed,)
         message, withdrawn = placed
-        self._rows.append((*(row if message is asked else to_row(message)), None if sender is None else sender[0]))
+        self._rows.append((None if sender is None else sender[0], *(row if message is asked else to_row(message))))
         if sender is not None:
             self._entries.append((asked.created_at, *sender, _SENT, asked.id, asked.imei, asked.micro_op, None))
         if key is not None and self._owners[key[:2]] is key:
@@ -264,13 +284,14 @@ class _Adding:
         return str(message.status), message.claim, message.reason, message.profile, gone
 
     def _place(
-        self, asked: Message, max_depth: int, sender: Sender | None, *, purges: bool
+        self, asked: Message, max_depth: int, sender: Row | None, *, purges: bool
     ) -> tuple[Message, Sequence[Cancelled]] | str:
         """Return a message where it stands, and what it withdraws; where its queue is full, the id of its front."""
         # Rejected rows never block a device, no bound refuses them, and they withdraw nothing.
         if asked.status == _REJECTED:
             return asked, ()
-        if asked.status == _PUBLISHING and must_be_online(asked) and (reason := self._absent.get(asked.imei)):
+        reason = self._absent.get(asked.imei) if self._absent else None
+        if reason is not None and asked.status == _PUBLISHING and must_be_online(asked):
             return _rejected(asked, reason), ()
         backlog = self._backlogs[asked.imei]
         message = backlog.place(asked)
@@ -279,13 +300,16 @@ class _Adding:
         found: Found = []
         if purges or asked.collapse_key is not None:
             found, backlog = self._withdrawable(asked, backlog, purges=purges)
-        depth = backlog.depth - sum(each.status in WAITING for _, each in found)
+        depth = backlog.depth
+        if found:
+            depth -= sum(each.status in WAITING for _, each in found)
         if depth >= max_depth and _place(self._connection, asked.id) is None:
             oldest = self._connection.execute(_ID_AT, {"seq": backlog.front}).scalar_one_or_none()
             return oldest or str(backlog.first)
         withdrawn: Sequence[Cancelled] = ()
         if found:
-            withdrawn = withdraw(self._connection, found, asked, sender)
+            by = None if sender is None else Sender._make(sender)
+            withdrawn = withdraw(self._connection, found, asked, by)
             self._read_again(asked.imei)
             backlog = self._backlogs[asked.imei]
             message = backlog.place(asked)

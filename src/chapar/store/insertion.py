@@ -10,13 +10,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from chapar.model.message import Message
 from chapar.store.database import run_on_driver
 from chapar.store.operations import batch_table, run_batch
-from chapar.store.schema import Row, messages
+from chapar.store.schema import Row, messages, whole
 
 
 @cache
-def insert_sql(dialect: Dialect) -> str:
-    """The statement that adds messages. Repeated because its answer was lost, it finds its row, and that is fine."""
-    names = [*Message._fields, messages.c.sent_by.name]
+def insert_sql(dialect: Dialect, fields: int = len(Message._fields)) -> str:
+    """The statement that adds messages, of which the first `fields` are given.
+
+    Repeated because its answer was lost, it finds its row, and that is fine.
+    """
+    names = [messages.c.sent_by.name, *Message._fields[:fields]]
     if dialect.name == "postgresql":
         rows = batch_table({name: messages.c[name].type for name in names})
         from_rows = postgresql.insert(messages).from_select(names, select(*rows.c))
@@ -26,10 +29,13 @@ def insert_sql(dialect: Dialect) -> str:
 
 
 def insert_messages(connection: Connection, rows: Sequence[Row]) -> int:
-    """Insert the messages that are not there yet, each with who sent it; gives how many those were."""
+    """Insert the messages that are not there yet, each who sent it and a row, or short row; gives how many were not."""
+    if len(set(map(len, rows))) > 1:
+        rows = [(sent_by, *whole(tuple(row))) for sent_by, *row in rows]
+    sql = insert_sql(connection.dialect, len(rows[0]) - 1)
     if connection.dialect.name == "sqlite":
         rows = [(number, *row) for number, row in zip(_numbers(connection, len(rows)), rows, strict=True)]
-    return run_batch(connection, insert_sql(connection.dialect), rows)
+    return run_batch(connection, sql, rows)
 
 
 # SQLite writes where it keeps the highest number of a table, in a page of its own, whenever an insertion goes beyond

@@ -52,7 +52,7 @@ def is_in_lane(message: Message) -> bool:
 
 def leaves_lane(message: Message) -> bool:
     """Return whether its device has nothing to answer of it any more, so that the next may leave."""
-    return message.finished_at is not None and is_in_lane(message)
+    return message.reply_within is not None and message.finished_at is not None and is_in_lane(message)
 
 
 def release(connection: Connection, imeis: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, Final, cast
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Dialect, bindparam, literal_column, select, update
@@ -26,16 +26,32 @@ _PARAMETERS: Final = len(MUTABLE) + len(_GUARDS)
 _DEVICE: Final = _PARAMETERS
 _AT: Final = _PARAMETERS + 1
 _LEAVES_LANE: Final = _PARAMETERS + 2
-_set = attrgetter(*MUTABLE[1:])
+_IS_PLAIN: Final = _PARAMETERS + 3
+_PLAIN: Final = MUTABLE.index("attempts")
+"""How many of the fields a plain move sets: the first attempt succeeds, and no reply is awaited."""
+
+
+def _places_of(names: Sequence[str]) -> list[int]:
+    return [Message._fields.index(name) for name in names]
+
+
+_set: Callable[[Message], tuple[Value, ...]] = itemgetter(*_places_of(MUTABLE[1:]))
+_kept: Callable[[Message], tuple[Value, ...]] = itemgetter(*_places_of(MUTABLE[_PLAIN:]))
+_all_of: Callable[[Row], Row] = itemgetter(slice(_PARAMETERS))
+_plain_of: Callable[[Row], Row] = itemgetter(*range(_PLAIN), *range(len(MUTABLE), _PARAMETERS))
 _UNKNOWN: Final = Message._make([None] * len(COLUMNS))
 _id_in: Callable[[Row], str] = itemgetter(len(MUTABLE))  # a move as it crosses
 
 
 def move_row(move: Move) -> Row:
-    """A move as it crosses: what is set, then what must still hold; last its device, its time, and what it ends."""
+    """A move as it crosses: what is set, then what must still hold; last its device, its time, and of what kind it is.
+
+    That is whether it ends a message of a lane, and whether it is plain.
+    """
     before, after, at = move
     guards = (before.id, str(before.status), before.attempts, before.claim)
-    return (str(after.status), *_set(after), *guards, before.imei, at, leaves_lane(after))
+    is_plain = _kept(before) == _kept(after)
+    return (str(after.status), *_set(after), *guards, before.imei, at, leaves_lane(after), is_plain)
 
 
 def _unpacked_move(row: Row) -> Move:
@@ -47,15 +63,19 @@ def _unpacked_move(row: Row) -> Move:
 
 # The order of the parameters is that of the values in `move_row`.
 @cache
-def update_sql(dialect: Dialect) -> str:
-    """The statement of a MOVE, the only way a message changes. Zero rows: somebody else moved it first."""
-    types = {f"after_{name}": messages.c[name].type for name in MUTABLE}
+def update_sql(dialect: Dialect, fields: int = len(MUTABLE)) -> str:
+    """The statement of a MOVE, the only way a message changes: it sets the first `fields` of those that are mutable.
+
+    Zero rows: somebody else moved it first.
+    """
+    names = MUTABLE[:fields]
+    types = {f"after_{name}": messages.c[name].type for name in names}
     types |= {f"before_{name}": messages.c[name].type for name in _GUARDS}
     given: Callable[[str], ColumnElement[Any]]
     given = batch_table(types).c.__getitem__ if dialect.name == "postgresql" else bindparam
     statement = (
         update(messages)
-        .values({name: given(f"after_{name}") for name in MUTABLE})
+        .ordered_values(*((messages.c[name], given(f"after_{name}")) for name in names))
         .where(
             messages.c.id == given("before_id"),
             # The empty string: else SQLite plans anew at each execution, as the status decides which index may be used.
@@ -99,7 +119,11 @@ _TO_CANCEL = select(*COLUMNS).where(messages.c.id == bindparam("of_message")).wi
 def _move(connection: Connection, rows: Sequence[Row]) -> Sequence[bool | Row]:
     # PostgreSQL: in the order in which a batch of replies takes its locks, too.
     ordered = sorted(rows, key=_id_in) if connection.dialect.name == "postgresql" else rows
-    moved = run_batch(connection, update_sql(connection.dialect), [row[:_PARAMETERS] for row in ordered])
+    if all(row[_IS_PLAIN] for row in rows):
+        sql, parameters = update_sql(connection.dialect, _PLAIN), map(_plain_of, ordered)
+    else:
+        sql, parameters = update_sql(connection.dialect), map(_all_of, ordered)
+    moved = run_batch(connection, sql, list(parameters))
     results = [True] * len(rows) if moved == len(rows) else _each_moved(connection, rows)
     release(connection, {str(row[_DEVICE]) for row in rows if row[_LEAVES_LANE]})
     return results
@@ -215,13 +239,13 @@ def keep_attempts(connection: Connection, rows: Sequence[Attempt]) -> None:
 
 
 def _result_of_move(_: Move, moved: bool | Row) -> bool | Message:  # noqa: FBT001 - the result of the kind
-    return moved if isinstance(moved, bool) else to_message(moved)
+    return moved if moved is True or moved is False else to_message(moved)
 
 
 def _change_of_move(move: Move, moved: bool | Message) -> Sequence[Change]:  # noqa: FBT001 - the result of the kind
-    if moved is False or (isinstance(moved, Message) and moved.status in _DEVICE_WAS_FIRST):
+    if moved is False or (moved is not True and moved.status in _DEVICE_WAS_FIRST):
         return ()
-    after = moved if isinstance(moved, Message) else move.after
+    after = move.after if moved is True else moved
     return [Change(after.id, after.imei, move.before.status, after.status, after.reason, move.at, after)]
 
 

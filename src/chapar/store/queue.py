@@ -51,8 +51,10 @@ from chapar.store.schema import (
     installation,
     messages,
     processes,
+    shortened,
     to_message,
     to_row,
+    whole,
 )
 from chapar.store.timeouts import NEXT_TIMEOUT, time_out
 
@@ -343,7 +345,8 @@ _Woken = tuple[str, str, str, str, str | None]
 _Ended = list[tuple[str, Row]]
 """What may not leave: the state of each before, and its row now."""
 _Found = tuple[list[Row], list[_Woken], _Ended, int | None]
-"""What a TAKE found: the rows taken, what time has moved, what may not leave, and when there is something to do."""
+"""What a TAKE found: the rows taken, short where they can be, what time has moved, what may not leave, and when there
+is something to do."""
 _Settled = tuple[str, str, str, str | None]
 """Id, device, state and reason of what a dead process had PUBLISHING."""
 
@@ -376,7 +379,7 @@ def _take_one(connection: Connection, take: Take) -> _Found:
     if ended:
         release(connection, {str(row[_IMEI]) for _, row in ended})
     next_at = min((at for at in connection.execute(_NEXT).one() if at is not None), default=None)
-    return taken, woken, ended, next_at
+    return list(map(shortened, taken)), woken, ended, next_at
 
 
 def _part_from_absent(connection: Connection, taken: list[Row], at: int) -> tuple[list[Row], _Ended]:
@@ -451,7 +454,7 @@ def _taken(take: Take, found: _Found) -> Taken:
         others.append(
             Change(message.id, message.imei, Status(before), message.status, message.reason, take.at, message)
         )
-    return Taken([to_message(row) for row in rows], next_at, others)
+    return Taken([to_message(whole(row)) for row in rows], next_at, others)
 
 
 def _woken(at: int, id_: str, imei: str, before: str, after: str, reason: str | None) -> Change:

@@ -369,8 +369,9 @@ def _answer_sql(dialect: Dialect) -> str:
     types = {f"now_{name}": messages.c[name].type for name in (*_ANSWER, "id")}
     given: Callable[[str], ColumnElement[Any]]
     given = batch_table(types).c.__getitem__ if dialect.name == "postgresql" else bindparam
-    values = {name: given(f"now_{name}") for name in _ANSWER}
-    return str(update(messages).values(values).where(messages.c.id == given("now_id")).compile(dialect=dialect))
+    values = [(messages.c[name], given(f"now_{name}")) for name in _ANSWER]
+    statement = update(messages).ordered_values(*values).where(messages.c.id == given("now_id"))
+    return str(statement.compile(dialect=dialect))
 
 
 def _row(

@@ -117,7 +117,7 @@ def _take_back_one(connection: Connection, clearing: Message, entry: Entry | Non
         return str(under_way)
     if connection.execute(_REPLACEMENT, names).first() is not None:
         return None
-    insert_messages(connection, [(*to_row(clearing), None)])
+    insert_messages(connection, [(None, *to_row(clearing))])
     add_entries(connection, [] if entry is None else [entry])
     return clearing.id
 

@@ -1,6 +1,7 @@
 """The tables as this version of the program writes them. `migrations/` brings a database to this shape."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -81,6 +82,8 @@ messages = Table(
     metadata,
     # The order of acceptance, whatever the clock does.
     Column("seq", _SEQUENCE, Identity(always=True), primary_key=True),
+    # The principal that the audit trail names for it.
+    Column("sent_by", Text),
     Column("id", _ID, nullable=False),
     Column("imei", String(64), nullable=False),
     Column("micro_op", Text, nullable=False),
@@ -90,31 +93,29 @@ messages = Table(
     Column("retain", Boolean, nullable=False),
     Column("at_most_once", Boolean, nullable=False),
     Column("status", String(16), nullable=False),
-    Column("reason", Text),
-    Column("reason_code", SmallInteger),
-    Column("attempts", Integer, nullable=False),
-    Column("possible_duplicate", Boolean, nullable=False),
-    Column("subscribers", Boolean),
     Column("claim", Text),
     Column("created_at", BigInteger, nullable=False),
-    Column("deliver_at", BigInteger),
     Column("expires_at", BigInteger),
+    Column("attempts", Integer, nullable=False),
+    Column("possible_duplicate", Boolean, nullable=False),
     Column("not_before", BigInteger),
-    Column("origin", _ID),
+    Column("reply_by", BigInteger),
+    Column("contact_until", BigInteger),
+    Column("reason", Text),
+    Column("reason_code", SmallInteger),
+    Column("subscribers", Boolean),
     Column("published_at", BigInteger),
     Column("finished_at", BigInteger),
+    Column("deliver_at", BigInteger),
+    Column("origin", _ID),
     Column("reply_within", Integer),
-    Column("reply_by", BigInteger),
-    Column("reply", Text),
     Column("profile", String(16), nullable=False, server_default=text("'text'")),
     Column("condition", String(8)),
-    Column("contact_until", BigInteger),
     Column("collapse_key", Text),
+    Column("reply", Text),
     Column("superseded_by", _ID),
     Column("urgent", Boolean, nullable=False, server_default=text("false")),
     Column("wake_at", BigInteger, Computed(WAKE_AT, persisted=True)),
-    # The principal that the audit trail names for it.
-    Column("sent_by", Text),
     # Every index is paid for by each accepted message, so each answers something that is asked of ten million rows.
     # One message, the pages newest first and oldest first, and ranges of time too: an id begins with its time.
     Index("ix_messages_id", "id", unique=True),
@@ -337,11 +338,35 @@ def each_has_status(statuses: Iterable[Status]) -> Sequence[ColumnElement[bool]]
 
 _STATUS_AT = Message._fields.index("status")
 _STATUSES = {status.value: status for status in Status}
+_DEFAULTS: Final[Row] = tuple(Message._field_defaults.values())
+_PLAIN: Final[int] = len(Message._fields) - len(_DEFAULTS)
 
 
 def to_row(message: Message) -> Row:
     """The message as plain values in the order of `COLUMNS` (an enum member would cost more to hand over)."""
     return (*message[:_STATUS_AT], str(message.status), *message[_STATUS_AT + 1 :])
+
+
+def to_short_row(message: Message) -> Row:
+    """The row of a message, of which the end is left out where all of it has its default, as a plain new one's has."""
+    if message[_PLAIN:] != _DEFAULTS:
+        return to_row(message)
+    return (*message[:_STATUS_AT], str(message.status), *message[_STATUS_AT + 1 : _PLAIN])
+
+
+def shortened(row: Row) -> Row:
+    """The short row of a row, where it can be short."""
+    return row[:_PLAIN] if row[_PLAIN:] == _DEFAULTS else row
+
+
+def is_short(row: Row) -> bool:
+    """Return whether a row leaves out its end."""
+    return len(row) == _PLAIN
+
+
+def whole(row: Row) -> Row:
+    """The row of which a short one has left out the end."""
+    return (*row, *_DEFAULTS) if is_short(row) else row
 
 
 def to_message(row: tuple[object, ...]) -> Message:

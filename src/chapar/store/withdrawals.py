@@ -41,7 +41,7 @@ def _withdraw(connection: Connection, withdrawals: Sequence[_PackedWithdrawal]) 
 def _withdraw_one(connection: Connection, row: Row, claim: str | None, key: Row | None) -> _Withdrawn:
     never = to_message(row)
     # Where it is not there, it is recorded as rejected: an INSERT of it that is still under way then finds it taken.
-    if insert_messages(connection, [(*row, None)]) == 1:
+    if insert_messages(connection, [(None, *row)]) == 1:
         return None, never.status.value
     there = connection.execute(_TO_WITHDRAW, {"of_message": never.id}).one_or_none()
     if there is None:  # it is forgotten

@@ -49,6 +49,7 @@ from chapar.store.operations import Kind
 from chapar.store.wire import LENGTH, body_length, pack, unpack
 
 _KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in KINDS}
+_ORDER: Mapping[str, int] = {kind.name: place for place, kind in enumerate(KINDS)}
 
 _RECONNECT_PAUSE = 0.2  # seconds; a database that restarts is back within a few
 _CHECK_EVERY = 1.0  # seconds between checks of the files while nothing is to be committed
@@ -223,7 +224,7 @@ def _by_kind(batch: Batch) -> Iterator[tuple[Kind[Any, Any], list[int]]]:
     positions: defaultdict[str, list[int]] = defaultdict(list)
     for position, (name, _) in enumerate(batch):
         positions[name].append(position)
-    return ((kind, positions[name]) for name, kind in _KINDS.items() if name in positions)
+    return ((_KINDS[name], positions[name]) for name in sorted(positions, key=_ORDER.__getitem__))
 
 
 def _rolled_back(connection: Connection) -> bool:
