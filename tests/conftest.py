@@ -5,12 +5,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support import mosquitto as mosquitto_support
 from support import postgres as postgres_support
 from support.mosquitto import Mosquitto
 from support.ports import free_port as find_free_port
 from support.postgres import PostgresServer
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("chapar", deadline=None)
+settings.load_profile("chapar")
 
 _FIGURE = "figure"  # among a test's properties, which reach the summary also from another process
 

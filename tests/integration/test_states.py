@@ -17,6 +17,7 @@ from chapar.model.acceptance import UNBOUNDED, Added, Addition, Full, Idempotenc
 from chapar.model.change import Change, Move
 from chapar.model.message import ANSWERED, FINAL_WORDS, MOVES, MUTABLE, UNFINISHED, Attempt, Message, Status, clearing
 from chapar.model.queue import Lease
+from chapar.model.reason import Reason
 from chapar.model.reply import Unmatched, read_reply
 from chapar.store.idempotency import owner_of
 from chapar.store.kinds import KINDS
@@ -81,7 +82,7 @@ class Server:
     def clear(self, ids: Sequence[str]) -> None:
         """Leave nothing behind that the next example could find."""
         for message in self.run(self.store.messages.find_all(ids)):
-            if message.status in UNFINISHED:
+            if message.finished_at is None:  # its device may have it, and is to answer it yet
                 ended = message._replace(status=Status.REJECTED, claim=None, not_before=None, finished_at=EPOCH)
                 self.ask(("move", Move(message, ended, EPOCH)))
         for process in PROCESSES:
@@ -157,7 +158,8 @@ class Messages(RuleBasedStateMachine):
             now = self.now[change.id]
             assert (change.imei, change.after) == (now.imei, now.status)
             if change.before is not None or any(after.id == change.id for _, after in self.database.changes):
-                assert change.reason == now.reason
+                # What became due may have to wait for a reply, in the same commit.
+                assert now.reason in {change.reason, Reason.WAITING_FOR_REPLY}
                 assert change.message in {None, now}
 
     def new_claim(self, process: str) -> str:
@@ -228,11 +230,26 @@ class Messages(RuleBasedStateMachine):
                     or (other.status is Status.PUBLISHING and other.claim != message.claim)
                     for other in before
                 )
-                if message.status is Status.PUBLISHING and goes_behind:
+                is_in_lane = message.reply_within is not None and any(
+                    other.reply_within is not None for other in self._with_device(message)
+                )
+                if message.status is Status.PUBLISHING and (goes_behind or is_in_lane):
                     assert (status, claim) == (Status.QUEUED, None)
                 else:
                     assert (status, claim) == (message.status, message.claim)
         assert (message.id in self.now) == isinstance(added, Placement)
+
+    def _with_device(self, message: Message) -> list[Message]:
+        """Other messages of its device on their way, or with it, which it may answer yet."""
+        on_its_way = {Status.PUBLISHING, Status.PUBLISHED, Status.ACKNOWLEDGED}
+        return [
+            other
+            for other in self.now.values()
+            if other.imei == message.imei
+            and other.id != message.id
+            and other.status in on_its_way
+            and other.finished_at is None
+        ]
 
     @rule(id_=messages)
     def add_again(self, id_: str) -> None:
@@ -345,7 +362,8 @@ class Messages(RuleBasedStateMachine):
             assert self.database.changes == []
             return
         assert receipt.message == self.now[receipt.message.id]
-        assert receipt.message.status in ANSWERED
+        # What the broker delivers again changes nothing, also where time has run out meanwhile.
+        assert receipt.message.status in ANSWERED or (repeated and self.database.changes == [])
         assert receipt.message.attempts > 0
 
     @rule(id_=messages, at=TIMES)
@@ -365,6 +383,7 @@ class Messages(RuleBasedStateMachine):
         if retained is None:
             return id_
         empty = clearing(retained, EPOCH * 1_000_000, None if due is None else EPOCH + due)
+        empty = empty._replace(id=new_message().id)  # chance begins anew with each example: another may have had its id
         self.additions[empty.id] = ("add", Addition(empty))
         self.ask(("take_back", TakeBack(empty, None)))
         return empty.id if empty.id in self.now else id_
