@@ -46,7 +46,9 @@ def main() -> int:
     parser.add_argument("--profile", choices=["text", "chapar"], default="chapar", help="of the devices (chapar)")
     parser.add_argument("--window", type=int, help="`max_inflight_messages` of Mosquitto; else its default, 20")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path(__file__).parent / "results") as folder:
+    results = Path(__file__).with_name("results")
+    results.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=results) as folder:
         _measure(Path(folder), asked)
     return 0
 
