@@ -56,7 +56,12 @@ def main() -> int:
 def _measure(folder: Path, asked: argparse.Namespace) -> None:
     options = ["log_type none", *([f"max_inflight_messages {asked.window}"] if asked.window else [])]
     url = f"sqlite:///{folder}/benchmark.db"
-    env = {"CHAPAR_DATABASE_URL": url, "CHAPAR_DEFAULT_PROFILE": asked.profile, "CHAPAR_MAX_WAITS": "100000"}
+    env = {
+        "CHAPAR_DATABASE_URL": url,
+        "CHAPAR_DEFAULT_PROFILE": asked.profile,
+        "CHAPAR_MAX_WAITS": "100000",
+        "CHAPAR_MAX_CONNECTIONS": "100000",
+    }
     with (
         stage.Mosquitto(*options) as broker,
         GatewayProcess(folder, env | {"CHAPAR_BROKER_URL": broker.url}) as gateway,
@@ -148,8 +153,9 @@ async def _hold(
         writers.append(writer)
     async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as client:
         while True:  # until all are with the broker
-            page = (await client.get("/reporting/summary?bucket=day")).json()
-            if not any(page["statuses"].get(status) for status in ("scheduled", "queued", "publishing")):
+            answer = await client.get("/reporting/summary?bucket=day")
+            statuses = answer.raise_for_status().json()["statuses"]
+            if not any(statuses.get(status) for status in ("scheduled", "queued", "publishing")):
                 break
             await asyncio.sleep(0.5)
     after = measure()
