@@ -12,12 +12,16 @@ from sqlalchemy import Connection
 
 from chapar.model.acceptance import Addition, Sender
 from chapar.model.change import Move
+from chapar.model.message import Message
+from chapar.model.reply import ReceivedReply, read_reply
 from chapar.store import writer
 from chapar.store.acceptance import ADD
+from chapar.store.commits import LARGEST_BATCH
 from chapar.store.database import Role, open_engine, sqlite_file
 from chapar.store.migrations import migrate
 from chapar.store.moves import MOVE
 from chapar.store.operations import Kind
+from chapar.store.replies import RECEIVE
 from support.stores import new_message, now, published
 
 SENDS = 200
@@ -71,6 +75,54 @@ def test_a_lone_send_writes_nine_pages(sqlite_url: str, figure: Callable[[str], 
     figure(f"a lone send writes {added:.2f} pages before and {moved:.2f} behind the PUBACK")
     # Table and three indexes of the message, and the trail; table and two indexes. The rest are pages that were full.
     assert added + moved <= 9.5, (added, moved)
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(1, 100_000), (LARGEST_BATCH, 4096)])
+def test_a_send_with_its_reply_writes_few_bytes(
+    sqlite_url: str, figure: Callable[[str], None], at_once: int, most: int
+) -> None:
+    """Accepted, at the broker, and answered by its device: three commits of so many messages `at_once`."""
+    lot = random.Random(1)
+    batches = SENDS if at_once == 1 else 20
+    log = Path(f"{sqlite_file(sqlite_url)}-wal")
+    sender = Sender("key:abcdefghij", "backend", "127.0.0.1")
+
+    def send(messages: list[Message]) -> None:
+        at_broker = [
+            published(each)._replace(subscribers=True, finished_at=None, reply_by=now() + 30_000) for each in messages
+        ]
+        commit(connection, ADD, [Addition(message, sender=sender) for message in messages])
+        commit(connection, MOVE, [Move(*each, now()) for each in zip(messages, at_broker, strict=True)])
+        commit(connection, RECEIVE, [_reply_to(message) for message in messages])
+
+    def new_messages(count: int) -> list[Message]:
+        return [new_message(f"86{lot.randrange(500):013}", reply_within=30_000, profile="chapar") for _ in range(count)]
+
+    with lone_writer(sqlite_url) as connection:
+        for _ in range(10):
+            send(new_messages(500))
+        before = sum(commits_in(log))
+        for _ in range(batches):
+            send(new_messages(at_once))
+        sends = batches * at_once
+        written = (sum(commits_in(log)) - before) * _FRAME / sends
+        answered = connection.exec_driver_sql("SELECT count(*) FROM messages WHERE status = 'succeeded'").scalar_one()
+    assert answered == 5000 + sends
+    figure(f"a send with its reply writes {written / 1000:.1f} kB where {at_once} share their commits")
+    assert written <= most
+
+
+def _reply_to(message: Message) -> ReceivedReply:
+    payload = f'{{"id": "{message.id}", "status": "done", "litres": 12.5}}'
+    return read_reply(
+        payload.encode(),
+        None,
+        (),
+        device=message.imei,
+        topic=f"devices/{message.imei}/reply",
+        at=now(),
+        is_repeated=False,
+    )
 
 
 @pytest.mark.parametrize("lost", ["connection", "transaction"])
