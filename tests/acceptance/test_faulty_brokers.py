@@ -126,7 +126,7 @@ def test_what_ends_sessions_is_quarantined_and_nobody_else_is_sent_twice_more_th
     def fault(peer: Peer, packet: mqtt5.PublishPacket) -> None:
         FAULTS[packet.topic.removeprefix("devices/").removesuffix(f"-{BAD}")](peer, packet)
 
-    with field(tmp_path, at_bad(fault), keep_alive=1) as site:
+    with field(tmp_path, at_bad(fault), keep_alive=3) as site:
         for name in FAULTS:
             before = site.broker.connections
             bad, devices = f"{name}-{BAD}", [f"{name}-{number}" for number in range(20)]

@@ -29,6 +29,9 @@ def unreadable(packet_id: int, qos: mqtt5.QoS = QOS_1) -> bytes:
     return publish(packet_id, qos=qos, user_properties=[("k", "@@")]).replace(b"@@", BAD)
 
 
+PING = mqtt5.PingReqPacket().write()
+
+
 def puback(packet_id: int) -> bytes:
     return mqtt5.PubAckPacket(packet_id).write()
 
@@ -48,7 +51,7 @@ def test_acknowledgements_leave_in_the_order_of_the_deliveries(order: list[int])
             await asyncio.sleep(0)
         assert session.owed == 0
         await session.close()
-        return b"".join(transport.written)
+        return b"".join(each for each in transport.written if each != PING)  # which a busy machine's time brings about
 
     assert asyncio.run(scenario()).startswith(b"".join(puback(10 + number) for number in range(8)))
 
