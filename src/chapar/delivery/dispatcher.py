@@ -455,7 +455,7 @@ def _publication(message: Message, clock_is_behind: float, replies: DeviceTopics
     """Return what leaves of a message; `clock_is_behind`: seconds from the epoch's time to the loop's."""
     ends_at = message.expires_at
     if message.contact_until is not None:
-        ends_at = min(ends_at or message.contact_until, message.contact_until)
+        ends_at = message.contact_until if ends_at is None else min(ends_at, message.contact_until)
     return Publication(
         topic=message.topic,
         payload=message.payload,
