@@ -7,8 +7,10 @@ import time
 
 import mqtt5
 
+from chapar.link.frames import Frames
 from support.ports import LOOPBACK
 
+_ANY_SIZE = 2**28  # bytes
 _HOUR = 3600  # seconds for which the broker keeps the session
 
 
@@ -72,25 +74,22 @@ class Modem:
 
     async def _ask(self, packet: mqtt5.Packet) -> None:
         self._answered.clear()
-        self._speak(packet)
+        self._write(packet)
         async with asyncio.timeout(60):
             await self._answered.wait()
 
-    def _speak(self, packet: mqtt5.Packet) -> None:
+    def _write(self, packet: mqtt5.Packet) -> None:
         assert self._writer is not None
         self._spoke_at = time.monotonic()
         self._writer.write(packet.write())
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        data = b""
+        frames = Frames(_ANY_SIZE)
         with contextlib.suppress(OSError):
-            while more := await reader.read(64 * 1024):
-                data += more
-                with contextlib.suppress(IndexError):  # the rest of the last packet is on its way
-                    while True:
-                        packet, size = mqtt5.read(memoryview(data))
-                        data = data[size:]
-                        self._take(packet)
+            while data := await reader.read(64 * 1024):
+                for frame in frames.feed(data):
+                    packet, _ = mqtt5.read(frame)
+                    self._take(packet)
                 if self._is_lost:
                     return
 
@@ -102,6 +101,6 @@ class Modem:
         if isinstance(packet, mqtt5.PublishPacket):
             self.heard[packet.payload.decode()] = now
             if packet.packet_id is not None:
-                self._speak(mqtt5.PubAckPacket(packet.packet_id))
+                self._write(mqtt5.PubAckPacket(packet.packet_id))
         else:
             self._answered.set()
