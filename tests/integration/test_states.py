@@ -17,6 +17,7 @@ from chapar.model.acceptance import UNBOUNDED, Added, Addition, Full, Idempotenc
 from chapar.model.change import Change, Move
 from chapar.model.message import ANSWERED, FINAL_WORDS, MOVES, MUTABLE, UNFINISHED, Attempt, Message, Status, clearing
 from chapar.model.queue import Lease
+from chapar.model.reason import Reason
 from chapar.model.reply import Unmatched, read_reply
 from chapar.store.idempotency import owner_of
 from chapar.store.kinds import KINDS
@@ -157,9 +158,17 @@ class Messages(RuleBasedStateMachine):
             now = self.now[change.id]
             assert (change.imei, change.after) == (now.imei, now.status)
             if change.before is not None or any(after.id == change.id for _, after in self.database.changes):
-                # What is queued may have to wait for a reply, or not any more, since what else the same commit did.
-                assert change.reason == now.reason or now.status is Status.QUEUED
-                assert change.message is None or change.message._replace(reason=now.reason) == now
+                self._check_content(change, now)
+
+    @staticmethod
+    def _check_content(change: Change, now: Message) -> None:
+        # What is queued may have to wait for a reply, or not any more, since what else the same commit did.
+        of_lanes = {None, Reason.WAITING_FOR_REPLY.value}
+        reasons = of_lanes if now.status is Status.QUEUED and now.reason in of_lanes else {now.reason}
+        assert change.reason in reasons
+        if change.message is not None:
+            assert change.message.reason in reasons
+            assert change.message._replace(reason=now.reason) == now
 
     def new_claim(self, process: str) -> str:
         return f"{process}.{new_message().id}"
