@@ -292,6 +292,18 @@ async def test_the_link_is_told_until_when_a_message_may_leave(bench: Bench) -> 
     assert (first.attempt, second.deadline) == (2, None)
 
 
+@pytest.mark.parametrize(
+    ("expires_in", "contact_ends_in", "ends_in"), [(5000, 2500, 2.5), (2500, 5000, 2.5), (None, 2500, 2.5)]
+)
+async def test_what_leaves_in_a_contact_has_until_its_window_or_its_own_time_is_over(
+    bench: Bench, expires_in: int | None, contact_ends_in: int, ends_in: float
+) -> None:
+    now = asyncio.get_running_loop().time()
+    expires_at = None if expires_in is None else EPOCH + expires_in
+    await bench.deliver(bench.taken(expires_at=expires_at, contact_until=EPOCH + contact_ends_in), 0x00)
+    assert bench.link.published[0].deadline == pytest.approx(now + ends_in, abs=0.5)
+
+
 @pytest.mark.parametrize("cause", [SILENT, BLAMED, UNHEARD, MALFORMED, UNANSWERED, UNKNOWN])
 async def test_what_was_alone_in_flight_when_a_second_session_ended_is_quarantined(
     bench: Bench, cause: BrokerError
