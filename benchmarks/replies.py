@@ -1,4 +1,4 @@
-"""`python -m benchmarks.replies`: replies beside plain sends in turns, round trips, and what a wait costs."""
+"""`python -m benchmarks.replies`: sends, replies and both together in turns, round trips, and what a wait costs."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -19,7 +20,7 @@ from benchmarks import stage
 from benchmarks.load import Load, Requests, imei, p50_of, p99_of
 from benchmarks.measuring import BULK_CALLERS, BULK_SIZE, SEND
 from benchmarks.processes import gateway_processes, resident_bytes
-from benchmarks.responder import UNANSWERED
+from benchmarks.responder import LATER, UNANSWERED
 
 from support.gateway import GatewayProcess
 from support.ports import LOOPBACK
@@ -54,7 +55,10 @@ def main() -> int:
 
 
 def _measure(folder: Path, asked: argparse.Namespace) -> None:
-    options = ["log_type none", *([f"max_inflight_messages {asked.window}"] if asked.window else [])]
+    # By default it drops what is more than 1,000 behind.
+    options = ["log_type none", "max_queued_messages 0"]
+    if asked.window:
+        options.append(f"max_inflight_messages {asked.window}")
     url = f"sqlite:///{folder}/benchmark.db"
     env = {
         "CHAPAR_DATABASE_URL": url,
@@ -66,39 +70,42 @@ def _measure(folder: Path, asked: argparse.Namespace) -> None:
         stage.Mosquitto(*options) as broker,
         GatewayProcess(folder, env | {"CHAPAR_BROKER_URL": broker.url}) as gateway,
     ):
-        with _responder(broker.port):
-            _rates(gateway, url, asked)
+        with _responder(broker.port) as release:
+            _rates(gateway, url, asked, release)
             _round_trips(gateway, asked)
         _waits(gateway, asked.waits)
 
 
 @contextlib.contextmanager
-def _responder(port: int) -> Iterator[None]:
+def _responder(port: int) -> Iterator[Callable[[], object]]:
+    """Devices; what is given has them answer what they were to answer later."""
     command = [sys.executable, str(_RESPONDER), str(port), str(_CONNECTIONS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         try:
+            assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline() == "listening\n"
-            yield
+            yield partial(process.stdin.write, "\n")
         finally:
             process.kill()
 
 
-def _rates(gateway: GatewayProcess, url: str, asked: argparse.Namespace) -> None:
-    """Bulk sends until all are published, and until all are answered, in turns."""
-    rates: dict[str, list[float]] = {"published": [], "succeeded": []}
+def _rates(gateway: GatewayProcess, url: str, asked: argparse.Namespace, release: Callable[[], object]) -> None:
+    """Bulk sends alone, replies alone, and sends that are answered at once, in turns."""
+    sends, replies, both = [], [], []
     for _ in range(asked.pairs + 1):  # the first warms up
-        for status, message in (
-            ("published", {"micro_op": UNANSWERED}),
-            ("succeeded", {"micro_op": "push_down", "reply_within": 60}),
-        ):
-            rates[status].append(_rate(gateway, url, asked.calls, status, message))
-    sends, replies = (median(rates[status][1:]) for status in ("published", "succeeded"))
-    ratio = median(reply / send for send, reply in zip(rates["published"][1:], rates["succeeded"][1:], strict=True))
-    print(f"bulk sends alone {sends:,.0f}/s, with their replies {replies:,.0f}/s: {ratio:.2f}")
+        sends.append(_rate(gateway, url, asked.calls, "published", {"micro_op": UNANSWERED}))
+        last = stage.last_row(url)
+        _rate(gateway, url, asked.calls, "published", {"micro_op": LATER, "reply_within": 300})
+        replies.append(_replies(url, last, asked.calls * BULK_SIZE, release))
+        both.append(_rate(gateway, url, asked.calls, "succeeded", {"micro_op": "push_down", "reply_within": 60}))
+    for name, rates in (("replies alone", replies[1:]), ("sends with their replies", both[1:])):
+        ratio = median(rate / send for send, rate in zip(sends[1:], rates, strict=True))
+        print(f"bulk sends alone {median(sends[1:]):,.0f}/s, {name} {median(rates):,.0f}/s: {ratio:.2f}")
 
 
 def _rate(gateway: GatewayProcess, url: str, calls: int, status: str, message: Mapping[str, object]) -> float:
+    """Messages a second, from the first bulk call until all have this status."""
     body = json.dumps(
         {"messages": [{"imei": imei(number % _DEVICES), "wait": "none", **message} for number in range(BULK_SIZE)]}
     )
@@ -110,11 +117,24 @@ def _rate(gateway: GatewayProcess, url: str, calls: int, status: str, message: M
     ):
         for answer in callers.map(lambda _: client.post("/messaging/bulk", content=body), range(calls)):
             answer.raise_for_status()
-    while (found := stage.statuses(url, behind=last)) != {status: calls * BULK_SIZE}:
-        if time.monotonic() > begun + _END_WITHIN:
-            raise AssertionError(f"not all come to be {status}: {found}")
-        time.sleep(0.02)
+    _until(url, last, {status: calls * BULK_SIZE})
     return calls * BULK_SIZE / (time.monotonic() - begun)
+
+
+def _replies(url: str, behind: int, count: int, release: Callable[[], object]) -> float:
+    """Replies committed a second, where the devices answer together what was published before."""
+    begun = time.monotonic()
+    release()
+    _until(url, behind, {"succeeded": count})
+    return count / (time.monotonic() - begun)
+
+
+def _until(url: str, behind: int, wanted: Mapping[str, int]) -> None:
+    begun = time.monotonic()
+    while (found := stage.statuses(url, behind=behind)) != wanted:
+        if time.monotonic() > begun + _END_WITHIN:
+            raise AssertionError(f"not all come to be {wanted}: {found}")
+        time.sleep(0.02)
 
 
 def _round_trips(gateway: GatewayProcess, asked: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 They share the devices' topics between their connections, because a broker bounds what one connection may have
 unacknowledged, and answer each command on its reply topic with its correlation data. What has the operation
-`UNANSWERED` they only take.
+`UNANSWERED` they only take; what has the operation `LATER` they answer once a line comes on standard input.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ _CHUNK: Final = 64 * 1024  # bytes read at a time
 _PAYLOAD: Final = b'{"status":"ok"}'
 _LAST_ID: Final = 60_000  # of packets
 UNANSWERED: Final = "note"
+LATER: Final = "survey"
 
 
 class Devices:
@@ -30,22 +31,35 @@ class Devices:
         self._number = number
         self._ready = ready
         self._waiting: deque[mqtt5.PublishPacket] = deque()
+        self._held: list[mqtt5.PublishPacket] = []
+        self._lock = threading.Lock()  # of all that is here, and of the connection for sending
+        self._broker: socket.socket | None = None
         self._room = 0  # replies that the broker takes now
         self._last_id = 0
 
     def run(self, port: int) -> None:
         """Answer what comes, until the connection ends."""
         with socket.create_connection((_LOOPBACK, port)) as broker:
+            self._broker = broker
             broker.sendall(mqtt5.ConnectPacket(f"responder-{self._number}", keep_alive=0).write())
             rest = b""
             while chunk := broker.recv(_CHUNK):
-                rest, out = rest + chunk, bytearray()
-                with contextlib.suppress(IndexError):  # of the last packet a part is still to come
-                    while rest:
-                        packet, length = mqtt5.read(memoryview(rest))
-                        rest = rest[length:]
-                        out += self._take(packet)
-                broker.sendall(out + b"".join(self._replies()))
+                with self._lock:
+                    rest, out = rest + chunk, bytearray()
+                    with contextlib.suppress(IndexError):  # of the last packet a part is still to come
+                        while rest:
+                            packet, length = mqtt5.read(memoryview(rest))
+                            rest = rest[length:]
+                            out += self._take(packet)
+                    broker.sendall(out + b"".join(self._replies()))
+
+    def release(self) -> None:
+        """Answer what was held."""
+        with self._lock:
+            self._waiting += self._held
+            self._held.clear()
+            if self._broker is not None:
+                self._broker.sendall(b"".join(self._replies()))
 
     def _take(self, packet: mqtt5.Packet) -> bytes:
         match packet:
@@ -58,7 +72,9 @@ class Devices:
             case mqtt5.PubAckPacket():
                 self._room += 1
             case mqtt5.PublishPacket():
-                if UNANSWERED.encode() not in packet.payload:
+                if LATER.encode() in packet.payload:
+                    self._held.append(packet)
+                elif UNANSWERED.encode() not in packet.payload:
                     self._waiting.append(packet)
                 if packet.packet_id is not None:
                     return mqtt5.PubAckPacket(packet.packet_id).write()
@@ -82,11 +98,14 @@ def main() -> None:
     """Answer until killed; says `listening` once all connections are subscribed."""
     port, connections = int(sys.argv[1]), int(sys.argv[2])
     ready = threading.Barrier(connections + 1)
-    for number in range(connections):
-        threading.Thread(target=Devices(number, ready).run, args=(port,), daemon=True).start()
+    together = [Devices(number, ready) for number in range(connections)]
+    for devices in together:
+        threading.Thread(target=devices.run, args=(port,), daemon=True).start()
     ready.wait()
     print("listening", flush=True)
-    threading.Event().wait()
+    for _ in sys.stdin:
+        for devices in together:
+            devices.release()
 
 
 if __name__ == "__main__":
