@@ -36,12 +36,12 @@ def policy_of(route: BaseRoute) -> Policy | None:
 
 def test_every_route_declares_who_may_call_it() -> None:
     part: Any = Mock()
-    made = Mock()
-    with patch.object(wiring, "DirectRoutes", made):
+    made, console = Mock(), Mock()
+    with patch.object(wiring, "DirectRoutes", made), patch.object(wiring, "Console", console):
         application(Running(*[part] * len(Running._fields)), Settings(), limits_of(Settings()))
-    app, _ = made.call_args.args
-    routes = list(routes_of(app.routes))
-    assert len(routes) >= 18
+    api, pages = made.call_args.args[0], console.call_args.args[1]
+    routes = [*routes_of(api.routes), *routes_of(pages.routes)]
+    assert len(routes) >= 24
     for route in routes:
         assert isinstance(policy_of(route), Scope | Identity), route
 

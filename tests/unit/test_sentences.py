@@ -34,6 +34,7 @@ from chapar.errors import (
     Text,
 )
 from chapar.model.times import span
+from chapar.web.console.words import WORDS
 
 SOURCE = Path(__file__).parents[2] / "src" / "chapar"
 FAMILIES = {AccessError, LinkError, RequestError, StoreError}  # never raised themselves, so without a sentence
@@ -84,19 +85,19 @@ def test_persian_stands_in_the_catalogs_alone() -> None:
         assert not re.search("[\u0600-\u06ff]", file.read_text()), file
 
 
-@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES], ids=["errors", "cli"])
+@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES, WORDS], ids=["errors", "cli", "console"])
 def test_both_catalogs_have_the_same_sentences_in_the_same_order(catalogs: Catalogs) -> None:
     assert list(catalogs["en"]) == list(catalogs["fa"])
 
 
-@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES], ids=["errors", "cli"])
+@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES, WORDS], ids=["errors", "cli", "console"])
 def test_a_sentence_names_the_same_facts_in_both_languages(catalogs: Catalogs) -> None:
     assert {key: placeholders(text) for key, text in catalogs["en"].items()} == {
         key: placeholders(text) for key, text in catalogs["fa"].items()
     }
 
 
-@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES], ids=["errors", "cli"])
+@pytest.mark.parametrize("catalogs", [CATALOGS, SENTENCES, WORDS], ids=["errors", "cli", "console"])
 def test_each_catalog_is_in_its_language(catalogs: Catalogs) -> None:
     for key, english in catalogs["en"].items():
         has_words = re.search("[a-z]", re.sub(r"{.*?}", "", str(english)))

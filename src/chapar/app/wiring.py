@@ -51,6 +51,10 @@ from chapar.web.api.messages import messaging_router
 from chapar.web.api.replies import replies_router
 from chapar.web.api.reports import reporting_router
 from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
+from chapar.web.console.console import Console, pages_of
+from chapar.web.console.messages import messages_router as messages_pages
+from chapar.web.console.signing import signing_router as signing_pages
+from chapar.web.console.site import Site
 from chapar.web.http.connection import Bounds
 from chapar.web.http.direct import DirectRoutes
 from chapar.web.http.entrance import Entrance
@@ -96,12 +100,25 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
     ]
     entrance = Entrance(DirectRoutes(documented_api(routers), routers), running.door, limits, running.metrics)
     origins = Origins(
-        entrance,
+        console_of(entrance, running, settings, limits),
         host=settings.host,
         allowed_hosts=listed(settings.allowed_hosts),
         cors_origins=listed(settings.cors_origins),
     )
     return behind_proxies(with_request_ids(origins), trusted=settings.trusted_proxies, root_path=settings.root_path)
+
+
+def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limits) -> Console:
+    """The pages for people, beside the API."""
+    site = Site(settings.console_idle_timeout)
+    pages = pages_of(
+        site,
+        [
+            signing_pages(site, running.door),
+            messages_pages(site, running.reporting),
+        ],
+    )
+    return Console(api, pages, site, running.door, limits, running.metrics)
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -368,6 +368,13 @@ class Settings(Listening):
         "About 15 KB each, with TLS 50.",
     )
 
+    console_idle_timeout: int = Field(
+        1800,
+        ge=60,
+        le=604_800,
+        description="Seconds after which the console signs out who has not used it. Half an hour, because a screen in "
+        "an office is left alone.",
+    )
     allowed_hosts: str = Field(
         "",
         description="Further names by which the API may be called, comma-separated. On loopback every other name is "

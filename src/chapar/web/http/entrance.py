@@ -150,11 +150,26 @@ class Entrance:
     Pure ASGI: what it costs a request that is let in is one look into a dictionary.
     """
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        door: Door,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        credential_of: Callable[[ASGIScope], str | None] | None = None,
+        turned_away: Callable[[ChaparError, ASGIScope], Response] | None = None,
+    ) -> None:
+        """`credential_of` finds the key or token of a request, and `turned_away` answers who is not let in.
+
+        By default these are the API's: the header `Authorization`, and a problem.
+        """
         self._app = app
         self._door = door
         self._limits = limits
         self._metrics = metrics
+        self._credential_of = credential_of or _credential_of
+        self._turned_away = turned_away or _answer
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Let one request in, or answer it here."""
@@ -165,12 +180,12 @@ class Entrance:
         address = unmapped(client[0]) if client else ""  # a proxy may have written it as an IPv6 one
         try:
             self._limits.arrival(address)
-            credential = _credential_of(scope)
+            credential = self._credential_of(scope)
             caller = Caller(await self._principal(credential), address)
             self._limits.request(caller)
         except ChaparError as error:
             self._metrics.turned_away[error.code,].inc()
-            await _answer(error, scope)(scope, receive, send)
+            await self._turned_away(error, scope)(scope, receive, send)
             return
         scope["caller"] = caller
         scope["admission"] = self._door, credential

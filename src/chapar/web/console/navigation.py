@@ -1,0 +1,21 @@
+"""The pages that the console leads to, in their order; each is shown to whoever may see it."""
+
+from typing import Final, NamedTuple
+
+from chapar.model.principal import Caller, Scope
+
+
+class Entry(NamedTuple):
+    """A page in the navigation."""
+
+    name: str  #: its words are `nav.NAME`
+    path: str  #: below the console's
+    scope: Scope | None = None  #: needed to see it; None: a caller who is known may
+
+
+NAVIGATION: Final = (Entry("messages", "/messages", Scope.READ),)
+
+
+def entries_for(caller: Caller) -> list[Entry]:
+    """The pages that a caller may see."""
+    return [entry for entry in NAVIGATION if entry.scope is None or entry.scope in caller.principal.scopes]
