@@ -4,13 +4,15 @@ import ast
 import re
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
 from fastapi import Request
 
 from chapar.errors import FieldInvalid, PathUnknown
-from chapar.model.message import Status
+from chapar.model.device import Ground, State
+from chapar.model.message import Profile, Status
 from chapar.model.reason import Reason
 from chapar.web.console import site as console_site
 from chapar.web.console.assets import Assets
@@ -50,7 +52,14 @@ def test_every_word_that_a_page_names_is_in_the_catalogs_and_every_word_there_is
 
 
 def test_every_code_that_is_shown_has_words() -> None:
-    for kind, codes in (("status", Status), ("reason", Reason)):
+    families: list[tuple[str, type[StrEnum]]] = [
+        ("status", Status),
+        ("reason", Reason),
+        ("presence", State),
+        ("evidence", Ground),
+        ("profile", Profile),
+    ]
+    for kind, codes in families:
         assert [code for code in codes if f"{kind}.{code}" not in WORDS["en"]] == []
     assert code_in_words("reason", "reason_0xc1", "fa") == "reason_0xc1"
     for key in [*(f"nav.{entry.name}" for entry in NAVIGATION), *(f"messages.{name}" for name in GROUPS)]:

@@ -52,6 +52,7 @@ from chapar.web.api.replies import replies_router
 from chapar.web.api.reports import reporting_router
 from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
 from chapar.web.console.console import Console, pages_of
+from chapar.web.console.devices import devices_router as devices_pages
 from chapar.web.console.messages import messages_router as messages_pages
 from chapar.web.console.signing import signing_router as signing_pages
 from chapar.web.console.site import Site
@@ -116,6 +117,7 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
         [
             signing_pages(site, running.door),
             messages_pages(site, running.reporting),
+            devices_pages(site, running.registry),
         ],
     )
     return Console(api, pages, site, running.door, limits, running.metrics)

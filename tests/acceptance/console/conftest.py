@@ -36,13 +36,18 @@ def browser() -> Iterator["Browser"]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, str]]:
+def broker() -> BuiltinBroker:
+    return BuiltinBroker()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, broker: BuiltinBroker) -> Iterator[tuple[GatewayProcess, str]]:
     """A gateway, and a key that may do everything."""
     folder = tmp_path_factory.mktemp("console")
     scopes = [f"--scope={scope}" for scope in EVERYTHING]
     command = [find_command(), "keys", "create", "--name=operator", *scopes]
     key = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
-    with GatewayProcess(folder, BuiltinBroker().settings_env) as gateway:
+    with GatewayProcess(folder, broker.settings_env) as gateway:
         yield gateway, key
 
 

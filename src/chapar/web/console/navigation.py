@@ -13,7 +13,10 @@ class Entry(NamedTuple):
     scope: Scope | None = None  #: needed to see it; None: a caller who is known may
 
 
-NAVIGATION: Final = (Entry("messages", "/messages", Scope.READ),)
+NAVIGATION: Final = (
+    Entry("messages", "/messages", Scope.READ),
+    Entry("devices", "/devices", Scope.DEVICES_READ),
+)
 
 
 def entries_for(caller: Caller) -> list[Entry]:

@@ -187,6 +187,6 @@ def _url(request: Request, path: str, /, **query: str) -> str:
 
 def _here(request: Request, /, **changed: str | None) -> str:
     """The address of this page, with these parameters changed; None takes one away."""
-    query = {**request.query_params, **changed}
-    asked = urlencode({name: value for name, value in query.items() if value is not None})
+    query = [(name, value) for name, value in request.query_params.multi_items() if name not in changed]
+    asked = urlencode(query + [(name, value) for name, value in changed.items() if value is not None])
     return f"{root_path_of(request.scope)}{request.scope['path']}" + (f"?{asked}" if asked else "")

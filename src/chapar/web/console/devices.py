@@ -1,0 +1,77 @@
+"""The list of devices: whether each is there, what is said of it, and what waits for it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from chapar.devices.registry import Registry
+from chapar.errors import FieldInvalid, Phrase
+from chapar.model.device import MAX_LABELS, MAX_NAME, DeviceFilters, DevicePage, State, read_label
+from chapar.model.message import Profile, has_forbidden_character
+from chapar.model.principal import Scope
+from chapar.web.console.routes import fields_of, routes
+from chapar.web.console.site import Site
+from chapar.web.console.words import chosen_language
+from chapar.web.http.entrance import allow, caller_of
+from chapar.web.http.problems import status_of
+
+PAGE: Final = 50  # devices
+
+_CURSOR: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def devices_router(site: Site, registry: Registry) -> APIRouter:
+    """The page of devices."""
+    router = routes()
+
+    @router.get("/devices")
+    @allow(Scope.DEVICES_READ)
+    async def devices(request: Request) -> Response:
+        """Show devices, in the order of their ids."""
+        asked, labels = fields_of(request), _labels(request)
+        after = asked.get("cursor") if _CURSOR.fullmatch(asked.get("cursor", "")) else None
+        page, status, problem = DevicePage([], None), 200, None
+        try:
+            page = await registry.page(caller_of(request), _filters(asked, labels), after=after, limit=PAGE)
+        except FieldInvalid as error:
+            status, problem = status_of(error), error.sentence(chosen_language(request))
+        return site.page(
+            request,
+            "devices.html",
+            status,
+            asked=asked,
+            labels=labels,
+            can_have_more_labels=len(labels) < MAX_LABELS,
+            states=list(State),
+            profiles=list(Profile),
+            devices=page.devices,
+            is_stale=any(device.presence.stale for device in page.devices),
+            next=page.next,
+            is_first=after is None,
+            problem=problem,
+        )
+
+    return router
+
+
+def _labels(request: Request) -> list[str]:
+    """The labels that are asked for; the form has a field for each."""
+    asked = (text.strip() for text in request.query_params.getlist("label"))
+    return list(dict.fromkeys(text for text in asked if text))[:MAX_LABELS]
+
+
+def _filters(asked: Mapping[str, str], labels: Sequence[str]) -> DeviceFilters:
+    """The conditions in the address; raises FieldInvalid."""
+    text, state, profile = asked.get("q"), asked.get("presence"), asked.get("profile")
+    if text is not None and has_forbidden_character(text):
+        raise FieldInvalid("q", Phrase("rule.control_characters"))
+    if text is not None and len(text) > MAX_NAME:
+        raise FieldInvalid("q", Phrase("rule.characters", limit=MAX_NAME))
+    return DeviceFilters(
+        state=State(state) if state in set(State) else None,
+        profile=profile if profile in set(Profile) else None,
+        labels=tuple(read_label(label) for label in labels),
+        text=text,
+    )
