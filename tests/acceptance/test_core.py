@@ -196,7 +196,7 @@ def test_with_the_broker_down_a_message_is_recorded_as_rejected_and_never_sent(
     if isinstance(broker, Mosquitto):
         broker.kill()
     else:
-        kill(pid for pid in children(gateway.pid) if "chapar.link.embedded" in describe(pid))
+        kill(pid for pid in children(gateway.pid) if "embedded_program" in describe(pid))
     refused = []
     while not refused or refused[-1].status_code != 406:
         refused.append(send(api, imei, micro_op=f"while-down-{len(refused)}"))

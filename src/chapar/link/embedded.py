@@ -1,16 +1,9 @@
-"""The built-in broker: rumqttd (packaged as `iotcore`) in a child process, for a gateway that has no other.
-
-Run as a program, `python -m chapar.link.embedded CONFIG`, this module is that child.
-"""
+"""The built-in broker: rumqttd (packaged as `iotcore`) in a child process, for a gateway that has no other."""
 
 import asyncio
 import contextlib
-import logging
-import os
-import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -27,6 +20,9 @@ from chapar.runtime.supervision import supervised
 HOST: Final = "127.0.0.1"  # it asks nobody for a password
 START_TIMEOUT: Final = 10.0  # seconds until both ports accept; it takes half a second
 _LOOK_EVERY: Final = 0.02  # seconds
+
+PROGRAM: Final = Path(__file__).with_name("embedded_program.py")
+"""What the child runs: as a file, because a module's package would be loaded first."""
 
 _LISTENER: Final = """
 [{version}.1]
@@ -128,9 +124,8 @@ class EmbeddedBroker:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # a folder of the user's called iotcore is not the package
-                "-m",
-                "chapar.link.embedded",
-                str(self._config),
+                PROGRAM,
+                self._config,
                 stdin=asyncio.subprocess.PIPE,  # its end tells the child of ours, even of a sudden one
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -174,25 +169,3 @@ def _check_free(port: int) -> None:
         except OSError:
             instead = Phrase("part.broker_there", host=HOST, port=port)
             raise PortTaken(HOST, port, "CHAPAR_EMBEDDED_PORT", instead) from None
-
-
-def serve(config: str) -> None:
-    """Be the broker until standard input ends, which it does when the gateway is gone."""
-    from iotcore import IotCoreBroker  # noqa: PLC0415 - only the child needs it
-
-    # What the terminal or a service manager sends to the whole group is for the gateway; we end after it.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    logging.disable()  # rumqttd logs every packet
-    threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    IotCoreBroker(config_path=config).run_forever()
-
-
-def _end_with_standard_input() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(0)  # the broker's threads cannot be asked to end
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])

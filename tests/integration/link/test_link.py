@@ -180,7 +180,7 @@ class TestNoSession:
         config.write_text(
             embedded._ROUTER + embedded._LISTENER.format(version="v4", host="127.0.0.1", port=port, largest=262_144)
         )
-        command = [sys.executable, "-m", "chapar.link.embedded", str(config)]
+        command = [sys.executable, "-P", embedded.PROGRAM, config]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
             await asyncio.to_thread(wait_until_accepts, port)
             error = await failure(f"mqtt://127.0.0.1:{port}")
