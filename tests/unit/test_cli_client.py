@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from chapar.cli.client import READ_TIMEOUT, Filters, GatewayClient, ShownMessage
+from chapar.cli.client import READ_TIMEOUT, GatewayClient, ShownMessage
+from chapar.cli.options import Filters
 from chapar.errors import (
     FieldInvalid,
     GatewayError,

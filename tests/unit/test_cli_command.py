@@ -1,17 +1,19 @@
 """The command as it is written: its help, its usage errors, its exit codes. No gateway runs here."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from chapar import __version__
-from chapar.cli.command import cli, run
+from chapar.cli.command import cli_of, run
 from chapar.model.audit import Action
 from chapar.model.message import Status
 from chapar.model.principal import Scope
 from support.ports import LOOPBACK, free_port
 
-COMMANDS = [command.callback.__name__ for command in cli.registered_commands if command.callback is not None]
+COMMANDS = [command.callback.__name__ for command in cli_of().registered_commands if command.callback is not None]
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +153,16 @@ def test_a_gateway_that_does_not_run_is_a_persian_sentence(
 def test_what_was_typed_cannot_reach_the_terminal_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["messages", "\x1b[2J"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("loaded", "unneeded"),
+    [
+        ("cli_of(['serve']); import chapar.app.server", {"httpx", "jwt", "alembic", "chapar.cli.client"}),
+        ("cli_of(['keys', 'create'])", {"httpx", "sqlalchemy", "fastapi"}),
+    ],
+)
+def test_what_a_command_does_not_need_is_not_loaded(loaded: str, unneeded: set[str]) -> None:
+    code = f"import sys; from chapar.cli.command import cli_of; {loaded}; print(*sys.modules)"
+    run_apart = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert not unneeded & set(run_apart.stdout.split())

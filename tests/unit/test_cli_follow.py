@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from chapar.cli import follow
-from chapar.cli.client import Filters, GatewayClient, ShownMessage
+from chapar.cli.client import GatewayClient, ShownMessage
 from chapar.cli.follow import MOST_ASKED, WINDOW, Follower
 from chapar.cli.messages import follow_messages
+from chapar.cli.options import Filters
 from chapar.errors import GatewayLost, GatewayRefused, GatewayUnreachable
 from chapar.model.message import UNFINISHED, Status
 

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from chapar.cli import messages, send
 from chapar.cli.client import GatewayClient, ShownMessage
-from chapar.cli.command import cli, run
+from chapar.cli.command import cli_of, run
 from chapar.cli.options import ascii_numbers, moment
 from chapar.cli.table import MessageTable, note, print_table
 from chapar.cli.terminal import local_time
@@ -290,7 +290,7 @@ def test_numbers_and_device_ids_may_have_persian_digits(serve: Serve, capsys: py
 
 
 def test_a_text_keeps_its_digits() -> None:
-    command = get_command(cli)
+    command = get_command(cli_of())
     texts = ["keys", "create", "--name", "پمپ ۷", "--scope=keys:write", "--operation", "۱"]
     assert ascii_numbers(command, texts) == texts
     assert ascii_numbers(command, ["send", "۷", "۱", "--params", "۱", "--qos", "۱"])[2:] == [

@@ -7,7 +7,7 @@ import pytest
 from typer import rich_utils
 from typer.main import get_command
 
-from chapar.cli.command import cli, run
+from chapar.cli.command import cli_of, run
 from chapar.cli.persian_help import TEXTS, parts
 from chapar.cli.sentences import SENTENCES, word
 from chapar.model.audit import Action
@@ -15,7 +15,7 @@ from chapar.model.message import Status
 from chapar.model.reason import Reason
 from chapar.model.reply import MatchedBy, Unmatched
 
-PARTS = list(parts(get_command(cli)))
+PARTS = list(parts(get_command(cli_of())))
 COMMANDS = [keys[0].removeprefix("chapar").split() for keys, part in PARTS if len(keys) == 1]
 PERSIAN = re.compile("[\u0600-\u06ff]")
 

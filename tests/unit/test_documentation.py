@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from chapar import errors
-from chapar.cli.command import cli
+from chapar.cli.command import cli_of
 from chapar.cli.sentences import word
 from chapar.errors import ChaparError
 from chapar.model.audit import Action
@@ -48,6 +48,7 @@ def test_every_secret_is_documented_with_its_file(language: str) -> None:
 @pytest.mark.parametrize("language", ["en", "fa"])
 def test_every_command_is_documented(language: str) -> None:
     page = (ROOT / "docs" / language / "command-line.md").read_text()
+    cli = cli_of()
     commands = {
         *names_of(cli),
         *(f"{group.name} {name}" for group in cli.registered_groups for name in names_of(group.typer_instance)),

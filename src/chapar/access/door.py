@@ -4,12 +4,11 @@ import asyncio
 import hmac
 import time
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
 from chapar.access.api_keys import PREFIX, hash_of, is_api_key
-from chapar.access.tokens import TokenVerifier, is_token
 from chapar.errors import (
     AccessUnavailable,
     CredentialInvalid,
@@ -24,6 +23,9 @@ from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
 from chapar.store.api_keys import ApiKeys
+
+if TYPE_CHECKING:  # loaded where tokens are set up: what verifies them takes long to load
+    from chapar.access.tokens import TokenVerifier
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +52,7 @@ class Door:
     It never opens by itself: where every key has been revoked, nobody comes in.
     """
 
-    def __init__(self, tokens: TokenVerifier | None, keys: ApiKeys, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, tokens: "TokenVerifier | None", keys: ApiKeys, clock: Clock, metrics: Metrics) -> None:
         self._tokens = tokens
         self._keys = keys
         self._clock = clock
@@ -134,7 +136,7 @@ class Door:
         if credential.startswith(PREFIX):
             if not is_api_key(credential):
                 raise CredentialInvalid(Phrase("credential.mistyped"))
-        elif self._tokens is None or not is_token(credential):
+        elif self._tokens is None or not self._tokens.is_token(credential):
             raise self._unknown(Phrase("credential.unknown"))
 
     async def _check(self, credential: str) -> Admission:

@@ -77,11 +77,6 @@ class Verified(NamedTuple):
     expires_at: float  #: until when it is taken, the leeway included, in seconds since the epoch
 
 
-def is_token(text: str) -> bool:
-    """Return whether this has the shape of a signed token: three parts (RFC 7515 §7.1), and not too long."""
-    return len(text) <= MAX_TOKEN_LENGTH and text.isascii() and text.count(".") == _DOTS
-
-
 class TokenVerifier:
     """Tokens of one issuer for one audience."""
 
@@ -91,6 +86,11 @@ class TokenVerifier:
         self._leeway = leeway
         self._issuer = issuer
         self._audience = audience
+
+    @staticmethod
+    def is_token(text: str) -> bool:
+        """Return whether this has the shape of a signed token: three parts (RFC 7515 §7.1), and not too long."""
+        return len(text) <= MAX_TOKEN_LENGTH and text.isascii() and text.count(".") == _DOTS
 
     async def keep_keys(self) -> None:
         """Keep the keys of the issuer fresh until cancelled; returns at once where they never change."""
@@ -102,7 +102,7 @@ class TokenVerifier:
 
     async def verify(self, token: str) -> Verified:
         """Return what the token proves; raises CredentialInvalid, AccessUnavailable."""
-        if not is_token(token):
+        if not self.is_token(token):
             raise CredentialInvalid(Phrase("credential.no_token"))
         key = await self._keys.key(_key_id(token))
         if key is None:

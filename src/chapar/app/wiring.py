@@ -5,14 +5,12 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from functools import partial
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from starlette.types import ASGIApp
 
 from chapar.access.door import Door
-from chapar.access.jwks import TokenOptions, token_verifier
 from chapar.access.keyring import Keyring
-from chapar.access.tokens import TokenVerifier
 from chapar.access.trail import AuditTrail
 from chapar.app.brokers import broker_access
 from chapar.app.health import Monitor
@@ -63,6 +61,9 @@ from chapar.web.http.origins import Origins
 from chapar.web.http.proxies import behind_proxies
 from chapar.web.http.rates import BodyBudget, Limits, Rates
 from chapar.web.http.request_ids import with_request_ids
+
+if TYPE_CHECKING:
+    from chapar.access.tokens import TokenVerifier
 
 GRACE: Final = 1
 """Seconds for requests and deliveries under way at shutdown; what remains is settled at the next start."""
@@ -181,8 +182,14 @@ def presences_of(settings: Settings, store: Store, clock: Clock) -> Presences:
     )
 
 
-def tokens_of(settings: Settings, metrics: Metrics) -> TokenVerifier | None:
+def tokens_of(settings: Settings, metrics: Metrics) -> "TokenVerifier | None":
     """Make the verifier of tokens, None where none are expected; raises SettingInvalid."""
+    sources = (settings.jwt_secret, settings.jwt_key_file, settings.jwt_jwks_url)
+    if all(each is None for each in (*sources, settings.jwt_issuer, settings.jwt_audience)):
+        return None
+
+    from chapar.access.jwks import TokenOptions, token_verifier  # noqa: PLC0415 - its libraries take long to load
+
     options = TokenOptions(
         secret=None if settings.jwt_secret is None else settings.jwt_secret.get_secret_value(),
         key_file=settings.jwt_key_file,

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, PlainSerializer, TypeAdapter, ValidationError
 
+from chapar.cli.options import Filters
 from chapar.errors import (
     GatewayError,
     GatewayLost,
@@ -29,7 +30,6 @@ from chapar.errors import (
     UsageInvalid,
 )
 from chapar.model.acceptance import check_key
-from chapar.model.message import Status
 from chapar.model.report import Format
 from chapar.model.times import milliseconds, rfc3339
 from chapar.runtime.addresses import LARGEST_PORT, is_host
@@ -64,6 +64,14 @@ class ShownReply(BaseModel):
     payload: JsonValue = None
     matched_by: str | None = None
     late: bool = False
+
+
+def reply_in(body: Mapping[str, object]) -> ShownReply | None:
+    """The reply in an answer to a send."""
+    try:
+        return None if body.get("reply") is None else ShownReply.model_validate(body["reply"])
+    except ValidationError:  # a newer gateway's
+        return None
 
 
 class ShownMessage(BaseModel):
@@ -119,16 +127,6 @@ class Page(BaseModel):
 
     messages: list[ShownMessage]
     next: str | None
-
-
-class Filters(NamedTuple):
-    """Conditions on messages; what is None or empty does not narrow."""
-
-    imei: str | None = None
-    micro_op: str | None = None
-    status: tuple[Status, ...] = ()
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 class Sent(NamedTuple):

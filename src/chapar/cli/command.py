@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 from typer._click import Command
@@ -11,25 +12,8 @@ from typer.main import get_command
 
 from chapar import __version__
 from chapar.cli import INTERRUPTED
-from chapar.cli.audit import audit
-from chapar.cli.backup import backup, restore
-from chapar.cli.bulk import bulk
-from chapar.cli.cancel import cancel
-from chapar.cli.devices import devices
-from chapar.cli.keys import keys
-from chapar.cli.messages import messages
-from chapar.cli.migrate import migrate
 from chapar.cli.misuse import misuse
 from chapar.cli.options import ascii_numbers
-from chapar.cli.prune import prune
-from chapar.cli.queue import queue
-from chapar.cli.replies import replies
-from chapar.cli.report import report
-from chapar.cli.resend import resend
-from chapar.cli.send import send
-from chapar.cli.serve import serve
-from chapar.cli.show import show
-from chapar.cli.simulate import simulate
 from chapar.cli.terminal import check_output
 from chapar.errors import ChaparError, FieldInvalid, Language, OutputLost, SettingInvalid, UsageInvalid
 from chapar.model.lines import plain
@@ -44,22 +28,32 @@ FAILED = 1  # exit code
 
 MISUSED = 2  # exit code, the shell's custom
 
-cli = typer.Typer(
-    name="chapar",
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+#: In the order in which the help shows them. Each stands in the module of its name, but for `_ELSEWHERE`.
+COMMANDS: Final = (
+    *("serve", "send", "bulk", "messages", "show", "replies", "cancel", "resend", "report", "audit", "simulate"),
+    *("backup", "restore", "migrate", "prune", "devices", "keys", "queue"),
 )
-for command in (
-    *(serve, send, bulk, messages, show, replies, cancel, resend, report, audit, simulate),
-    *(backup, restore, migrate, prune),
-):
-    cli.command()(command)
-cli.add_typer(devices, name="devices")
-cli.add_typer(keys, name="keys")
-cli.add_typer(queue, name="queue")
+
+_ELSEWHERE: Final = {"restore": "backup"}
 
 
-@cli.callback(invoke_without_command=True)
+def cli_of(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The command `chapar` with the sub-command that the arguments begin with; with all, where they begin with none.
+
+    The gateway and what works on the database alone need not wait until what calls a gateway is loaded.
+    """
+    cli = typer.Typer(name="chapar", pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    cli.callback(invoke_without_command=True)(chapar)
+    named = [word for word in arguments[:1] if word in COMMANDS]
+    for name in named or COMMANDS:
+        command = getattr(import_module(f"chapar.cli.{_ELSEWHERE.get(name, name)}"), name)
+        if isinstance(command, typer.Typer):
+            cli.add_typer(command, name=name)
+        else:
+            cli.command()(command)
+    return cli
+
+
 def chapar(
     context: typer.Context,
     *,
@@ -75,7 +69,7 @@ def chapar(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-    elif context.invoked_subcommand != serve.__name__:  # which logs them
+    elif context.invoked_subcommand != "serve":  # which logs them
         _warn(context.find_object(Configuration) or Configuration())
 
 
@@ -100,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
             configuration = adopt_files(os.environ)
         language = check_language()
         forget_foreign_settings()
-        command = _command(language)
+        command = _command(language, arguments)
         numbered = ascii_numbers(command, arguments)
         code = command.main(numbered, prog_name="chapar", standalone_mode=False, obj=configuration) or 0
         _say_what_is_lost(language, configuration)
@@ -118,9 +112,9 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _command(language: Language) -> Command:
-    """Make the tree of commands, with its help in the language."""
-    command = get_command(cli)
+def _command(language: Language, arguments: Sequence[str]) -> Command:
+    """Make the tree of commands, as far as the arguments need it, with its help in the language."""
+    command = get_command(cli_of(arguments))
     if language == "fa":
         from chapar.cli.persian_help import translate  # noqa: PLC0415 - only Persian needs it
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from chapar.cli.client import Filters, GatewayClient, ShownMessage
+from chapar.cli.client import GatewayClient, ShownMessage
+from chapar.cli.options import Filters
 from chapar.model.message import UNFINISHED
 
 WINDOW: Final = timedelta(seconds=30)  # how late a message may become visible; a commit has 5 s unless told otherwise

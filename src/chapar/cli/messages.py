@@ -6,9 +6,9 @@ from typing import Annotated, Final
 
 import typer
 
-from chapar.cli.client import Filters, GatewayClient, ShownMessage
+from chapar.cli.client import GatewayClient, ShownMessage
 from chapar.cli.follow import Follower
-from chapar.cli.options import Device, Json, Operation, Since, Statuses, Until, Url, filters_of
+from chapar.cli.options import Device, Filters, Json, Operation, Since, Statuses, Until, Url, filters_of
 from chapar.cli.sentences import say
 from chapar.cli.table import MessageTable
 from chapar.cli.terminal import check_output, progress

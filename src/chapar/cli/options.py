@@ -4,13 +4,12 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 from typer._click import Command
 from typer.core import TyperGroup, TyperOption
 
-from chapar.cli.client import Filters
 from chapar.errors import Phrase, UsageInvalid, ascii_digits, ascii_number, gregorian
 from chapar.model.message import LONGEST_WAIT, Status, Wait, check_device_id, check_operation
 from chapar.model.times import TimeInvalid, check_time
@@ -75,6 +74,16 @@ _SPAN = re.compile(r"(\d+) ?([smhd])")
 _DATE = re.compile(r"(\d{4})[-/](\d\d?)[-/](\d\d?)(?!\d)")
 _JALALI = range(1348, 1440)  # years from 1970 to 2061; a later number is rather a year of the lunar calendar
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Filters(NamedTuple):
+    """Conditions on messages; what is None or empty does not narrow."""
+
+    imei: str | None = None
+    micro_op: str | None = None
+    status: tuple[Status, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 def filters_of(

@@ -6,10 +6,10 @@ from typing import Annotated, Final
 import typer
 from pydantic import JsonValue
 
-from chapar.cli.client import GatewayClient, Sent
+from chapar.cli.client import GatewayClient, Sent, reply_in
 from chapar.cli.options import MARGIN, IdempotencyKey, Json, Timeout, Url, WaitFor, exit_code, moment, seconds
 from chapar.cli.sentences import say
-from chapar.cli.table import reply_in, reply_words
+from chapar.cli.table import reply_words
 from chapar.cli.terminal import progress
 from chapar.errors import BodyMalformed, FieldInvalid, GatewayRefused, Language, Phrase, UsageInvalid
 from chapar.model.json_text import parse

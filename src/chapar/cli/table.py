@@ -2,20 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chapar.cli.client import ShownDetail, ShownMessage, ShownReply
 from chapar.cli.sentences import say, word
 from chapar.cli.terminal import local_time
 from chapar.errors import Language, joined, persian_digits
 from chapar.model.lines import json_line, plain
 from chapar.model.message import Status
+
+if TYPE_CHECKING:
+    from chapar.cli.client import ShownDetail, ShownMessage, ShownReply
 
 ROOM_FOR_ID: Final = 120  # columns of a terminal; with fewer an id stands below its row
 _WIDE: Final = 10_000  # columns of what is no terminal: nobody wants lines broken there
@@ -49,7 +50,7 @@ class MessageTable:
         self._columns = [place for place in range(len(_WIDTHS)) if self._has_room or place != _ID]
         self._widths = [_WIDTHS[place] for place in self._columns]
 
-    def print(self, messages: Sequence[ShownMessage], *, headings: bool = False) -> None:
+    def print(self, messages: "Sequence[ShownMessage]", *, headings: bool = False) -> None:
         """One row a message, in the order given."""
         rows = [self._row(message) for message in messages]
         for place in range(len(self._columns)):
@@ -74,7 +75,7 @@ class MessageTable:
             table.add_row(*row)
         return table
 
-    def _row(self, message: ShownMessage) -> list[Text]:
+    def _row(self, message: "ShownMessage") -> list[Text]:
         """Text objects, because rich would read its markup in plain strings."""
         cells = [
             Text(local_time(message.created_at, self._language)),
@@ -87,7 +88,7 @@ class MessageTable:
         return [cells[place] for place in self._columns]
 
 
-def note(message: ShownMessage, language: Language) -> str:
+def note(message: "ShownMessage", language: Language) -> str:
     """Return what is unusual about the message: why it ended so, further attempts, nobody there."""
     parts = []
     if message.reason is not None:
@@ -105,20 +106,12 @@ def note(message: ShownMessage, language: Language) -> str:
     return joined(parts, language)
 
 
-def reply_in(body: Mapping[str, object]) -> ShownReply | None:
-    """The reply in an answer to a send."""
-    try:
-        return None if body.get("reply") is None else ShownReply.model_validate(body["reply"])
-    except ValidationError:  # a newer gateway's
-        return None
-
-
-def reply_words(reply: ShownReply, language: Language) -> str:
+def reply_words(reply: "ShownReply", language: Language) -> str:
     """The reply as a person reads it: the device's words are on one line, and as harmless as `plain` makes them."""
     return f"{word('status', reply.status, language)}: {payload_of(reply)}"
 
 
-def payload_of(reply: ShownReply) -> str:
+def payload_of(reply: "ShownReply") -> str:
     """The words of the device: text as text, everything else as JSON."""
     return plain(reply.payload) if isinstance(reply.payload, str) else json_line(reply.payload)
 
@@ -152,7 +145,7 @@ def print_record(lines: Mapping[str, str], language: Language) -> None:
     _print_record(Console(highlight=False), ((say(f"heading.{name}", language), lines[name]) for name in lines))
 
 
-def print_message(message: ShownDetail, language: Language) -> None:
+def print_message(message: "ShownDetail", language: Language) -> None:
     """All that is known of a message, a line each."""
     console = Console(highlight=False)
 
@@ -196,7 +189,7 @@ def print_message(message: ShownDetail, language: Language) -> None:
         print_table(("attempt", "at", "outcome"), rows, language)
 
 
-def _condition(message: ShownDetail, language: Language) -> str | None:
+def _condition(message: "ShownDetail", language: Language) -> str | None:
     if message.only_if_online:
         return say("note.only_if_online", language)
     return None if message.deliver == "now" else say("note.on_contact", language)

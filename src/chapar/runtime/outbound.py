@@ -1,13 +1,14 @@
 """Our connections to others follow our settings alone: no proxy, certificate or password of the environment."""
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-import httpx
 
 from chapar.errors import Phrase, SettingInvalid
 from chapar.runtime.addresses import is_host, is_loopback
+
+if TYPE_CHECKING:
+    import httpx
 
 _SETTING: Final = "CHAPAR_PROXY"
 
@@ -23,10 +24,13 @@ def forget_foreign_settings() -> None:
         del os.environ[name]
 
 
-def proxy_for(host: str, proxy: str | None) -> httpx.Proxy | None:
+def proxy_for(host: str, proxy: str | None) -> "httpx.Proxy | None":
     """The proxy that `CHAPAR_PROXY` names, None for a host of this machine; raises SettingInvalid."""
     if proxy is None:
         return None
+
+    import httpx  # noqa: PLC0415 - every command imports this module, and the library takes long to load
+
     try:
         parts = urlsplit(proxy)
         is_usable = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
