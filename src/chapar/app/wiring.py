@@ -51,7 +51,9 @@ from chapar.web.api.reports import reporting_router
 from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
 from chapar.web.console.console import Console, pages_of
 from chapar.web.console.devices import devices_router as devices_pages
+from chapar.web.console.message import message_router as message_pages
 from chapar.web.console.messages import messages_router as messages_pages
+from chapar.web.console.sending import sending_router as sending_pages
 from chapar.web.console.signing import signing_router as signing_pages
 from chapar.web.console.site import Site
 from chapar.web.http.connection import Bounds
@@ -119,6 +121,8 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
             signing_pages(site, running.door),
             messages_pages(site, running.reporting),
             devices_pages(site, running.registry),
+            message_pages(site, running.messaging, running.cancellation, running.replying, limits),
+            sending_pages(site, running.messaging, limits),
         ],
     )
     return Console(api, pages, site, running.door, limits, running.metrics)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # the writer, which reads replies, must start quickly
     from pydantic import JsonValue
 
 _FEW: Final = 32  # lists and objects; so many may stand in each other
+MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's parser
+
 _LONGEST_NAME: Final = 50  # characters
 
 _NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)  # text, and what is no bracket

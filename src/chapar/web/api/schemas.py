@@ -43,7 +43,6 @@ from chapar.model.report import Bucket, Filters, Format, Position, Ranking, Summ
 from chapar.model.times import check_time, milliseconds, rfc3339
 
 MAX_PAGE: Final = 1000  # messages; more belongs to `GET /reporting/all`
-MAX_PARAMS_DEPTH: Final = 32  # levels; deeper JSON is an attack on the device's parser
 
 _WAITS: Final = {wait.value: wait for wait in Wait}
 _ONLINE: Final = Condition.ONLINE.value  # plain, as rows have it

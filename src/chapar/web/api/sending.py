@@ -12,10 +12,10 @@ from chapar.delivery import outcomes
 from chapar.delivery.idempotency import Replay, Use
 from chapar.delivery.messages import Messaging
 from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent, Phrase
-from chapar.model.json_text import depth_of, parse
+from chapar.model.json_text import MAX_PARAMS_DEPTH, depth_of, parse
 from chapar.model.message import Command, Message, Wait
 from chapar.model.principal import Caller
-from chapar.web.api.schemas import MAX_PARAMS_DEPTH, SendRequest, reply_json
+from chapar.web.api.schemas import SendRequest, reply_json
 from chapar.web.http.problems import PROBLEM_TYPE, invalid, problem, status_of
 
 _JSON: Final = (b"content-type", b"application/json")

@@ -16,6 +16,7 @@ class Entry(NamedTuple):
 NAVIGATION: Final = (
     Entry("messages", "/messages", Scope.READ),
     Entry("devices", "/devices", Scope.DEVICES_READ),
+    Entry("send", "/send", Scope.SEND),
 )
 
 

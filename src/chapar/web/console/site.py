@@ -71,8 +71,7 @@ class Site:
         """
         language = chosen_language(request)
         session: Session | None = request.scope[SESSION]
-        is_live = header(request, b"hx-request") is not None
-        fresh = self._renewed(session) if not is_live else None
+        fresh = None if is_live(request) else self._renewed(session)
         used = fresh or session or Session.begin()
         caller = caller_of(request)
         context = {
@@ -98,7 +97,7 @@ class Site:
             "version": __version__,
         }
         found = self._templates.get_template(template)
-        if is_live and _LIVE in found.blocks:
+        if is_live(request) and _LIVE in found.blocks:
             text = "".join(found.blocks[_LIVE](found.new_context(context)))
         else:
             text = found.render(context)
@@ -126,7 +125,7 @@ class Site:
         """Lead to a page of the console; htmx, which asked for a part of one, leaves that one."""
         language = asked_language(request)
         target = _url(request, path, **query, **({} if language is None else {"lang": language}))
-        if header(request, b"hx-request") is not None:
+        if is_live(request):
             return Response(status_code=401, headers={"HX-Redirect": target})
         return Response(status_code=303, headers={"Location": target})
 
@@ -148,6 +147,11 @@ class Site:
             return Session.begin()
         now = int(time.time())
         return session._replace(used_at=now) if now - session.used_at > RENEW_AFTER else None
+
+
+def is_live(request: Request) -> bool:
+    """Return whether a page asks, by itself, for what lives on it."""
+    return header(request, b"hx-request") is not None
 
 
 def start_of(caller: Caller) -> str:
