@@ -5,7 +5,9 @@ import pytest
 from chapar.errors import FieldInvalid
 from chapar.model.message import Attempt, Condition, Message, Status, Wait
 from chapar.model.reply import Listed, MatchedBy, Reply
+from chapar.model.report import Ranking, Summary, Timeline
 from chapar.web.console.message import story
+from chapar.web.console.overview import MINUTES, per_minute
 from chapar.web.console.sending import MOST_DEVICES, read_commands
 
 FORM = {"imei": "a", "micro_op": "open"}
@@ -72,3 +74,10 @@ def test_a_story_is_told_in_the_order_of_time() -> None:
     assert [step.kind for step in story(rejected, [], [])] == ["accepted", "ended"]
     scheduled = message._replace(status=Status.SCHEDULED, published_at=None, finished_at=None)
     assert [step.kind for step in story(scheduled, [], [])] == ["accepted"]
+
+
+def test_a_minute_without_messages_is_counted_as_none() -> None:
+    nothing = Ranking((), 0)
+    minutes = per_minute(Summary(3, {}, nothing, nothing, Timeline(((120_000, 3),), 0)), 60_000)
+    assert len(minutes) == MINUTES
+    assert minutes[:3] == [(60_000, 0), (120_000, 3), (180_000, 0)]

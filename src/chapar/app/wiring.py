@@ -53,6 +53,7 @@ from chapar.web.console.console import Console, pages_of
 from chapar.web.console.devices import devices_router as devices_pages
 from chapar.web.console.message import message_router as message_pages
 from chapar.web.console.messages import messages_router as messages_pages
+from chapar.web.console.overview import overview_router as overview_pages
 from chapar.web.console.sending import sending_router as sending_pages
 from chapar.web.console.signing import signing_router as signing_pages
 from chapar.web.console.site import Site
@@ -119,6 +120,7 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
         site,
         [
             signing_pages(site, running.door),
+            overview_pages(site, running.reporting, running.monitor.readiness),
             messages_pages(site, running.reporting),
             devices_pages(site, running.registry),
             message_pages(site, running.messaging, running.cancellation, running.replying, limits),

@@ -14,6 +14,7 @@ class Entry(NamedTuple):
 
 
 NAVIGATION: Final = (
+    Entry("overview", "/overview", Scope.READ),
     Entry("messages", "/messages", Scope.READ),
     Entry("devices", "/devices", Scope.DEVICES_READ),
     Entry("send", "/send", Scope.SEND),

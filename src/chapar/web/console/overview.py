@@ -1,0 +1,79 @@
+"""The first page: whether the gateway can deliver, what waits, and what was sent in the last hour."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from fastapi import APIRouter, Request, Response
+
+from chapar.delivery.reports import Reporting
+from chapar.errors import ChaparError, Phrase
+from chapar.model.message import UNFINISHED, Status
+from chapar.model.principal import Scope
+from chapar.model.report import Filters, Summary
+from chapar.web.console.routes import routes
+from chapar.web.console.site import Site
+from chapar.web.console.words import chosen_language
+from chapar.web.http.entrance import allow, caller_of
+
+_MINUTE: Final = 60_000  # ms
+MINUTES: Final = 60  # that the page counts
+
+
+class Obstacles(Protocol):
+    """Obstacles between the gateway and a delivery."""
+
+    @property
+    def database(self) -> ChaparError | Phrase | None:
+        """Of the database; None where all is well."""
+
+    @property
+    def broker(self) -> ChaparError | Phrase | None:
+        """Of the broker."""
+
+    @property
+    def held(self) -> int:
+        """Messages that wait for `chapar queue release`."""
+
+    @property
+    def replies(self) -> str:
+        """The state of the link for replies."""
+
+
+def overview_router(site: Site, reporting: Reporting, obstacles: Callable[[], Awaitable[Obstacles]]) -> APIRouter:
+    """The page of the whole."""
+    router = routes()
+
+    @router.get("/overview")
+    @allow(Scope.READ)
+    async def overview(request: Request) -> Response:
+        """Show how the whole stands."""
+        caller, language, now = caller_of(request), chosen_language(request), int(time.time() * 1000)
+        found = await obstacles()
+        since = now - now % _MINUTE - (MINUTES - 1) * _MINUTE
+        recent = await reporting.summary(caller, Filters(since=since), "minute")
+        waiting = await reporting.summary(caller, Filters(status=tuple(sorted(UNFINISHED))), "day")
+        minutes = per_minute(recent, since)
+        return site.page(
+            request,
+            "overview.html",
+            broker=None if found.broker is None else found.broker.sentence(language),
+            database=None if found.database is None else found.database.sentence(language),
+            replies=found.replies,
+            held=found.held,
+            waiting=[(status, waiting.statuses.get(status, 0)) for status in Status if status in UNFINISHED],
+            recent=[(status, recent.statuses[status]) for status in Status if recent.statuses.get(status)],
+            total=recent.total,
+            devices=recent.devices.counts,
+            operations=recent.operations.counts,
+            times=[at // 1000 for at, _ in minutes],
+            counts=[count for _, count in minutes],
+        )
+
+    return router
+
+
+def per_minute(summary: Summary, since: int) -> list[tuple[int, int]]:
+    """The messages of each minute from `since` on, those without any included."""
+    counts = dict(summary.times.counts)
+    return [(at, counts.get(at, 0)) for at in range(since, since + MINUTES * _MINUTE, _MINUTE)]
