@@ -16,7 +16,7 @@
     for (const element of root.querySelectorAll("time[datetime]")) {
       const at = new Date(element.dateTime);
       if (!Number.isNaN(at.getTime())) {
-        element.textContent = moment.format(at);
+        element.textContent = moment.format(at).replace(",", language === "fa" ? "\u060c" : "");
         element.title = gregorian.format(at);
       }
     }
