@@ -60,7 +60,7 @@ def test_what_breaks_a_rule_names_its_field(fields: dict[str, str], field: str) 
     assert caught.value.field == field
 
 
-def test_a_story_is_told_in_the_order_of_time() -> None:
+def test_a_story_is_in_the_order_of_time() -> None:
     message = Message("id", "a", "open", None, "t", 1, False, False, Status.SUCCEEDED, None, 100, 900, 2, True)  # noqa: FBT003
     message = message._replace(published_at=300, finished_at=400, deliver_at=150)
     reply = Reply(400, Status.SUCCEEDED, "ok", "1", 1, "", truncated=False, matched_by=MatchedBy.ORDER)
