@@ -23,7 +23,8 @@ from chapar.store.migrations import check_schema, migrate
 from chapar.store.schema import audit, audit_hours, messages, metadata, sqlite_metadata
 from support.stores import add_one, new_message, open_store
 
-NEWEST = "0006"
+NEWEST = "0007"
+ON_POSTGRESQL = ("ix_audit_at", "ix_changes_tx")  # indexes that SQLite does without
 
 
 def execute(database_url: str, statement: str) -> None:
@@ -35,10 +36,14 @@ def test_the_migrated_schema_is_the_one_the_program_writes(database_url: str) ->
     migrate(database_url)
     with open_engine(database_url, Role.MIGRATOR).connect() as connection:
         on_sqlite = connection.dialect.name == "sqlite"
-        options = {"compare_type": True, "include_object": lambda _, name, *__: name != "ix_audit_at" or not on_sqlite}
+        options = {
+            "compare_type": True,
+            "include_object": lambda _, name, *__: name not in ON_POSTGRESQL or not on_sqlite,
+        }
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, [metadata, sqlite_metadata] if on_sqlite else metadata) == []
-        assert ("ix_audit_at" in {index["name"] for index in inspect(connection).get_indexes("audit")}) != on_sqlite
+        indexes = {index["name"] for table in ("audit", "changes") for index in inspect(connection).get_indexes(table)}
+        assert indexes.intersection(ON_POSTGRESQL) == (set() if on_sqlite else set(ON_POSTGRESQL))
 
 
 def test_a_database_is_migrated_once(database_url: str) -> None:

@@ -1,7 +1,9 @@
 """What a commit has changed is announced once, after those who asked have seen the results."""
 
 import asyncio
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from chapar.model.message import Message, Status
 from chapar.runtime.metrics import Metrics
 from chapar.store import writer
 from chapar.store.acceptance import ADD
+from chapar.store.change_log import items_of
 from chapar.store.changes import Changes
 from chapar.store.commits import LARGEST_BATCH, Commits
 from chapar.store.health import CHECK
@@ -21,6 +24,7 @@ from chapar.store.kinds import KINDS
 from chapar.store.messages import Messages
 from chapar.store.moves import MOVE
 from chapar.store.operations import Kind
+from chapar.store.schema import to_row
 from chapar.store.wire import LENGTH, unpack
 from support.fakes import EPOCH
 from support.memory_database import MemoryDatabase
@@ -36,7 +40,8 @@ class Writer:
         self.batches: list[Any] = []
 
     def write(self, frame: bytes) -> None:
-        self.batches.append([*unpack(frame[LENGTH:])])
+        _, _, *batch = unpack(frame[LENGTH:])
+        self.batches.append(batch)
         answers = self._database.commit(self.batches[-1])
         asyncio.get_running_loop().call_soon(self._commits._receive, ("answers", answers, True), self)
 
@@ -159,8 +164,46 @@ def test_the_writer_records_what_is_committed_of_a_batch_and_nothing_else() -> N
         ("committed", [None]),
         ("apart", [("committed", ("queued", None, None, "text", []))]),
     ]
-    changed = [(each.id, each.imei, each.before, each.after) for each in writer.changed(batch, answers)]
-    assert changed == [
-        (first.id, first.imei, Status.PUBLISHING, Status.PUBLISHED),
-        (third.id, third.imei, None, Status.QUEUED),
+    assert [json.loads(item) for item in writer.logged(batch, answers)] == [
+        [first.id, first.imei, "publishing", "published", None, EPOCH, 1],
+        [third.id, third.imei, None, "queued", None, third.created_at, 0],
     ]
+
+
+def test_the_short_way_into_the_log_says_what_the_long_one_says() -> None:
+    message = new_message()
+    later = published(message)._replace(reason='a"b', attempts=2)
+    moves = [Move(message, each, EPOCH) for each in (published(message), later, message)]
+    kept: list[Any] = [True, False, to_row(published(message))]
+    additions = [Addition(message), Addition(message._replace(reason="busy", status=Status.REJECTED))]
+    placed: list[Any] = [None, ("queued", None, None, "text", [("queued", to_row(later))])]
+    for kind, asked, results in (
+        (MOVE, moves, [True, True, True]),
+        (MOVE, moves, kept),
+        (ADD, additions, [None, None]),
+        (ADD, additions, placed),
+    ):
+        crossing = kind.crossing(asked)
+        short = items_of(kind, crossing, results)
+        said = [json.loads(item) for item in items_of(replace(kind, logged=None), crossing, results)]
+        assert [json.loads(item)[:6] for item in short] == [item[:6] for item in said]
+        assert all(item[6] in {None, json.loads(each)[6]} for each, item in zip(short, said, strict=True))
+    assert items_of(CHECK, [()], [None]) == []
+
+
+async def test_a_batch_that_is_repeated_keeps_its_number(bench: Bench) -> None:
+    frames: list[Any] = []
+    bench.writer.write = lambda frame: frames.append([*unpack(frame[LENGTH:])])  # type: ignore[method-assign]
+    asked = bench.messages.add([Addition(new_message())])
+    await asyncio.sleep(0)
+    for answer in ("not_saved", "unknown"):
+        bench.commits._receive(("answers", [(answer, "a test says so")], True), bench.writer)
+        bench.commits._flush()
+    bench.commits._receive(("committed", [[None]]), bench.writer)
+    await asked
+    await asyncio.gather(asyncio.sleep(0), bench.messages.add([]))
+    following = bench.messages.add([Addition(new_message())])
+    await asyncio.sleep(0)
+    numbers = [(number - frames[0][0], is_repeated) for number, is_repeated, *_ in frames]
+    assert numbers == [(0, False), (0, True), (0, True), (1, False)]
+    following.cancel()

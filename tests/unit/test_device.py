@@ -18,6 +18,7 @@ from chapar.model.device import (
     presence,
     read_label,
     read_word,
+    settled,
 )
 
 T = 1_700_000_000_000
@@ -180,3 +181,19 @@ def test_names_and_labels_are_short_and_printable() -> None:
     for text in ("", "farm", ":1", "farm\n:1"):
         with pytest.raises(FieldInvalid):
             read_label(text)
+
+
+@pytest.mark.parametrize("before", [None, State.ONLINE, State.UNKNOWN])
+@pytest.mark.parametrize("at", [T, T + GRACE - 1, T + GRACE, T + 10 * GRACE, T - 2 * GRACE])
+@pytest.mark.parametrize("word", [Word.ONLINE, Word.OFFLINE, Word.SIGN_OF_LIFE, Word.FORGOTTEN])
+def test_what_is_settled_says_the_same_in_fewer_words(before: State | None, at: int, word: Word) -> None:
+    earlier = None if before is None else Evidence(before, T - 9, Ground.ANNOUNCED, None)
+    evidence = after_live(earlier, Word.OFFLINE, T)
+    assert evidence is not None
+    now = settled(evidence, at)
+    assert (now is evidence) == (0 <= at - T < GRACE)
+    later = max(at, T) + GRACE
+    assert presence(now, later, None) == presence(evidence, later, None)
+    follows = [after_live(each, word, later) for each in (evidence, now)]
+    assert presence(follows[0], later + GRACE, None) == presence(follows[1], later + GRACE, None)
+    assert settled(now, later) == settled(evidence, later)

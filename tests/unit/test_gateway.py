@@ -981,8 +981,9 @@ async def test_what_is_old_enough_is_forgotten(
         yield 3
 
     monkeypatch.setattr(bench.store.retention, "prune", pruned)
-    await for_a_moment(Forgetting(bench.store.retention, bench.clock, days).run())
+    await for_a_moment(Forgetting(bench.store.retention, bench.store.log, bench.clock, days, events_days=2).run())
     assert asked == [(before, EPOCH)]
+    assert bench.store.asked("forget_changes") == [EPOCH - 2 * 86_400_000]
 
 
 async def test_what_is_pruned_by_hand_is_in_the_trail(bench: Bench) -> None:

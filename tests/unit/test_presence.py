@@ -13,7 +13,7 @@ from chapar.devices import presence
 from chapar.devices.presence import AT_ONCE, Presences
 from chapar.link.publication import Delivery
 from chapar.link.topics import DeviceTopics
-from chapar.model.device import Device, DeviceFilters, KnownDevice
+from chapar.model.device import GRACE, Device, DeviceFilters, KnownDevice
 from chapar.model.principal import EVERYWHERE
 from chapar.store.devices import Put, find, page
 from chapar.store.presences import Noted, StoredPresences
@@ -154,6 +154,45 @@ async def test_evidence_is_stored_when_it_changes_and_not_before(bench: Bench) -
         assert len(bench.noted()) == 4
 
 
+async def test_an_offline_is_stored_as_the_state_once_it_is_believed(bench: Bench) -> None:
+    def states() -> list[tuple[str, str, int | None]]:
+        return [
+            (each.imei, each.evidence.state.value, each.evidence.offline_at) for each in bench.noted() if each.evidence
+        ]
+
+    offline_at = bench.clock.at + 1
+    async with bench.running():
+        await bench.receive(said("a"), said("b"), said("c"), said("d"))
+        bench.clock.at = offline_at
+        await bench.receive(said("a", b"offline"), said("b", b"offline"), said("c", b"offline"), said("d", b"offline"))
+        bench.clock.at += 1
+        await bench.receive(said("b", b"{}", topic="reply"), said("c", b""))
+        bench.presences.forgotten("d")
+        before = len(states())
+        assert states()[4:8] == [(imei, "online", offline_at) for imei in "abcd"]
+        bench.clock.at = offline_at + GRACE - 1
+        await bench.receive(said("e"))
+        assert states()[before:] == [("e", "online", None)]
+        bench.clock.at += 1
+        await bench.receive(said("f"))
+        assert states()[before + 1 :] == [("f", "online", None), ("a", "offline", None)]
+    # Also where that came to be while nobody received, and where a clock was set back meanwhile.
+    bench.clock.at += 1
+    async with bench.running():
+        await bench.receive(said("a"), said("b"))
+        await bench.receive(said("a", b"offline"))
+        bench.clock.at += 1
+        await bench.receive(said("b", b"offline"))
+    bench.clock.at += GRACE - 1
+    before = len(states())
+    async with bench.running():
+        await bench.receive()
+        assert states()[before:] == [("a", "offline", None)]
+        bench.clock.at -= 2 * GRACE
+        await bench.receive(said("g"))
+        assert states()[before + 1 :] == [("g", "online", None), ("b", "offline", None)]
+
+
 async def test_when_devices_were_last_seen_is_stored_now_and_then(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +233,7 @@ async def test_what_is_known_outlives_the_process(bench: Bench) -> None:
             ("offline", "announced"),
             ("unknown", None),
         ]
-        assert len(bench.noted()) == noted, "nothing has changed"
+        assert [each.imei for each in bench.noted()[noted:]] == ["b"], "it is believed now; nothing else has changed"
 
 
 async def test_beyond_the_bound_nobody_is_registered_and_nobody_is_harmed() -> None:

@@ -289,7 +289,9 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             patience=settings.publish_timeout,
         )
         monitor = Monitor(store.health, link, capacity, clock, metrics, receiver.state)
-        forgetting = Forgetting(store.retention, clock, settings.retention_days)
+        forgetting = Forgetting(
+            store.retention, store.log, clock, settings.retention_days, events_days=settings.events_retention_days
+        )
         door = Door(tokens_of(settings, metrics), store.api_keys, clock, metrics)
         keyring = Keyring(store.api_keys, door, clock, settings.publish_timeout, alone=settings.serves_alone)
         await store.health.check(_WRITER_START)
@@ -309,10 +311,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             ]
             if not settings.serves_alone:
                 follow = partial(store.log.follow, process, waiters.missed)
-                loops += [
-                    tasks.create_task(supervised("changes", follow, metrics), name="changes"),
-                    tasks.create_task(supervised("changes_kept", store.log.forget, metrics), name="changes_kept"),
-                ]
+                loops.append(tasks.create_task(supervised("changes", follow, metrics), name="changes"))
             try:
                 yield Running(
                     dispatcher,

@@ -9,6 +9,7 @@ import structlog
 from chapar.model.audit import Action
 from chapar.runtime.clock import Clock
 from chapar.store.audit import entry_of_local_user
+from chapar.store.change_log import ChangeLog
 from chapar.store.retention import Retention
 from chapar.store.store import Store
 
@@ -19,13 +20,17 @@ _DAY: Final = 86_400_000  # ms
 
 
 class Forgetting:
-    """Forget finished messages after so many days, and idempotency keys that are outlived."""
+    """Forget finished messages after so many days, and events, and idempotency keys that are outlived."""
 
-    def __init__(self, retention: Retention, clock: Clock, days: float | None) -> None:
+    def __init__(
+        self, retention: Retention, log: ChangeLog, clock: Clock, days: float | None, *, events_days: float
+    ) -> None:
         """`days` None: messages are kept for ever."""
         self._retention = retention
+        self._log = log
         self._clock = clock
         self._days = days
+        self._events_days = events_days
 
     async def run(self) -> None:
         """Forget what is old now and then, until cancelled."""
@@ -34,6 +39,7 @@ class Forgetting:
             before = 0 if self._days is None else now - round(self._days * _DAY)
             async for removed in self._retention.prune(before, now):
                 log.debug("messages_forgotten", messages=removed)
+            await self._log.forget(now - round(self._events_days * _DAY))
             await asyncio.sleep(_FORGET_EVERY)
 
 

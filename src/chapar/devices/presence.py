@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from operator import itemgetter
 from typing import Final, TypeVar
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from chapar.errors import NotSaved
 from chapar.link.publication import Delivery
 from chapar.link.topics import DeviceTopics
-from chapar.model.device import Evidence, Word, after_live, after_retained, read_word
+from chapar.model.device import GRACE, Evidence, Word, after_live, after_retained, read_word, settled
 from chapar.runtime.clock import Clock
 from chapar.store.presences import Noted, StoredPresences
 
@@ -75,6 +76,7 @@ class Presences:
         self._changed: dict[str, None] = {}  # those to be stored now
         self._sighted: set[str] = set()  # those that spoke since that was stored
         self._contacts: dict[str, int] = {}
+        self._in_grace: dict[str, int] = {}  # since when the `offline` of a device waits to be believed
 
     def listen(self, on_contact: OnContact) -> None:
         """Have contacts passed on from now on."""
@@ -92,6 +94,8 @@ class Presences:
                 self._seen[imei] = seen_at or 0
                 if evidence is not None:
                     self._evidence[imei] = evidence
+                    self._note_grace(imei, evidence)
+        self._in_grace = dict(sorted(self._in_grace.items(), key=itemgetter(1)))
         self._is_receiving = True
 
     async def run(self) -> None:
@@ -140,6 +144,7 @@ class Presences:
         """Note that somebody had a device forgotten."""
         self._seen.pop(imei, None)
         self._evidence.pop(imei, None)
+        self._in_grace.pop(imei, None)
         self._changed.pop(imei, None)
         self._strangers.discard(imei)
         self._sighted.discard(imei)
@@ -171,8 +176,27 @@ class Presences:
             del self._evidence[imei]
         else:
             self._evidence[imei] = after
+        self._note_grace(imei, after)
         if imei not in self._strangers:
             self._changed[imei] = None
+
+    def _note_grace(self, imei: str, evidence: Evidence | None) -> None:
+        self._in_grace.pop(imei, None)
+        if evidence is not None and evidence.offline_at is not None:
+            self._in_grace[imei] = evidence.offline_at
+
+    def _settle(self) -> float:
+        """Have stored what is believed by now; gives the seconds until there may be more of it."""
+        now = self._clock.now()
+        while self._in_grace:
+            imei, offline_at = next(iter(self._in_grace.items()))
+            before = self._evidence[imei]
+            after = settled(before, now)
+            if after is before and before.offline_at is not None and abs(now - offline_at) < GRACE:
+                return (offline_at + GRACE - now) / 1000
+            del self._in_grace[imei]
+            self._keep(imei, before, after)
+        return SIGHTINGS_EVERY
 
     def _is_tracked(self, imei: str) -> bool:
         """Return whether there is room to track a device."""
@@ -195,9 +219,11 @@ class Presences:
         loop = asyncio.get_running_loop()
         sightings_at = loop.time() + SIGHTINGS_EVERY
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(sightings_at):
-                    await self._has_changed.wait()
+            settle_at = loop.time() + self._settle()
+            if not self._changed:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(min(sightings_at, settle_at)):
+                        await self._has_changed.wait()
             await self._store_changes()
             if loop.time() >= sightings_at:
                 await self._store_sightings()

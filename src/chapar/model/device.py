@@ -161,6 +161,16 @@ def after_retained(before: Evidence | None, word: Word, at: int) -> Evidence | N
     return Evidence(state, at, Ground.RETAINED, None)
 
 
+def settled(evidence: Evidence, at: int) -> Evidence:
+    """The same evidence, in which an `offline` that is believed by now is the state. Where none is, `evidence` itself.
+
+    Whatever is asked of the two has the same answer.
+    """
+    if evidence.offline_at is None or _believed(evidence, at) is evidence.state:
+        return evidence
+    return Evidence(State.OFFLINE, evidence.offline_at, Ground.ANNOUNCED, None)
+
+
 def presence(evidence: Evidence | None, now: int, life_down_since: int | None) -> Presence:
     """The presence of a device at the time `now`, with the `life` link down since then, or up."""
     stale = life_down_since is not None and now - life_down_since >= STALE_AFTER

@@ -237,6 +237,12 @@ class Settings(Listening):
         le=36_500,
         description="Days after which finished messages are forgotten. Unset: never; nothing is lost unasked.",
     )
+    events_retention_days: float = Field(
+        7,
+        ge=0.01,
+        le=36_500,
+        description="Days for which events are kept, so that a listener who was away can go on where it was.",
+    )
     workers: int = Field(
         1, ge=1, le=64, description="Gateway processes behind one port; more than one needs PostgreSQL."
     )

@@ -13,6 +13,7 @@ from chapar.model.change import Cancelled, Change
 from chapar.model.message import WAITING, Condition, Message, Status
 from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
+from chapar.store.change_log import all_written
 from chapar.store.collapse import Found, lock_devices, withdraw, withdrawable, withdrawn_by
 from chapar.store.database import run_on_driver
 from chapar.store.idempotency import keep_keys, owners_of
@@ -362,4 +363,20 @@ def _place(connection: Connection, message_id: str) -> tuple[str, str | None, st
     return None if found is None else tuple(found)
 
 
-ADD: Final[Kind[Addition, Added]] = Kind("add", _add, packed_addition, _placed, _changes_of_add, _unpacked_addition)
+def _logged(additions: Sequence[Packed], results: Sequence[tuple[Any, ...] | None]) -> list[str]:
+    """Return what `_changes_of_add` says, at a fraction of what that costs."""
+    items = []
+    for packed, result in zip(additions, results, strict=True):
+        row = packed[0]
+        if result is not None or not is_short(row):
+            items += all_written(ADD.changed(packed, result))
+        else:
+            items.append(f'["{row[0]}","{row[1]}",null,"{row[_STATUS]}",null,{row[_CREATED]},{row[_ATTEMPTS]}]')
+    return items
+
+
+_STATUS, _CREATED, _ATTEMPTS = map(Message._fields.index, ("status", "created_at", "attempts"))
+
+ADD: Final[Kind[Addition, Added]] = Kind(
+    "add", _add, packed_addition, _placed, _changes_of_add, _unpacked_addition, _logged
+)

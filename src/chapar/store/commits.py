@@ -6,6 +6,7 @@ The writer itself is a process of its own (`writer.py`, which also describes the
 import asyncio
 import math
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -107,6 +108,8 @@ class Commits:
         self._queue: deque[_Operation] = deque()
         self._in_flight: list[_Operation] = []
         self._repeated = 0  # operations at the head of the queue that were handed over together before
+        # Of the batch that was handed over last. Microseconds, so that no other process has the same.
+        self._number = time.time_ns() // 1000
         self._writer: asyncio.WriteTransport | None = None  # None unless it is ready for a batch
         self._alive = asyncio.Event()  # set when the writer answers an empty batch
         self._down = False  # whether the writer says that it has no database
@@ -220,10 +223,14 @@ class Commits:
         if self._sweep_at <= self._loop.time():
             self._sweep()
         # In the order in which the writer applies it. It is answered so: what wakes up first is delivered first.
+        is_repeated = self._repeated > 0
         batch = sorted(self._next_batch(), key=_place_of)
         if not batch:
             return
-        self._writer.write(pack([(operation.kind.name, operation.crossing) for operation in batch]))
+        if not is_repeated:
+            self._number += 1
+        crossing = ((operation.kind.name, operation.crossing) for operation in batch)
+        self._writer.write(pack((self._number, is_repeated, *crossing)))
         self._in_flight = batch
         self._metrics.batches.observe(sum(len(operation.arguments) for operation in batch))
 

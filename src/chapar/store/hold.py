@@ -18,9 +18,11 @@ from sqlalchemy import (
 )
 
 from chapar.model.audit import cancellation
+from chapar.model.change import Change
 from chapar.model.message import UNFINISHED, WAITING, Condition, Message, Status
 from chapar.model.principal import Caller
 from chapar.model.reason import Reason
+from chapar.store.change_log import Recorder, all_written, items_of
 from chapar.store.lanes import release
 from chapar.store.moves import CANCEL
 from chapar.store.queue import HELD_UP_TO, SETTLE, Settle, how_many_held
@@ -69,7 +71,7 @@ _RELEASES = {
         finished_at=case((_once, _AT), else_=messages.c.finished_at),
         not_before=case((_once, null()), else_=messages.c.not_before),
     )
-    .returning(messages.c.seq, messages.c.status, messages.c.micro_op, messages.c.imei)
+    .returning(messages.c.seq, messages.c.status, messages.c.micro_op, messages.c.imei, messages.c.id)
     for status, page in _PAGES.items()
 }
 _SOME_HELD = {
@@ -87,7 +89,7 @@ class Released(NamedTuple):
 
 def hold(connection: Connection, at: int) -> int:
     """Hold all that waits, and what dead processes left; gives how many messages are held."""
-    SETTLE.run(connection, [Settle("", at)])
+    settle(connection, at)
     last = connection.execute(_LAST_UNFINISHED).scalar()
     if last is None:
         return 0
@@ -105,15 +107,27 @@ def hold_copy(connection: Connection, at: int) -> int:
 def settle_copy(connection: Connection, at: int) -> None:
     """Put back what was on its way when a copy was made; none of its processes lives."""
     connection.execute(delete(processes))
-    SETTLE.run(connection, [Settle("", at)])
+    settle(connection, at)
+
+
+def settle(connection: Connection, at: int) -> None:
+    """Put back what dead processes had on its way, and log that."""
+    [changes] = SETTLE.run(connection, [Settle("", at)])
+    Recorder().add(connection, all_written(changes))
 
 
 def release_some(connection: Connection, status: Status, behind: int, at: int) -> Released:
     """Release the next messages with this status and a higher `seq`: they may leave."""
     page = {"behind": behind, "limit": _RELEASED_AT_ONCE}
     found = connection.execute(_RELEASES[status], page | {"at": at}).all()
-    release(connection, {imei for *_, imei in found})
-    sent = [after for _, after, micro_op, _ in found if micro_op]
+    release(connection, {imei for *_, imei, _ in found})
+    ended = [
+        Change(id_, imei, status, Status.UNCONFIRMED, Reason.HELD.value, at, None)
+        for _, after, _, imei, id_ in found
+        if after == Status.UNCONFIRMED
+    ]
+    Recorder().add(connection, all_written(ended))
+    sent = [after for _, after, micro_op, *_ in found if micro_op]
     unconfirmed = sent.count(Status.UNCONFIRMED)
     return Released(len(sent) - unconfirmed, unconfirmed, max((seq for seq, *_ in found), default=None))
 
@@ -122,7 +136,9 @@ def cancel_some(connection: Connection, status: Status, caller: Caller, at: int)
     """Cancel the next messages with this status that are held; gives them as they were."""
     page = {"behind": 0, "limit": _CANCELLED_AT_ONCE}
     found = [to_message(tuple(row)) for row in connection.execute(_SOME_HELD[status], page)]
-    CANCEL.run(connection, [cancellation(caller, message, at, Reason.HELD.value) for message in found])
+    cancels = [cancellation(caller, message, at, Reason.HELD.value) for message in found]
+    results = CANCEL.apply(connection, cancels)
+    Recorder().add(connection, items_of(CANCEL, cancels, results))
     return found
 
 

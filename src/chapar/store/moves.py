@@ -13,6 +13,7 @@ from chapar.model.change import Cancelled, Change, Move
 from chapar.model.message import ANSWERED, MUTABLE, WAITING, Attempt, Message, Status
 from chapar.model.reason import Reason
 from chapar.store.audit import add_entries
+from chapar.store.change_log import all_written, quoted
 from chapar.store.generations import advance
 from chapar.store.lanes import is_in_lane, leaves_lane, release
 from chapar.store.operations import Ambiguous, Kind, batch_table, run_batch
@@ -23,6 +24,9 @@ _CANCELLED = Reason.CANCELLED.value
 _DEVICE_WAS_FIRST: Final = ANSWERED | {Status.TIMED_OUT}
 _GUARDS = ("id", "status", "attempts", "claim")
 _PARAMETERS: Final = len(MUTABLE) + len(_GUARDS)
+_ATTEMPTS: Final = MUTABLE.index("attempts")
+_ID: Final = len(MUTABLE)
+_BEFORE: Final = len(MUTABLE) + 1
 _DEVICE: Final = _PARAMETERS
 _AT: Final = _PARAMETERS + 1
 _LEAVES_LANE: Final = _PARAMETERS + 2
@@ -56,9 +60,10 @@ def move_row(move: Move) -> Row:
 
 def _unpacked_move(row: Row) -> Move:
     """The move that crossed, of which no more is known than what a change says without its message."""
-    id_, status, _, _, imei, *_ = row[len(MUTABLE) :]
+    id_, status, _, _, imei, at, *_ = row[len(MUTABLE) :]
     before = _UNKNOWN._replace(id=str(id_), imei=str(imei), status=Status(str(status)))
-    return Move(before, before._replace(status=Status(str(row[0])), reason=cast("str | None", row[1])), 0)
+    after = before._replace(status=Status(str(row[0])), reason=cast("str | None", row[1]))
+    return Move(before, after, cast("int", at))
 
 
 # The order of the parameters is that of the values in `move_row`.
@@ -249,8 +254,27 @@ def _change_of_move(move: Move, moved: bool | Message) -> Sequence[Change]:  # n
     return [Change(after.id, after.imei, move.before.status, after.status, after.reason, move.at, after)]
 
 
+def _logged(rows: Sequence[Row], results: Sequence[bool | Row]) -> list[str]:
+    """Return what `_change_of_move` says, at a fraction of what that costs."""
+    items = []
+    for row, result in zip(rows, results, strict=True):
+        if result is not True:
+            items += all_written(MOVE.changed(row, result))
+        elif row[0] != row[_BEFORE]:
+            reason, was = row[1], row[_BEFORE]
+            said = "null" if reason is None else quoted(cast("str", reason))
+            items.append(f'["{row[_ID]}","{row[_DEVICE]}","{was}","{row[0]}",{said},{row[_AT]},{row[_ATTEMPTS]}]')
+    return items
+
+
 MOVE: Final[Kind[Move, bool | Message]] = Kind(
-    "move", _move, packed=move_row, named=_result_of_move, changes=_change_of_move, unpacked=_unpacked_move
+    "move",
+    _move,
+    packed=move_row,
+    named=_result_of_move,
+    changes=_change_of_move,
+    unpacked=_unpacked_move,
+    logged=_logged,
 )
 RECORD: Final[Kind[Attempt, None]] = Kind("record", _record)
 CANCEL: Final[Kind[Entry, Cancelled | None]] = Kind("cancel", _cancel, named=_cancelled, changes=_change_of_cancel)

@@ -36,6 +36,8 @@ class Kind(Generic[Arguments, Result]):
     named: Callable[[Arguments, Any], Result] | None = None
     changes: Callable[[Arguments, Result], Sequence[Change]] | None = None  #: what it changed; None: no message
     unpacked: Callable[[Any], Arguments] | None = None  #: the arguments of what crossed, as far as `changes` asks
+    logged: Callable[[Sequence[Any], Sequence[Any]], list[str]] | None = None
+    """What the log of changes keeps of many, from what crosses; None: what `changes` says."""
 
     def crossing(self, arguments: Sequence[Arguments]) -> Sequence[Any]:
         """The arguments as they cross."""

@@ -9,6 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.errors import NotSaved
 from chapar.model.device import Evidence, Ground, Presence, State, presence
+from chapar.store.change_log import quoted
 from chapar.store.operations import Kind
 from chapar.store.receiving import life_down_since
 from chapar.store.schema import devices, presences, sightings
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.readers import Readers
 
 _READ_AT_ONCE: Final = 1000  # devices, where all are read
+_UNKNOWN: Final = State.UNKNOWN.value
 
 
 class Noted(NamedTuple):
@@ -111,13 +113,16 @@ _REGISTER = {
     "sqlite": sqlite.insert(devices).on_conflict_do_nothing(),
 }
 _REGISTERED = select(devices.c.imei).where(devices.c.imei.in_(bindparam("imeis", expanding=True)))
+_STATES = select(presences.c.imei, presences.c.state).where(presences.c.imei.in_(bindparam("imeis", expanding=True)))
 _COUNT = select(func.count()).select_from(devices)
 _FORGET = delete(presences).where(presences.c.imei == bindparam("of_device"))
 
 
-def _note(connection: Connection, noted: Sequence[Noted]) -> Sequence[bool]:
-    """Return whether each device is registered."""
-    known = _registered(connection, [each.imei for each in noted])
+def _note(connection: Connection, noted: Sequence[Noted]) -> Sequence[tuple[bool, str]]:
+    """Return whether each device is registered, and the state that was stored before."""
+    imeis = [each.imei for each in noted]
+    before = {imei: str(state) for imei, state in connection.execute(_STATES, {"imeis": imeis})}
+    known = _registered(connection, imeis)
     known |= _register(connection, [each for each in noted if each.imei not in known and each.register_at is not None])
     stored = [each for each in noted if each.imei in known]
     _put_sightings(connection, [(each.imei, each.seen_at) for each in stored if each.seen_at is not None])
@@ -138,7 +143,23 @@ def _note(connection: Connection, noted: Sequence[Noted]) -> Sequence[bool]:
         )
     if forgotten := [{"of_device": each.imei} for each in stored if each.evidence is None]:
         connection.execute(_FORGET, forgotten)
-    return [each.imei in known for each in noted]
+    return [(each.imei in known, before.get(each.imei, _UNKNOWN)) for each in noted]
+
+
+def _is_registered(_: Noted, found: tuple[bool, str]) -> bool:
+    return found[0]
+
+
+def _logged(noted: Sequence[Noted], results: Sequence[tuple[bool, str]]) -> list[str]:
+    """Return what the log of changes keeps: the states that have changed."""
+    items = []
+    for (imei, evidence, *_), (is_registered, before) in zip(noted, results, strict=True):
+        after = _UNKNOWN if evidence is None else evidence.state.value
+        if is_registered and after != before:
+            known = None if evidence is None or after == _UNKNOWN else evidence
+            since, ground = ("null", None) if known is None else (known.since, known.evidence.value)
+            items.append(f'[null,"{imei}","{before}","{after}",{since},{quoted(ground)}]')
+    return items
 
 
 def _registered(connection: Connection, imeis: Sequence[str]) -> set[str]:
@@ -171,5 +192,5 @@ def _put_sightings(connection: Connection, seen: Sequence[tuple[str, int]]) -> N
         connection.execute(_PUT_SIGHTING[connection.dialect.name], [{"imei": imei, "at": at} for imei, at in seen])
 
 
-PRESENCE: Final[Kind[Noted, bool]] = Kind("presence", _note)
+PRESENCE: Final[Kind[Noted, bool]] = Kind("presence", _note, named=_is_registered, logged=_logged)
 SIGHTINGS: Final[Kind[tuple[str, int], bool]] = Kind("sightings", _sight)

@@ -258,15 +258,17 @@ does), and the topic filters that the broker keeps for it, a JSON list."""
 changes = Table(
     "changes",
     metadata,
+    # On SQLite it follows the highest one there is. The newest row always stays, so no number is given twice.
     Column("seq", _SEQUENCE, Identity(always=True), primary_key=True),
-    Column("tx", BigInteger, nullable=False),
-    Column("process", String(PROCESS_LENGTH), nullable=False),
+    Column("tx", BigInteger),
+    Column("process", String(PROCESS_LENGTH)),
+    Column("batch", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("moved", Text, nullable=False),
-    Index("ix_changes_tx", "tx"),
+    Index("ix_changes_tx", "tx").ddl_if(dialect="postgresql"),
 )
-"""What each commit has moved, for the other processes: a row a commit, with its transaction, as these end out of
-order."""
+"""What each commit has changed: a row a commit, written with it (see `change_log`). Transaction and process are those
+of PostgreSQL, where transactions end out of order; `batch` is the writer's number for what it commits together."""
 
 api_keys = Table(
     "api_keys",

@@ -16,6 +16,7 @@ from chapar.store.changes import Changes
 from chapar.store.commits import Commits
 from chapar.store.contacts import Contacts
 from chapar.store.devices import Devices
+from chapar.store.event_log import EventLog
 from chapar.store.health import Health
 from chapar.store.idempotency import Keys
 from chapar.store.kinds import KINDS
@@ -55,6 +56,7 @@ class Store(NamedTuple):
     health: Health
     changes: Changes  #: announces what was committed
     log: ChangeLog  #: … and what other processes did
+    events: EventLog  #: all of it, from any place on
 
     @classmethod
     def over(cls, commits: Commits, lookups: Readers, reporters: Readers, changes: Changes) -> Self:
@@ -76,6 +78,7 @@ class Store(NamedTuple):
             Health(commits, lookups),
             changes,
             ChangeLog(commits, lookups, changes),
+            EventLog(lookups, reporters),
         )
 
 

@@ -7,8 +7,8 @@ and answers each operation. The gateway's end is `commits.py`.
                                                       descriptors are those of the lock of a SQLite file, inherited:
                                                       of the lock file and of the database; or None; the process is
                                                       the token of the gateway that other processes may work beside
-                       [(kind, [row, …]), …]          a batch, only while the writer is ready; an empty one asks
-                                                      whether it is alive
+                       (number, is_repeated,          a batch, only while the writer is ready, with a number of its
+                        (kind, [row, …]), …)          own; an empty frame asks whether the writer is alive
     writer → gateway   ("ready",)                     there is a connection
                        ("down", cause)                there is none; the next attempt follows by itself
                        ("gone", file)                 this file of SQLite is not the one that was opened; once it is
@@ -27,8 +27,9 @@ import signal
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, cast
@@ -37,8 +38,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from chapar.errors import ChaparError, DatabaseFileGone, DatabaseUnsafe, Phrase
-from chapar.model.change import Change
-from chapar.store.change_log import Recorder
+from chapar.store.change_log import Recorder, items_of
 from chapar.store.database import Role, check_durable, empty_wal, open_engine, sqlite_file
 from chapar.store.failures import cause, is_operations_fault, nothing_committed
 from chapar.store.files import Watch
@@ -56,6 +56,7 @@ _CHECK_EVERY = 1.0  # seconds between checks of the files while nothing is to be
 
 Batch = Sequence[tuple[str, Sequence[Any]]]
 Answer = tuple[object, ...]
+Record = Callable[[Connection, Sequence[str]], None]
 
 
 def serve(channel: socket.socket) -> None:
@@ -64,7 +65,7 @@ def serve(channel: socket.socket) -> None:
     if first is None:
         return
     url, descriptors = str(first[0]), first[1]
-    recorder = None if first[2] is None or sqlite_file(url) is not None else Recorder(str(first[2]))
+    recorder = Recorder(None if first[2] is None else str(first[2]))
     file = sqlite_file(url)
     engine = open_engine(url, Role.WRITER, identity=None if descriptors is None else Identity.of(descriptors[1]))
     settled = True
@@ -95,22 +96,22 @@ def _connected(engine: Engine, *, settled: bool) -> Iterator[Connection]:
         yield connection
 
 
-def _commit_batches(
-    channel: socket.socket, connection: Connection, watch: Watch | None, recorder: Recorder | None
-) -> bool:
+def _commit_batches(channel: socket.socket, connection: Connection, watch: Watch | None, recorder: Recorder) -> bool:
     """Serve until the other end or the connection is gone; False where the last commit's outcome is unknown."""
     gone: str | None = None
     while True:
         if watch is not None and not _is_readable(channel, _CHECK_EVERY):
             gone = _check_file(channel, connection, watch, gone)
             continue
-        batch = _receive(channel)
-        if batch is None:
+        frame = _receive(channel)
+        if frame is None:
             return True
-        if not batch:
+        if not frame:
             _send(channel, ("alive",))
             continue
-        answers, usable = commit(connection, batch, watch, recorder)
+        number, is_repeated, *batch = frame
+        record = partial(recorder.add, batch=number, is_repeated=is_repeated)
+        answers, usable = commit(connection, batch, watch, record)
         if usable and all(answer[0] == "committed" for answer in answers):
             _send(channel, ("committed", [answer[1] for answer in answers]))
             continue
@@ -137,9 +138,11 @@ def _check_file(channel: socket.socket, connection: Connection, watch: Watch, be
 
 
 def commit(
-    connection: Connection, batch: Batch, watch: Watch | None = None, recorder: Recorder | None = None
+    connection: Connection, batch: Batch, watch: Watch | None = None, record: Record | None = None
 ) -> tuple[list[Answer], bool]:
     """Run `batch` in one transaction. Gives an answer for each operation, and whether the connection is still good.
+
+    `record` adds what it changed to the log of changes, in the same transaction.
 
     Until COMMIT was asked for, a failure is certain to have left nothing. From then on it is only where the
     database says so; else the outcome is unknown and a failed fsync is never tried again on this connection.
@@ -147,8 +150,8 @@ def commit(
     """
     try:
         answers = _run(connection, batch)
-        if recorder is not None and recorder.is_needed(connection):
-            recorder.add(connection, changed(batch, answers))
+        if record is not None:
+            record(connection, logged(batch, answers))
         generation = 0 if watch is None else generation_of(connection)
     except SQLAlchemyError as error:
         return [("not_saved", cause(error))] * len(batch), _rolled_back(connection)
@@ -210,13 +213,16 @@ def _run_alone(connection: Connection, kind: Kind[Any, Any], row: object) -> Ans
     return ("committed", result)
 
 
-def changed(batch: Batch, answers: Sequence[Answer]) -> Iterator[Change]:
-    """Return what a batch has changed, in its order."""
+def logged(batch: Batch, answers: Sequence[Answer]) -> list[str]:
+    """Return what the log of changes is to say of a batch, in its order."""
+    items: list[str] = []
     for (name, rows), (outcome, results) in zip(batch, answers, strict=True):
-        items = results if outcome == "apart" else [(outcome, result) for result in cast("Sequence[object]", results)]
-        for row, (said, result) in zip(rows, cast("Sequence[Answer]", items), strict=True):
-            if said == "committed":
-                yield from _KINDS[name].changed(row, result)
+        done, said = rows, cast("Sequence[Any]", results)
+        if outcome == "apart":
+            done = [row for row, (each, _) in zip(rows, said, strict=True) if each == "committed"]
+            said = [result for each, result in said if each == "committed"]
+        items += items_of(_KINDS[name], done, said)
+    return items
 
 
 def _by_kind(batch: Batch) -> Iterator[tuple[Kind[Any, Any], list[int]]]:

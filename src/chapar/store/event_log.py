@@ -1,0 +1,292 @@
+"""The log of changes, as listeners to events read it: page by page, from any place on, in any process.
+
+On PostgreSQL a place is made of snapshots, because rows become visible out of order (see `Position`). The rows between
+two snapshots are in the order of their numbers, and never change any more, so every process reads them in that order.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, bindparam, select
+
+from chapar.model.device import State
+from chapar.model.event import NOTHING, PRESENCE, WHOLE, CursorGone, Event, EventPage, Position, type_of
+from chapar.model.message import Message, Status
+from chapar.store.change_log import NOW_SQL
+from chapar.store.database import run_on_driver
+from chapar.store.readers import Readers
+from chapar.store.schema import COLUMNS, messages, to_message
+
+MOST_EVENTS: Final = 500  # of a page
+MOST_BYTES: Final = 256 * 1024  # of what the messages of a page hold, roughly
+_ROWS: Final = 50  # of the log, that are read at a time: one may hold thousands of changes
+_LOOKED_UP: Final = 100  # messages at a time
+_FIXED: Final = 600  # bytes of a message besides its texts, roughly
+_LEEWAY: Final = 1000  # ms by which what several processes write at once may be out of order
+_MINUTE: Final = 60_000  # ms
+
+_MESSAGES: Final = select(*COLUMNS).where(messages.c.id.in_(bindparam("ids", expanding=True)))
+
+_BOUNDS: Final = """
+    SELECT oldest.seq, oldest.at, newest.seq, newest.at
+    FROM (SELECT seq, at FROM changes ORDER BY seq LIMIT 1) AS oldest,
+        (SELECT seq, at FROM changes ORDER BY seq DESC LIMIT 1) AS newest
+"""
+_NOW: Final = f"SELECT pg_current_snapshot()::text, {NOW_SQL}"
+# Not `min(seq)`: to find it, a planner may go through all that was there before.
+_FIRST: Final = """
+    SELECT min(seq + 0) FROM changes
+    WHERE tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint
+        AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
+        AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
+"""
+_BETWEEN: Final = f"""
+    SELECT seq, at, moved FROM changes
+    WHERE seq >= %s AND tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint
+        AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
+        AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
+    ORDER BY seq LIMIT {_ROWS}
+"""  # noqa: S608 - made of constants
+_UP_TO: Final = f"SELECT seq, at, moved FROM changes WHERE seq >= ? AND seq <= ? ORDER BY seq LIMIT {_ROWS}"  # noqa: S608
+_AT: Final = {
+    "postgresql": "SELECT at FROM changes WHERE seq = %s",
+    "sqlite": "SELECT at FROM changes WHERE seq = ?",
+}
+_FROM: Final = {
+    "postgresql": "SELECT seq, at FROM changes WHERE seq >= %s ORDER BY seq LIMIT 1",
+    "sqlite": "SELECT seq, at FROM changes WHERE seq >= ? ORDER BY seq LIMIT 1",
+}
+
+
+class _Bounds(NamedTuple):
+    """The rows that the log has."""
+
+    oldest: int
+    oldest_at: int
+    newest: int
+    newest_at: int
+
+
+class EventLog:
+    """The events of all processes, in their order."""
+
+    def __init__(self, lookups: Readers, reporters: Readers) -> None:
+        self._lookups = lookups
+        self._reporters = reporters
+
+    async def end(self) -> Position:
+        """The place behind all that there is; raises StoreUnavailable."""
+        return await self._lookups.read(_end)
+
+    async def news(self, after: Position) -> EventPage:
+        """Some of what follows a place, up to now; raises StoreUnavailable."""
+        return await self._lookups.read(lambda connection: _read(connection, after, None))
+
+    async def past(self, after: Position, until: Position) -> EventPage:
+        """Some of what follows a place, up to another one; raises CursorGone, StoreUnavailable."""
+        return await self._reporters.read(lambda connection: _read_past(connection, after, until))
+
+    async def check(self, cursor: Position, kept_since: int) -> None:
+        """Raise CursorGone where what follows a place is not all there. Rows are kept `kept_since` a time at least.
+
+        Also raises StoreUnavailable.
+        """
+        await self._lookups.read(lambda connection: _check(connection, cursor, kept_since))
+
+    async def since(self, at: int) -> Position:
+        """The place before all that was written at a time or later, and little else; raises StoreUnavailable."""
+        return await self._reporters.read(lambda connection: _since(connection, at))
+
+
+def _end(connection: Connection) -> Position:
+    if connection.dialect.name == "postgresql":
+        return _end_of(*_now(connection))
+    bounds = _bounds(connection)
+    return Position("", "", 0, WHOLE, 0) if bounds is None else Position("", "", bounds.newest, WHOLE, bounds.newest_at)
+
+
+def _now(connection: Connection) -> tuple[str, int]:
+    ((snapshot, at),) = run_on_driver(connection, _NOW).fetchall()
+    return str(snapshot), int(at)
+
+
+def _end_of(snapshot: str, at: int) -> Position:
+    return Position(snapshot, snapshot, 0, 0, at)
+
+
+def _bounds(connection: Connection) -> _Bounds | None:
+    found = run_on_driver(connection, _BOUNDS).fetchall()
+    return _Bounds(*found[0]) if found else None
+
+
+def _read_past(connection: Connection, after: Position, until: Position) -> EventPage:
+    bounds = _bounds(connection)
+    behind = after.seq if connection.dialect.name == "postgresql" else after.seq + 1  # where no number is left out
+    if bounds is not None and after.seq and behind < bounds.oldest:
+        raise CursorGone(_oldest(connection, bounds))
+    return _read(connection, after, until)
+
+
+def _read(connection: Connection, after: Position, until: Position | None) -> EventPage:
+    if connection.dialect.name != "postgresql":
+        last = WHOLE << 30 if until is None else until.seq
+        first = after.seq + 1 if after.item == WHOLE else after.seq
+        return _page(connection, after, run_on_driver(connection, _UP_TO, (first, last)).fetchall(), None)
+    if not after.is_at_end:
+        # The rest of what its snapshots are about.
+        snapshots = (after.before, after.before, after.upto)
+        rows = run_on_driver(connection, _BETWEEN, (after.seq, *snapshots)).fetchall()
+        page = _page(connection, after, rows, _end_of(after.upto, after.at))
+        if page.events:
+            return page
+    at_end = _end_of(after.upto, after.at)
+    target = _end_of(*_now(connection)) if until is None else until
+    if target.upto == after.upto or target.order <= at_end.order:
+        return EventPage(after, [], at_end)
+    ((first,),) = run_on_driver(connection, _FIRST, (after.upto, after.upto, target.upto)).fetchall()
+    end = _end_of(target.upto, target.at)
+    if first is None:
+        return EventPage(after, [], end)
+    rows = run_on_driver(connection, _BETWEEN, (first, after.upto, after.upto, target.upto)).fetchall()
+    page = _page(connection, Position(after.upto, target.upto, first, 0, 0), rows, end)
+    return page._replace(start=after)
+
+
+def _page(connection: Connection, after: Position, rows: Sequence[Any], end: Position | None) -> EventPage:
+    """The page that begins behind a place, in the rows that follow it. `end`: the place behind the last of them all."""
+    events: list[Event] = []
+    place = after
+    for seq, at, moved in rows:
+        items = json.loads(moved)
+        known = after.item if seq == after.seq else 0
+        for index, item in enumerate(items[known : known + MOST_EVENTS - len(events)], known + 1):
+            place = Position(after.before, after.upto, seq, index, at)
+            events.append(_event(item, place))
+        if place.seq == seq and place.item < len(items):
+            break
+        place = Position(after.before, after.upto, seq, WHOLE, at)
+        if len(events) == MOST_EVENTS:
+            break
+    else:
+        if len(rows) < _ROWS and end is not None:
+            place = end
+    whole = _with_messages(connection, events)
+    if len(whole) < len(events):
+        place = whole[-1].position
+    return EventPage(after, whole, place)
+
+
+def _event(item: Sequence[Any], place: Position) -> Event:
+    if item[0] is None:
+        _, imei, _, after, since, evidence = item
+        return Event(PRESENCE, place.at, imei, place, None, state=State(after), since=since, evidence=evidence)
+    id_, imei, _, after, reason, at, attempts = item
+    return Event(type_of(after), at, imei, place, id_, status=Status(after), reason=reason, attempts=attempts)
+
+
+def _with_messages(connection: Connection, events: Sequence[Event]) -> list[Event]:
+    """The events with the messages that they are about: as many of the first as are not too large together."""
+    found: dict[str, Message] = {}
+    whole: list[Event] = []
+    size = 0
+    for first in range(0, len(events), _LOOKED_UP):
+        some = events[first : first + _LOOKED_UP]
+        unknown = {event.id for event in some if event.id is not None and event.id not in found}
+        found |= _look_up(connection, unknown)
+        for event in some:
+            message = None if event.id is None else found.get(event.id)
+            if message is not None:
+                size += _FIXED + len(message.params or "") + len(message.reply or "") + len(message.micro_op)
+                event = event._replace(message=_as_of(event, message))  # noqa: PLW2901 - the same event
+            if size > MOST_BYTES and whole:
+                return whole
+            whole.append(event)
+    return whole
+
+
+def _look_up(connection: Connection, ids: Iterable[str]) -> dict[str, Message]:
+    if not ids:
+        return {}
+    rows = connection.execute(_MESSAGES, {"ids": list(ids)})
+    return {message.id: message for message in (to_message(tuple(row)) for row in rows)}
+
+
+def _as_of(event: Event, message: Message) -> Message:
+    """The message with the state that an event made."""
+    attempts = message.attempts if event.attempts is None else event.attempts
+    if event.status is None or (message.status, message.reason, message.attempts) == (
+        event.status,
+        event.reason,
+        attempts,
+    ):
+        return message
+    return message._replace(status=event.status, reason=event.reason, attempts=attempts)
+
+
+def _oldest(connection: Connection, bounds: _Bounds | None) -> Position:
+    """The place before the oldest row."""
+    if bounds is None:
+        return _end(connection)
+    if connection.dialect.name != "postgresql":
+        return Position("", "", bounds.oldest, 0, bounds.oldest_at)
+    return Position(NOTHING, _now(connection)[0], bounds.oldest, 0, bounds.oldest_at)
+
+
+def _check(connection: Connection, cursor: Position, kept_since: int) -> None:
+    bounds = _bounds(connection)
+    is_there = _is_there_postgresql if connection.dialect.name == "postgresql" else _is_there_sqlite
+    if not is_there(connection, cursor, bounds, kept_since):
+        raise CursorGone(_oldest(connection, bounds))
+
+
+def _is_there_sqlite(connection: Connection, cursor: Position, bounds: _Bounds | None, _: int) -> bool:
+    if cursor.upto:
+        return False
+    if bounds is None or cursor.seq == 0:
+        return cursor.seq == 0 and (bounds is None or bounds.oldest == 1)
+    written_at = _written_at(connection, cursor.seq)
+    # No number is left out, so a row that has gone was just before the oldest, or others have gone with it.
+    return written_at == cursor.at if written_at is not None else cursor.seq + 1 == bounds.oldest
+
+
+def _is_there_postgresql(connection: Connection, cursor: Position, _: _Bounds | None, kept_since: int) -> bool:
+    if not cursor.upto:
+        return False
+    snapshot, _at = _now(connection)
+    if _end_of(snapshot, 0).order[0] < cursor.order[0]:  # it is of another cluster
+        return False
+    if cursor.is_at_end:
+        return cursor.at >= kept_since + _MINUTE
+    return _written_at(connection, cursor.seq) == cursor.at
+
+
+def _written_at(connection: Connection, seq: int) -> int | None:
+    found = run_on_driver(connection, _AT[connection.dialect.name], (seq,)).fetchall()
+    return int(found[0][0]) if found else None
+
+
+def _since(connection: Connection, at: int) -> Position:
+    """Bisect: numbers and times go up together, but for a little."""
+    bounds = _bounds(connection)
+    wanted = at - _LEEWAY
+    if bounds is None or bounds.newest_at < wanted:
+        return _end(connection)
+    low, high = bounds.oldest, bounds.newest
+    row = bounds.oldest, bounds.oldest_at
+    while low < high:
+        middle = (low + high) // 2
+        row = _row_from(connection, middle)
+        if row[1] < wanted:
+            low = row[0] + 1
+        else:
+            high = middle
+    seq, written_at = _row_from(connection, low)
+    if connection.dialect.name != "postgresql":
+        return Position("", "", seq, 0, written_at)
+    return Position(NOTHING, _now(connection)[0], seq, 0, written_at)
+
+
+def _row_from(connection: Connection, seq: int) -> tuple[int, int]:
+    ((found, at),) = run_on_driver(connection, _FROM[connection.dialect.name], (seq,)).fetchall()
+    return int(found), int(at)
