@@ -10,6 +10,7 @@ from typer.main import get_command
 from chapar.cli.command import cli_of, run
 from chapar.cli.persian_help import TEXTS, parts
 from chapar.cli.sentences import SENTENCES, word
+from chapar.delivery.proofs import Kind
 from chapar.model.audit import Action
 from chapar.model.message import Status
 from chapar.model.reason import Reason
@@ -66,7 +67,14 @@ def test_a_help_page_has_persian_headings(
 
 @pytest.mark.parametrize(
     ("kind", "codes"),
-    [("status", Status), ("reason", Reason), ("deed", Action), ("matched", MatchedBy), ("unmatched", Unmatched)],
+    [
+        ("status", Status),
+        ("reason", Reason),
+        ("deed", Action),
+        ("matched", MatchedBy),
+        ("unmatched", Unmatched),
+        ("proof", Kind),
+    ],
 )
 def test_every_code_has_its_words(kind: str, codes: type[StrEnum]) -> None:
     assert {f"{kind}.{code}" for code in codes} == {key for key in SENTENCES["fa"] if key.startswith(f"{kind}.")}

@@ -11,6 +11,8 @@ import typer
 from chapar import errors
 from chapar.cli.command import cli_of
 from chapar.cli.sentences import word
+from chapar.delivery.causes import Cause
+from chapar.delivery.proofs import Kind
 from chapar.errors import ChaparError
 from chapar.model.audit import Action
 from chapar.model.message import Status
@@ -88,6 +90,13 @@ def test_every_word_of_a_reply_is_documented_with_its_status(language: str) -> N
     rows = re.findall(r"^\| (.*?) \| `(acknowledged|succeeded|failed)`", page, re.MULTILINE)
     documented = {word: Status(status) for words, status in rows for word in re.findall(r"`([a-z]+)`", words)}
     assert documented | {"": Status.SUCCEEDED} == WORDS
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_every_cause_and_every_kind_of_evidence_is_documented(language: str) -> None:
+    page = (ROOT / "docs" / language / "explain.md").read_text()
+    documented = re.findall(r"^\| `([a-z_0-9]+)` \|", page, re.MULTILINE)
+    assert documented == [*(cause.value for cause in Cause), *(kind.value for kind in Kind)]
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

@@ -75,6 +75,10 @@ class SoleReceiver:
         """Return the state of the link for replies, or that another process has it."""
         return self._receiver.replies_state.value if self._holds else "elsewhere"
 
+    def receives_life(self) -> bool:
+        """Return whether this process receives what devices publish; the database has it a second later."""
+        return self._holds and self._receiver.life_up
+
     async def run(self) -> None:
         """Receive whenever the lease is free, until cancelled; then give it up."""
         client_id = f"chapar-replies-{await self._receiving.installation()}"

@@ -21,6 +21,7 @@ from chapar.delivery.capacity import Capacity
 from chapar.delivery.contacts import Contacts
 from chapar.delivery.counters import Counters
 from chapar.delivery.dispatcher import Dispatcher
+from chapar.delivery.explaining import Explaining
 from chapar.delivery.idempotency import IdempotencyKeys
 from chapar.delivery.lease import ProcessLease
 from chapar.delivery.messages import Messaging
@@ -43,6 +44,7 @@ from chapar.store.store import Store, open_store
 from chapar.web.api.audit import audit_router
 from chapar.web.api.devices import devices_router
 from chapar.web.api.documentation import documented_api
+from chapar.web.api.explanations import explanations_router
 from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
 from chapar.web.api.messages import messaging_router
@@ -83,6 +85,7 @@ class Running(NamedTuple):
     cancellation: Cancellation
     reporting: Reporting
     replying: Replying
+    explaining: Explaining
     registry: Registry
     door: Door
     keyring: Keyring
@@ -98,6 +101,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
         messaging_router(running.messaging, running.cancellation, running.reporting, limits),
         reporting_router(running.reporting, Spreadsheets()),
         replies_router(running.replying),
+        explanations_router(running.explaining),
         devices_router(running.registry),
         health_router(running.monitor.readiness, running.monitor.exposition),
         keys_router(running.keyring, running.cancellation),
@@ -320,6 +324,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     cancellation,
                     Reporting(store.reports),
                     Replying(store.replies, messaging),
+                    Explaining(store.evidence, link, clock, process, receiver.receives_life),
                     registry,
                     door,
                     keyring,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -93,6 +94,7 @@ class Link:
         self.broker_was_there = False  #: whether the first dial after the last session found the broker, and at once
         self.sessions = 0  #: sessions so far
         self.last_error: BrokerError | None = None  #: why there is no session, None while there is one
+        self._changed = time.monotonic()  # when a session began or ended last, or this was made
 
     async def run(self) -> None:
         """Keep a session until cancelled; then it ends with DISCONNECT."""
@@ -111,6 +113,12 @@ class Link:
     def up(self) -> bool:
         """Return whether there is a session now."""
         return self._session is not None and self._session.up
+
+    @property
+    def steady_for(self) -> float:
+        """Seconds since a session began or ended last; where there was none yet, since this process has tried."""
+        is_ending = self._session is not None and not self._session.up
+        return 0.0 if is_ending else time.monotonic() - self._changed
 
     @property
     def broker(self) -> str | None:
@@ -182,6 +190,7 @@ class Link:
         """Be up with a session of this endpoint, until it ends; raises BrokerError where there is none."""
         session = await self._dial(endpoint)
         self._session = session
+        self._changed = time.monotonic()
         self.sessions += 1
         self.last_error = None
         self._problems.clear()
@@ -195,6 +204,7 @@ class Link:
                 self._reporting.add(session.endpoint)
             self._strays += session.strays
             self._session = None
+            self._changed = time.monotonic()
             await session.close()
 
     async def _dial(self, endpoint: Endpoint) -> Session:

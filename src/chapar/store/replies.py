@@ -186,6 +186,12 @@ def _when(listed: Listed) -> tuple[int, int]:
     return listed.reply.at, behind if listed.seq else 0
 
 
+def unmatched_of(connection: Connection, imei: str, since: int, limit: int) -> list[Listed]:
+    """The newest replies of a device that belong to no message and came at `since` (ms since the epoch) or later."""
+    found = select(replies).where(_is_unmatched, replies.c.imei == imei, replies.c.at >= since)
+    return [_listed(tuple(row)) for row in connection.execute(found.order_by(replies.c.seq.desc()).limit(limit))]
+
+
 def unmatched_page(
     connection: Connection, imei: str | None, reach: Reach, *, before: int | None, limit: int
 ) -> tuple[list[Listed], int | None]:

@@ -13,6 +13,7 @@ from chapar.store.api_keys import ApiKeys
 from chapar.store.audit import Trail
 from chapar.store.change_log import ChangeLog
 from chapar.store.changes import Changes
+from chapar.store.circumstances import Evidence
 from chapar.store.commits import Commits
 from chapar.store.contacts import Contacts
 from chapar.store.devices import Devices
@@ -53,6 +54,7 @@ class Store(NamedTuple):
     presences: StoredPresences
     purges: Purges
     receiving: Receiving
+    evidence: Evidence
     health: Health
     changes: Changes  #: announces what was committed
     log: ChangeLog  #: … and what other processes did
@@ -75,6 +77,7 @@ class Store(NamedTuple):
             StoredPresences(commits, reporters),
             Purges(commits),
             Receiving(commits, lookups),
+            Evidence(lookups),
             Health(commits, lookups),
             changes,
             ChangeLog(commits, lookups, changes),
