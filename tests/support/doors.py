@@ -46,9 +46,10 @@ class Keys:
             yield [key]
 
     async def create(self, key: ApiKey, entry: Entry, deadline: float) -> None:
-        self.by_hash[key.hash] = key
-        self.told.append(entry)
         self.deadlines.append(deadline)
+        if all(key.id != other.id for other in self.by_hash.values()):
+            self.by_hash[key.hash] = key
+            self.told.append(entry)
 
     async def change(self, change: KeyChange, deadline: float) -> bool:
         self.told.append(change.entry)

@@ -3,20 +3,25 @@
 import ast
 import re
 import time
-from collections.abc import Iterator
-from enum import StrEnum
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from fastapi import Request
 
 from chapar.errors import FieldInvalid, PathUnknown
+from chapar.model.api_key import ApiKey
+from chapar.model.audit import Action
 from chapar.model.device import Ground, State
 from chapar.model.message import Profile, Status
+from chapar.model.principal import ANYBODY, EVERYWHERE, NOBODY, Caller, Principal, Reach, Scope
 from chapar.model.reason import Reason
+from chapar.runtime.settings import Settings
 from chapar.web.console import site as console_site
+from chapar.web.console.about import BACKUPS, sees_settings
 from chapar.web.console.assets import Assets
 from chapar.web.console.fields import read_moment, read_offset
+from chapar.web.console.keys import state_of
 from chapar.web.console.messages import GROUPS
 from chapar.web.console.navigation import NAVIGATION
 from chapar.web.console.session import Session, can_be_kept, session_of
@@ -52,12 +57,15 @@ def test_every_word_that_a_page_names_is_in_the_catalogs_and_every_word_there_is
 
 
 def test_every_code_that_is_shown_has_words() -> None:
-    families: list[tuple[str, type[StrEnum]]] = [
+    families: list[tuple[str, Iterable[str]]] = [
         ("status", Status),
         ("reason", Reason),
         ("presence", State),
         ("evidence", Ground),
         ("profile", Profile),
+        ("action", Action),
+        ("scope", [scope.replace(":", "_") for scope in Scope]),
+        ("key_state", ["valid", "ended", "revoked"]),
     ]
     for kind, codes in families:
         assert [code for code in codes if f"{kind}.{code}" not in WORDS["en"]] == []
@@ -172,3 +180,53 @@ def test_each_vendored_file_has_its_licence_beside_it() -> None:
     ours = {"chart.js", "console.css", "console.js", "icon.svg"}
     for name in names - ours:
         assert f"{re.split('[.-]', name)[0]}.LICENSE" in names, name
+
+
+def test_every_setting_is_shown_and_no_secret_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CHAPAR_DATABASE_URL", "CHAPAR_BROKER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    settings = Settings.load(
+        broker_url="mqtt://me:hidden-1@broker.example",
+        proxy="http://me:hidden-2@proxy.example:3128",
+        jwt_secret="hidden-3" * 8,
+        jwt_jwks_url="https://me:hidden-4@issuer.example/keys?key=hidden-5",
+        max_queue=7,
+    )
+    shown = {setting.variable: setting for setting in settings.shown()}
+    assert {variable.removeprefix("CHAPAR_").lower() for variable in shown} == set(Settings.model_fields)
+    assert "hidden" not in str(shown)
+    assert shown["CHAPAR_JWT_JWKS_URL"].value == "https://…issuer.example/keys?…"
+    assert shown["CHAPAR_BROKER_URL"][1:] == (None, True, True)
+    assert shown["CHAPAR_DATABASE_URL"][1:] == (None, True, False)
+    assert shown["CHAPAR_MAX_QUEUE"][1:] == ("7", False, True)
+    assert shown["CHAPAR_AUTO_MIGRATE"][1:] == ("false", False, False)
+    assert shown["CHAPAR_ROOT_PATH"].value is None
+
+
+@pytest.mark.parametrize(
+    ("principal", "sees"),
+    [
+        (ANYBODY, True),
+        (NOBODY, False),
+        (Principal("key:a", "a", frozenset(Scope) - {Scope.KEYS}), False),
+        (Principal("key:a", "a", frozenset({Scope.KEYS})), True),
+        (Principal("key:a", "a", frozenset(Scope), Reach(("farm1-*",))), False),
+    ],
+)
+def test_settings_are_for_who_may_make_keys_and_reaches_everything(principal: Principal, *, sees: bool) -> None:
+    assert sees_settings(Caller(principal, "192.0.2.7")) is sees
+
+
+def test_how_to_back_up_is_what_the_documentation_says() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "en" / "backup.md").read_text().replace(r"\%u", "%u")
+    assert [command for command in BACKUPS.values() if command not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "revoked_at", "state"),
+    [(None, None, "valid"), (11, None, "valid"), (10, None, "ended"), (None, 1, "revoked"), (5, 1, "revoked")],
+)
+def test_a_key_is_valid_until_it_has_ended_or_is_revoked(
+    expires_at: int | None, revoked_at: int | None, state: str
+) -> None:
+    assert state_of(ApiKey("a", "", "a", frozenset(), EVERYWHERE, 0, "", expires_at, revoked_at), 10) == state

@@ -54,6 +54,20 @@ async def test_ids_of_keys_are_of_ten_letters_and_digits_and_differ(bench: Bench
     assert all(len(id_) == 10 and id_.isalnum() and id_.isascii() and id_ == id_.lower() for id_ in ids)
 
 
+async def test_with_one_token_one_key_is_made(bench: Bench) -> None:
+    issued = await bench.keyring.create_once(CALLER, GRANT, "token")
+    assert issued is not None
+    assert len(issued.key.id) == 10
+    assert (await bench.door.admit(issued.secret)).id == f"key:{issued.key.id}"
+    assert await bench.keyring.create_once(CALLER, GRANT, "token") is None
+    assert bench.store.by_hash == {issued.key.hash: issued.key}
+    assert bench.store.told == [issued.entry]
+    other = await bench.keyring.create_once(CALLER, GRANT, "token 2")
+    assert other is not None
+    assert other.key.id != issued.key.id
+    assert await bench.keyring.find(CALLER, other.key.id) == other.key
+
+
 async def test_what_may_not_be_given_is_not_made(bench: Bench) -> None:
     with pytest.raises(GrantTooWide) as scopes:
         await bench.keyring.create(FARMER, GRANT._replace(scopes=EVERY_SCOPE))

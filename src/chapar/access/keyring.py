@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import string
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from chapar.access.api_keys import hash_of, new_api_key
@@ -40,8 +41,8 @@ class Issued(NamedTuple):
     entry: Entry
 
 
-def issue(caller: Caller, grant: Grant, now: int) -> Issued:
-    """Make a key; raises FieldInvalid, GrantTooWide."""
+def issue(caller: Caller, grant: Grant, now: int, key_id: str | None = None) -> Issued:
+    """Make a key, with a random id where none is given; raises FieldInvalid, GrantTooWide."""
     if not 0 < len(grant.name.strip()) <= MAX_NAME or grant.name != plain(grant.name):
         raise FieldInvalid("name", Phrase("rule.name", limit=MAX_NAME))
     if not grant.scopes:
@@ -54,9 +55,8 @@ def issue(caller: Caller, grant: Grant, now: int) -> Issued:
     if not caller.principal.reach.includes(grant.reach):
         raise GrantTooWide((*grant.reach.devices, *grant.reach.operations))
     secret = new_api_key()
-    key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
     key = ApiKey(
-        key_id,
+        key_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH)),
         hash_of(secret),
         grant.name.strip(),
         grant.scopes,
@@ -106,6 +106,14 @@ def _is_later(end: int | None, other: int | None) -> bool:
     return other is not None and (end is None or end > other)
 
 
+def _id_of(token: str) -> str:
+    """The id of the key that is made with a token: the same for the same token."""
+    number = int.from_bytes(sha256(token.encode()).digest(), "big")
+    return "".join(
+        _ID_ALPHABET[number // len(_ID_ALPHABET) ** place % len(_ID_ALPHABET)] for place in range(_ID_LENGTH)
+    )
+
+
 def _entry(caller: Caller, action: Action, key: ApiKey, now: int, detail: str | None) -> Entry:
     principal = caller.principal
     return Entry(
@@ -132,10 +140,23 @@ class Keyring:
 
     async def create(self, caller: Caller, grant: Grant) -> Issued:
         """Make a key; raises FieldInvalid, GrantTooWide, NotSaved, OutcomeUnknown."""
-        issued = issue(caller, grant, self._clock.now())
-        await self._keys.create(issued.key, issued.entry, self._deadline())
-        await self._door.refresh()
-        return issued
+        return await self._save(issue(caller, grant, self._clock.now()))
+
+    async def create_once(self, caller: Caller, grant: Grant, token: str) -> Issued | None:
+        """Make a key; None where a key was made with the same token before, which nobody can show again.
+
+        Raises FieldInvalid, GrantTooWide, NotSaved, OutcomeUnknown, StoreUnavailable.
+        """
+        issued = await self._save(issue(caller, grant, self._clock.now(), _id_of(token)))
+        kept = await self._keys.find(issued.key.id)
+        return issued if kept is not None and kept.hash == issued.key.hash else None
+
+    async def find(self, caller: Caller, key_id: str) -> ApiKey:
+        """The key with this id; raises ApiKeyNotFound, also where it is none of the caller's, and StoreUnavailable."""
+        key = await self._keys.find(key_id) if key_id.isalnum() else None
+        if key is None or not may_see(caller, key):
+            raise ApiKeyNotFound(key_id)
+        return key
 
     async def all(self, caller: Caller) -> AsyncIterator[list[ApiKey]]:
         """Every key that the caller may see, oldest first, in short lists; raises StoreUnavailable."""
@@ -144,11 +165,11 @@ class Keyring:
 
     async def revoke(self, caller: Caller, key_id: str) -> ApiKey:
         """End a key at once and for good, on every process; raises ApiKeyNotFound, StoreError."""
-        return await self._change(revocation(caller, await self._find(caller, key_id), self._clock.now()))
+        return await self._change(revocation(caller, await self.find(caller, key_id), self._clock.now()))
 
     async def expire(self, caller: Caller, key_id: str, expires_at: int | None) -> ApiKey:
         """Give a key another end; raises ApiKeyNotFound, FieldInvalid, StoreError."""
-        return await self._change(new_end(caller, await self._find(caller, key_id), expires_at, self._clock.now()))
+        return await self._change(new_end(caller, await self.find(caller, key_id), expires_at, self._clock.now()))
 
     async def _change(self, change: KeyChange) -> ApiKey:
         await self._keys.change(change, self._deadline())
@@ -160,11 +181,10 @@ class Keyring:
             raise ApiKeyNotFound(change.key_id)
         return key
 
-    async def _find(self, caller: Caller, key_id: str) -> ApiKey:
-        key = await self._keys.find(key_id) if key_id.isalnum() else None
-        if key is None or not may_see(caller, key):
-            raise ApiKeyNotFound(key_id)
-        return key
+    async def _save(self, issued: Issued) -> Issued:
+        await self._keys.create(issued.key, issued.entry, self._deadline())
+        await self._door.refresh()
+        return issued
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._patience

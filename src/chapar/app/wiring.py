@@ -51,8 +51,12 @@ from chapar.web.api.messages import messaging_router
 from chapar.web.api.replies import replies_router
 from chapar.web.api.reports import reporting_router
 from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
+from chapar.web.console.about import about_router as about_pages
+from chapar.web.console.audit import audit_router as audit_pages
 from chapar.web.console.console import Console, pages_of
 from chapar.web.console.devices import devices_router as devices_pages
+from chapar.web.console.key_making import key_making_router as key_making_pages
+from chapar.web.console.keys import keys_router as keys_pages
 from chapar.web.console.message import message_router as message_pages
 from chapar.web.console.messages import messages_router as messages_pages
 from chapar.web.console.overview import overview_router as overview_pages
@@ -129,6 +133,10 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
             devices_pages(site, running.registry),
             message_pages(site, running.messaging, running.cancellation, running.replying, limits),
             sending_pages(site, running.messaging, limits),
+            audit_pages(site, running.trail),
+            key_making_pages(site, running.keyring),
+            keys_pages(site, running.keyring, running.cancellation),
+            about_pages(site, settings.shown(), "sqlite" if settings.serves_alone else "postgresql"),
         ],
     )
     return Console(api, pages, site, running.door, limits, running.metrics)

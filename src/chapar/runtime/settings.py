@@ -8,7 +8,7 @@ import os
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -23,7 +23,7 @@ from chapar.runtime.addresses import (
     is_origin,
     normal_root_path,
 )
-from chapar.runtime.secret_files import Secret, SecretFiles
+from chapar.runtime.secret_files import Secret, SecretFiles, secrets_of
 
 _LONGEST_EXPIRY = 2**32 - 1  # seconds; what a PUBLISH can say (MQTT 5.0 §3.3.2.3.3)
 _NUMBERS = {int, float, float | None}
@@ -32,7 +32,18 @@ _LARGEST_COUNT = 2**31 - 1
 # As SQLAlchemy reads it: a password may hold everything but `@`.
 _DATABASE_URL = re.compile(r"(?P<scheme>[a-z0-9+]+)://(?:[^:/]*(?::[^@]*)?@)?(?P<place>[^?]*)", re.DOTALL)
 
+_SECRET_IN_URL = re.compile(r"(?<=://)[^/?#]*@|(?<=\?).+", re.DOTALL)
+
 TopicTemplate = Annotated[str, AfterValidator(check_topic_template)]
+
+
+class ShownSetting(NamedTuple):
+    """A setting in force, as people may see it."""
+
+    variable: str
+    value: str | None  #: None: it has none, or is a secret
+    is_secret: bool
+    is_set: bool  #: else the value is the default
 
 
 class Listening(BaseSettings):
@@ -513,6 +524,18 @@ class Settings(Listening):
         if self.default_expiry > self.max_expiry:
             found["default_expiry"] = "CHAPAR_MAX_EXPIRY is less, and counts."
         return {f"CHAPAR_{name.upper()}": why for name, why in found.items() if name in self.model_fields_set}
+
+    def shown(self) -> list[ShownSetting]:
+        """Every setting, by name: of a secret only whether it is set, and of an address no password."""
+        secrets = set(secrets_of(type(self)))
+        found = []
+        for name in sorted(type(self).model_fields):
+            value = None if name in secrets else getattr(self, name)
+            text = str(value).lower() if isinstance(value, bool) else _SECRET_IN_URL.sub("\u2026", str(value))
+            shown = None if value in {None, ""} else text
+            variable = f"CHAPAR_{name.upper()}"
+            found.append(ShownSetting(variable, shown, name in secrets, name in self.model_fields_set))
+        return found
 
     @property
     def serves_alone(self) -> bool:
