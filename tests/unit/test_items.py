@@ -52,6 +52,11 @@ def test_every_line_is_found(lines: list[str], at: int) -> None:
         assert [body[place].decode().strip() for place in places] == [line.strip() for line in lines]
 
 
+@given(steps_of)
+def test_values_side_by_side_are_one_message(at: int) -> None:
+    assert found(b'{"messages":[{}{"a":[]}[] {},[][{}],{}]}', at) == [b'{}{"a":[]}[] {}', b"[][{}]", b"{}"]
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [

@@ -82,7 +82,10 @@ def _elements(body: bytes, at: int) -> Generator[slice | None, None, int]:
 
 
 def _behind_brackets(body: bytes, at: int) -> Generator[None, None, int]:
-    """Return where the list or object ends that begins at `at`."""
+    """Return where the list or object ends that begins at `at`, and any that stands right behind it.
+
+    No such row is JSON, and there may be millions of them.
+    """
     depth = 0
     while at < len(body):
         for found in _BRACKET.finditer(body, at, at + AT_A_TIME):
@@ -91,7 +94,7 @@ def _behind_brackets(body: bytes, at: int) -> Generator[None, None, int]:
                 at = yield from _behind_string(body, found)
                 break
             depth += _LEVELS[found[1]]
-            if not depth:
+            if not depth and not body.startswith((b"[", b"{"), at):
                 return at
             if depth > MAX_DEPTH:
                 raise BodyTooDeep(MAX_DEPTH)
