@@ -178,6 +178,22 @@ def published_after_the_device_came_online(site: Site) -> str:
         return ended(site, sent, "published")
 
 
+@injects(Cause.PUBLISHED_AFTER_OUTAGE)
+def published_after_an_outage(site: Site) -> str:
+    imei = site.new_imei()
+    with site.device(imei):
+        with site.parted():
+            sent = site.accepted(imei)
+        site.message_in(sent, "published")
+    return outage_of(site, sent)
+
+
+def outage_of(site: Site, message_id: str) -> str:
+    """The id of a message, once the outage of its time is kept."""
+    until(lambda: "outage" in {each["kind"] for each in explanations(site, message_id)["en"]["evidence"]})
+    return message_id
+
+
 @injects(Cause.PUBLISHED_AGAIN)
 def published_at_the_second_attempt(site: Site) -> str:
     imei = site.new_imei()
@@ -392,6 +408,13 @@ def died(site: Site) -> str:
 def too_late_without_a_broker(site: Site) -> str:
     site.part()
     return ended(site, site.accepted(site.new_imei(), expires_in=1), "expired")
+
+
+@injects(Cause.EXPIRED_IN_OUTAGE)
+def too_late_in_an_outage_that_is_over(site: Site) -> str:
+    with site.parted():
+        sent = ended(site, site.accepted(site.new_imei(), expires_in=1), "expired")
+    return outage_of(site, sent)
 
 
 @injects(Cause.EXPIRED_NO_CONTACT)

@@ -27,6 +27,7 @@ _EMPTIED = (
     schema.presences,
     schema.sightings,
     schema.changes,
+    schema.outages,
     schema.api_keys,
     schema.audit,
 )

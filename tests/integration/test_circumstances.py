@@ -12,6 +12,7 @@ from chapar.model.message import Message, Status
 from chapar.model.queue import Lease
 from chapar.model.reply import read_reply
 from chapar.store.circumstances import Circumstances
+from chapar.store.outages import MOST_KEPT, Outage
 from chapar.store.presences import Noted
 from chapar.store.store import Store
 from support.callers import cancelling
@@ -100,3 +101,17 @@ async def test_the_device_is_known_to_those_who_may_see_it(shared_store: Store) 
     assert found.not_receiving_since is not None, "nobody holds the receiver's lease"
     found = await circumstances(shared_store, message, with_presence=False)
     assert (found.presence, found.last_seen) == (None, None)
+
+
+async def test_outages_of_its_time_are_found_and_the_oldest_of_all_go(shared_store: Store) -> None:
+    message = queued("A")
+    await add_one(shared_store, message)
+    at = message.created_at
+    before, during = Outage("p", at - 900, at - 1, None), Outage("p", at - 900, at + 5000, "broker_closed")
+    later = Outage("q", at + 10**9, at + 10**9 + 5, None)
+    await shared_store.outages.keep([before, during._replace(process="r"), later])
+    await shared_store.outages.keep([during._replace(process="r")])  # once more, as where its answer was lost
+    assert (await circumstances(shared_store, message)).outages == [during._replace(process="r")]
+    many = [later._replace(began_at=later.began_at + 1 + number) for number in range(MOST_KEPT)]
+    await shared_store.outages.keep(many)
+    assert len((await circumstances(shared_store, message)).outages) == 0, "what was kept first is gone"

@@ -19,6 +19,7 @@ from chapar.model.principal import Reach
 from chapar.model.reason import Reason
 from chapar.model.reply import Listed, MatchedBy, Reply, Unmatched, packed
 from chapar.store.circumstances import MOST_IN_LINE, Ahead, Circumstances
+from chapar.store.outages import Outage
 from support.stores import CLAIM, PROCESS, new_message
 
 AT: Final = 1_796_000_000_000  # when the message was accepted
@@ -100,6 +101,7 @@ def stray(why: Unmatched = Unmatched.AMBIGUOUS, at: int = AT + 5000) -> Listed:
     return Listed(3, "d", None, why, "t", reply(Status.ACKNOWLEDGED, "pump on", at))
 
 
+AWAY = Outage("a", AT - 1000, AT + 3500, "broker_connection_failed")
 LATER = Listed(7, "d", "id", None, "", reply(Status.FAILED, "error", AT + 9000))
 LATER_OK = Listed(7, "d", "id", None, "", reply(Status.SUCCEEDED, "ok", AT + 9000))
 CONTACT: Final = {"condition": "contact", "reason": "waiting_for_contact"}
@@ -142,6 +144,7 @@ CASES: Final[dict[Cause, Case]] = {
     Cause.PUBLISHED_UNSUBSCRIBED: Case(has(subscribers=False), {"presence": OFFLINE}),
     Cause.PUBLISHED_OFFLINE: Case(has(), {"presence": OFFLINE}),
     Cause.PUBLISHED_AFTER_RETURN: Case(has(condition="contact"), {"presence": CAME}),
+    Cause.PUBLISHED_AFTER_OUTAGE: Case(has(), {"outages": [Outage("a", AT - 9, AT - 1, None), AWAY]}),
     Cause.PUBLISHED_ON_CONTACT: Case(has(condition="contact", attempts=2), {"presence": ONLINE}),
     Cause.PUBLISHED_ON_SCHEDULE: Case(has(deliver_at=AT + 3900)),
     Cause.PUBLISHED_AGAIN: Case(has(attempts=2, **DOUBT)),
@@ -204,6 +207,7 @@ CASES: Final[dict[Cause, Case]] = {
     Cause.EXPIRED_IN_DOUBT: Case(ran_out(**DOUBT)),
     Cause.EXPIRED_UNATTENDED: Case(ran_out(finished_at=AT + 3001 + UNATTENDED_AFTER), {}, DOWN),
     Cause.EXPIRED_BROKER_AWAY: Case(ran_out(), {}, DOWN),
+    Cause.EXPIRED_IN_OUTAGE: Case(ran_out(), {"outages": [AWAY]}),
     Cause.EXPIRED_UNSUBSCRIBED: Case(
         ran_out(condition="contact"), {"attempts": [attempt("no_matching_subscribers", 0x10)]}
     ),
@@ -282,6 +286,8 @@ def test_the_evidence_is_listed_in_the_order_of_time(cause: Cause) -> None:
             {"presence": CAME._replace(evidence=Ground.RETAINED)},
             Cause.PUBLISHED_ON_CONTACT,
         ),
+        (Cause.PUBLISHED_AFTER_OUTAGE, {"outages": [AWAY._replace(ended_at=AT + 9000)]}, Cause.PUBLISHED),
+        (Cause.EXPIRED_IN_OUTAGE, {"outages": [AWAY._replace(ended_at=AT + 2000)]}, Cause.EXPIRED),
         (Cause.NO_REPLY_OFFLINE, {"presence": OFFLINE._replace(since=AT + 50_000)}, Cause.NO_REPLY),
         (Cause.NO_REPLY_ONLINE, {"presence": ONLINE._replace(since=AT + 9000)}, Cause.NO_REPLY),
         (Cause.NO_REPLY_NOT_RECEIVING, {"not_receiving_since": AT + 50_000}, Cause.NO_REPLY),

@@ -25,6 +25,7 @@ from chapar.delivery.explaining import Explaining
 from chapar.delivery.idempotency import IdempotencyKeys
 from chapar.delivery.lease import ProcessLease
 from chapar.delivery.messages import Messaging
+from chapar.delivery.outages import OutageRecorder
 from chapar.delivery.replies import Incoming, Replying
 from chapar.delivery.reports import Reporting
 from chapar.delivery.retention import Forgetting
@@ -301,6 +302,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             patience=settings.publish_timeout,
         )
         monitor = Monitor(store.health, link, capacity, clock, metrics, receiver.state)
+        outages = OutageRecorder(store.outages, link, clock, process)
         forgetting = Forgetting(
             store.retention, store.log, clock, settings.retention_days, events_days=settings.events_retention_days
         )
@@ -318,6 +320,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                 tasks.create_task(supervised("contacts", contacts.run, metrics), name="contacts"),
                 tasks.create_task(supervised("backlog", capacity.run, metrics), name="backlog"),
                 tasks.create_task(supervised("measurements", monitor.run, metrics), name="measurements"),
+                tasks.create_task(supervised("outages", outages.run, metrics), name="outages"),
                 tasks.create_task(supervised("retention", forgetting.run, metrics), name="retention"),
                 tasks.create_task(door.run(), name="door"),
             ]

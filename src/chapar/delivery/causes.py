@@ -44,6 +44,7 @@ class Cause(StrEnum):
     PUBLISHED_UNSUBSCRIBED = "published_unsubscribed"  #: Nobody was subscribed.
     PUBLISHED_OFFLINE = "published_offline"  #: Its device was offline, and is since.
     PUBLISHED_AFTER_RETURN = "published_after_return"  #: The broker took it after its device came online.
+    PUBLISHED_AFTER_OUTAGE = "published_after_outage"  #: … after an outage in which it was accepted.
     PUBLISHED_ON_CONTACT = "published_on_contact"  #: … after its device spoke, for which it waited.
     PUBLISHED_ON_SCHEDULE = "published_on_schedule"  #: … when it was due.
     PUBLISHED_AGAIN = "published_again"  #: … at a later attempt; an earlier one may have arrived too.
@@ -114,8 +115,9 @@ class Cause(StrEnum):
     # Its time ran out.
     EXPIRED = "expired"  #: Nothing that is kept says what it waited for.
     EXPIRED_IN_DOUBT = "expired_in_doubt"  #: It had left before, and was not acknowledged.
-    EXPIRED_UNATTENDED = "expired_unattended"  #: No gateway process looked after the queue then.
+    EXPIRED_UNATTENDED = "expired_unattended"  #: No gateway process could attend to the queue then.
     EXPIRED_BROKER_AWAY = "expired_broker_away"  #: There was no session with the broker.
+    EXPIRED_IN_OUTAGE = "expired_in_outage"  #: There was none then, and there was one again later.
     EXPIRED_UNSUBSCRIBED = "expired_unsubscribed"  #: Its device spoke, and was not subscribed.
     EXPIRED_NO_CONTACT = "expired_no_contact"  #: Its device did not speak.
     EXPIRED_PUT_OFF = "expired_put_off"  #: The broker kept putting it off.

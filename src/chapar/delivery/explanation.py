@@ -28,6 +28,7 @@ from chapar.model.reason import Reason
 from chapar.model.reply import MatchedBy, Reply, standing
 from chapar.model.times import datetime_of, rfc3339
 from chapar.store.circumstances import MOST_IN_LINE, Ahead, Circumstances
+from chapar.store.outages import Outage
 
 SENTENCES: Final = Catalogs(Path(__file__).parent)
 """The sentences of causes."""
@@ -298,6 +299,17 @@ def _came_back(found: Circumstances, by: int | None) -> Length | None:
     return Length(by - presence.since) if due_at < presence.since <= by else None
 
 
+def _outage_at(found: Circumstances, at: int) -> Outage | None:
+    """The outage in which a time was."""
+    return next((each for each in found.outages if each.began_at <= at < each.ended_at), None)
+
+
+def _facts_of(outage: Outage | None) -> dict[str, Fact]:
+    if outage is None:
+        return {}
+    return {"outage_began": Moment(outage.began_at), "outage_ended": Moment(outage.ended_at)}
+
+
 def _last_loss(found: Circumstances) -> Attempt | None:
     """The last attempt whose outcome nobody knows."""
     unknown = {Reason.LINK_LOST.value, Reason.PROCESS_DIED.value, Reason.INTERNAL_ERROR.value}
@@ -424,6 +436,8 @@ def _of_published(found: Circumstances, _: LinkState) -> _Verdict:
         return _awaiting_reply(found)
     after_return = _came_back(found, message.published_at)
     is_for_contact = message.condition == Condition.CONTACT
+    outage = _outage_at(found, message.deliver_at or message.created_at)
+    after_outage = (message.published_at or 0) - (0 if outage is None else outage.ended_at)
     was_offline = _is_offline(presence) and _is_since(presence, message.published_at)
     cause = _first(
         (message.clears, Cause.CLEARED),
@@ -432,12 +446,13 @@ def _of_published(found: Circumstances, _: LinkState) -> _Verdict:
         (message.possible_duplicate, Cause.PUBLISHED_AGAIN),
         (message.attempts > 1 and not is_for_contact, Cause.PUBLISHED_AFTER_REFUSALS),
         (after_return is not None, Cause.PUBLISHED_AFTER_RETURN),
+        (outage is not None and after_outage >= 0, Cause.PUBLISHED_AFTER_OUTAGE),
         (is_for_contact, Cause.PUBLISHED_ON_CONTACT),
         (message.deliver_at is not None, Cause.PUBLISHED_ON_SCHEDULE),
         (message.subscribers is True, Cause.PUBLISHED_SUBSCRIBED),
         otherwise=Cause.PUBLISHED,
     )
-    return _Verdict(cause, {"after_return": after_return})
+    return _Verdict(cause, {"after_return": after_return, "after_outage": Length(after_outage)} | _facts_of(outage))
 
 
 def _awaiting_reply(found: Circumstances) -> _Verdict:
@@ -524,7 +539,9 @@ def _of_rejected(found: Circumstances, link: LinkState) -> _Verdict:
             return _Verdict(cause, {"still_unknown": Clause("still_unknown" if is_unknown else "")})
         case Cause.BROKER_UNREACHABLE:
             is_away = not link.up and link.since <= (message.finished_at or 0)
-            return _Verdict(cause, {"still_away": Clause("still_away" if is_away else "")})
+            outage = _outage_at(found, message.finished_at or 0)
+            clause = "still_away" if is_away else "" if outage is None else "was_away"
+            return _Verdict(cause, {"still_away": Clause(clause)} | _facts_of(outage))
         case _:
             return _Verdict(cause)
 
@@ -539,6 +556,7 @@ def _of_expired(found: Circumstances, link: LinkState) -> _Verdict:
     refusals = [each.reason_code for each in found.attempts if each.attempt and each.reason_code is not None]
     spoke = message.created_at <= (found.last_seen or 0) <= expires_at
     blocker, _ = found.held_up_by or ("", "")
+    outage = _outage_at(found, expires_at)
     cause = _first(
         (message.possible_duplicate, Cause.EXPIRED_IN_DOUBT),
         (finished_at - expires_at > UNATTENDED_AFTER, Cause.EXPIRED_UNATTENDED),
@@ -548,9 +566,11 @@ def _of_expired(found: Circumstances, link: LinkState) -> _Verdict:
         (bool(blocker), Cause.EXPIRED_BEHIND_REPLY),
         (found.held_up_by is not None, Cause.EXPIRED_BEHIND_ANOTHER),
         (not link.up and link.since <= expires_at, Cause.EXPIRED_BROKER_AWAY),
+        (outage is not None, Cause.EXPIRED_IN_OUTAGE),
         otherwise=Cause.EXPIRED,
     )
-    return _Verdict(cause, {"blocker": blocker, "reason_name": reason_name(refusals[-1]) if refusals else None})
+    facts: dict[str, Fact] = {"blocker": blocker, "reason_name": reason_name(refusals[-1]) if refusals else None}
+    return _Verdict(cause, facts | _facts_of(outage))
 
 
 def _of_cancelled(found: Circumstances, _: LinkState) -> _Verdict:

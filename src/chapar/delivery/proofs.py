@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from chapar.delivery.explanation import EARLIEST, NOTHING, Facts, Length, LinkState
+from chapar.delivery.explanation import EARLIEST, NOTHING, Facts, Length, LinkState, Moment
 from chapar.model.message import OWED, UNFINISHED, WAITING, Message, Status
 from chapar.store.circumstances import Circumstances
 
@@ -33,6 +33,7 @@ class Kind(StrEnum):
     SEEN = "seen"  #: Its device last said something, as it is stored every few minutes.
     NOT_RECEIVING = "not_receiving"  #: Nothing that devices publish is received since then.
     LINK = "link"  #: The session of this gateway process with the broker began or ended.
+    OUTAGE = "outage"  #: A gateway process had no session with the broker from then on.
     SENDER = "sender"  #: The gateway process that has it on its way.
     BLOCKER = "blocker"  #: Another message of its device is before it.
     QUEUE = "queue"  #: How many messages are before it.
@@ -116,6 +117,9 @@ def _of_gateway(found: Circumstances, link: LinkState, now: int, drift: int) -> 
     if message.status in UNFINISHED or _ended_since(message, link.since):
         trouble = link.trouble
         yield Proof(Kind.LINK, link.since, {"up": link.up, "broker": link.broker, "error": trouble})
+    for outage in found.outages:
+        facts: Facts = {"until": Moment(outage.ended_at), "cause": outage.cause, "process": outage.process}
+        yield Proof(Kind.OUTAGE, outage.began_at, facts)
     if found.sender_lives is not None:
         yield Proof(
             Kind.SENDER, None, {"process": (message.claim or "").partition(".")[0], "alive": found.sender_lives}

@@ -5,10 +5,10 @@ import logging
 import math
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -24,6 +24,9 @@ from chapar.runtime.addresses import BrokerAddress
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.metrics import Metrics
 from chapar.runtime.supervision import supervised
+
+_MOST_OUTAGES: Final = 64  # kept until somebody takes them
+_STARTED_WITHIN: Final = 1.0  # seconds until the first session, which are no outage
 
 _A_MOMENT: Final = 0.1  # seconds by which a dial may take longer than another and both be at once
 
@@ -73,6 +76,14 @@ class ProblemLog:
         self._said.clear()
 
 
+class Outage(NamedTuple):
+    """A time without a session, by `time.monotonic`."""
+
+    began: float
+    ended: float
+    cause: str | None  #: code of the first error in it; None: there was none
+
+
 class Link:
     """The gateway's one connection to the broker.
 
@@ -94,6 +105,8 @@ class Link:
         self.broker_was_there = False  #: whether the first dial after the last session found the broker, and at once
         self.sessions = 0  #: sessions so far
         self.last_error: BrokerError | None = None  #: why there is no session, None while there is one
+        self.outages = deque[Outage](maxlen=_MOST_OUTAGES)  #: those that are over, until somebody takes them
+        self._cause: str | None = None  # of the outage that goes on
         self._changed = time.monotonic()  # when a session began or ended last, or this was made
 
     async def run(self) -> None:
@@ -190,7 +203,7 @@ class Link:
         """Be up with a session of this endpoint, until it ends; raises BrokerError where there is none."""
         session = await self._dial(endpoint)
         self._session = session
-        self._changed = time.monotonic()
+        self._outage_is_over()
         self.sessions += 1
         self.last_error = None
         self._problems.clear()
@@ -227,6 +240,13 @@ class Link:
             properties=address.properties,
         )
 
+    def _outage_is_over(self) -> None:
+        began, self._changed = self._changed, time.monotonic()
+        if self.sessions or self._changed - began > _STARTED_WITHIN:
+            self.outages.append(Outage(began, self._changed, self._cause))
+        self._cause = None
+
     def _note(self, error: BrokerError) -> None:
+        self._cause = self._cause or error.code
         self.last_error = error
         self._problems.note(error)

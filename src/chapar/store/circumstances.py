@@ -13,6 +13,7 @@ from chapar.model.reply import Listed
 from chapar.store.audit import newest_first
 from chapar.store.lanes import IN_LANE, is_in_lane
 from chapar.store.messages import attempts_of, find
+from chapar.store.outages import Outage, outages_during
 from chapar.store.presences import presences_of
 from chapar.store.queue import HELD_UP_TO
 from chapar.store.receiving import life_down_since
@@ -66,6 +67,7 @@ class Circumstances(NamedTuple):
     held_up_by: tuple[str, str] | None = None  #: of what expired: id and operation of a message that was not answered
     superseding: Message | None = None  #: the newer message that took its place
     withdrawal: Entry | None = None  #: the audit trail's entry about it
+    outages: Sequence[Outage] = ()  #: of the broker, while it waited or was on its way, as gateway processes met them
     is_held: bool = False  #: it waits for its owner since a backup was restored
     sender_lives: bool | None = None  #: whether the process that has it on its way holds its lease; None: none has
 
@@ -151,6 +153,9 @@ def circumstances(connection: Connection, message_id: str, now: int, *, with_pre
         not_receiving_since=life_down_since(connection, now),
         superseding=None if message.superseded_by is None else find(connection, message.superseded_by),
         is_held=bool(is_held) and message.status in WAITING,
+        outages=outages_during(
+            connection, message.deliver_at or message.created_at, message.published_at or message.finished_at or now
+        ),
     )
     if with_presence:
         found = found._replace(

@@ -12,6 +12,7 @@ from chapar.store.health import CHECK
 from chapar.store.idempotency import ANSWER
 from chapar.store.moves import CANCEL, MOVE, RECORD
 from chapar.store.operations import Kind
+from chapar.store.outages import KEEP_OUTAGE
 from chapar.store.presences import PRESENCE, SIGHTINGS
 from chapar.store.purges import PURGE_QUEUE
 from chapar.store.queue import ACQUIRE_LEASE, RELEASE_LEASE, SETTLE, TAKE
@@ -49,5 +50,6 @@ KINDS: Final[tuple[Kind[Any, Any], ...]] = (
     TAKE,
     PRUNE,
     FORGET_CHANGES,
+    KEEP_OUTAGE,
     CHECK,
 )

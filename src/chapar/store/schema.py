@@ -270,6 +270,17 @@ changes = Table(
 """What each commit has changed: a row a commit, written with it (see `change_log`). Transaction and process are those
 of PostgreSQL, where transactions end out of order; `batch` is the writer's number for what it commits together."""
 
+outages = Table(
+    "outages",
+    metadata,
+    Column("seq", _SEQUENCE, Identity(always=True), primary_key=True),
+    Column("process", String(PROCESS_LENGTH), nullable=False),
+    Column("began_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("cause", String(64)),
+)
+"""When gateway processes had no session with the broker; so few are kept that no index is needed."""
+
 api_keys = Table(
     "api_keys",
     metadata,

@@ -22,6 +22,7 @@ from chapar.store.health import Health
 from chapar.store.idempotency import Keys
 from chapar.store.kinds import KINDS
 from chapar.store.messages import Messages
+from chapar.store.outages import Outages
 from chapar.store.presences import StoredPresences
 from chapar.store.purges import Purges
 from chapar.store.queue import Queue
@@ -55,6 +56,7 @@ class Store(NamedTuple):
     purges: Purges
     receiving: Receiving
     evidence: Evidence
+    outages: Outages
     health: Health
     changes: Changes  #: announces what was committed
     log: ChangeLog  #: … and what other processes did
@@ -78,6 +80,7 @@ class Store(NamedTuple):
             Purges(commits),
             Receiving(commits, lookups),
             Evidence(lookups),
+            Outages(commits),
             Health(commits, lookups),
             changes,
             ChangeLog(commits, lookups, changes),
