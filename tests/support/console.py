@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from support import chromium
 from support.gateway import GatewayProcess
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 LOCALES = {"en": "en-GB", "fa": "fa-IR"}
 NARROW, WIDE = 360, 1280  # pixels
 ABBREVIATIONS = {"API", "CSV", "ID", "JSON", "MQTT", "QoS", "UTC"}  # which Persian writes as they are
+
+_AXE = Path(__file__).parent / "axe" / "axe.min.js"
 
 # The text of a page but for what is code, or in another language on purpose.
 _PROSE = """() => {
@@ -66,3 +69,11 @@ def check_layout(page: "Page", language: str) -> None:
     if language == "fa":
         words = set(re.findall("[A-Za-z]{2,}", page.evaluate(_PROSE)))
         assert words <= ABBREVIATIONS, words - ABBREVIATIONS
+
+
+def faults_for_people(page: "Page") -> list[str]:
+    """The rules of accessibility that a page breaks (axe-core), each with the first place."""
+    page.evaluate(_AXE.read_text())
+    found: dict[str, list[dict[str, Any]]] = page.evaluate("axe.run()")
+    assert found["passes"], "nothing was checked"
+    return [f"{broken['id']}: {broken['nodes'][0]['html']}" for broken in found["violations"]]

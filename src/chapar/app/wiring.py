@@ -50,7 +50,7 @@ from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
 from chapar.web.api.messages import messaging_router
 from chapar.web.api.replies import replies_router
-from chapar.web.api.reports import reporting_router
+from chapar.web.api.reports import csv_for_people, reporting_router
 from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
 from chapar.web.console.about import about_router as about_pages
 from chapar.web.console.audit import audit_router as audit_pages
@@ -130,7 +130,7 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
         [
             signing_pages(site, running.door),
             overview_pages(site, running.reporting, running.monitor.readiness),
-            messages_pages(site, running.reporting),
+            messages_pages(site, running.reporting, csv_for_people),
             devices_pages(site, running.registry),
             message_pages(site, running.messaging, running.cancellation, running.replying, limits),
             sending_pages(site, running.messaging, limits),

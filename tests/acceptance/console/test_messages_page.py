@@ -112,3 +112,16 @@ def test_the_first_page_is_small(browser: "Browser", gateway: GatewayProcess, ke
         sign_in(page, gateway, key, "/messages")
         page.wait_for_load_state("networkidle")
         assert sum(sizes) <= 150_000
+
+
+@pytest.mark.usefixtures("sent")
+def test_what_is_shown_is_saved_as_a_file_that_a_spreadsheet_opens(
+    browser: "Browser", gateway: GatewayProcess, key: str
+) -> None:
+    with opened(browser, gateway, "fa") as page:
+        sign_in(page, gateway, key, "/messages?imei=D07")
+        with page.expect_download() as download:
+            page.locator("a[download]").click()
+        assert download.value.suggested_filename.startswith("chapar-messages-")
+        rows = download.value.path().read_text("utf-8-sig").splitlines()
+        assert [row.split(",")[1] for row in rows] == ['"imei"', '"D07"']

@@ -116,6 +116,11 @@ async def _as_csv(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
             yield chunk
 
 
+def csv_for_people(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    """Messages as CSV that a spreadsheet opens: with a byte order mark, and without formulas."""
+    return _with_bom(_as_csv(pages))
+
+
 async def _with_bom(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield codecs.BOM_UTF8
     async for chunk in stream:

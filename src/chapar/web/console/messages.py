@@ -1,22 +1,24 @@
 """The list of messages: filters, and page after page of it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
 from chapar.delivery.reports import Reporting
 from chapar.errors import FieldInvalid
-from chapar.model.message import UNFINISHED, Status, check_device_id, check_operation
+from chapar.model.message import UNFINISHED, Message, Status, check_device_id, check_operation
 from chapar.model.principal import Scope
 from chapar.model.reply import standing
-from chapar.model.report import Filters, Page, Position
+from chapar.model.report import Filters, Format, Page, Position
 from chapar.web.console.fields import read_moment, read_offset
 from chapar.web.console.routes import fields_of, routes
 from chapar.web.console.site import Site
 from chapar.web.console.words import chosen_language
-from chapar.web.http.entrance import allow, caller_of
+from chapar.web.http.chunks import begun
+from chapar.web.http.entrance import AdmittedStream, allow, caller_of
 from chapar.web.http.problems import status_of
 
 PAGE: Final = 50  # messages
@@ -28,11 +30,16 @@ GROUPS: Final[Mapping[str, tuple[Status, ...]]] = {
 }
 """Several states that are asked for together."""
 
+_FILTERS: Final = ("imei", "micro_op", "status", "since", "until", "offset")
 _CURSOR: Final = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,18})")
 
 
-def messages_router(site: Site, reporting: Reporting) -> APIRouter:
-    """The page of messages."""
+Written = Callable[[AsyncIterator[list[Message]]], AsyncIterator[bytes]]
+"""Writes messages as a file."""
+
+
+def messages_router(site: Site, reporting: Reporting, as_csv: Written) -> APIRouter:
+    """The page of messages, and a file of them."""
     router = routes()
 
     @router.get("/messages")
@@ -51,6 +58,7 @@ def messages_router(site: Site, reporting: Reporting) -> APIRouter:
             "messages.html",
             status,
             asked=asked,
+            filters={name: value for name, value in asked.items() if name in _FILTERS},
             statuses=list(Status),
             groups=list(GROUPS),
             rows=[(message, standing(message)) for message in page.messages],
@@ -58,6 +66,15 @@ def messages_router(site: Site, reporting: Reporting) -> APIRouter:
             is_first=after is None,
             problem=problem,
         )
+
+    @router.get("/messages.csv")
+    @allow(Scope.READ)
+    async def export(request: Request) -> Response:
+        """Give every message that fits as CSV, oldest first."""
+        pages = await begun(reporting.report(caller_of(request), _filters(fields_of(request))))
+        name = f"chapar-messages-{datetime.now(UTC):%Y-%m-%d}.csv"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return AdmittedStream(as_csv(pages), media_type=Format.CSV.media_type, headers=headers)
 
     return router
 
