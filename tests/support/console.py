@@ -26,7 +26,7 @@ _PROSE = """() => {
     const parent = walker.currentNode.parentElement;
     if (!parent.closest('bdi, [dir="ltr"], time, script, [lang="en"]')) texts.push(walker.currentNode.data);
   }
-  return texts.join("\\n").replace(/\\u2068[^\\u2069]*\\u2069/g, "");
+  return texts.join("\\n").replace(/[\\u2066\\u2068][^\\u2069]*\\u2069/g, "");
 }"""
 
 

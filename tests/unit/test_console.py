@@ -25,7 +25,7 @@ from chapar.web.console.keys import state_of
 from chapar.web.console.messages import GROUPS
 from chapar.web.console.navigation import NAVIGATION
 from chapar.web.console.session import Session, can_be_kept, session_of
-from chapar.web.console.words import WORDS, chosen_language, code_in_words, words_of
+from chapar.web.console.words import WORDS, chosen_language, code_in_words, isolated, words_of
 
 ROOM = Path(console_site.__file__).parent
 TEMPLATES = sorted((ROOM / "templates").glob("*.html"))
@@ -85,6 +85,13 @@ def test_a_template_holds_no_words_no_scripts_and_no_styles_of_its_own(template:
 def test_text_among_words_keeps_its_own_direction() -> None:
     assert words_of("site.sign_out", "fa", name="pump-1") == "خروج (\u2068pump-1\u2069)"
     assert words_of("part.number", "fa", value=12345) == "۱۲٬۳۴۵"
+
+
+def test_code_in_a_sentence_keeps_its_order() -> None:
+    assert isolated("پیام 01a2-7e در /health/live است.") == (
+        "پیام \u206601a2-7e\u2069 در \u2066/health/live\u2069 است."
+    )
+    assert isolated("؟ 7") == "؟ \u20667\u2069"
 
 
 def test_a_session_is_read_as_it_was_written() -> None:

@@ -132,7 +132,7 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
             overview_pages(site, running.reporting, running.monitor.readiness),
             messages_pages(site, running.reporting, csv_for_people),
             devices_pages(site, running.registry),
-            message_pages(site, running.messaging, running.cancellation, running.replying, limits),
+            message_pages(site, running.messaging, running.cancellation, running.replying, running.explaining, limits),
             sending_pages(site, running.messaging, limits),
             audit_pages(site, running.trail),
             key_making_pages(site, running.keyring),

@@ -125,6 +125,10 @@ def test_what_waits_is_withdrawn_once_it_is_confirmed(
     with opened(browser, gateway, language, NARROW) as page:
         sign_in(page, gateway, key, f"/messages/{sent['id']}")
         check_layout(page, language)
+        headers = {"Accept-Language": language}
+        why = api.get(f"/messaging/messages/{sent['id']}/explain", headers=headers).json()["sentence"]
+        shown = re.sub("[\u2066\u2069]", "", page.locator(".why").inner_text())
+        assert why.split(";")[0].split("؛")[0] in shown
         page.locator(".ask summary").first.click()
         check_layout(page, language)
         page.locator(".ask[open] button").click()

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from fastapi import APIRouter, Request, Response
 
 from chapar.delivery.cancellation import Cancellation
+from chapar.delivery.explaining import Explaining
 from chapar.delivery.messages import Messaging
 from chapar.delivery.replies import Replying
 from chapar.errors import ChaparError, MessageNotFound, NotCancellable, NotSent
@@ -34,27 +35,34 @@ class Step(NamedTuple):
 
 
 def message_router(
-    site: Site, messaging: Messaging, cancellation: Cancellation, replying: Replying, limits: Limits
+    site: Site,
+    messaging: Messaging,
+    cancellation: Cancellation,
+    replying: Replying,
+    explaining: Explaining,
+    limits: Limits,
 ) -> APIRouter:
     """The page of one message."""
     router = routes()
 
     async def show(request: Request, problem: ChaparError | None = None) -> Response:
-        caller, message_id = caller_of(request), request.path_params["id"].lower()
+        caller, language, message_id = caller_of(request), chosen_language(request), request.path_params["id"].lower()
         message = await messaging.find(caller, message_id)
         attempts = await messaging.attempts(message.id)
         replies = await replying.of_message(caller, message.id)
+        explained = await explaining.explain(caller, message.id)
         return site.page(
             request,
             "message.html",
             _status(request, message, problem),
             message=message,
+            why=explained.explanation.sentence(language),
             steps=story(message, attempts, replies),
             outcome_kinds={each.outcome: _kind_of(each.outcome) for each in attempts},
             is_live=message.finished_at is None,
             can_cancel=message.status in UNFINISHED or (message.retain and message.status in AT_BROKER),
             can_resend=not message.clears,
-            problem=None if problem is None else problem.sentence(chosen_language(request)),
+            problem=None if problem is None else problem.sentence(language),
         )
 
     @router.get("/messages/{id}")

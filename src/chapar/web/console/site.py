@@ -22,7 +22,15 @@ from chapar.web.console.assets import Assets
 from chapar.web.console.navigation import NAVIGATION, entries_for
 from chapar.web.console.routes import ROOT, SESSION
 from chapar.web.console.session import COOKIE, RENEW_AFTER, Session
-from chapar.web.console.words import LANGUAGE_COOKIE, NAMES, asked_language, chosen_language, code_in_words, words_of
+from chapar.web.console.words import (
+    LANGUAGE_COOKIE,
+    NAMES,
+    asked_language,
+    chosen_language,
+    code_in_words,
+    isolated,
+    words_of,
+)
 from chapar.web.http.entrance import caller_of
 from chapar.web.http.headers import header
 from chapar.web.http.problems import status_of
@@ -61,13 +69,17 @@ class Site:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.globals |= {"rfc3339": rfc3339, "plain": plain, "new_key": secrets.token_urlsafe}
+        self._templates.globals |= {
+            "rfc3339": rfc3339,
+            "plain": plain,
+            "new_key": secrets.token_urlsafe,
+        }
 
     def page(self, request: Request, template: str, status: int = 200, **facts: object) -> Response:
         """A page. A request of htmx is answered with what lives on it alone: the template's block `live`.
 
-        A template has `t(key, …)` for words, `word(kind, code)` for codes, `url(path)` for addresses, `may(scope)` for
-        the caller's rights, and the `token` of forms.
+        A template has `t(key, …)` for words, `word(kind, code)` for codes, `isolated(sentence)` for sentences
+        of elsewhere, `url(path)` for addresses, `may(scope)` for the caller's rights, and the `token` of forms.
         """
         language = chosen_language(request)
         session: Session | None = request.scope[SESSION]
@@ -79,6 +91,7 @@ class Site:
             "language": language,
             "t": partial(_words, language),
             "word": partial(_word, language),
+            "isolated": isolated if language == "fa" else str,
             "moment": partial(_moment, language),
             "number": partial(_number, language),
             "url": partial(_url, request),

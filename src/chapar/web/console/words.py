@@ -1,5 +1,6 @@
 """Words of the pages, in either language; they stand in `en.toml` and `fa.toml`."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, get_args
@@ -16,7 +17,9 @@ LANGUAGE_COOKIE: Final = "chapar_language"
 NAMES: Final[Mapping[Language, str]] = {"en": "English", "fa": "\u0641\u0627\u0631\u0633\u06cc"}
 """The name of each language in itself."""
 
+_CODE: Final = re.compile(r"[/?]?[A-Za-z0-9_](?:[\w.:/@?=+*{}-]*[A-Za-z0-9_])?", re.ASCII)
 _ISOLATE: Final = "\u2068"  # FIRST STRONG ISOLATE (Unicode UAX 9)
+_LEFT_TO_RIGHT: Final = "\u2066"  # LEFT-TO-RIGHT ISOLATE
 _END: Final = "\u2069"  # POP DIRECTIONAL ISOLATE
 
 
@@ -28,6 +31,11 @@ def words_of(key: str, language: Language, /, **facts: object) -> str:
         return f"{_ISOLATE}{value}{_END}" if isinstance(value, str) else value
 
     return WORDS.say(key, language, fact)
+
+
+def isolated(sentence: str) -> str:
+    """The sentence, in which ids, addresses and other code keep their order, whatever is around them."""
+    return _CODE.sub(lambda found: f"{_LEFT_TO_RIGHT}{found[0]}{_END}", sentence)
 
 
 def code_in_words(kind: str, code: str, language: Language) -> str:
