@@ -13,10 +13,12 @@ import structlog
 from chapar.access import door as door_module
 from chapar.access.api_keys import new_api_key
 from chapar.access.door import KEY_KNOWN
+from chapar.access.jwks import TokenOptions, token_verifier
 from chapar.errors import AccessUnavailable, CredentialInvalid, SettingInvalid, StoreUnavailable, Unauthenticated
 from chapar.model.api_key import ApiKey
 from chapar.model.principal import Reach, Scope
 from chapar.model.times import LATEST
+from chapar.runtime.metrics import Metrics
 from support.doors import DoorBench
 from support.fakes import EPOCH, until
 from support.issuer import AUDIENCE, ISSUER, Issuer, claims, new_key, public_pem
@@ -263,6 +265,10 @@ def test_a_set_up_that_cannot_be_trusted_is_refused(settings: dict[str, Any], na
         DoorBench(**settings)
     assert caught.value.setting == named
     assert SECRET not in str(caught.value)
+
+
+def test_where_no_tokens_are_set_up_none_are_verified() -> None:
+    assert token_verifier(TokenOptions(), Metrics()) is None
 
 
 def test_with_a_secret_tokens_are_taken() -> None:
