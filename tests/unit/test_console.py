@@ -91,6 +91,7 @@ def test_code_in_a_sentence_keeps_its_order() -> None:
     assert isolated("پیام 01a2-7e در /health/live است.") == (
         "پیام \u206601a2-7e\u2069 در \u2066/health/live\u2069 است."
     )
+    assert isolated("در ۱۴۰۵-۰۹-۰۹، ۳ پیام") == "در \u2066۱۴۰۵-۰۹-۰۹\u2069، ۳ پیام"
     assert isolated("؟ 7") == "؟ \u20667\u2069"
 
 

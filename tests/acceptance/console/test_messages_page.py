@@ -79,7 +79,8 @@ def test_the_list_is_live_and_says_when_the_gateway_is_away(
     with opened(browser, gateway, "en", excused=["Failed to load", "htmx", "ERR_"]) as page:
         sign_in(page, gateway, key, "/messages?imei=late")
         assert page.locator("tbody tr").count() == 0
-        assert api.post("/messaging/send", json={"imei": "late", "micro_op": "open"}).is_success
+        with page.expect_response("**/console/messages?imei=late"):  # as the stream asks for, or at least every 5 s
+            assert api.post("/messaging/send", json={"imei": "late", "micro_op": "open"}).is_success
         page.locator("tbody tr").wait_for()
         gateway.terminate()
         page.locator("#away").wait_for(state="visible")

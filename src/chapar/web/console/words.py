@@ -17,7 +17,10 @@ LANGUAGE_COOKIE: Final = "chapar_language"
 NAMES: Final[Mapping[Language, str]] = {"en": "English", "fa": "\u0641\u0627\u0631\u0633\u06cc"}
 """The name of each language in itself."""
 
-_CODE: Final = re.compile(r"[/?]?[A-Za-z0-9_](?:[\w.:/@?=+*{}-]*[A-Za-z0-9_])?", re.ASCII)
+_CODE: Final = re.compile(
+    r"[/?]?[A-Za-z0-9_](?:[A-Za-z0-9_.:/@?=+*{}-]*[A-Za-z0-9_])?"
+    "|[\u06f0-\u06f9]+(?:[-/:][\u06f0-\u06f9]+)+"  # a day or a time of day in Persian digits
+)
 _ISOLATE: Final = "\u2068"  # FIRST STRONG ISOLATE (Unicode UAX 9)
 _LEFT_TO_RIGHT: Final = "\u2066"  # LEFT-TO-RIGHT ISOLATE
 _END: Final = "\u2069"  # POP DIRECTIONAL ISOLATE

@@ -32,6 +32,55 @@
     document.getElementById("away").hidden = !away;
   }
 
+  // What lives on a page is asked for again: at once where the stream says that something has changed, else every few
+  // seconds. Nobody sees a page in the background, so it rests, and catches up when it is opened again.
+  const live = document.querySelector("[data-every]");
+  let stream = null;
+  let asked = Date.now();
+
+  function refresh() {
+    if (live !== null && live.dataset.every && !document.hidden) {
+      asked = Date.now();
+      htmx.trigger(live, "refresh");
+    }
+  }
+
+  function listen() {
+    const wanted = live !== null && live.dataset.stream && live.dataset.every && !document.hidden;
+    if (wanted && stream === null) {
+      stream = new EventSource(live.dataset.stream);
+      stream.addEventListener("changed", refresh);
+    } else if (!wanted && stream !== null) {
+      stream.close();
+      stream = null;
+    }
+  }
+
+  if (live !== null) {
+    listen();
+    window.setInterval(() => {
+      if (stream !== null && stream.readyState === EventSource.CLOSED) {
+        stream = null;
+        window.setTimeout(listen, 30000);
+      }
+      const isStreamed = stream !== null && stream.readyState === EventSource.OPEN;
+      const pause = Number(live.dataset.every) * (isStreamed ? 6 : 1);
+      if (Date.now() - asked >= pause * 1000) {
+        refresh();
+      }
+    }, 1000);
+    document.addEventListener("visibilitychange", () => {
+      listen();
+      refresh();
+    });
+    document.addEventListener("htmx:afterOnLoad", (event) => {
+      if (event.detail.xhr.status === 286) {
+        delete live.dataset.every;
+        listen();
+      }
+    });
+  }
+
   writeTimes(document);
   fillOffsets();
   document.addEventListener("htmx:afterSwap", (event) => writeTimes(event.target));
