@@ -19,16 +19,17 @@ from chapar.model.device import (
     Registration,
     State,
 )
-from chapar.model.message import Status
+from chapar.model.message import Message, Status
 from chapar.model.principal import EVERYWHERE, Reach
 from chapar.store import schema
 from chapar.store.administration import administer
-from chapar.store.devices import Put, find, page
+from chapar.store.devices import Put, find, owed, page
 from chapar.store.presences import Noted, Track, presences_of
 from chapar.store.purges import Purge
 from chapar.store.receiving import Reception, life_down_since
 from chapar.store.schema import DATABASE_TIME
 from chapar.store.store import Store
+from support.plans import avoid_scans, plans_on
 from support.stores import CLAIM, add_one, entries, new_message, now
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -189,6 +190,26 @@ async def test_a_device_shows_how_much_waits_for_it_within_reach(store: Store) -
     narrow = await store.devices.find("a", Reach(operations=("close",)), T)
     assert narrow is not None
     assert narrow.queue == DeviceQueue(1, T + 6)
+
+    async def of_a(reach: Reach = EVERYWHERE, limit: int = 9) -> list[Message]:
+        return await store.devices.owed("a", reach, limit)
+
+    scheduled, publishing, _, answerable, *_ = waiting
+    assert await of_a() == [scheduled, publishing, answerable]
+    assert await of_a(limit=2) == [scheduled, publishing]
+    assert await of_a(Reach(operations=("close",))) == [publishing]
+    assert await store.devices.owed("b", EVERYWHERE, 9) == []
+
+
+async def test_what_a_device_is_owed_is_found_by_an_index(store: Store, shared_url: str) -> None:
+    await add_one(store, new_message("a", Status.QUEUED, claim=None, attempts=0))
+    with administer(shared_url) as connection:
+        avoid_scans(connection)
+        plans = plans_on(connection)
+        assert len(owed(connection, "a", EVERYWHERE, 9)) == 1
+    assert "ix_messages_unfinished" in plans[0]
+    assert "SCAN messages" not in plans[0]
+    assert "Seq Scan" not in plans[0]
 
 
 async def test_all_that_waits_for_a_device_is_withdrawn_in_short_commits(store: Store) -> None:

@@ -24,7 +24,7 @@ _PROSE = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const parent = walker.currentNode.parentElement;
-    if (!parent.closest('bdi, [dir="ltr"], time, script, [lang="en"]')) texts.push(walker.currentNode.data);
+    if (!parent.closest('bdi, [dir="ltr"], time, script, [lang="en"], textarea')) texts.push(walker.currentNode.data);
   }
   return texts.join("\\n").replace(/[\\u2066\\u2068][^\\u2069]*\\u2069/g, "");
 }"""

@@ -16,6 +16,7 @@ from chapar.model.device import Ground, State
 from chapar.model.message import Profile, Status
 from chapar.model.principal import ANYBODY, EVERYWHERE, NOBODY, Caller, Principal, Reach, Scope
 from chapar.model.reason import Reason
+from chapar.model.reply import Unmatched
 from chapar.runtime.settings import Settings
 from chapar.web.console import site as console_site
 from chapar.web.console.about import BACKUPS, sees_settings
@@ -66,6 +67,7 @@ def test_every_code_that_is_shown_has_words() -> None:
         ("action", Action),
         ("scope", [scope.replace(":", "_") for scope in Scope]),
         ("key_state", ["valid", "ended", "revoked"]),
+        ("unmatched", Unmatched),
     ]
     for kind, codes in families:
         assert [code for code in codes if f"{kind}.{code}" not in WORDS["en"]] == []

@@ -92,6 +92,7 @@ async def test_a_device_out_of_reach_is_not_there(bench: Bench) -> None:
         bench.registry.put(NARROW, "farm3-new", PLAIN),
         bench.registry.forget(NARROW, "farm2-a"),
         bench.registry.purge(NARROW, "farm2-a"),
+        bench.registry.owed(NARROW, "farm2-a", 9),
     ):
         with pytest.raises(DeviceNotFound):
             await asked
@@ -106,6 +107,7 @@ async def test_a_purge_withdraws_what_the_caller_reaches(bench: Bench) -> None:
         bench.store.put(new_message("farm1-a", Status.QUEUED, micro_op=operation, claim=None))
         for operation in ("open", "open_valve", "close")
     ]
+    assert await bench.registry.owed(NARROW, "farm1-a", 9) == [bench.store.now(message) for message in messages[:2]]
     assert await bench.registry.purge(NARROW, "farm1-a") == 2, "nobody registered it, and it has a queue"
     assert [bench.store.now(message).status for message in messages] == [
         Status.CANCELLED,

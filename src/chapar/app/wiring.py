@@ -55,6 +55,7 @@ from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
 from chapar.web.console.about import about_router as about_pages
 from chapar.web.console.audit import audit_router as audit_pages
 from chapar.web.console.console import Console, pages_of
+from chapar.web.console.device import device_router as device_pages
 from chapar.web.console.devices import devices_router as devices_pages
 from chapar.web.console.key_making import key_making_router as key_making_pages
 from chapar.web.console.keys import keys_router as keys_pages
@@ -132,6 +133,7 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
             overview_pages(site, running.reporting, running.monitor.readiness),
             messages_pages(site, running.reporting, csv_for_people),
             devices_pages(site, running.registry),
+            device_pages(site, running.registry, running.reporting, running.replying),
             message_pages(site, running.messaging, running.cancellation, running.replying, running.explaining, limits),
             sending_pages(site, running.messaging, limits),
             audit_pages(site, running.trail),

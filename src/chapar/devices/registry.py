@@ -8,7 +8,7 @@ from chapar.devices.presence import Presences
 from chapar.errors import DeviceNotFound, DevicesExhausted
 from chapar.model.audit import PURGED, Action, Entry
 from chapar.model.device import Device, DeviceFilters, DevicePage, KnownDevice, Registration
-from chapar.model.message import Profile
+from chapar.model.message import Message, Profile
 from chapar.model.principal import Caller
 from chapar.runtime.clock import Clock
 from chapar.store.devices import Devices, Put
@@ -59,6 +59,14 @@ class Registry:
         if found is None:
             raise DeviceNotFound(imei)
         return self._up_to_date(found)
+
+    async def owed(self, caller: Caller, imei: str, limit: int) -> list[Message]:
+        """Give the first messages within reach that a device has yet to get or to answer, in the order of acceptance.
+
+        Raises StoreUnavailable.
+        """
+        self._check(caller, imei)
+        return await self._devices.owed(imei, caller.principal.reach, limit)
 
     async def put(self, caller: Caller, imei: str, description: Description) -> tuple[KnownDevice, Registration]:
         """Register a device, or describe it anew.

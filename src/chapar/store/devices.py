@@ -36,7 +36,7 @@ from chapar.model.device import (
     State,
     presence,
 )
-from chapar.model.message import UNFINISHED, Status
+from chapar.model.message import OWED, UNFINISHED, Message, Status
 from chapar.model.principal import Reach
 from chapar.store.audit import add_entries
 from chapar.store.operations import Kind
@@ -44,7 +44,7 @@ from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
 from chapar.store.presences import evidence_in, put_all
 from chapar.store.receiving import life_down_since
-from chapar.store.schema import IS_OPEN, devices, messages, presences, sightings
+from chapar.store.schema import COLUMNS, IS_OPEN, devices, messages, presences, sightings, to_message
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
@@ -82,6 +82,10 @@ class Devices:
         """
         return await self._lookups.read(lambda connection: find(connection, imei, reach, now))
 
+    async def owed(self, imei: str, reach: Reach, limit: int) -> list[Message]:
+        """The first messages that a device has yet to get or to answer, by acceptance; raises StoreUnavailable."""
+        return await self._lookups.read(lambda connection: owed(connection, imei, reach, limit))
+
     async def page(self, filters: DeviceFilters, *, after: str | None, limit: int, now: int) -> DevicePage:
         """Up to `limit` devices, and `PAGE_BYTES`, by their ids, of those behind `after`; raises StoreUnavailable."""
         return await self._reporters.read(lambda connection: page(connection, filters, after, limit, now))
@@ -116,6 +120,26 @@ def page(connection: Connection, filters: DeviceFilters, after: str | None, limi
     rows = found[: how_many_fit((len(row.name) + len(row.labels) for row in found), limit)]
     known = _known(connection, rows, filters.reach, now)
     return DevicePage(known, known[-1].device.imei if len(rows) < len(found) else None)
+
+
+def owed(connection: Connection, imei: str, reach: Reach, limit: int) -> list[Message]:
+    """The first messages, up to `limit`, that a device has yet to get or to answer, in the order of acceptance."""
+    each = (select(_first_owed(status, imei, reach, limit).subquery()) for status in OWED)
+    first = union_all(*each).subquery()
+    places = connection.execute(select(first.c.seq).order_by(first.c.seq).limit(limit)).scalars().all()
+    rows = connection.execute(select(*COLUMNS).where(messages.c.seq.in_(places)).order_by(messages.c.seq))
+    return [to_message(tuple(row)) for row in rows]
+
+
+def _first_owed(status: Status, imei: str, reach: Reach, limit: int) -> Select[Any]:
+    found = (
+        select(messages.c.seq)
+        .where(text(IS_OPEN), messages.c.status == status.value, messages.c.imei == imei)
+        .where(*fits_any(messages.c.micro_op, reach.operations))
+        .order_by(messages.c.seq)
+        .limit(limit)
+    )
+    return _without_clearing(found) if status is Status.SCHEDULED else found
 
 
 def _conditions(connection: Connection, filters: DeviceFilters, now: int) -> list[ColumnElement[bool]]:
@@ -186,8 +210,12 @@ def _depths(status: Status, imeis: Sequence[str], reach: Reach) -> Select[Any]:
         .where(*fits_any(messages.c.micro_op, reach.operations))
         .group_by(messages.c.imei)
     )
-    # What waits to clear a retained message at its expiry is nobody's message.
-    return counted.where(messages.c.micro_op != "") if status is Status.SCHEDULED else counted
+    return _without_clearing(counted) if status is Status.SCHEDULED else counted
+
+
+def _without_clearing(scheduled: Select[Any]) -> Select[Any]:
+    """Leave out what waits to clear a retained message at its expiry: that is nobody's message."""
+    return scheduled.where(messages.c.micro_op != "")
 
 
 _PUT_DEVICE = put_all(devices, "name", "profile", "labels", "changed_at")

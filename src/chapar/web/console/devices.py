@@ -6,12 +6,12 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from chapar.devices.registry import Registry
-from chapar.errors import FieldInvalid, Phrase
+from chapar.devices.registry import Description, Registry
+from chapar.errors import DeviceNotFound, FieldInvalid, Phrase
 from chapar.model.device import MAX_LABELS, MAX_NAME, DeviceFilters, DevicePage, State, read_label
-from chapar.model.message import Profile, has_forbidden_character
+from chapar.model.message import Profile, check_device_id, has_forbidden_character
 from chapar.model.principal import Scope
-from chapar.web.console.routes import fields_of, routes
+from chapar.web.console.routes import fields_of, form_of, routes
 from chapar.web.console.site import Site
 from chapar.web.console.words import chosen_language
 from chapar.web.http.entrance import allow, caller_of
@@ -19,6 +19,7 @@ from chapar.web.http.problems import status_of
 
 PAGE: Final = 50  # devices
 
+_NOTHING_SAID: Final = Description(None, None, {})
 _CURSOR: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -50,8 +51,21 @@ def devices_router(site: Site, registry: Registry) -> APIRouter:
             is_stale=any(device.presence.stale for device in page.devices),
             next=page.next,
             is_first=after is None,
+            done="forgotten" if asked.get("done") == "forgotten" else None,
             problem=problem,
         )
+
+    @router.post("/devices")
+    @allow(Scope.DEVICES_WRITE)
+    async def register(request: Request) -> Response:
+        """Register a device; one that is known stays as it is described."""
+        caller, imei = caller_of(request), check_device_id(form_of(request).get("imei", ""))
+        try:
+            await registry.find(caller, imei)
+        except DeviceNotFound:
+            await registry.put(caller, imei, _NOTHING_SAID)
+            return site.redirect(request, f"/devices/{imei}", done="registered")
+        return site.redirect(request, f"/devices/{imei}")
 
     return router
 
