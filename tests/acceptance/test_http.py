@@ -62,6 +62,7 @@ def test_head_is_answered_wherever_get_is(gateway: GatewayProcess, api: httpx.Cl
     unlisted = ["/docs", "/openapi.json", "/docs/assets/swagger-ui.css", "/docs/assets/nothing", "/nowhere"]
     queries = ["/reporting/all?format=csv", "/messaging/messages?limit=0", "/messaging/messages?limit=1"]
     before = total(api)
+    paths[paths.index("/events")] += "?follow=false"  # else it has no end
     for path in [each.replace("{id}", message_id) for each in (*paths, *unlisted, *queries)]:
         got, head = api.get(path), api.head(path)
         assert (head.status_code, head.content) == (got.status_code, b""), path

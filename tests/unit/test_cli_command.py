@@ -115,7 +115,7 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     assert any("\u0600" <= letter <= "\u06ff" for letter in printed.err) is (language == "fa")
     known = " ".join(
         [
-            "chapar resend --help --scope http litres mqtt mqtts host user secret",
+            "chapar resend events --help --scope http litres mqtt mqtts host user secret",
             *Status,
             *Action,
             *Scope,

@@ -82,6 +82,7 @@ async def serve_on(
         def stopping() -> None:
             manager.stopping()
             running.waiters.release_all()
+            running.feed.stop()
 
         server = _Server(config, bounds, certificate, running.metrics, when_started=started, when_stopping=stopping)
         keep_what_is_loaded()

@@ -32,6 +32,7 @@ from chapar.delivery.retention import Forgetting
 from chapar.delivery.waiting import Waiters
 from chapar.devices.presence import Presences
 from chapar.devices.registry import Registry
+from chapar.events.feed import Feed
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.keeper import Link
 from chapar.link.tls import check_files
@@ -45,6 +46,7 @@ from chapar.store.store import Store, open_store
 from chapar.web.api.audit import audit_router
 from chapar.web.api.devices import devices_router
 from chapar.web.api.documentation import documented_api
+from chapar.web.api.events import events_router
 from chapar.web.api.explanations import explanations_router
 from chapar.web.api.health import health_router
 from chapar.web.api.keys import keys_router
@@ -87,6 +89,7 @@ class Running(NamedTuple):
 
     dispatcher: Dispatcher
     waiters: Waiters
+    feed: Feed
     messaging: Messaging
     cancellation: Cancellation
     reporting: Reporting
@@ -112,6 +115,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
         health_router(running.monitor.readiness, running.monitor.exposition),
         keys_router(running.keyring, running.cancellation),
         audit_router(running.trail),
+        events_router(running.feed),
     ]
     entrance = Entrance(DirectRoutes(documented_api(routers), routers), running.door, limits, running.metrics)
     origins = Origins(
@@ -276,7 +280,20 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             window=settings.contact_window,
             alone=settings.serves_alone,
         )
-        for listener in (waiters.received, dispatcher.received, Counters(metrics).received, contacts.received):
+        feed = Feed(
+            store.events,
+            clock,
+            metrics,
+            retention_days=settings.events_retention_days,
+            max_listeners=settings.max_listeners,
+        )
+        for listener in (
+            feed.received,
+            waiters.received,
+            dispatcher.received,
+            Counters(metrics).received,
+            contacts.received,
+        ):
             store.changes.listen(listener)
         sending = Sending(rules_of(settings), store.messages, dispatcher, waiters, capacity, clock, process, metrics)
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
@@ -319,6 +336,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                 tasks.create_task(dispatcher.run(), name="dispatcher"),
                 tasks.create_task(supervised("receiver", receiver.run, metrics), name="receiver"),
                 tasks.create_task(supervised("waiters", waiters.run, metrics), name="waiters"),
+                tasks.create_task(supervised("events", feed.run, metrics), name="events"),
                 tasks.create_task(supervised("contacts", contacts.run, metrics), name="contacts"),
                 tasks.create_task(supervised("backlog", capacity.run, metrics), name="backlog"),
                 tasks.create_task(supervised("measurements", monitor.run, metrics), name="measurements"),
@@ -333,6 +351,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                 yield Running(
                     dispatcher,
                     waiters,
+                    feed,
                     messaging,
                     cancellation,
                     Reporting(store.reports),

@@ -40,6 +40,7 @@ from chapar.runtime.settings import Listening
 
 READ_TIMEOUT: Final = 30.0  # seconds; a page of messages takes milliseconds
 CONNECT_TIMEOUT: Final = 5.0  # seconds
+EVENTS_TIMEOUT: Final = 45.0  # seconds; a comment comes every 15
 SPREADSHEET_TIMEOUT: Final = 600.0  # seconds; nothing comes until it is whole, and a million rows take minutes
 PAGE: Final = 1000  # messages; the most that the gateway puts on one page
 
@@ -224,6 +225,22 @@ class GatewayClient:
                 if _media_type(answer) != form.media_type:
                     raise NotAGateway(self.url, answer.status_code)
                 yield answer.iter_bytes()
+        except httpx.RequestError as error:
+            raise self._failure(error) from None
+
+    @contextmanager
+    def events(self, query: Query, last: str | None = None) -> Iterator[Iterator[str]]:
+        """GET /events, line by line as they come, behind the event whose id is `last`."""
+        timeout = httpx.Timeout(EVENTS_TIMEOUT, connect=CONNECT_TIMEOUT)
+        headers = {} if last is None else {"Last-Event-ID": last}
+        try:
+            with self._http.stream("GET", "/events", params=query, headers=headers, timeout=timeout) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    self._check(answer)
+                if _media_type(answer) != "text/event-stream":
+                    raise NotAGateway(self.url, answer.status_code)
+                yield answer.iter_lines()
         except httpx.RequestError as error:
             raise self._failure(error) from None
 

@@ -30,20 +30,8 @@ MISUSED = 2  # exit code, the shell's custom
 
 #: In the order in which the help shows them. Each stands in the module of its name, but for `_ELSEWHERE`.
 COMMANDS: Final = (
-    *(
-        "serve",
-        "send",
-        "bulk",
-        "messages",
-        "show",
-        "explain",
-        "replies",
-        "cancel",
-        "resend",
-        "report",
-        "audit",
-        "simulate",
-    ),
+    *("serve", "send", "bulk", "messages", "show", "explain", "replies", "events", "cancel", "resend"),
+    *("report", "audit", "simulate"),
     *("backup", "restore", "migrate", "prune", "devices", "keys", "queue"),
 )
 

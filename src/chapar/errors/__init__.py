@@ -42,6 +42,8 @@ ChaparError
 ├── MessageNotFound          no message has this id
 ├── DeviceNotFound           no device with this id is registered
 ├── DevicesExhausted         as many devices are registered as may be
+├── EventsGone               what followed a place among the events is not kept any more
+├── ListenersExhausted       as many listeners to events are connected as may be
 ├── ApiKeyNotFound           no API key has this id
 ├── NotCancellable           the message is past the states in which it can be withdrawn
 ├── NotRepeatable            the message only takes a retained one back
@@ -177,6 +179,7 @@ from chapar.errors.request import (
     ConnectionsExhausted,
     DeviceNotFound,
     DevicesExhausted,
+    EventsGone,
     FieldInvalid,
     HeadersTooMany,
     HeadMalformed,
@@ -186,6 +189,7 @@ from chapar.errors.request import (
     KeyInFlight,
     KeyMismatch,
     KeyNotTaken,
+    ListenersExhausted,
     MediaTypeUnsupported,
     MessageNotFound,
     MethodNotAllowed,
@@ -260,6 +264,7 @@ __all__ = [
     "DeviceOffline",
     "DevicesExhausted",
     "EmbeddedBrokerFailed",
+    "EventsGone",
     "FieldInvalid",
     "GatewayError",
     "GatewayLost",
@@ -280,6 +285,7 @@ __all__ = [
     "LinkDown",
     "LinkError",
     "LinkLost",
+    "ListenersExhausted",
     "MalformedPacket",
     "MediaTypeUnsupported",
     "MessageCancelled",

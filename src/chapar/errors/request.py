@@ -187,6 +187,24 @@ class DeviceNotFound(ChaparError):
 
 
 @dataclass(eq=False)
+class EventsGone(ChaparError):
+    """Events that followed a cursor or a time are not kept any more. From the cursor `oldest` on all is there."""
+
+    code = "events_gone"
+
+    oldest: str
+
+
+@dataclass(eq=False)
+class ListenersExhausted(ChaparError):
+    """The number of listeners to events is at its limit."""
+
+    code = "too_many_listeners"
+
+    limit: int
+
+
+@dataclass(eq=False)
 class DevicesExhausted(ChaparError):
     """The registry has as many devices as it may have."""
 

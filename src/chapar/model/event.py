@@ -69,6 +69,7 @@ class EventPage(NamedTuple):
     start: Position
     events: list[Event]
     end: Position
+    has_more: bool = False  #: whether more follows that could be read at once
 
 
 class CursorGone(Exception):

@@ -185,6 +185,19 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.listeners = Gauge(
+            "chapar_event_listeners",
+            "Listeners to events that are connected.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        cut = Counter(
+            "chapar_event_listeners_cut",
+            "Listeners to events that were cut off, by why.",
+            ["why"],
+            registry=registry,
+        )
+        self.listeners_cut = _Children(cut)  #: by why
         # Each worker counts the whole queue, so one of them is enough; of the links each has its own.
         self.queue = Gauge(
             "chapar_queue_messages",

@@ -254,6 +254,12 @@ class Settings(Listening):
         le=36_500,
         description="Days for which events are kept, so that a listener who was away can go on where it was.",
     )
+    max_listeners: int = Field(
+        1000,
+        ge=1,
+        le=_LARGEST_COUNT,
+        description="Listeners to events at one process; the next one is answered 503. About 20 KB each.",
+    )
     workers: int = Field(
         1, ge=1, le=64, description="Gateway processes behind one port; more than one needs PostgreSQL."
     )

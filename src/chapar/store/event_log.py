@@ -94,6 +94,10 @@ class EventLog:
         """
         await self._lookups.read(lambda connection: _check(connection, cursor, kept_since))
 
+    async def oldest(self) -> Position:
+        """The place before all that there is; raises StoreUnavailable."""
+        return await self._lookups.read(lambda connection: _oldest(connection, _bounds(connection)))
+
     async def since(self, at: int) -> Position:
         """The place before all that was written at a time or later, and little else; raises StoreUnavailable."""
         return await self._reporters.read(lambda connection: _since(connection, at))
@@ -157,24 +161,23 @@ def _page(connection: Connection, after: Position, rows: Sequence[Any], end: Pos
     """The page that begins behind a place, in the rows that follow it. `end`: the place behind the last of them all."""
     events: list[Event] = []
     place = after
+    has_more = len(rows) == _ROWS
     for seq, at, moved in rows:
         items = json.loads(moved)
         known = after.item if seq == after.seq else 0
-        for index, item in enumerate(items[known : known + MOST_EVENTS - len(events)], known + 1):
-            place = Position(after.before, after.upto, seq, index, at)
+        for number, item in enumerate(items[known : known + MOST_EVENTS - len(events)], known + 1):
+            place = Position(after.before, after.upto, seq, number, at)
             events.append(_event(item, place))
-        if place.seq == seq and place.item < len(items):
+        if place.seq != seq or place.item < len(items):  # there was no room for all of it
+            has_more = True
             break
         place = Position(after.before, after.upto, seq, WHOLE, at)
-        if len(events) == MOST_EVENTS:
-            break
-    else:
-        if len(rows) < _ROWS and end is not None:
-            place = end
+    if not has_more and end is not None:
+        place = end
     whole = _with_messages(connection, events)
     if len(whole) < len(events):
-        place = whole[-1].position
-    return EventPage(after, whole, place)
+        return EventPage(after, whole, whole[-1].position, has_more=True)
+    return EventPage(after, whole, place, has_more=has_more)
 
 
 def _event(item: Sequence[Any], place: Position) -> Event:

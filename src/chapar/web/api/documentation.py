@@ -17,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from chapar import __version__
+from chapar.web.api.events import EventData
 from chapar.web.api.schemas import SendRequest
 from chapar.web.http import problems
 from chapar.web.http.entrance import GuardedRoute, Identity, allow, check
@@ -49,6 +50,7 @@ Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `A
 _TAGS: Final = [
     {"name": "messaging", "description": "Send operations to devices, and see, cancel or resend what was sent."},
     {"name": "devices", "description": "Who is out there: register devices, and see whether each is online."},
+    {"name": "events", "description": "What changes, as it changes."},
     {"name": "reporting", "description": "Every message as a stream, and counts of them."},
     {"name": "access", "description": "Who may call: API keys, and the trail of who did what."},
     {"name": "health", "description": "Whether the gateway serves and can deliver, and what it measures of itself."},
@@ -84,7 +86,7 @@ class _DocumentedAPI(FastAPI):
 
     def _document(self) -> dict[str, Any]:
         document = super().openapi()
-        for model in (Problem, SendRequest):
+        for model in (Problem, SendRequest, EventData):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
         document["components"]["securitySchemes"] = _SECURITY_SCHEMES

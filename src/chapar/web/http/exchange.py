@@ -20,7 +20,8 @@ STANDING: Final = {
 """On every answer, but for those that say something else under the same name."""
 
 CUT: Final = "http.response.cut"
-"""The type of a message that ends an answer before its end, so that its client sees that it is not complete."""
+"""The type of a message that ends an answer before its end, so that its client sees that it is not complete. Its
+`body`, if it has one, is sent before that, however slowly the client reads, and is a proper end."""
 
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _TELLING: Final = _FRAMING | STANDING.keys()
@@ -83,7 +84,9 @@ class Exchange(RequestResponseCycle):
                 self._measure(message)
             return super().send(message if self._head is None else self._headed(self._head, message))
         if _cuts(message):
-            return self._cut()
+            last = message.get("body", b"")
+            assert isinstance(last, bytes)  # noqa: S101 - the server knows no such message
+            return self._cut(last)
         if self.response_started or self.disconnected or message["type"] != "http.response.start":
             return super().send(message)
         return self._start(message)
@@ -114,7 +117,10 @@ class Exchange(RequestResponseCycle):
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    async def _cut(self) -> None:
+    async def _cut(self, last: bytes) -> None:
+        """End the answer now, behind some last words if there are any: then they are its end."""
+        if last and not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if self.chunked_encoding else last)
         self.disconnected = True
         self.transport.close()
 

@@ -16,7 +16,10 @@ from chapar.web.http.problems import problem_response
 _OURS: Final = frozenset({b"same-origin", b"none"})  # "none" is a person who typed the address (Fetch Metadata §2.2)
 _SHOWN: Final = 100  # characters of a name in a sentence
 
-_SENT_HEADERS: Final = ("Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id", "Accept-Language")
+_SENT_HEADERS: Final = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id", "Accept-Language"),
+    "Last-Event-ID",
+)
 _READ_HEADERS: Final = ("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied", "X-Request-Id")
 
 

@@ -28,6 +28,7 @@ from chapar.errors import (
     CredentialInvalid,
     DeviceNotFound,
     DevicesExhausted,
+    EventsGone,
     FieldInvalid,
     HeadersTooMany,
     HeadMalformed,
@@ -38,6 +39,7 @@ from chapar.errors import (
     KeyMismatch,
     KeyNotTaken,
     Language,
+    ListenersExhausted,
     MediaTypeUnsupported,
     MessageNotFound,
     MethodNotAllowed,
@@ -90,6 +92,8 @@ STATUSES: Final[Mapping[type[ChaparError], int]] = {
     MessageNotFound: 404,
     DeviceNotFound: 404,
     DevicesExhausted: 409,
+    EventsGone: 410,
+    ListenersExhausted: 503,
     ApiKeyNotFound: 404,
     NotSent: 406,
     NotCancellable: 409,
@@ -156,6 +160,7 @@ class Problem(BaseModel):
         description="For a person: what happened and what to do. Persian with `Accept-Language: fa`.",
     )
     id: str | None = Field(default=None, description="The message's id, where it was recorded.")
+    oldest: str | None = Field(default=None, description="On 410: the cursor from which on all events are there.")
     errors: list[dict[str, str]] | None = Field(
         default=None, description="Where fields break rules: each `field` with its `rule`."
     )
@@ -263,6 +268,8 @@ def problem(error: ChaparError, language: Language, line: int | None = None) -> 
     }
     if isinstance(error, NotSent):
         body["id"] = error.id
+    if isinstance(error, EventsGone):
+        body["oldest"] = error.oldest
     violations = error.violations if isinstance(error, Invalid) else (error,)
     errors = [
         {"field": violation.field, "rule": violation.rule.sentence(language)}

@@ -1,0 +1,214 @@
+"""The feed: what has changed, page by page, for every listener of this process.
+
+One task reads what is new, while there are listeners, and keeps the last pages in memory for all of them. A listener
+asks for what follows its place: it is in these pages, or is read for it alone. So nothing is kept for each listener,
+one who takes it slowly holds up nobody, and one who comes back goes on where it was, in any process.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final, NamedTuple
+
+from chapar.errors import EventsGone, ListenersExhausted, StoreUnavailable
+from chapar.events.cursors import cursor_of
+from chapar.model.change import Change
+from chapar.model.event import CursorGone, Event, EventPage, Position
+from chapar.model.principal import Principal, Scope
+from chapar.runtime.clock import Clock
+from chapar.runtime.metrics import Metrics
+from chapar.store.event_log import EventLog
+
+_READ_EVERY: Final = 0.1  # seconds: other processes do not announce here what they change
+_READ_AFTER: Final = 0.025  # seconds between two reads, at least, however much is announced
+_REST: Final = 0.5  # seconds until the database is asked again that could not be
+_MOST_KEPT: Final = 2000  # events in memory for all listeners; together they are a few megabytes
+_READERS: Final = 2  # listeners for which pages are read of their own at a time
+_NEW_END: Final = 60_000  # ms after which the place of those who wait is named anew, where nothing happens
+_DAY: Final = 86_400_000  # ms
+
+_Key = tuple[str, str, int, int]
+
+
+class Wanted(NamedTuple):
+    """The events that a listener asked for, as far as they are within its reach. What is empty does not narrow."""
+
+    principal: Principal
+    devices: frozenset[str] = frozenset()
+    operations: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+
+    def covers(self, event: Event) -> bool:
+        """Return whether an event is among them."""
+        if (self.devices and event.imei not in self.devices) or (self.types and event.type not in self.types):
+            return False
+        scopes, reach = self.principal.scopes, self.principal.reach
+        if event.id is None:
+            return Scope.DEVICES_READ in scopes and not self.operations and reach.covers_device(event.imei)
+        if Scope.READ not in scopes:
+            return False
+        # Of a message that was removed, nobody knows the operation any more.
+        operation = "" if event.message is None else event.message.micro_op
+        if self.operations and operation not in self.operations:
+            return False
+        return reach.covers(event.imei, operation)
+
+
+class Batch:
+    """Some events that follow each other, and how they are written, once that has been asked for."""
+
+    __slots__ = ("end", "events", "written")
+
+    def __init__(self, page: EventPage) -> None:
+        self.events = page.events
+        self.end = page.end
+        self.written: list[bytes | None] = [None] * len(page.events)
+
+
+class Feed:
+    """The events of all processes, for the listeners of this one."""
+
+    def __init__(
+        self, log: EventLog, clock: Clock, metrics: Metrics, *, retention_days: float, max_listeners: int
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics
+        self._kept = round(retention_days * _DAY)
+        self._max_listeners = max_listeners
+        self._listeners = 0
+        self._has_listeners = asyncio.Event()
+        self._news = asyncio.Event()  # this process has changed something
+        self._moved = asyncio.Event()  # set, and another one made, with each page
+        self._reading = asyncio.Semaphore(_READERS)
+        self._end: Position | None = None  # of the last page; None: nobody listens yet
+        self._recent: OrderedDict[_Key, Batch] = OrderedDict()  # by where they begin
+        self._kept_events = 0
+        self.is_stopping = False  #: whether listeners are to go elsewhere
+
+    def received(self, _changes: Sequence[Change]) -> None:
+        """Note that this process has committed something."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Read what is new while anybody listens, until cancelled."""
+        while True:
+            await self._has_listeners.wait()
+            with suppress(StoreUnavailable):
+                await self._follow()
+            self._forget()
+            if self._listeners:
+                await asyncio.sleep(_REST)
+
+    def stop(self) -> None:
+        """Send all listeners away: the gateway stops."""
+        self.is_stopping = True
+        self._wake()
+
+    def cut(self, why: str) -> None:
+        """Count a listener that was cut off."""
+        self._metrics.listeners_cut[why,].inc()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Count a listener; raises ListenersExhausted."""
+        if self._listeners >= self._max_listeners:
+            raise ListenersExhausted(self._max_listeners)
+        self._listeners += 1
+        self._metrics.listeners.inc()
+        self._has_listeners.set()
+        try:
+            yield
+        finally:
+            self._listeners -= 1
+            self._metrics.listeners.dec()
+            if not self._listeners:
+                self._has_listeners.clear()
+                self._news.set()
+
+    async def begin(self, cursor: Position | None, since: int | None) -> Position:
+        """The place at which a listener begins: behind a cursor, at a time (ms since the epoch), or now.
+
+        Raises EventsGone, StoreUnavailable.
+        """
+        kept_since = self._clock.now() - self._kept
+        try:
+            if cursor is not None:
+                await self._log.check(cursor, kept_since)
+                return cursor
+            if since is not None:
+                return await self._since(since, kept_since)
+        except CursorGone as gone:
+            raise EventsGone(cursor_of(gone.oldest)) from None
+        return await self._log.end()
+
+    async def _since(self, since: int, kept_since: int) -> Position:
+        if since < kept_since:
+            raise CursorGone(await self._log.oldest())
+        return await self._log.since(since)
+
+    async def following(self, after: Position) -> Batch | None:
+        """Some of what follows a place, once there is any; None: the gateway stops. Raises EventsGone."""
+        while not self.is_stopping:
+            moved, end = self._moved, self._end
+            if (batch := self._recent.get(after[:4])) is not None:
+                return batch
+            if end is None or (after.is_at_end and end.order <= after.order):
+                await moved.wait()
+                continue
+            with suppress(StoreUnavailable):
+                return await self.past(after, end)
+            await asyncio.sleep(_REST)
+        return None
+
+    async def now(self) -> Position:
+        """The place behind all that there is; raises StoreUnavailable."""
+        return await self._log.end()
+
+    async def past(self, after: Position, until: Position) -> Batch:
+        """Some of what follows a place, up to another one; raises EventsGone, StoreUnavailable."""
+        try:
+            async with self._reading:
+                return Batch(await self._log.past(after, until))
+        except CursorGone as gone:
+            raise EventsGone(cursor_of(gone.oldest)) from None
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._end is None:
+            self._end = await self._log.end()
+            self._wake()
+        while self._listeners:
+            self._news.clear()
+            read_at = loop.time()
+            page = await self._log.news(self._end)
+            if page.events or page.end.at - self._end.at > _NEW_END:
+                self._add(page)
+            if page.has_more:
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_READ_EVERY):
+                    await self._news.wait()
+            await asyncio.sleep(max(0.0, read_at + _READ_AFTER - loop.time()))
+
+    def _add(self, page: EventPage) -> None:
+        """Keep a page, and notify all who wait for it."""
+        self._recent[page.start[:4]] = Batch(page)
+        self._kept_events += len(page.events)
+        while self._kept_events > _MOST_KEPT and len(self._recent) > 1:
+            _, oldest = self._recent.popitem(last=False)
+            self._kept_events -= len(oldest.events)
+        self._end = page.end
+        self._wake()
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _forget(self) -> None:
+        """Forget what nobody needs before the next listener comes."""
+        if not self._listeners:
+            self._recent.clear()
+            self._kept_events = 0
+            self._end = None
