@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from chapar.errors import StoreUnavailable
 from chapar.model.message import MOVES, Message
 from chapar.runtime.metrics import Metrics
-from chapar.store import writer
+from chapar.store import change_log, writer
 from chapar.store.api_keys import ApiKeys
 from chapar.store.change_log import ChangeLog
 from chapar.store.changes import Changes
@@ -71,7 +71,7 @@ class WriterProcess:
         """Take a batch; its answer comes later, and never to the dead."""
         if self._process.dead:
             return
-        self._batch = [*unpack(frame[LENGTH:])]
+        _, _, *self._batch = unpack(frame[LENGTH:]) or (0, False)
         self._applied = False
         self._world.loop.call_later(self._world.weather.commit_time(), self._commit)
 
@@ -83,7 +83,7 @@ class WriterProcess:
 
     def _committed(self, batch: Batch) -> list[Answer]:
         answers = self._world.database.commit(batch)
-        changed = [each._replace(message=None, foreign=True) for each in writer.changed(batch, answers)]
+        changed = [*change_log._changes(f"[{','.join(writer.logged(batch, answers))}]")]
         if changed and not self._world.alone:
             self._world.log.append((self._process.token, changed))
         return answers
@@ -141,8 +141,7 @@ class SimulatedLog(ChangeLog):
                 if owner != process:
                     self._changes.announce(moved)
 
-    async def forget(self) -> None:
-        await asyncio.Event().wait()
+    async def forget(self, before: int) -> None: ...
 
 
 class SimulatedReaders(Readers):
