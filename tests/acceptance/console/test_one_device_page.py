@@ -1,5 +1,6 @@
 """The page of one device in Chromium, in both languages."""
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -198,3 +199,43 @@ def test_what_a_key_may_not_do_is_neither_shown_nor_done(
             headers = {"Origin": gateway.url, "Sec-Fetch-Site": "same-origin"}
             answer = page.request.post(address, form={"token": token, "imei": "x"}, headers=headers)
             assert (answer.status, "devices:write" in answer.text()) == (403, True), path
+
+
+def test_a_long_reply_is_shown_in_part_and_leads_to_its_message(
+    browser: "Browser", gateway: GatewayProcess, key: str, api: httpx.Client, broker: BuiltinBroker
+) -> None:
+    with broker.device("meter") as meter:
+        meter.on_heard = lambda heard: meter.reply(
+            json.dumps({"id": json.loads(heard.payload)["id"], "status": "ok", "result": "9" * 5000})
+        )
+        assert api.put("/devices/meter", json={}).is_success
+        asked = {"imei": "meter", "micro_op": "read", "params": {"all": True}, "wait": "device"}
+        sent = api.post("/messaging/send", json=asked).json()
+        assert sent["status"] == "succeeded"
+    with opened(browser, gateway, "fa", NARROW) as page:
+        sign_in(page, gateway, key)
+        page.goto(f"{gateway.url}/console/devices/meter")
+        check_layout(page, "fa")
+        assert 900 < len(page.locator("ol.timeline details > bdi").text_content() or "") < 1100
+        page.locator("ol.timeline").get_by_text("همهٔ پاسخ").click()
+        page.wait_for_url(f"**/messages/{sent['id']}")
+
+
+def test_devices_out_of_reach_are_not_there(browser: "Browser", gateway: GatewayProcess, api: httpx.Client) -> None:
+    for imei in ("farm1-a", "farm2-a"):
+        assert api.put(f"/devices/{imei}", json={}).is_success
+    scopes = ["devices:read", "devices:write", "messages:read"]
+    narrow = api.post("/keys", json={"name": "narrow", "scopes": scopes, "devices": ["farm1-*"]}).json()["key"]
+    with opened(browser, gateway, "en", excused=["404"]) as page:
+        sign_in(page, gateway, narrow)
+        page.goto(f"{gateway.url}/console/devices")
+        assert page.locator("tbody tr").count() == 1
+        token = page.locator("input[name=token]").first.get_attribute("value") or ""
+        headers = {"Origin": gateway.url, "Sec-Fetch-Site": "same-origin"}
+        for path in ("", "/farm2-a", "/farm2-a/purge", "/farm2-a/forget"):
+            address = f"{gateway.url}/console/devices{path}"
+            form = {"token": token, "imei": "farm2-a"}
+            assert page.request.post(address, form=form, headers=headers).status == 404, path
+        page.goto(f"{gateway.url}/console/devices/farm2-a")
+        assert "farm2-a" in page.locator("[role=alert]").inner_text()
+    assert api.get("/devices/farm2-a").is_success

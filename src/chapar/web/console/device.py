@@ -24,6 +24,7 @@ from chapar.web.http.problems import status_of
 
 MESSAGES: Final = 15  # of which the page shows what has happened
 REPLIES: Final = 15  # beside theirs: those that belong to no message
+MOST_OF_A_REPLY: Final = 1000  # characters; the page of its message shows the rest
 OWED: Final = 10  # messages that wait, of which the page shows each
 
 DONE: Final = ("registered", "described", "purged")
@@ -84,6 +85,7 @@ class OneDevice:
             is_longer=len(owed) > OWED,
             happened=await self._happened(caller, known) if may_read else [],
             asked=asked or as_it_stands(known.device),
+            most_of_a_reply=MOST_OF_A_REPLY,
             profiles=list(Profile),
             done=query.get("done") if query.get("done") in DONE else None,
             count=int(query["count"]) if _COUNT.fullmatch(query.get("count", "")) else 0,
