@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from faults import answering, brokers, clocks, disks, repetition
+from faults import answering, brokers, clocks, disks, events, repetition
 from faults.clocks import FakeClock
 from faults.connection import Connection
 from faults.disks import FailingDisk, fill_up, small_disk
@@ -263,5 +263,6 @@ CLASSES: Final = (
     FaultClass("receiver-killed", "SIGKILL or SIGSTOP of who receives", 2, 60, answering.receiver, _no_postgres),
     FaultClass("presence-storm", "thousands of devices come and go within a second", 2, 40, answering.storm),
     FaultClass("contacts", "devices speak all at once, and the gateway is killed", 2, 60, answering.contacts),
+    FaultClass("event-log", "SIGKILL of one of two; listeners drop and come back", 2, 40, events.run, _no_postgres),
     FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 3, 112, _several_gateways, _no_postgres),
 )

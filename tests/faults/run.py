@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from faults.load import Load, Mix
 from faults.stage import Stage, new_broker, open_stage
-from faults.table import replies_of, rows_of
+from faults.table import broken_chains, replies_of, rows_of
 from faults.verdict import AT_BROKER, Verdict, judge
 from faults.words import Contacts, judge_words
 from support.mosquitto import Mosquitto
@@ -139,6 +139,7 @@ async def finish(stage: Stage, cycles: int, *, same_clock: bool = True) -> Outco
         one_gateway=len(stage.gateways) == 1,
     )
     outcome = Outcome(cycles, verdict, wrong=list(stage.ledger.faults))
+    outcome.wrong += await asyncio.to_thread(broken_chains, stage.database_url)
     if stage.utterances is not None:
         replies = await asyncio.to_thread(replies_of, stage.database_url)
         said = stage.utterances.read().all

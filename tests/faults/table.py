@@ -3,13 +3,15 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select, text
 
 from chapar.store.database import Role, open_engine
-from chapar.store.schema import IS_AWAITED, attempts, messages, replies
+from chapar.store.schema import IS_AWAITED, attempts, changes, messages, replies
 from faults.ledger import number_of
+
+_SHOWN: Final = 20  # offenders
 
 
 class Row(NamedTuple):
@@ -111,3 +113,36 @@ def _reading(database_url: str) -> Iterator[Connection]:
             yield connection
     finally:
         engine.dispose()
+
+
+class Logged(NamedTuple):
+    """One change, as the log in the database has it."""
+
+    id: str
+    imei: str
+    before: str | None
+    after: str
+
+
+def changes_of(url: str) -> list[Logged]:
+    """All changes of messages, in the order of the log."""
+    with _reading(url) as connection:
+        rows = connection.execute(select(changes.c.moved).order_by(changes.c.seq)).scalars().all()
+    return [Logged(*item[:4]) for moved in rows for item in json.loads(moved) if item[0] is not None]
+
+
+def broken_chains(url: str) -> list[str]:
+    """Messages whose changes do not lead from nothing to the state in which they are."""
+    logged = changes_of(url)
+    states: dict[str, str | None] = {}
+    wrong = []
+    for each in logged:
+        was = states.get(each.id)
+        if was != each.before:
+            wrong.append(f"the log moves {each.id} from {each.before} to {each.after}, and it was {was}")
+        states[each.id] = each.after
+    with _reading(url) as connection:
+        rows = dict(connection.execute(select(messages.c.id, messages.c.status)).tuples().all())
+    differing = [id_ for id_ in {*rows, *states} if rows.get(id_) != states.get(id_)]
+    wrong += [f"{id_} is {rows.get(id_)}, and the log says {states.get(id_)}" for id_ in differing]
+    return wrong[:_SHOWN]

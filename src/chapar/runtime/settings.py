@@ -258,7 +258,7 @@ class Settings(Listening):
         1000,
         ge=1,
         le=_LARGEST_COUNT,
-        description="Listeners to events at one process; the next one is answered 503. About 20 KB each.",
+        description="Listeners to events at one process; the next one is answered 503. About 23 KB each.",
     )
     workers: int = Field(
         1, ge=1, le=64, description="Gateway processes behind one port; more than one needs PostgreSQL."
