@@ -56,6 +56,7 @@ from chapar.web.api.reports import csv_for_people, reporting_router
 from chapar.web.api.spreadsheets import Spreadsheets, remove_abandoned_parts
 from chapar.web.console.about import about_router as about_pages
 from chapar.web.console.audit import audit_router as audit_pages
+from chapar.web.console.changes import changes_router as changes_pages
 from chapar.web.console.console import Console, pages_of
 from chapar.web.console.device import device_router as device_pages
 from chapar.web.console.devices import devices_router as devices_pages
@@ -134,6 +135,7 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
         site,
         [
             signing_pages(site, running.door),
+            changes_pages(running.feed),
             overview_pages(site, running.reporting, running.monitor.readiness),
             messages_pages(site, running.reporting, csv_for_people),
             devices_pages(site, running.registry),

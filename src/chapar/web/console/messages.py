@@ -59,6 +59,7 @@ def messages_router(site: Site, reporting: Reporting, as_csv: Written) -> APIRou
             status,
             asked=asked,
             filters={name: value for name, value in asked.items() if name in _FILTERS},
+            stream={name: value for name, value in asked.items() if name == "imei"},
             statuses=list(Status),
             groups=list(GROUPS),
             rows=[(message, standing(message)) for message in page.messages],

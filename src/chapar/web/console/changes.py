@@ -1,0 +1,65 @@
+"""Notices of changes, by which a page asks anew for what lives on it: no more often than it is useful."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from chapar.errors import EventsGone, ListenersExhausted, ascii_digits
+from chapar.events.feed import Feed, Wanted
+from chapar.model.event import Position
+from chapar.web.console.routes import fields_of, routes
+from chapar.web.http.entrance import AdmittedStream, Identity, allow, caller_of
+
+_PAUSE: Final = 1.0  # seconds between two notices, at least: a reader sees no more …
+_LONGEST_PAUSE: Final = 5.0  # … and where there is no end of changes, as many consoles must not slow down the senders
+_HEARTBEAT: Final = 15.0  # seconds after which a proxy may take a stream for dead that says nothing
+_AGAIN: Final = b"retry: 5000\n\n"  # ms until a browser connects anew
+_CHANGED: Final = b"event: changed\ndata: 1\n\n"
+_STILL_HERE: Final = b":\n\n"
+
+
+def changes_router(feed: Feed) -> APIRouter:
+    """The stream of changes."""
+    router = routes()
+
+    @router.get("/changes")
+    @allow(Identity.KNOWN)
+    async def changes(request: Request) -> Response:
+        """Notify of changes that the caller may see, of one device or of all."""
+        devices = frozenset(ascii_digits(imei) for name, imei in fields_of(request).items() if name == "imei")
+        wanted = Wanted(caller_of(request).principal, devices)
+        place = await feed.begin(None, None)
+        headers = {"X-Accel-Buffering": "no"}  # nginx would keep them back until it has enough of them
+        return AdmittedStream(notices(feed, wanted, place), media_type="text/event-stream", headers=headers)
+
+    return router
+
+
+async def notices(feed: Feed, wanted: Wanted, place: Position) -> AsyncIterator[bytes]:
+    """A notice once something has changed, however much it is."""
+    loop = asyncio.get_running_loop()
+    yield _AGAIN
+    is_due = is_busy = False
+    pause, next_at = _PAUSE, 0.0
+    try:
+        with feed.listening():
+            while True:
+                try:
+                    async with asyncio.timeout(max(0.0, next_at - loop.time()) if is_due else _HEARTBEAT):
+                        batch = await feed.following(place)
+                except TimeoutError:
+                    yield _CHANGED if is_due else _STILL_HERE
+                    pause = min(2 * pause, _LONGEST_PAUSE) if is_busy else _PAUSE
+                    is_due = is_busy = False
+                    next_at = loop.time() + pause
+                    continue
+                if batch is None:
+                    return
+                place = batch.end
+                if not is_due and any(map(wanted.covers, batch.events)):
+                    is_due, is_busy = True, loop.time() < next_at
+                await asyncio.sleep(0)  # what is in memory comes without a wait
+    except (EventsGone, ListenersExhausted):
+        return  # the page asks every few seconds in any case

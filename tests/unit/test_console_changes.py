@@ -1,0 +1,73 @@
+"""Notices of changes: one for many, none for what the reader may not see, and a sign of life between."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+from chapar.errors import EventsGone
+from chapar.events.feed import Wanted
+from chapar.model.principal import ANYBODY
+from chapar.web.console import changes
+from chapar.web.console.changes import notices
+
+
+class Happened(NamedTuple):
+    imei: str
+    type: str = "device.presence"
+    id: str | None = None
+
+
+class Batch(NamedTuple):
+    events: list[Happened]
+    end: Any = None
+
+
+class Source:
+    """A feed whose batches the test hands over."""
+
+    def __init__(self) -> None:
+        self.batches: asyncio.Queue[Batch | Exception | None] = asyncio.Queue()
+        self.listeners = 0
+
+    async def following(self, _place: Any) -> Batch | None:
+        batch = await self.batches.get()
+        if isinstance(batch, Exception):
+            raise batch
+        return batch
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        self.listeners += 1
+        yield
+        self.listeners -= 1
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(changes, "_PAUSE", 0.05)
+    monkeypatch.setattr(changes, "_HEARTBEAT", 0.2)
+    return Source()
+
+
+async def test_many_changes_make_few_notices_and_others_make_none(source: Any) -> None:
+    place: Any = None
+    stream = notices(source, Wanted(ANYBODY, frozenset({"mine"})), place)
+    assert await anext(stream) == b"retry: 5000\n\n"
+    for _ in range(100):
+        source.batches.put_nowait(Batch([Happened("mine"), Happened("other")]))
+    assert await anext(stream) == b"event: changed\ndata: 1\n\n"
+    assert source.listeners == 1
+    source.batches.put_nowait(Batch([Happened("other")]))
+    assert await anext(stream) == b":\n\n", "a sign of life"
+    source.batches.put_nowait(None)
+    assert [notice async for notice in stream] == []
+    assert source.listeners == 0
+
+
+async def test_what_is_not_kept_any_more_ends_the_stream(source: Any) -> None:
+    place: Any = None
+    source.batches.put_nowait(EventsGone("x"))
+    assert [notice async for notice in notices(source, Wanted(ANYBODY), place)] == [b"retry: 5000\n\n"]
