@@ -219,6 +219,10 @@ def test_a_long_reply_is_shown_in_part_and_leads_to_its_message(
         assert 900 < len(page.locator("ol.timeline details > bdi").text_content() or "") < 1100
         page.locator("ol.timeline").get_by_text("همهٔ پاسخ").click()
         page.wait_for_url(f"**/messages/{sent['id']}")
+        page.locator("dl.facts").get_by_text("meter", exact=True).click()
+        page.wait_for_url("**/devices/meter")
+        page.goto(f"{gateway.url}/console/messages?imei=meter")
+        assert page.locator("tbody td a", has_text="meter").get_attribute("href") == "/console/devices/meter"
 
 
 def test_devices_out_of_reach_are_not_there(browser: "Browser", gateway: GatewayProcess, api: httpx.Client) -> None:
