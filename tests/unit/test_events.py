@@ -70,6 +70,7 @@ def about(imei: str = "A", micro_op: str = "open", status: Status = Status.PUBLI
 
 
 PRESENT = Event(PRESENCE, 1, "A", PLACE, None, state=State.ONLINE, since=1, evidence="spoke")
+ALL = Wanted(ANYBODY)
 LIMITED = Principal("key:1", "one", frozenset(Scope), Reach(("A*",), ("op*",)))
 
 
@@ -151,7 +152,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 async def test_all_who_listen_share_what_is_read_once(bench: Bench) -> None:
     place = await bench.feed.begin(None, None)
-    with bench.feed.listening(), bench.feed.listening():
+    with bench.feed.listening(ALL), bench.feed.listening(ALL):
         waiting = [asyncio.create_task(bench.feed.following(place)) for _ in range(2)]
         await asyncio.sleep(0)
         bench.change(3)
@@ -160,7 +161,7 @@ async def test_all_who_listen_share_what_is_read_once(bench: Bench) -> None:
         assert [event.position.item for event in first.events] == [1, 2, 3]
         bench.change(5, commits=3)
         assert len(await bench.all_from(first.end, 15)) == 15
-        with pytest.raises(ListenersExhausted), bench.feed.listening():
+        with pytest.raises(ListenersExhausted), bench.feed.listening(ALL):
             pass
 
 
@@ -170,7 +171,7 @@ async def test_who_is_behind_reads_by_itself_and_joins_the_others(
     monkeypatch.setattr(feed_module, "_MOST_KEPT", 4)
     begin = await bench.feed.begin(None, None)
     bench.change(7, commits=100)
-    with bench.feed.listening():
+    with bench.feed.listening(ALL):
         found = await bench.all_from(begin, 700)
         assert len({event.position for event in found}) == 700
         for number in range(5):
@@ -184,7 +185,7 @@ async def test_who_is_behind_reads_by_itself_and_joins_the_others(
 
 async def test_what_follows_is_waited_for_and_a_stop_ends_that(bench: Bench) -> None:
     place = await bench.feed.begin(None, None)
-    with bench.feed.listening():
+    with bench.feed.listening(ALL):
         waiting = asyncio.create_task(bench.feed.following(place))
         await asyncio.sleep(0.3)
         assert not waiting.done()
@@ -196,7 +197,7 @@ async def test_a_database_that_is_away_ends_nothing(bench: Bench, monkeypatch: p
     monkeypatch.setattr(feed_module, "_REST", 0.01)
     begin = await bench.feed.begin(None, None)
     bench.change(2)
-    with bench.feed.listening():
+    with bench.feed.listening(ALL):
         found = await bench.all_from(begin, 2)
         bench.store.readers.failing = True
         bench.change(2)
@@ -219,6 +220,32 @@ async def test_a_time_before_all_that_is_kept_is_gone(bench: Bench) -> None:
         await bench.feed.begin(PLACE, None)
     with pytest.raises(EventsGone):
         await bench.feed.past(Position("", "", -5, 0, 0), end)
+
+
+async def test_messages_are_read_for_those_who_may_want_them(bench: Bench) -> None:
+    message = bench.store.put(new_message("A", Status.PUBLISHED))
+    item = f'["{message.id}","A","publishing","published",null,1,1]'
+
+    def change() -> None:
+        bench.store.database.read(lambda connection: Recorder().add(connection, [item]))
+        bench.feed.received([])
+
+    place = await bench.feed.begin(None, None)
+    with bench.feed.listening(Wanted(ANYBODY, devices=frozenset("B"))):
+        change()
+        [first] = await bench.all_from(place, 1)
+        place = first.position._replace(item=WHOLE)
+        change()
+        [event] = await bench.all_from(place, 1)
+        assert event.message is None
+        with bench.feed.listening(ALL):
+            # One who comes later reads what was read without it by itself, and what is new with the others.
+            [again] = await bench.all_from(place, 1)
+            assert again.message is not None
+            change()
+            [following] = await bench.all_from(event.position._replace(item=WHOLE), 1)
+            assert following.message is not None
+            assert ALL.covers(following)
 
 
 class Client:

@@ -6,9 +6,10 @@ one who takes it slowly holds up nobody, and one who comes back goes on where it
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 from chapar.errors import EventsGone, ListenersExhausted, StoreUnavailable
@@ -21,7 +22,7 @@ from chapar.runtime.metrics import Metrics
 from chapar.store.event_log import EventLog
 
 _READ_EVERY: Final = 0.1  # seconds: other processes do not announce here what they change
-_READ_AFTER: Final = 0.025  # seconds between two reads, at least, however much is announced
+_READ_AFTER: Final = 0.05  # seconds between two reads, at least, however much is announced
 _REST: Final = 0.5  # seconds until the database is asked again that could not be
 _MOST_KEPT: Final = 2000  # events in memory for all listeners; together they are a few megabytes
 _READERS: Final = 2  # listeners for which pages are read of their own at a time
@@ -39,20 +40,26 @@ class Wanted(NamedTuple):
     operations: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()
 
-    def covers(self, event: Event) -> bool:
-        """Return whether an event is among them."""
+    def may_cover(self, event: Event) -> bool:
+        """Return whether an event may be among them, whatever message it is about."""
         if (self.devices and event.imei not in self.devices) or (self.types and event.type not in self.types):
             return False
         scopes, reach = self.principal.scopes, self.principal.reach
         if event.id is None:
             return Scope.DEVICES_READ in scopes and not self.operations and reach.covers_device(event.imei)
-        if Scope.READ not in scopes:
+        return Scope.READ in scopes and reach.covers_device(event.imei)
+
+    def covers(self, event: Event) -> bool:
+        """Return whether an event is among them."""
+        if not self.may_cover(event):
             return False
+        if event.id is None:
+            return True
         # Of a message that was removed, nobody knows the operation any more.
         operation = "" if event.message is None else event.message.micro_op
         if self.operations and operation not in self.operations:
             return False
-        return reach.covers(event.imei, operation)
+        return self.principal.reach.covers(event.imei, operation)
 
 
 class Batch:
@@ -78,6 +85,8 @@ class Feed:
         self._kept = round(retention_days * _DAY)
         self._max_listeners = max_listeners
         self._listeners = 0
+        self._wanted = Counter[Wanted]()  # by all of them
+        self._generation = 0  # of that: pages that were read before have not the messages that others want now
         self._has_listeners = asyncio.Event()
         self._news = asyncio.Event()  # this process has changed something
         self._moved = asyncio.Event()  # set, and another one made, with each page
@@ -111,17 +120,22 @@ class Feed:
         self._metrics.listeners_cut[why,].inc()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Count a listener; raises ListenersExhausted."""
+    def listening(self, wanted: Wanted) -> Iterator[None]:
+        """Count a listener, and read from now on what it wants; raises ListenersExhausted."""
         if self._listeners >= self._max_listeners:
             raise ListenersExhausted(self._max_listeners)
         self._listeners += 1
+        if wanted not in self._wanted:
+            self._generation += 1
+            self._forget_pages()
+        self._wanted[wanted] += 1
         self._metrics.listeners.inc()
         self._has_listeners.set()
         try:
             yield
         finally:
             self._listeners -= 1
+            self._wanted -= Counter([wanted])
             self._metrics.listeners.dec()
             if not self._listeners:
                 self._has_listeners.clear()
@@ -182,7 +196,10 @@ class Feed:
         while self._listeners:
             self._news.clear()
             read_at = loop.time()
-            page = await self._log.news(self._end)
+            generation = self._generation
+            page = await self._log.news(self._end, partial(_is_wanted, tuple(self._wanted)))
+            if generation != self._generation:
+                continue
             if page.events or page.end.at - self._end.at > _NEW_END:
                 self._add(page)
             if page.has_more:
@@ -209,6 +226,13 @@ class Feed:
     def _forget(self) -> None:
         """Forget what nobody needs before the next listener comes."""
         if not self._listeners:
-            self._recent.clear()
-            self._kept_events = 0
+            self._forget_pages()
             self._end = None
+
+    def _forget_pages(self) -> None:
+        self._recent.clear()
+        self._kept_events = 0
+
+
+def _is_wanted(wanted: Iterable[Wanted], event: Event) -> bool:
+    return any(each.may_cover(event) for each in wanted)

@@ -5,7 +5,7 @@ two snapshots are in the order of their numbers, and never change any more, so e
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
@@ -59,6 +59,10 @@ _FROM: Final = {
 }
 
 
+Wants = Callable[[Event], bool]
+"""Whether somebody may want an event, as far as it says without its message."""
+
+
 class _Bounds(NamedTuple):
     """The rows that the log has."""
 
@@ -79,9 +83,12 @@ class EventLog:
         """The place behind all that there is; raises StoreUnavailable."""
         return await self._lookups.read(_end)
 
-    async def news(self, after: Position) -> EventPage:
-        """Some of what follows a place, up to now; raises StoreUnavailable."""
-        return await self._lookups.read(lambda connection: _read(connection, after, None))
+    async def news(self, after: Position, wants: Wants | None = None) -> EventPage:
+        """Some of what follows a place, up to now; raises StoreUnavailable.
+
+        Messages are read for those events that somebody `wants`.
+        """
+        return await self._lookups.read(lambda connection: _read(connection, after, None, wants))
 
     async def past(self, after: Position, until: Position) -> EventPage:
         """Some of what follows a place, up to another one; raises CursorGone, StoreUnavailable."""
@@ -132,16 +139,16 @@ def _read_past(connection: Connection, after: Position, until: Position) -> Even
     return _read(connection, after, until)
 
 
-def _read(connection: Connection, after: Position, until: Position | None) -> EventPage:
+def _read(connection: Connection, after: Position, until: Position | None, wants: Wants | None = None) -> EventPage:
     if connection.dialect.name != "postgresql":
         last = WHOLE << 30 if until is None else until.seq
         first = after.seq + 1 if after.item == WHOLE else after.seq
-        return _page(connection, after, run_on_driver(connection, _UP_TO, (first, last)).fetchall(), None)
+        return _page(connection, after, run_on_driver(connection, _UP_TO, (first, last)).fetchall(), None, wants)
     if not after.is_at_end:
         # The rest of what its snapshots are about.
         snapshots = (after.before, after.before, after.upto)
         rows = run_on_driver(connection, _BETWEEN, (after.seq, *snapshots)).fetchall()
-        page = _page(connection, after, rows, _end_of(after.upto, after.at))
+        page = _page(connection, after, rows, _end_of(after.upto, after.at), wants)
         if page.events:
             return page
     at_end = _end_of(after.upto, after.at)
@@ -153,11 +160,13 @@ def _read(connection: Connection, after: Position, until: Position | None) -> Ev
     if first is None:
         return EventPage(after, [], end)
     rows = run_on_driver(connection, _BETWEEN, (first, after.upto, after.upto, target.upto)).fetchall()
-    page = _page(connection, Position(after.upto, target.upto, first, 0, 0), rows, end)
+    page = _page(connection, Position(after.upto, target.upto, first, 0, 0), rows, end, wants)
     return page._replace(start=after)
 
 
-def _page(connection: Connection, after: Position, rows: Sequence[Any], end: Position | None) -> EventPage:
+def _page(
+    connection: Connection, after: Position, rows: Sequence[Any], end: Position | None, wants: Wants | None
+) -> EventPage:
     """The page that begins behind a place, in the rows that follow it. `end`: the place behind the last of them all."""
     events: list[Event] = []
     place = after
@@ -174,7 +183,7 @@ def _page(connection: Connection, after: Position, rows: Sequence[Any], end: Pos
         place = Position(after.before, after.upto, seq, WHOLE, at)
     if not has_more and end is not None:
         place = end
-    whole = _with_messages(connection, events)
+    whole = _with_messages(connection, events, wants)
     if len(whole) < len(events):
         return EventPage(after, whole, whole[-1].position, has_more=True)
     return EventPage(after, whole, place, has_more=has_more)
@@ -188,14 +197,15 @@ def _event(item: Sequence[Any], place: Position) -> Event:
     return Event(type_of(after), at, imei, place, id_, status=Status(after), reason=reason, attempts=attempts)
 
 
-def _with_messages(connection: Connection, events: Sequence[Event]) -> list[Event]:
+def _with_messages(connection: Connection, events: Sequence[Event], wants: Wants | None) -> list[Event]:
     """The events with the messages that they are about: as many of the first as are not too large together."""
     found: dict[str, Message] = {}
     whole: list[Event] = []
     size = 0
     for first in range(0, len(events), _LOOKED_UP):
         some = events[first : first + _LOOKED_UP]
-        unknown = {event.id for event in some if event.id is not None and event.id not in found}
+        wanted = some if wants is None else filter(wants, some)
+        unknown = {event.id for event in wanted if event.id is not None and event.id not in found}
         found |= _look_up(connection, unknown)
         for event in some:
             message = None if event.id is None else found.get(event.id)

@@ -244,7 +244,7 @@ class EventStream(Response):
             await send({"type": "http.response.body"})
             return
         try:
-            with self._feed.listening():
+            with self._feed.listening(self._wanted):
                 await self._while_connected(scope, receive, send)
         except ListenersExhausted as error:
             await problem_response(Request(scope), error)(scope, receive, send)
