@@ -36,6 +36,8 @@ FAMILIES = {
     "chapar_reply_sessions_lost": "counter",
     "chapar_receiver_links_up": "gauge",
     "chapar_receiver_links_mute": "gauge",
+    "chapar_event_listeners": "gauge",
+    "chapar_event_listeners_cut": "counter",
 }
 ACCEPTED = "chapar_messages_accepted_total"
 FINISHED = "chapar_messages_finished_total"
