@@ -44,7 +44,7 @@ async def notices(feed: Feed, wanted: Wanted, place: Position) -> AsyncIterator[
     is_due = is_busy = False
     pause, next_at = _PAUSE, 0.0
     try:
-        with feed.listening():
+        with feed.listening(wanted):
             while True:
                 try:
                     async with asyncio.timeout(max(0.0, next_at - loop.time()) if is_due else _HEARTBEAT):
