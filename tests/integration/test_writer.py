@@ -290,7 +290,7 @@ def test_a_writer_that_loses_its_connection_answers_what_was_asked_meanwhile(
     ours, theirs = socket.socketpair()
     with ours, theirs, ThreadPoolExecutor() as threads:
         ours.settimeout(60)
-        ours.sendall(pack((sqlite_url, None, None)) + pack([("check", [()])]) + pack(()))
+        ours.sendall(pack((sqlite_url, None, None)) + pack((1, False, ("check", [()]))) + pack(()))
         served = threads.submit(writer.serve, theirs)
         frames = [writer._receive(ours) for _ in range(4)]
         ours.shutdown(socket.SHUT_RDWR)
