@@ -34,6 +34,7 @@ POLICIES: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/messaging/messages/{id}/cancel"): "messages:cancel",
     ("GET", "/messaging/messages"): "messages:read",
     ("GET", "/messaging/messages/{id}"): "messages:read",
+    ("GET", "/messaging/messages/{id}/explain"): "messages:read",
     ("GET", "/messaging/messages/{id}/replies"): "messages:read",
     ("GET", "/replies"): "messages:read",
     ("GET", "/reporting/all"): "messages:read",

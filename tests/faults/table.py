@@ -142,7 +142,7 @@ def broken_chains(url: str) -> list[str]:
             wrong.append(f"the log moves {each.id} from {each.before} to {each.after}, and it was {was}")
         states[each.id] = each.after
     with _reading(url) as connection:
-        rows = dict(connection.execute(select(messages.c.id, messages.c.status)).tuples().all())
+        rows = {row.id: row.status for row in connection.execute(select(messages.c.id, messages.c.status))}
     differing = [id_ for id_ in {*rows, *states} if rows.get(id_) != states.get(id_)]
     wrong += [f"{id_} is {rows.get(id_)}, and the log says {states.get(id_)}" for id_ in differing]
     return wrong[:_SHOWN]
