@@ -39,7 +39,7 @@ class Source:
         return batch
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, _wanted: Wanted) -> Iterator[None]:
         self.listeners += 1
         yield
         self.listeners -= 1
