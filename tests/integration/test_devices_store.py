@@ -153,6 +153,28 @@ async def test_devices_are_found_by_what_is_known_of_them(store: Store) -> None:
             assert [each.device.imei for each in shown if each.presence.state is state] == expected
 
 
+async def test_devices_are_counted_by_their_presence_within_reach(store: Store) -> None:
+    assert set((await store.devices.counts(EVERYWHERE, T)).counts.values()) == {0}
+    evidence = {"farm1-a": ONLINE, "farm1-b": OFFLINE, "farm2-c": DOUBTED, "farm2-d": NEW, "farm1-e": None, "F": None}
+    for imei, each in evidence.items():
+        await put(store, imei)
+        if each is not None:
+            await store.presences.note([Noted(imei, each, None)])
+    for reach in (EVERYWHERE, Reach(("farm1-*",)), Reach(("farm2-*", "F"), ("open",)), Reach(("nothing",))):
+        for at in (T, T + 100 + GRACE):
+            counted = await store.devices.counts(reach, at)
+            listed = {state: len(await ids(store, at, state=state, reach=reach)) for state in State}
+            assert counted.counts == listed
+            assert counted.stale
+    assert (await store.devices.counts(EVERYWHERE, T)).counts == {
+        State.ONLINE: 2,
+        State.OFFLINE: 1,
+        State.UNKNOWN: 3,
+    }
+    await acquire(store, ONE, life_is_up=True)
+    assert not (await store.devices.counts(EVERYWHERE, T)).stale
+
+
 async def test_pages_follow_each_other_and_end_where_their_text_is_long(store: Store) -> None:
     for number in range(7):
         await put(store, f"d{number}", name="n" * 100)

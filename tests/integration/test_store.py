@@ -14,9 +14,11 @@ from sqlalchemy import delete, select
 from chapar.errors import DatabaseInUse, NotSaved, SettingInvalid
 from chapar.model.acceptance import IdempotencyKey, Sender
 from chapar.model.message import Message, Status, new_id
-from chapar.model.report import Filters, Page, Position
+from chapar.model.principal import Reach
+from chapar.model.report import Failure, Filters, Page, Position
 from chapar.runtime.metrics import Metrics
 from chapar.store import queue, reports, retention
+from chapar.store.administration import administer
 from chapar.store.database import Role, open_engine
 from chapar.store.paging import PAGE_BYTES
 from chapar.store.schema import keys
@@ -469,6 +471,40 @@ async def test_a_summary_is_bounded_and_says_how_much_it_left_out(store: Store) 
     assert (len(summary.devices.counts), summary.devices.others) == (100, 1500)
     assert (len(summary.times.counts), summary.times.others) == (1500, 100)
     assert summary.times.counts[-1] == (1599 * minute, 1)
+
+
+async def test_failures_are_counted_by_how_and_why_within_time_and_reach(store: Store, shared_url: str) -> None:
+    ended = [
+        *[("A", Status.REJECTED, "device_offline")] * 3,
+        *[("A", Status.FAILED, None), ("B", Status.FAILED, None)],
+        ("B", Status.TIMED_OUT, "no_reply"),
+        ("B", Status.CANCELLED, "superseded"),
+        ("A", Status.QUEUED, "waiting_for_contact"),
+        ("A", Status.PUBLISHED, None),
+    ]
+    early = new_message("A", Status.REJECTED, id="00000001-0000-7000-8000-000000000000", reason="device_offline")
+    messages = [
+        new_message(imei, status, id=f"00000002-00{number:02}-7000-8000-000000000000", reason=reason)
+        for number, (imei, status, reason) in enumerate(ended)
+    ]
+    await add(store, early, *messages)
+    recent = Filters(since=0x20000)
+    rejected = Failure(Status.REJECTED, "device_offline", 3)
+    no_reply = Failure(Status.TIMED_OUT, "no_reply", 1)
+    assert await store.reports.failures(recent) == [rejected, Failure(Status.FAILED, None, 2), no_reply]
+    assert await store.reports.failures(Filters()) == [
+        Failure(Status.REJECTED, "device_offline", 4),
+        Failure(Status.FAILED, None, 2),
+        no_reply,
+    ]
+    of_b = await store.reports.failures(Filters(since=0x20000, reach=Reach(("B",))))
+    assert of_b == [Failure(Status.FAILED, None, 1), no_reply]
+    with administer(shared_url) as connection:
+        avoid_scans(connection)
+        plans = plans_on(connection)
+        reports.failures(connection, recent)
+    assert "ix_messages_id" in plans[0]
+    assert "SCAN messages" not in plans[0]
 
 
 async def test_a_check_passes_while_the_database_works(store: Store) -> None:

@@ -900,7 +900,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
 
         return record
 
-    for name in ("page", "summary"):
+    for name in ("page", "summary", "failures"):
         monkeypatch.setattr(bench.store.reports, name, recorder(name))
     monkeypatch.setattr(bench.store.trail, "page", recorder("audit"))
     monkeypatch.setattr(bench.store.reports, "pages", lambda filters: asked.update(pages=(filters.reach, (), {})))
@@ -910,6 +910,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
     for answer in (
         reporting.page(caller, Filters(), after=Position(6, "m"), limit=7),
         reporting.summary(caller, Filters(), "day"),
+        reporting.failures(caller, 5),
         AuditTrail(bench.store.trail).page(caller, AuditFilters(), before=9, limit=8),
     ):
         assert await answer
@@ -918,6 +919,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
         "pages": (within, (), {}),
         "page": (within, (), {"after": Position(6, "m"), "limit": 7}),
         "summary": (within, ("day",), {}),
+        "failures": (within, (), {}),
         "audit": (within, (), {"before": 9, "limit": 8}),
     }
 

@@ -7,7 +7,7 @@ import pytest
 from chapar.devices.registry import Description, Registry
 from chapar.errors import DeviceNotFound, DevicesExhausted, NotSaved
 from chapar.model.audit import AuditFilters
-from chapar.model.device import DeviceFilters, Registration
+from chapar.model.device import DeviceFilters, PresenceCounts, Registration, State
 from chapar.model.message import Profile, Status
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from support.callers import CALLER
@@ -141,6 +141,14 @@ async def test_a_device_without_a_profile_is_found_by_the_default_one(bench: Ben
     await bench.registry.put(CALLER, "b", Description(None, Profile.TEXT, {}))
     assert await bench.ids(profile="chapar") == ["a"]
     assert await bench.ids(profile="text") == ["b"]
+
+
+async def test_devices_within_reach_are_counted(bench: Bench) -> None:
+    for imei in ("farm1-a", "farm1-b", "farm2-a"):
+        await bench.registry.put(CALLER, imei, PLAIN)
+    for caller, count in ((CALLER, 3), (NARROW, 2)):
+        counts = {State.ONLINE: 0, State.OFFLINE: 0, State.UNKNOWN: count}
+        assert await bench.registry.counts(caller) == PresenceCounts(counts, stale=True), "nobody has ever listened"
 
 
 async def test_what_is_not_saved_is_not_taken_for_done(bench: Bench) -> None:

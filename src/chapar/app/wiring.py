@@ -136,7 +136,7 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
         [
             signing_pages(site, running.door),
             changes_pages(running.feed),
-            overview_pages(site, running.reporting, running.monitor.readiness),
+            overview_pages(site, running.reporting, running.registry, running.monitor.readiness),
             messages_pages(site, running.reporting, csv_for_people),
             devices_pages(site, running.registry),
             device_pages(site, running.registry, running.reporting, running.replying),

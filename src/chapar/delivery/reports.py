@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from chapar.model.message import Message
 from chapar.model.principal import Caller
-from chapar.model.report import Bucket, Filters, Page, Position, Summary
+from chapar.model.report import Bucket, Failure, Filters, Page, Position, Summary
 from chapar.store.reports import Reports
 
 
@@ -26,6 +26,10 @@ class Reporting:
     async def summary(self, caller: Caller, filters: Filters, bucket: Bucket) -> Summary:
         """Counts by status, device, operation and time; raises StoreUnavailable."""
         return await self._reports.summary(_within(caller, filters), bucket)
+
+    async def failures(self, caller: Caller, since: int) -> list[Failure]:
+        """Count what failed of the messages accepted since, by how and why; raises StoreUnavailable."""
+        return await self._reports.failures(_within(caller, Filters(since=since)))
 
 
 def _within(caller: Caller, filters: Filters) -> Filters:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from chapar.devices.presence import Presences
 from chapar.errors import DeviceNotFound, DevicesExhausted
 from chapar.model.audit import PURGED, Action, Entry
-from chapar.model.device import Device, DeviceFilters, DevicePage, KnownDevice, Registration
+from chapar.model.device import Device, DeviceFilters, DevicePage, KnownDevice, PresenceCounts, Registration
 from chapar.model.message import Message, Profile
 from chapar.model.principal import Caller
 from chapar.runtime.clock import Clock
@@ -59,6 +59,10 @@ class Registry:
         if found is None:
             raise DeviceNotFound(imei)
         return self._up_to_date(found)
+
+    async def counts(self, caller: Caller) -> PresenceCounts:
+        """Count the devices by their presence; raises StoreUnavailable."""
+        return await self._devices.counts(caller.principal.reach, self._clock.now())
 
     async def owed(self, caller: Caller, imei: str, limit: int) -> list[Message]:
         """Give the first messages within reach that a device has yet to get or to answer, in the order of acceptance.

@@ -81,6 +81,13 @@ class Presence(NamedTuple):
     stale: bool  #: it may have changed unnoticed
 
 
+class PresenceCounts(NamedTuple):
+    """The number of devices in each state at one moment."""
+
+    counts: Mapping[State, int]  #: of every state
+    stale: bool  #: they may have changed unnoticed
+
+
 class DeviceQueue(NamedTuple):
     """The unfinished messages of a device."""
 

@@ -10,6 +10,9 @@ from chapar.model.principal import EVERYWHERE, Reach
 
 Bucket = Literal["minute", "hour", "day"]
 
+FAILURES: Final = (Status.REJECTED, Status.EXPIRED, Status.UNCONFIRMED, Status.FAILED, Status.TIMED_OUT)
+"""The ends of messages that failed, or of which nobody knows; one that somebody withdrew is none."""
+
 
 class Format(StrEnum):
     """A form that a report of all messages may have."""
@@ -58,6 +61,15 @@ class Page(NamedTuple):
 
     messages: list[Message]
     next: Position | None  #: behind which the next page begins; None: nothing follows
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Messages that ended alike, in one of `FAILURES`."""
+
+    status: Status
+    reason: str | None  #: None: the status says all
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

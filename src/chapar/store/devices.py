@@ -32,6 +32,7 @@ from chapar.model.device import (
     DevicePage,
     DeviceQueue,
     KnownDevice,
+    PresenceCounts,
     Registration,
     State,
     presence,
@@ -90,6 +91,10 @@ class Devices:
         """Up to `limit` devices, and `PAGE_BYTES`, by their ids, of those behind `after`; raises StoreUnavailable."""
         return await self._reporters.read(lambda connection: page(connection, filters, after, limit, now))
 
+    async def counts(self, reach: Reach, now: int) -> PresenceCounts:
+        """Count the devices within reach by their presence; raises StoreUnavailable."""
+        return await self._reporters.read(lambda connection: counts(connection, reach, now))
+
 
 _KNOWN = (
     select(
@@ -120,6 +125,26 @@ def page(connection: Connection, filters: DeviceFilters, after: str | None, limi
     rows = found[: how_many_fit((len(row.name) + len(row.labels) for row in found), limit)]
     known = _known(connection, rows, filters.reach, now)
     return DevicePage(known, known[-1].device.imei if len(rows) < len(found) else None)
+
+
+def counts(connection: Connection, reach: Reach, now: int) -> PresenceCounts:
+    """Count the devices within reach by their presence.
+
+    Only what is registered has a presence, so no join is needed: whatever is neither online nor offline is unknown.
+    """
+    every = select(func.count()).select_from(devices).where(*fits_any(devices.c.imei, reach.devices))
+    found = connection.execute(
+        select(
+            every.scalar_subquery(),
+            func.count().filter(_is_believed(State.ONLINE, now)),
+            func.count().filter(_is_believed(State.OFFLINE, now)),
+        )
+        .select_from(presences)
+        .where(*fits_any(presences.c.imei, reach.devices))
+    )
+    total, online, offline = map(int, found.one())
+    by_state = {State.ONLINE: online, State.OFFLINE: offline, State.UNKNOWN: total - online - offline}
+    return PresenceCounts(by_state, presence(None, now, life_down_since(connection, now)).stale)
 
 
 def owed(connection: Connection, imei: str, reach: Reach, limit: int) -> list[Message]:

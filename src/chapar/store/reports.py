@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, func, literal_column, select, union_all
 
 from chapar.model.message import WAITING, Message, Status, first_id
-from chapar.model.report import Bucket, Filters, Page, Position, Ranking, Summary, Timeline
+from chapar.model.report import FAILURES, Bucket, Failure, Filters, Page, Position, Ranking, Summary, Timeline
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
 from chapar.store.schema import COLUMNS, each_has_status, has_status, messages, to_message
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
 _BUCKET_MS: Mapping[Bucket, int] = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
 TOP = 100
-"""How many devices and operations a summary names."""
+"""How many devices and operations a summary names, and how many kinds of failures are counted."""
 BUCKETS = 1500
 """How many buckets of time a summary has, the newest ones: more than the minutes of a day."""
 
@@ -60,6 +60,10 @@ class Reports:
         """Count the messages that fit; raises StoreUnavailable."""
         return await self._reporters.read(lambda connection: summary(connection, filters, bucket))
 
+    async def failures(self, filters: Filters) -> list[Failure]:
+        """Count the messages that fit and that failed, the most frequent kind first; raises StoreUnavailable."""
+        return await self._reporters.read(lambda connection: failures(connection, filters))
+
     async def _oldest_first(self, filters: Filters, after: Position | None, limit: int) -> Page:
         return await self._reporters.read(lambda connection: oldest_first(connection, filters, after, limit))
 
@@ -95,6 +99,21 @@ def summary(connection: Connection, filters: Filters, bucket: Bucket) -> Summary
         operations=_ranking(connection, messages.c.micro_op, where, total),
         times=Timeline(times, total - sum(count for _, count in times)),
     )
+
+
+def failures(connection: Connection, filters: Filters) -> list[Failure]:
+    """Count the messages that fit and that failed, by how and why; the filters' own status counts for nothing."""
+    count = func.count()
+    # The empty string keeps planners off the index by status: what ever failed may be far more than the time asked for.
+    has_failed = messages.c.status.concat("").in_([status.value for status in FAILURES])
+    found = connection.execute(
+        select(messages.c.status, messages.c.reason, count)
+        .where(*_conditions(filters), has_failed)
+        .group_by(messages.c.status, messages.c.reason)
+        .order_by(count.desc(), messages.c.status, messages.c.reason)
+        .limit(TOP)
+    )
+    return [Failure(Status(status), reason, int(number)) for status, reason, number in found]
 
 
 def _ranking(

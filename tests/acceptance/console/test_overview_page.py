@@ -1,11 +1,12 @@
 """The overview in Chromium, in both languages."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from support.console import NARROW, WIDE, check_layout, opened, sign_in
+from support.console import NARROW, WIDE, check_layout, faults_for_people, opened, sign_in
 from support.gateway import GatewayProcess
 
 if TYPE_CHECKING:
@@ -30,3 +31,38 @@ def test_it_is_the_first_page_and_shows_what_was_sent_and_what_waits(
         assert page.locator("dl .status.succeeded").count() == 3
         page.locator("dl a[href$='status=queued']").click()
         page.get_by_text("seen", exact=True).first.wait_for()
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_it_counts_failures_by_reason_and_devices_by_presence_and_leads_to_them(
+    browser: "Browser", gateway: GatewayProcess, key: str, api: httpx.Client, language: str, width: int
+) -> None:
+    asked = {"imei": "never-met", "micro_op": "open", "only_if_online": True}
+    assert api.post("/messaging/send", json=asked).status_code == 406
+    assert api.put("/devices/registered", json={}).is_success
+    unknown = len(api.get("/devices", params={"presence": "unknown"}).json()["devices"])
+    reason, words = {
+        "en": ("whether the device is online was not known", f"unknown: {unknown}"),
+        "fa": ("معلوم نبود دستگاه آنلاین است یا نه", f"نامعلوم: {'۰۱۲۳۴۵۶۷۸۹'[unknown]}"),
+    }[language]
+    with opened(browser, gateway, language, width) as page:
+        sign_in(page, gateway, key, "/overview")
+        check_layout(page, language)
+        assert faults_for_people(page) == []
+        page.get_by_text(words, exact=True).click()
+        page.wait_for_url("**/devices?presence=unknown")
+        page.get_by_text("registered", exact=True).wait_for()
+        page.goto(f"{gateway.url}/console/overview")
+        page.locator("tr", has_text=reason).locator("a").click()
+        page.wait_for_url("**/messages?status=rejected")
+        page.get_by_text("never-met", exact=True).first.wait_for()
+
+
+def test_devices_are_counted_for_who_may_see_them(
+    browser: "Browser", gateway: GatewayProcess, new_key: Callable[..., tuple[str, str]]
+) -> None:
+    for scopes, links in ((("messages:read",), 0), (("messages:read", "devices:read"), 3)):
+        with opened(browser, gateway) as page:
+            sign_in(page, gateway, new_key(*scopes)[1], "/overview")
+            assert page.locator("dl a[href*='presence=']").count() == links

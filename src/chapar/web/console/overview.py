@@ -1,4 +1,4 @@
-"""The first page: whether the gateway can deliver, what waits, and what was sent in the last hour."""
+"""The first page: whether the gateway can deliver, who is there, what waits, and what was sent in the last hour."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -7,10 +7,11 @@ from typing import Final, Protocol
 from fastapi import APIRouter, Request, Response
 
 from chapar.delivery.reports import Reporting
+from chapar.devices.registry import Registry
 from chapar.errors import ChaparError, Phrase
 from chapar.model.message import UNFINISHED, Status
 from chapar.model.principal import Scope
-from chapar.model.report import Filters, Summary
+from chapar.model.report import FAILURES, Filters, Summary
 from chapar.web.console.routes import routes
 from chapar.web.console.site import Site
 from chapar.web.console.words import chosen_language
@@ -40,7 +41,9 @@ class Obstacles(Protocol):
         """The state of the link for replies."""
 
 
-def overview_router(site: Site, reporting: Reporting, obstacles: Callable[[], Awaitable[Obstacles]]) -> APIRouter:
+def overview_router(
+    site: Site, reporting: Reporting, registry: Registry, obstacles: Callable[[], Awaitable[Obstacles]]
+) -> APIRouter:
     """The page of the whole."""
     router = routes()
 
@@ -53,6 +56,8 @@ def overview_router(site: Site, reporting: Reporting, obstacles: Callable[[], Aw
         since = now - now % _MINUTE - (MINUTES - 1) * _MINUTE
         recent = await reporting.summary(caller, Filters(since=since), "minute")
         waiting = await reporting.summary(caller, Filters(status=tuple(sorted(UNFINISHED))), "day")
+        failures = await reporting.failures(caller, since) if recent.statuses.keys() & set(FAILURES) else []
+        presences = await registry.counts(caller) if Scope.DEVICES_READ in caller.principal.scopes else None
         minutes = per_minute(recent, since)
         return site.page(
             request,
@@ -64,6 +69,8 @@ def overview_router(site: Site, reporting: Reporting, obstacles: Callable[[], Aw
             waiting=[(status, waiting.statuses.get(status, 0)) for status in Status if status in UNFINISHED],
             recent=[(status, recent.statuses[status]) for status in Status if recent.statuses.get(status)],
             total=recent.total,
+            failures=failures,
+            presences=presences,
             devices=recent.devices.counts,
             operations=recent.operations.counts,
             times=[at // 1000 for at, _ in minutes],
