@@ -1,0 +1,68 @@
+"""Open pages while others act: two browsers at once, and a gateway that dies under a page."""
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from support.console import opened, sign_in
+from support.gateway import GatewayProcess
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+def mark(page: "Page") -> None:
+    page.evaluate("window.isTheSame = true")
+
+
+def is_the_same(page: "Page") -> bool:
+    """Whether the page has not been loaded anew since it was marked."""
+    return page.evaluate("window.isTheSame === true") is True
+
+
+def test_what_one_of_two_browsers_sends_both_see_without_a_reload(
+    browser: "Browser", gateway: GatewayProcess, key: str
+) -> None:
+    with opened(browser, gateway, "fa") as one, opened(browser, gateway, "en") as other:
+        for page in (one, other):
+            sign_in(page, gateway, key, "/messages?imei=shared")
+            assert page.locator("tbody tr").count() == 0
+            mark(page)
+        form = other.context.new_page()
+        form.goto(f"{gateway.url}/console/send?imei=shared")
+        form.locator("#micro_op").fill("open")
+        form.locator("main form button").click()
+        form.wait_for_url("**/messages/*")
+        sent = form.url.rpartition("/")[2].partition("?")[0]
+        for page in (one, other):
+            page.locator(f"tbody a[href$='/messages/{sent}']").wait_for()
+            assert is_the_same(page)
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_a_page_whose_gateway_is_killed_says_so_and_catches_up_once_it_is_back(
+    browser: "Browser", gateway: GatewayProcess, key: str, language: str
+) -> None:
+    away = {"en": "The gateway does not answer.", "fa": "دروازه پاسخ نمی‌دهد."}[language]
+    with opened(browser, gateway, language, excused=["Failed to load", "htmx", "ERR_"]) as page:
+        sign_in(page, gateway, key, f"/messages?imei=killed-{language}")
+        mark(page)
+        notice = page.locator("#away")
+        assert not notice.is_visible()
+        gateway.kill()
+        try:
+            notice.wait_for(state="visible")
+            assert away in notice.inner_text()
+        finally:
+            gateway.start()
+        sent = httpx.post(
+            f"{gateway.url}/messaging/send",
+            json={"imei": f"killed-{language}", "micro_op": "open"},
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=30.0,
+        )
+        assert sent.is_success
+        page.locator(f"tbody a[href$='/messages/{sent.json()['id']}']").wait_for()
+        notice.wait_for(state="hidden")
+        assert is_the_same(page)
