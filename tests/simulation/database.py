@@ -67,6 +67,10 @@ class WriterProcess:
         self._batch: Batch | None = None
         self._applied = False
 
+    def is_closing(self) -> bool:
+        """A batch that comes too late is lost with its writer."""
+        return False
+
     def write(self, frame: bytes) -> None:
         """Take a batch; its answer comes later, and never to the dead."""
         if self._process.dead:

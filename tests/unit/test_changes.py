@@ -38,8 +38,14 @@ class Writer:
         self._commits = commits
         self._database = MemoryDatabase(lambda: EPOCH)
         self.batches: list[Any] = []
+        self.has_died = False
+
+    def is_closing(self) -> bool:
+        return self.has_died
 
     def write(self, frame: bytes) -> None:
+        if self.has_died:
+            raise RuntimeError  # as that of uvloop does
         _, _, *batch = unpack(frame[LENGTH:])
         self.batches.append(batch)
         answers = self._database.commit(self.batches[-1])
@@ -78,6 +84,22 @@ async def test_one_commit_is_announced_once_in_the_order_of_application(bench: B
         [(first.id, Status.PUBLISHING, Status.PUBLISHED), (second.id, None, Status.PUBLISHING)],
     ]
     assert bench.heard[1][1].message == second
+
+
+async def test_what_cannot_be_handed_over_any_more_is_for_the_next_writer(bench: Bench) -> None:
+    """A writer that was killed is known by its pipe, which has closed, before its end is."""
+    bench.changes.listen(bench.heard.append)
+    bench.writer.has_died = True
+    message = new_message()
+    adding = asyncio.ensure_future(bench.add(message))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert await bench.commits.is_answering(0.0)
+    bench.commits._writer_lost()
+    bench.commits._receive(("ready",), Writer(bench.commits))
+    await asyncio.wait_for(adding, 10)
+    await asyncio.sleep(0)
+    assert [[change.id for change in each] for each in bench.heard] == [[message.id]]
 
 
 async def test_who_asked_has_seen_the_result_when_it_is_announced(bench: Bench) -> None:

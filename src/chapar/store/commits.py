@@ -165,7 +165,8 @@ class Commits:
 
         It is asked with an empty batch, which begins no transaction and touches no disk.
         """
-        if (writer := self._writer) is None:
+        writer = self._writer
+        if writer is None or writer.is_closing():
             return True
         self._alive.clear()
         writer.write(pack(()))
@@ -218,7 +219,8 @@ class Commits:
 
     def _flush(self) -> None:
         self._flush_timer = None
-        if self._writer is None or self._in_flight:
+        # One that has died may be known by its pipe first: the queue is for the next one then.
+        if self._writer is None or self._writer.is_closing() or self._in_flight:
             return
         if self._sweep_at <= self._loop.time():
             self._sweep()
@@ -230,8 +232,8 @@ class Commits:
         if not is_repeated:
             self._number += 1
         crossing = ((operation.kind.name, operation.crossing) for operation in batch)
-        self._writer.write(pack((self._number, is_repeated, *crossing)))
         self._in_flight = batch
+        self._writer.write(pack((self._number, is_repeated, *crossing)))
         self._metrics.batches.observe(sum(len(operation.arguments) for operation in batch))
 
     def _next_batch(self) -> list[_Operation]:
