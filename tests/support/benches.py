@@ -12,6 +12,7 @@ from chapar.delivery.cancellation import Cancellation
 from chapar.delivery.capacity import Capacity
 from chapar.delivery.idempotency import IdempotencyKeys, Replay, Use
 from chapar.delivery.messages import Messaging
+from chapar.devices.catalog import NO_CATALOG, Catalog
 from chapar.errors import ChaparError, NotSent
 from chapar.model.message import Command, Message
 from support.callers import CALLER
@@ -32,13 +33,13 @@ class Given(NamedTuple):
 class Bench:
     """A gateway and its dispatcher between a link, a store and a clock that the test holds in its hands."""
 
-    def __init__(self, *, alone: bool = True, **settings: Any) -> None:
+    def __init__(self, *, alone: bool = True, catalog: Catalog = NO_CATALOG, **settings: Any) -> None:
         self.store, self.link, self.clock = MemoryStore(), FakeLink(), FakeClock()
         self.settings = fake_settings(alone=alone, **settings)
         self.dispatcher, self.waiters, self.metrics = dispatcher_of(self.store, self.link, self.clock, alone=alone)
         self.capacity = Capacity(self.settings.max_queue, self.store.queue, self.metrics)
         self.sending = Sending(
-            rules_of(self.settings),
+            rules_of(self.settings, catalog),
             self.store.messages,
             self.dispatcher,
             self.waiters,

@@ -30,6 +30,8 @@ from chapar.delivery.replies import Incoming, Replying
 from chapar.delivery.reports import Reporting
 from chapar.delivery.retention import Forgetting
 from chapar.delivery.waiting import Waiters
+from chapar.devices.catalog import NO_CATALOG, Catalog
+from chapar.devices.catalog_file import load_catalog
 from chapar.devices.presence import Presences
 from chapar.devices.registry import Registry
 from chapar.events.feed import Feed
@@ -44,6 +46,7 @@ from chapar.runtime.settings import Settings, listed
 from chapar.runtime.supervision import supervised
 from chapar.store.store import Store, open_store
 from chapar.web.api.audit import audit_router
+from chapar.web.api.catalog import catalog_router
 from chapar.web.api.devices import devices_router
 from chapar.web.api.documentation import documented_api
 from chapar.web.api.events import events_router
@@ -97,6 +100,7 @@ class Running(NamedTuple):
     replying: Replying
     explaining: Explaining
     registry: Registry
+    catalog: Catalog
     door: Door
     keyring: Keyring
     trail: AuditTrail
@@ -113,6 +117,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
         replies_router(running.replying),
         explanations_router(running.explaining),
         devices_router(running.registry),
+        catalog_router(running.catalog),
         health_router(running.monitor.readiness, running.monitor.exposition),
         keys_router(running.keyring, running.cancellation),
         audit_router(running.trail),
@@ -183,7 +188,7 @@ def store_of(
     )
 
 
-def rules_of(settings: Settings) -> Rules:
+def rules_of(settings: Settings, catalog: Catalog = NO_CATALOG) -> Rules:
     """Read the rules that hold for every message."""
     return Rules(
         settings.command_topic,
@@ -193,6 +198,7 @@ def rules_of(settings: Settings) -> Rules:
         settings.max_device_queue,
         settings.default_profile,
         settings.contact_window,
+        None if catalog is NO_CATALOG else catalog.check,
     )
 
 
@@ -250,10 +256,10 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
     The built-in broker runs with it where no other is set, unless somebody else runs it (`with_broker` False).
 
     Raises PortTaken, EmbeddedBrokerFailed and what opening the store raises before anything serves, and
-    SettingInvalid where tokens cannot be verified as they are set up, or a file for TLS cannot be used.
+    SettingInvalid where tokens cannot be verified as they are set up, or a file for TLS or the catalog cannot be used.
     """
     process = secrets.token_hex(8)  # fresh at each start, so that a dead process's rows are never mistaken for ours
-    clock, metrics = Clock(), Metrics()
+    clock, metrics, catalog = Clock(), Metrics(), load_catalog(settings.catalog)
     access = broker_access(settings)
     check_files(access)
     link = Link(access, metrics)
@@ -297,7 +303,9 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             contacts.received,
         ):
             store.changes.listen(listener)
-        sending = Sending(rules_of(settings), store.messages, dispatcher, waiters, capacity, clock, process, metrics)
+        sending = Sending(
+            rules_of(settings, catalog), store.messages, dispatcher, waiters, capacity, clock, process, metrics
+        )
         keys = IdempotencyKeys(store, clock, process, sending.when_landed)
         messaging = Messaging(store.messages, sending, keys, waiters)
         cancellation = Cancellation(store, dispatcher, waiters, messaging, clock, patience=settings.publish_timeout)
@@ -360,6 +368,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     Replying(store.replies, messaging),
                     Explaining(store.evidence, link, clock, process, receiver.receives_life),
                     registry,
+                    catalog,
                     door,
                     keyring,
                     AuditTrail(store.trail),

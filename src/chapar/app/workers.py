@@ -21,6 +21,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from chapar.app import server
 from chapar.app.brokers import broker_access
+from chapar.devices.catalog_file import load_catalog
 from chapar.errors import ChaparError, Phrase, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.tls import check_files
@@ -53,6 +54,7 @@ async def serve(settings: Settings, announce: server.Announce) -> None:
     # Else each worker would say what is wrong.
     server_certificate(settings.tls_cert_file, settings.tls_key_file)
     check_files(broker_access(settings))
+    load_catalog(settings.catalog)
     listener = server.listen(settings)
     async with contextlib.AsyncExitStack() as stack:
         if settings.auto_migrate:

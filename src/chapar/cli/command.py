@@ -32,7 +32,7 @@ MISUSED = 2  # exit code, the shell's custom
 COMMANDS: Final = (
     *("serve", "send", "bulk", "messages", "show", "explain", "replies", "events", "cancel", "resend"),
     *("report", "audit", "simulate"),
-    *("backup", "restore", "migrate", "prune", "devices", "keys", "queue"),
+    *("backup", "restore", "migrate", "prune", "devices", "catalog", "keys", "queue"),
 )
 
 _ELSEWHERE: Final = {"restore": "backup"}

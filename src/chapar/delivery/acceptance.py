@@ -49,6 +49,10 @@ _ON_THE_WAY = frozenset({Status.QUEUED, Status.PUBLISHING})
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
 
 
+CheckParams = Callable[[str, str | None], None]
+"""Raises FieldInvalid where parameters, a JSON object as text or none, are not those of an operation."""
+
+
 class Rules(NamedTuple):
     """Rules that hold for every message."""
 
@@ -59,6 +63,7 @@ class Rules(NamedTuple):
     max_device_queue: int  #: unfinished messages of one device
     default_profile: Profile  #: of a device that has none of its own
     contact_window: float  #: seconds after a device was there in which a message is sent that depends on it
+    check_params: CheckParams | None = None  #: None: any parameters are taken
 
 
 class Draft(NamedTuple):
@@ -168,14 +173,20 @@ class Sending:
             return {}
 
     async def _taken(self, drafts: Sequence[Draft], reach: Reach, sent: dict[str, Sent]) -> list[Draft]:
-        """Those of the drafts that come in time and for which there is room; why the others are not taken is `sent`."""
+        """Those of the drafts that come in time, as the catalog says, and for which there is room; of others, why not.
+
+        Here, and not when they are made: what a key was accepted for before is answered whatever holds now.
+        """
         taken: list[Draft] = []
+        check_params = self._rules.check_params
         try:
             for draft in drafts:
                 message = draft.message
                 try:
                     if draft.asked_for is not None and message.created_at - draft.asked_for > _LATE:
                         raise _gone_by(message.created_at)
+                    if check_params is not None:
+                        check_params(message.micro_op, message.params)
                     if message.status in _IN_QUEUE:
                         await self._capacity.check(reach)
                 except (FieldInvalid, QueueFull) as error:

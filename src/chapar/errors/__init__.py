@@ -24,6 +24,7 @@ ChaparError
 │   ├── HostNotAllowed       … it is meant for another host
 │   ├── OriginNotAllowed     … a page of another site sent it
 │   ├── FieldInvalid         … a field breaks a rule
+│   │   └── ParamsInvalid      … a parameter breaks a rule of the catalog
 │   ├── BodyMalformed        … the body is not JSON in UTF-8
 │   ├── RowMalformed         … a row of the body is not CSV in UTF-8
 │   ├── BodyTooLarge         … the body is larger than the limit
@@ -41,6 +42,7 @@ ChaparError
 ├── RateLimited              the caller asked too often: nothing stored, nothing sent
 ├── MessageNotFound          no message has this id
 ├── DeviceNotFound           no device with this id is registered
+├── OperationNotFound        the catalog describes no operation of this name
 ├── DevicesExhausted         as many devices are registered as may be
 ├── EventsGone               what followed a place among the events is not kept any more
 ├── ListenersExhausted       as many listeners to events are connected as may be
@@ -195,7 +197,9 @@ from chapar.errors.request import (
     MethodNotAllowed,
     NotCancellable,
     NotRepeatable,
+    OperationNotFound,
     OriginNotAllowed,
+    ParamsInvalid,
     PathUnknown,
     QueueFull,
     RequestError,
@@ -300,10 +304,12 @@ __all__ = [
     "NotRepeatable",
     "NotSaved",
     "NotSent",
+    "OperationNotFound",
     "OriginNotAllowed",
     "OutOfReach",
     "OutcomeUnknown",
     "OutputLost",
+    "ParamsInvalid",
     "PathUnknown",
     "Phrase",
     "PortTaken",

@@ -102,6 +102,15 @@ class FieldInvalid(RequestError):
 
 
 @dataclass(eq=False)
+class ParamsInvalid(FieldInvalid):
+    """A parameter breaks a rule that the catalog has for its operation."""
+
+    code = "params_invalid"
+
+    micro_op: str
+
+
+@dataclass(eq=False)
 class BodyMalformed(RequestError):
     """The body is not JSON in UTF-8."""
 
@@ -184,6 +193,15 @@ class DeviceNotFound(ChaparError):
     code = "device_not_found"
 
     imei: str
+
+
+@dataclass(eq=False)
+class OperationNotFound(ChaparError):
+    """The catalog describes no operation of this name, or it is out of the caller's reach."""
+
+    code = "operation_not_found"
+
+    micro_op: str
 
 
 @dataclass(eq=False)

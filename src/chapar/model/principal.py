@@ -44,11 +44,15 @@ class Reach(NamedTuple):
 
     def covers(self, imei: str, micro_op: str) -> bool:
         """Return whether this operation of this device is within reach."""
-        return self.covers_device(imei) and _fits(self.operations, micro_op)
+        return self.covers_device(imei) and self.covers_operation(micro_op)
 
     def covers_device(self, imei: str) -> bool:
         """Return whether a device is within reach, with any of its operations."""
         return _fits(self.devices, imei)
+
+    def covers_operation(self, micro_op: str) -> bool:
+        """Return whether an operation is within reach, of any of its devices."""
+        return _fits(self.operations, micro_op)
 
     def includes(self, other: "Reach") -> bool:
         """Return whether `other` is certain to reach no further: each of its patterns is one of ours."""

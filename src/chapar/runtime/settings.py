@@ -203,6 +203,12 @@ class Settings(Listening):
         description="Devices that are known at most, registered or met: whoever may publish could invent them.",
     )
 
+    catalog: Path | None = Field(
+        None,
+        description="TOML file that describes operations and their parameters, read at start. Unset: none is "
+        "described, and any parameters are taken.",
+    )
+
     publish_timeout: float = Field(
         5.0,
         gt=0,

@@ -50,6 +50,7 @@ Errors are `application/problem+json` (RFC 9457); `reason` is in Persian with `A
 _TAGS: Final = [
     {"name": "messaging", "description": "Send operations to devices, and see, cancel or resend what was sent."},
     {"name": "devices", "description": "Who is out there: register devices, and see whether each is online."},
+    {"name": "catalog", "description": "What may be sent: operations, and the parameters that each takes."},
     {"name": "events", "description": "What changes, as it changes."},
     {"name": "reporting", "description": "Every message as a stream, and counts of them."},
     {"name": "access", "description": "Who may call: API keys, and the trail of who did what."},
