@@ -2,12 +2,13 @@
 
 import pytest
 
+from chapar.delivery.recent_replies import ReplyCounts
 from chapar.errors import FieldInvalid
 from chapar.model.message import Attempt, Condition, Message, Status, Wait
 from chapar.model.reply import Listed, MatchedBy, Reply
 from chapar.model.report import Ranking, Summary, Timeline
 from chapar.web.console.message import story
-from chapar.web.console.overview import MINUTES, per_minute
+from chapar.web.console.overview import MINUTES, answered_per_minute, per_minute
 from chapar.web.console.sending import MOST_DEVICES, read_commands
 
 FORM = {"imei": "a", "micro_op": "open"}
@@ -81,3 +82,9 @@ def test_a_minute_without_messages_is_counted_as_none() -> None:
     minutes = per_minute(Summary(3, {}, nothing, nothing, Timeline(((120_000, 3),), 0)), 60_000)
     assert len(minutes) == MINUTES
     assert minutes[:3] == [(60_000, 0), (120_000, 3), (180_000, 0)]
+
+
+def test_a_minute_before_replies_were_counted_is_not_counted_as_none() -> None:
+    answered = answered_per_minute(ReplyCounts(150_000, {180_000: 7}), 60_000)
+    assert len(answered) == MINUTES
+    assert answered[:4] == [None, 0, 7, 0]

@@ -26,6 +26,7 @@ from chapar.delivery.idempotency import IdempotencyKeys
 from chapar.delivery.lease import ProcessLease
 from chapar.delivery.messages import Messaging
 from chapar.delivery.outages import OutageRecorder
+from chapar.delivery.recent_replies import RecentReplies
 from chapar.delivery.replies import Incoming, Replying
 from chapar.delivery.reports import Reporting
 from chapar.delivery.retention import Forgetting
@@ -97,6 +98,7 @@ class Running(NamedTuple):
     messaging: Messaging
     cancellation: Cancellation
     reporting: Reporting
+    recent_replies: RecentReplies
     replying: Replying
     explaining: Explaining
     registry: Registry
@@ -141,7 +143,9 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
         [
             signing_pages(site, running.door),
             changes_pages(running.feed),
-            overview_pages(site, running.reporting, running.registry, running.monitor.readiness),
+            overview_pages(
+                site, running.reporting, running.recent_replies, running.registry, running.monitor.readiness
+            ),
             messages_pages(site, running.reporting, csv_for_people),
             devices_pages(site, running.registry),
             device_pages(site, running.registry, running.reporting, running.replying),
@@ -268,7 +272,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             await stack.enter_async_context(EmbeddedBroker(settings.embedded_port, metrics))
         store = await stack.enter_async_context(store_of(settings, metrics, process))
         lease = ProcessLease(store.queue, clock, process, settings.lease, alone=settings.serves_alone)
-        waiters = Waiters(store.messages)
+        waiters, recent_replies = Waiters(store.messages), RecentReplies(clock)
         reply_topics = DeviceTopics(settings.reply_topic)
         dispatcher = Dispatcher(
             store,
@@ -301,6 +305,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             dispatcher.received,
             Counters(metrics).received,
             contacts.received,
+            recent_replies.received,
         ):
             store.changes.listen(listener)
         sending = Sending(
@@ -355,7 +360,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                 tasks.create_task(door.run(), name="door"),
             ]
             if not settings.serves_alone:
-                follow = partial(store.log.follow, process, waiters.missed)
+                follow = partial(store.log.follow, process, waiters.missed, recent_replies.begin)
                 loops.append(tasks.create_task(supervised("changes", follow, metrics), name="changes"))
             try:
                 yield Running(
@@ -365,6 +370,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     messaging,
                     cancellation,
                     Reporting(store.reports),
+                    recent_replies,
                     Replying(store.replies, messaging),
                     Explaining(store.evidence, link, clock, process, receiver.receives_life),
                     registry,

@@ -141,11 +141,11 @@ class ChangeLog:
         self._snapshot: str | None = None  # what was announced; None: begin now
         self._read_at = 0.0  # by `time.monotonic`
 
-    async def follow(self, process: str, missed: Callable[[], None]) -> None:
+    async def follow(self, process: str, *missed: Callable[[], None]) -> None:
         """Announce what others than `process` change on PostgreSQL, until cancelled.
 
-        `missed` is called where changes may not have been announced: at the beginning, and after a pause too long to
-        read all that has happened.
+        Each of `missed` is called where changes may not have been announced: at the beginning, and after a pause too
+        long to read all that has happened.
         """
         while True:
             with suppress(StoreUnavailable):
@@ -161,13 +161,14 @@ class ChangeLog:
                 return
             await asyncio.sleep(4 * (loop.time() - began))
 
-    async def _read(self, process: str, missed: Callable[[], None]) -> None:
+    async def _read(self, process: str, missed: Iterable[Callable[[], None]]) -> None:
         now = time.monotonic()
         after = self._snapshot if now - self._read_at < _LONGEST_GAP else None
         news = await self._lookups.read(lambda connection: read(connection, process, after))
         self._snapshot, self._read_at = news.snapshot, now
         if after is None:
-            missed()
+            for notify in missed:
+                notify()
         if news.changes:
             self._announced.announce(news.changes)
 

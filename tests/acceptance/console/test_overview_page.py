@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from support.builtin import BuiltinBroker
 from support.console import NARROW, WIDE, check_layout, faults_for_people, opened, sign_in
 from support.gateway import GatewayProcess
 
@@ -57,6 +58,29 @@ def test_it_counts_failures_by_reason_and_devices_by_presence_and_leads_to_them(
         page.locator("tr", has_text=reason).locator("a").click()
         page.wait_for_url("**/messages?status=rejected")
         page.get_by_text("never-met", exact=True).first.wait_for()
+
+
+def test_replies_are_counted_as_they_come_beside_what_was_sent(
+    browser: "Browser", gateway: GatewayProcess, key: str, api: httpx.Client, broker: BuiltinBroker
+) -> None:
+    with broker.device("answering") as device, opened(browser, gateway, "fa", NARROW) as page:
+        device.on_heard = lambda _: device.reply("open ok")
+        sign_in(page, gateway, key, "/overview")
+        assert page.locator(".legend .line").count() == 2
+        assert "از این زمان شمرده" in page.locator("main").inner_text(), "this gateway has not run for an hour"
+        page.evaluate("window.isTheSame = true")
+        asked = {"imei": "answering", "micro_op": "open", "wait": "device"}
+        assert api.post("/messaging/send", json=asked).json()["status"] == "succeeded"
+        counts = page.locator(".chart[data-answered$=', 1]'], .chart[data-answered$=', 1, 0]']")
+        counts.wait_for()
+        assert "null" in (counts.get_attribute("data-answered") or "")
+        page.locator(".chart canvas").wait_for()
+        assert page.evaluate("window.isTheSame") is True
+        check_layout(page, "fa")
+        made = api.post("/keys", json={"name": "narrow", "scopes": ["messages:read"], "devices": ["farm1-*"]}).json()
+    with opened(browser, gateway) as page:
+        sign_in(page, gateway, made["key"], "/overview")
+        assert page.locator(".chart:not([data-answered])").count() == page.locator(".legend .line").count() == 1
 
 
 def test_devices_are_counted_for_who_may_see_them(

@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 from fastapi import APIRouter, Request, Response
 
+from chapar.delivery.recent_replies import MINUTE, RecentReplies, ReplyCounts
 from chapar.delivery.reports import Reporting
 from chapar.devices.registry import Registry
 from chapar.errors import ChaparError, Phrase
@@ -17,7 +18,6 @@ from chapar.web.console.site import Site
 from chapar.web.console.words import chosen_language
 from chapar.web.http.entrance import allow, caller_of
 
-_MINUTE: Final = 60_000  # ms
 MINUTES: Final = 60  # that the page counts
 
 
@@ -42,7 +42,11 @@ class Obstacles(Protocol):
 
 
 def overview_router(
-    site: Site, reporting: Reporting, registry: Registry, obstacles: Callable[[], Awaitable[Obstacles]]
+    site: Site,
+    reporting: Reporting,
+    replies: RecentReplies,
+    registry: Registry,
+    obstacles: Callable[[], Awaitable[Obstacles]],
 ) -> APIRouter:
     """The page of the whole."""
     router = routes()
@@ -53,12 +57,13 @@ def overview_router(
         """Show how the whole stands."""
         caller, language, now = caller_of(request), chosen_language(request), int(time.time() * 1000)
         found = await obstacles()
-        since = now - now % _MINUTE - (MINUTES - 1) * _MINUTE
+        since = now - now % MINUTE - (MINUTES - 1) * MINUTE
         recent = await reporting.summary(caller, Filters(since=since), "minute")
         waiting = await reporting.summary(caller, Filters(status=tuple(sorted(UNFINISHED))), "day")
         failures = await reporting.failures(caller, since) if recent.statuses.keys() & set(FAILURES) else []
         presences = await registry.counts(caller) if Scope.DEVICES_READ in caller.principal.scopes else None
         minutes = per_minute(recent, since)
+        counted = replies.counts(caller)
         return site.page(
             request,
             "overview.html",
@@ -75,6 +80,8 @@ def overview_router(
             operations=recent.operations.counts,
             times=[at // 1000 for at, _ in minutes],
             counts=[count for _, count in minutes],
+            answered=None if counted is None else answered_per_minute(counted, since),
+            counted_since=counted.since if counted is not None and counted.since > since else None,
         )
 
     return router
@@ -83,4 +90,13 @@ def overview_router(
 def per_minute(summary: Summary, since: int) -> list[tuple[int, int]]:
     """The messages of each minute from `since` on, those without any included."""
     counts = dict(summary.times.counts)
-    return [(at, counts.get(at, 0)) for at in range(since, since + MINUTES * _MINUTE, _MINUTE)]
+    return [(at, counts.get(at, 0)) for at in _minutes(since)]
+
+
+def answered_per_minute(replies: ReplyCounts, since: int) -> list[int | None]:
+    """The replies of each minute from `since` on; None for a minute that was over before they were counted."""
+    return [replies.counts.get(at, 0) if at + MINUTE > replies.since else None for at in _minutes(since)]
+
+
+def _minutes(since: int) -> range:
+    return range(since, since + MINUTES * MINUTE, MINUTE)

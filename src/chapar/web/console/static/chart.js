@@ -1,4 +1,4 @@
-// The chart of the overview: messages a minute. Its time axis goes from left to right in every language.
+// The chart of the overview: messages and replies a minute. Its time axis goes from left to right in every language.
 (function () {
   "use strict";
   const locale = document.documentElement.lang === "fa" ? "fa-IR" : "en-GB";
@@ -11,6 +11,8 @@
       const style = getComputedStyle(document.documentElement);
       const text = style.getPropertyValue("--text");
       const axis = { stroke: text, grid: { stroke: style.getPropertyValue("--line") }, font: "14px system-ui" };
+      const dashed = { stroke: style.getPropertyValue("--wait"), width: 2, dash: [6, 4] };
+      const answered = place.dataset.answered ? [JSON.parse(place.dataset.answered)] : [];
       new uPlot(
         {
           width: place.clientWidth,
@@ -22,9 +24,9 @@
             { ...axis, values: (_, splits) => splits.map((at) => clock.format(new Date(at * 1000))) },
             { ...axis, values: (_, splits) => splits.map((count) => number.format(count)) },
           ],
-          series: [{}, { stroke: style.getPropertyValue("--accent"), width: 2, label: place.dataset.label }],
+          series: [{}, { stroke: style.getPropertyValue("--accent"), width: 2 }, ...answered.map(() => dashed)],
         },
-        [JSON.parse(place.dataset.times), JSON.parse(place.dataset.counts)],
+        [JSON.parse(place.dataset.times), JSON.parse(place.dataset.counts), ...answered],
         place,
       );
     }
