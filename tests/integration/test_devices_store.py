@@ -118,7 +118,7 @@ async def test_devices_are_found_by_what_is_known_of_them(store: Store) -> None:
     await put(store, "farm1-a", name="Pump 1", labels={"farm": "1", "جای": "شمال: بالا"}, profile="chapar")
     await put(store, "farm1-b", name="100% _x", labels={"farm": "2"}, profile="text")
     await put(store, "farm2-c", labels={"farm": "1", "key": '"quoted"'})
-    await put(store, "Farm3", name="پمپ ۲")
+    await put(store, "Farm3", name="پمپ ۲ HÄUS")
     evidence = {"farm1-a": ONLINE, "farm1-b": OFFLINE, "farm2-c": DOUBTED, "Farm3": NEW}
     await store.presences.note([Noted(imei, each, None) for imei, each in evidence.items()])
     later = T + 100 + GRACE
@@ -139,6 +139,8 @@ async def test_devices_are_found_by_what_is_known_of_them(store: Store) -> None:
         ([], {"text": "farm_"}),
         (["farm2-c"], {"text": "m۲"}),
         (["Farm3", "farm2-c"], {"text": "۲"}),
+        (["Farm3"], {"text": "hÄus"}),
+        ([], {"text": "häus"}),  # as it is in both databases
         (["farm1-a", "farm2-c"], {"state": State.ONLINE}),
         (["farm1-b"], {"state": State.OFFLINE}),
         (["Farm3"], {"state": State.UNKNOWN}),
@@ -187,6 +189,8 @@ async def test_pages_follow_each_other_and_end_where_their_text_is_long(store: S
         ["d6"],
     ]
     assert (first.next, second.next, last.next) == ("d2", "d5", None)
+    named = await store.devices.page(DeviceFilters(text="N" * 90), after="d2", limit=3, now=T)
+    assert ([each.device.imei for each in named.devices], named.next) == (["d3", "d4", "d5"], "d5")
     for number in range(5):
         await put(store, f"d{number}", T + 1, labels={"x": "y" * 100_000})
     page_ = await store.devices.page(DeviceFilters(), after=None, limit=100, now=T)
@@ -232,6 +236,22 @@ async def test_what_a_device_is_owed_is_found_by_an_index(store: Store, shared_u
     assert "ix_messages_unfinished" in plans[0]
     assert "SCAN messages" not in plans[0]
     assert "Seq Scan" not in plans[0]
+
+
+async def test_an_index_has_the_order_of_devices_but_not_what_is_searched_in_them(
+    store: Store, shared_url: str
+) -> None:
+    await put(store, "pump", name="north")
+    with administer(shared_url) as connection:
+        avoid_scans(connection)
+        plans = plans_on(connection)
+        assert len(page(connection, DeviceFilters(), None, 9, T).devices) == 1
+        in_order = plans[0]
+        plans.clear()
+        assert len(page(connection, DeviceFilters(text="orth"), None, 9, T).devices) == 1
+    assert "Sort" not in in_order
+    assert "ORDER BY" not in in_order
+    assert "Sort" in plans[0] or "ORDER BY" in plans[0]
 
 
 async def test_all_that_waits_for_a_device_is_withdrawn_in_short_commits(store: Store) -> None:
