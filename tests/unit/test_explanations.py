@@ -9,7 +9,16 @@ import pytest
 
 from chapar.delivery.causes import Cause
 from chapar.delivery.explaining import within
-from chapar.delivery.explanation import _VERDICTS, SENTENCES, UNATTENDED_AFTER, Explanation, LinkState, explain
+from chapar.delivery.explanation import (
+    _VERDICTS,
+    SENTENCES,
+    UNATTENDED_AFTER,
+    Clause,
+    Explanation,
+    LinkState,
+    Moment,
+    explain,
+)
 from chapar.delivery.proofs import Kind, Proof, proofs
 from chapar.errors import BrokerUnanswered, ConnectionFailed
 from chapar.model.audit import Entry
@@ -24,6 +33,7 @@ from support.stores import CLAIM, PROCESS, new_message
 
 AT: Final = 1_796_000_000_000  # when the message was accepted
 NOW: Final = AT + 100_000
+TIME: Final = "[0-9۰-۹]{4}-[0-9۰-۹]{2}-[0-9۰-۹]{2} [0-9۰-۹:]{8} UTC"
 OTHER, NEWER = "0193b3f2-5c1e-7cc3-9d2f-000000000001", "0193b3f2-5c1e-7cc3-9d2f-000000000002"
 
 UP = LinkState(PROCESS, up=True, since=AT - 500_000, broker="mqtt://broker:1883")
@@ -262,6 +272,11 @@ def test_a_cause_is_worded_in_both_languages_with_its_facts(cause: Cause) -> Non
     facts = explanation.named_facts("fa")
     assert facts == json.loads(json.dumps(facts))
     assert list(facts) == list(explanation.named_facts("en"))
+    for language, sentence in (("en", english), ("fa", persian)):
+        parts = explanation.parts(language)
+        pattern = "".join(re.escape(part) if isinstance(part, str) else TIME for part in parts)
+        assert re.fullmatch(pattern, sentence), parts
+        assert len(re.findall(TIME, sentence)) == sum(not isinstance(part, str) for part in parts)
 
 
 @pytest.mark.parametrize("cause", CASES)
@@ -336,6 +351,21 @@ def test_no_reason_of_a_rejection_or_an_unconfirmed_end_is_left_without_its_caus
         if reason in reasons:
             found = explained(Case(message(status, reason=reason.value))).cause
             assert found not in {Cause.REFUSED, Cause.UNCONFIRMED}
+
+
+def test_times_are_set_apart_in_their_order_whatever_a_device_has_said() -> None:
+    case = CASES[Cause.SUCCEEDED]
+    hostile = Explanation(Cause.SUCCEEDED, {**explained(case).facts, "word": "a\0b", "said": Clause("said")})
+    moments = [part for part in hostile.parts("en") if not isinstance(part, str)]
+    assert moments == [part for part in explained(case).parts("en") if not isinstance(part, str)] != []
+    scheduled = explained(Case(message(Status.SCHEDULED, deliver_at=AT, expires_at=AT + 1000)))
+    assert scheduled.parts("en") == [
+        "It is not sent before ",
+        Moment(AT),
+        ". It expires at ",
+        Moment(AT + 1000),
+        ".",
+    ]
 
 
 def test_lengths_and_times_are_said_as_a_reader_expects() -> None:

@@ -1,8 +1,8 @@
 """Explanations: from all that is known of a message, the one cause of where it stands, in words. No I/O."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from string import Formatter
 from types import MappingProxyType
@@ -38,6 +38,8 @@ UNATTENDED_AFTER: Final = 10_000
 
 EARLIEST: Final = 86_400_000
 """Ms since the epoch up to which `not_receiving_since` is no time: whoever received before ended, nobody knows when."""
+
+_APART: Final = "\0"  # in a sentence, in the place of a time that is set apart
 
 _UNITS: Final = {"days": 86_400, "hours": 3600, "minutes": 60}  # seconds
 _IN_UNIT: Final = 2  # so many of a unit, at least, are said in it
@@ -124,7 +126,18 @@ class Explanation(NamedTuple):
 
     def sentence(self, language: Language) -> str:
         """The cause as a sentence."""
-        return _worded(f"cause.{self.cause}", self.facts, language)
+        return _worded(f"cause.{self.cause}", self.facts, language, _written)
+
+    def parts(self, language: Language) -> list[str | Moment]:
+        """The cause as a sentence in parts, the times apart: each reader has a clock and a calendar."""
+        moments: list[Moment] = []
+
+        def set_apart(moment: Moment, _: Language) -> str:
+            moments.append(moment)
+            return _APART
+
+        texts = _worded(f"cause.{self.cause}", self.facts, language, set_apart).split(_APART)
+        return [part for pair in zip_longest(texts, moments) for part in pair if part]
 
     def named_facts(self, language: Language) -> dict[str, str | int | float | bool | None]:
         """The facts as plain values: times in RFC 3339, lengths in seconds, errors in words."""
@@ -140,34 +153,39 @@ def plain_fact(fact: Fact, language: Language) -> str | int | float | bool | Non
         case Length():
             return fact.ms / 1000
         case Clause():
-            return _clause(fact, {}, language)
+            return _clause(fact, {}, language, _written)
         case ChaparError() | Phrase():
             return fact.sentence(language)
         case _:
             return fact
 
 
-def _worded(key: str, facts: Facts, language: Language) -> str:
+def _worded(key: str, facts: Facts, language: Language, write: Callable[[Moment, Language], str]) -> str:
+    """The sentence of a key; `write` gives the text of a time in it, in the order in which they stand there."""
+
     def fact(name: str) -> object:
         value = facts[name]
         match value:
             case Moment():
-                return _time(datetime_of(value.at), language)
+                return write(value, language)
             case Length():
                 return _length(value.ms / 1000, language)
             case Clause():
-                return _clause(value, facts, language)
+                return _clause(value, facts, language, write)
+            case str():
+                return value.replace(_APART, "")  # a device may have said it
             case _:
                 return value
 
     return SENTENCES.say(key, language, fact)
 
 
-def _clause(clause: Clause, facts: Facts, language: Language) -> str:
-    return _worded(f"clause.{clause.key}", facts, language) if clause.key else ""
+def _clause(clause: Clause, facts: Facts, language: Language, write: Callable[[Moment, Language], str]) -> str:
+    return _worded(f"clause.{clause.key}", facts, language, write) if clause.key else ""
 
 
-def _time(time: datetime, language: Language) -> str:
+def _written(moment: Moment, language: Language) -> str:
+    time = datetime_of(moment.at)
     day = persian_date(time) if language == "fa" else f"{time:%Y-%m-%d}"
     clock = f"{time:%H:%M:%S}"
     return f"{day} {persian_digits(clock) if language == 'fa' else clock} UTC"

@@ -126,9 +126,13 @@ def test_what_waits_is_withdrawn_once_it_is_confirmed(
         sign_in(page, gateway, key, f"/messages/{sent['id']}")
         check_layout(page, language)
         headers = {"Accept-Language": language}
-        why = api.get(f"/messaging/messages/{sent['id']}/explain", headers=headers).json()["sentence"]
+        why = api.get(f"/messaging/messages/{sent['id']}/explain", headers=headers).json()
         shown = re.sub("[\u2066\u2069]", "", page.locator(".why").inner_text())
-        assert why.split(";")[0].split("؛")[0] in shown
+        assert why["sentence"].split(".")[0] in shown
+        expiry = page.locator(".why time").last
+        assert expiry.get_attribute("datetime") == why["facts"]["expires_at"], "in the zone and calendar of the reader"
+        assert expiry.inner_text() == page.locator(f"dl time[datetime='{why['facts']['expires_at']}']").inner_text()
+        assert "UTC" not in shown
         page.locator(".ask summary").first.click()
         check_layout(page, language)
         page.locator(".ask[open] button").click()

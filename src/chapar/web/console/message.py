@@ -56,7 +56,7 @@ def message_router(
             "message.html",
             _status(request, message, problem),
             message=message,
-            why=explained.explanation.sentence(language),
+            why=explained.explanation.parts(language),
             steps=story(message, attempts, replies),
             outcome_kinds={each.outcome: _kind_of(each.outcome) for each in attempts},
             is_live=message.finished_at is None,
