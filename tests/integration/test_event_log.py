@@ -75,8 +75,13 @@ async def test_each_change_of_a_state_is_there_once_and_in_order(database_url: s
             assert event.message is not None
             assert (event.message.id, event.message.status) == (change.id, change.after)
             assert event.message.reason == event.reason == change.reason
+            assert event.at == change.at, "by which a change that was announced is known again"
             if change.message is not None:
                 assert event.message.attempts == change.message.attempts
+        last = {change.id: change.message for change in moved}
+        for id_, message in last.items():
+            if message is not None:
+                assert await store.messages.find(id_) == message, "who announces a change knows all of its message"
         assert (await store.events.news(events[-1].position)).events == []
 
 

@@ -11,13 +11,14 @@ import pytest
 from chapar.errors import EventsGone, FieldInvalid, ListenersExhausted, Unauthenticated
 from chapar.events import feed as feed_module
 from chapar.events.cursors import cursor_of, is_cursor, place_of
-from chapar.events.feed import Feed, Wanted
+from chapar.events.feed import Batch, Feed, Wanted
+from chapar.model.change import Change
 from chapar.model.device import State
-from chapar.model.event import PRESENCE, WHOLE, Event, Position
-from chapar.model.message import Status
+from chapar.model.event import PRESENCE, WHOLE, Event, EventPage, Position
+from chapar.model.message import Message, Status
 from chapar.model.principal import ANYBODY, Caller, Principal, Reach, Scope
 from chapar.runtime.metrics import Metrics
-from chapar.store.change_log import Recorder
+from chapar.store.change_log import Recorder, all_written
 from chapar.web.api import events
 from chapar.web.api.events import EventStream, event_bytes
 from chapar.web.http.admissions import Admissions
@@ -246,6 +247,68 @@ async def test_messages_are_read_for_those_who_may_want_them(bench: Bench) -> No
             [following] = await bench.all_from(event.position._replace(item=WHOLE), 1)
             assert following.message is not None
             assert ALL.covers(following)
+
+
+async def test_what_this_process_has_changed_is_not_read_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has none of these messages, so what an event says of one is what was announced."""
+    monkeypatch.setattr(feed_module, "_MOST_LEFT", 3000)
+    at = 0
+
+    def change(*messages: Message, announced: bool = True) -> None:
+        nonlocal at
+        at += 1
+        changes = [Change(each.id, each.imei, None, each.status, None, at, each) for each in messages]
+        items = all_written(changes)
+        bench.store.database.read(lambda connection: Recorder().add(connection, items))
+        bench.feed.received(changes if announced else [])
+
+    with bench.feed.listening(ALL):
+        place = await bench.feed.begin(None, None)
+        bench.change()
+        [first] = await bench.all_from(place, 1)  # from now on the feed reads what is new
+        place = first.position._replace(item=WHOLE)
+        one, long = new_message("A", Status.PUBLISHED), new_message("A", params=f'"{"x" * 5000}"')
+        for message, announced, is_known in (
+            (one, True, True),
+            (one._replace(status=Status.SUCCEEDED), True, True),
+            (one._replace(status=Status.FAILED), False, False),
+            (one, True, True),
+        ):
+            change(message, announced=announced)
+            [event] = await bench.all_from(place, 1)
+            assert event.message is (message if is_known else None)
+            place = event.position._replace(item=WHOLE)
+        change(long, one)
+        both = await bench.all_from(place, 2)
+        assert [event.message for event in both] == [long, None], "there was room for one so long"
+
+
+def test_what_is_written_is_written_once_and_joined_once_for_all_who_want_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[Event] = []
+
+    def write(event: Event) -> bytes:
+        written.append(event)
+        return event_bytes(event)
+
+    monkeypatch.setattr(feed_module, "_PIECE", 3000)
+    monkeypatch.setattr(feed_module, "_KEPT_FOR", 2)
+    every = [about(imei) for imei in "AB" * 5]
+    batch = Batch(EventPage(PLACE, every, PLACE))
+    pieces = batch.pieces(ALL, write)
+    assert b"".join(pieces) == b"".join(map(event_bytes, every))
+    assert len(pieces) > 2
+    assert all(len(piece) < 3000 + len(event_bytes(every[0])) for piece in pieces)
+    assert batch.pieces(Wanted(ANYBODY), write) is pieces
+    one = Wanted(ANYBODY, devices=frozenset("B"))
+    for _ in range(2):
+        assert b"".join(batch.pieces(one, write)) == b"".join(map(event_bytes, every[1::2]))
+    other = Wanted(ANYBODY, devices=frozenset("AB"))
+    assert batch.pieces(other, write) == pieces
+    assert batch.pieces(other, write) is not batch.pieces(other, write), "not for all that anybody may want"
+    assert batch.pieces(Wanted(ANYBODY, devices=frozenset("C")), write) == []
+    assert written == every
 
 
 class Client:

@@ -7,7 +7,7 @@ one who takes it slowly holds up nobody, and one who comes back goes on where it
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, NamedTuple
@@ -16,6 +16,7 @@ from chapar.errors import EventsGone, ListenersExhausted, StoreUnavailable
 from chapar.events.cursors import cursor_of
 from chapar.model.change import Change
 from chapar.model.event import CursorGone, Event, EventPage, Position
+from chapar.model.message import Message, Status
 from chapar.model.principal import Principal, Scope
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
@@ -29,7 +30,13 @@ _READERS: Final = 2  # listeners for which pages are read of their own at a time
 _NEW_END: Final = 60_000  # ms after which the place of those who wait is named anew, where nothing happens
 _DAY: Final = 86_400_000  # ms
 
+_KEPT_FOR: Final = 4  # kinds of listeners for which what a page is to them is kept
+_PIECE: Final = 32 * 1024  # bytes that are written at a time
+_MOST_LEFT: Final = 4 * 1024 * 1024  # bytes of messages that are kept until their changes are read, roughly …
+_FIXED: Final = 1000  # … of which each has so many besides its texts
+
 _Key = tuple[str, str, int, int]
+_Messages = dict[tuple[str | None, int, Status | None], Message]
 
 
 class Wanted(NamedTuple):
@@ -62,15 +69,77 @@ class Wanted(NamedTuple):
         return self.principal.reach.covers(event.imei, operation)
 
 
-class Batch:
-    """Some events that follow each other, and how they are written, once that has been asked for."""
+Write = Callable[[Event], bytes]
+"""Makes an event into what is sent."""
 
-    __slots__ = ("end", "events", "written")
+
+class Batch:
+    """Some events that follow each other, each of which is written once, for all who want it."""
+
+    __slots__ = ("_written", "_written_for", "end", "events")
 
     def __init__(self, page: EventPage) -> None:
         self.events = page.events
         self.end = page.end
-        self.written: list[bytes | None] = [None] * len(page.events)
+        self._written: list[bytes | None] = [None] * len(page.events)
+        self._written_for: dict[Wanted, Sequence[bytes]] = {}
+
+    def pieces(self, wanted: Wanted, write: Write) -> Sequence[bytes]:
+        """Return what a listener is sent of these events, in pieces of 32 KiB or one event."""
+        found = self._written_for.get(wanted)
+        if found is None:
+            found = self._pieces(wanted, write)
+            if len(self._written_for) < _KEPT_FOR:  # most listeners want the same: what is in their key's reach
+                self._written_for[wanted] = found
+        return found
+
+    def _pieces(self, wanted: Wanted, write: Write) -> Sequence[bytes]:
+        pieces: list[bytes] = []
+        piece: list[bytes] = []
+        size = 0
+        for place, event in enumerate(self.events):
+            if not wanted.covers(event):
+                continue
+            written = self._written[place]
+            if written is None:
+                written = self._written[place] = write(event)
+            piece.append(written)
+            size += len(written)
+            if size >= _PIECE:
+                pieces.append(b"".join(piece))
+                piece, size = [], 0
+        if piece:
+            pieces.append(b"".join(piece))
+        return pieces
+
+
+class _Left:
+    """Messages as commits of this process have left them, until the page with their changes is read.
+
+    So the feed reads from the database only what others have changed, and what came faster than it reads.
+    """
+
+    def __init__(self) -> None:
+        self._before: _Messages = {}
+        self._now: _Messages = {}
+        self._size = 0
+
+    def note(self, changes: Sequence[Change]) -> None:
+        """Keep the messages of a commit, as far as there is room."""
+        for change in changes:
+            message = change.message
+            if message is not None and self._size < _MOST_LEFT:
+                self._size += _FIXED + len(message.params or "") + len(message.reply or "")
+                self._now[change.id, change.at, change.after] = message
+
+    def turn(self) -> None:
+        """Forget what was noted before the last turn."""
+        self._before, self._now, self._size = self._now, {}, 0
+
+    def by(self, event: Event) -> Message | None:
+        """The message as an event left it; None: not known."""
+        key = event.id, event.at, event.status
+        return self._now.get(key) or self._before.get(key)
 
 
 class Feed:
@@ -94,10 +163,13 @@ class Feed:
         self._end: Position | None = None  # of the last page; None: nobody listens yet
         self._recent: OrderedDict[_Key, Batch] = OrderedDict()  # by where they begin
         self._kept_events = 0
+        self._left = _Left()
         self.is_stopping = False  #: whether listeners are to go elsewhere
 
-    def received(self, _changes: Sequence[Change]) -> None:
-        """Note that this process has committed something."""
+    def received(self, changes: Sequence[Change]) -> None:
+        """Note what this process has committed."""
+        if self._listeners:
+            self._left.note(changes)
         self._news.set()
 
     async def run(self) -> None:
@@ -197,13 +269,14 @@ class Feed:
             self._news.clear()
             read_at = loop.time()
             generation = self._generation
-            page = await self._log.news(self._end, partial(_is_wanted, tuple(self._wanted)))
+            page = await self._log.news(self._end, partial(_is_wanted, tuple(self._wanted)), self._left.by)
             if generation != self._generation:
                 continue
             if page.events or page.end.at - self._end.at > _NEW_END:
                 self._add(page)
             if page.has_more:
                 continue
+            self._left.turn()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_READ_EVERY):
                     await self._news.wait()
@@ -227,6 +300,7 @@ class Feed:
         """Forget what nobody needs before the next listener comes."""
         if not self._listeners:
             self._forget_pages()
+            self._left = _Left()
             self._end = None
 
     def _forget_pages(self) -> None:

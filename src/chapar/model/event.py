@@ -62,6 +62,13 @@ class Event(NamedTuple):
     since: int | None = None  #: since when it has that state, ms since the epoch
     evidence: str | None = None  #: the ground on which that is believed
 
+    def about(self, message: Message) -> "Event":
+        """The same event with the message that it is about. Not by `_replace`, which costs three times as much."""
+        return Event._make((*self[:_BEFORE_MESSAGE], message, *self[_BEFORE_MESSAGE + 1 :]))
+
+
+_BEFORE_MESSAGE: Final = Event._fields.index("message")
+
 
 class EventPage(NamedTuple):
     """Some events that follow each other."""

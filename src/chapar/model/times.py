@@ -46,7 +46,9 @@ def rfc3339(milliseconds: int | None) -> str | None:
     """`2026-11-24T06:30:00.004Z`: UTC with milliseconds. A time out of range is shown as the nearest one within it."""
     if milliseconds is None:
         return None
-    seconds, rest = divmod(_taken(milliseconds), 1000)
+    if not 0 <= milliseconds <= LATEST:
+        milliseconds = _taken(milliseconds)
+    seconds, rest = divmod(milliseconds, 1000)
     return f"{_up_to_seconds(seconds)}.{rest:03}Z"
 
 

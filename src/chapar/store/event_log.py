@@ -5,7 +5,7 @@ two snapshots are in the order of their numbers, and never change any more, so e
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
@@ -62,6 +62,12 @@ _FROM: Final = {
 Wants = Callable[[Event], bool]
 """Whether somebody may want an event, as far as it says without its message."""
 
+Known = Callable[[Event], Message | None]
+"""The message as an event left it, where that is known without reading it."""
+
+_TYPES: Final = {status.value: type_of(status) for status in Status}
+_STATUSES: Final = {status.value: status for status in Status}
+
 
 class _Bounds(NamedTuple):
     """The rows that the log has."""
@@ -83,12 +89,12 @@ class EventLog:
         """The place behind all that there is; raises StoreUnavailable."""
         return await self._lookups.read(_end)
 
-    async def news(self, after: Position, wants: Wants | None = None) -> EventPage:
+    async def news(self, after: Position, wants: Wants | None = None, known: Known | None = None) -> EventPage:
         """Some of what follows a place, up to now; raises StoreUnavailable.
 
-        Messages are read for those events that somebody `wants`.
+        Messages that are not `known` are read for those events that somebody `wants`.
         """
-        return await self._lookups.read(lambda connection: _read(connection, after, None, wants))
+        return await self._lookups.read(lambda connection: _read(connection, after, None, _Sources(wants, known)))
 
     async def past(self, after: Position, until: Position) -> EventPage:
         """Some of what follows a place, up to another one; raises CursorGone, StoreUnavailable."""
@@ -139,16 +145,28 @@ def _read_past(connection: Connection, after: Position, until: Position) -> Even
     return _read(connection, after, until)
 
 
-def _read(connection: Connection, after: Position, until: Position | None, wants: Wants | None = None) -> EventPage:
+class _Sources(NamedTuple):
+    """Sources of the messages of a page."""
+
+    wants: Wants | None = None  # None: all events are wanted
+    known: Known | None = None
+
+
+_ALL_FROM_TABLE: Final = _Sources()
+
+
+def _read(
+    connection: Connection, after: Position, until: Position | None, sources: _Sources = _ALL_FROM_TABLE
+) -> EventPage:
     if connection.dialect.name != "postgresql":
         last = WHOLE << 30 if until is None else until.seq
         first = after.seq + 1 if after.item == WHOLE else after.seq
-        return _page(connection, after, run_on_driver(connection, _UP_TO, (first, last)).fetchall(), None, wants)
+        return _page(connection, after, run_on_driver(connection, _UP_TO, (first, last)).fetchall(), None, sources)
     if not after.is_at_end:
         # The rest of what its snapshots are about.
         snapshots = (after.before, after.before, after.upto)
         rows = run_on_driver(connection, _BETWEEN, (after.seq, *snapshots)).fetchall()
-        page = _page(connection, after, rows, _end_of(after.upto, after.at), wants)
+        page = _page(connection, after, rows, _end_of(after.upto, after.at), sources)
         if page.events:
             return page
     at_end = _end_of(after.upto, after.at)
@@ -160,12 +178,12 @@ def _read(connection: Connection, after: Position, until: Position | None, wants
     if first is None:
         return EventPage(after, [], end)
     rows = run_on_driver(connection, _BETWEEN, (first, after.upto, after.upto, target.upto)).fetchall()
-    page = _page(connection, Position(after.upto, target.upto, first, 0, 0), rows, end, wants)
+    page = _page(connection, Position(after.upto, target.upto, first, 0, 0), rows, end, sources)
     return page._replace(start=after)
 
 
 def _page(
-    connection: Connection, after: Position, rows: Sequence[Any], end: Position | None, wants: Wants | None
+    connection: Connection, after: Position, rows: Sequence[Any], end: Position | None, sources: _Sources
 ) -> EventPage:
     """The page that begins behind a place, in the rows that follow it. `end`: the place behind the last of them all."""
     events: list[Event] = []
@@ -183,7 +201,7 @@ def _page(
         place = Position(after.before, after.upto, seq, WHOLE, at)
     if not has_more and end is not None:
         place = end
-    whole = _with_messages(connection, events, wants)
+    whole = _with_messages(connection, events, sources)
     if len(whole) < len(events):
         return EventPage(after, whole, whole[-1].position, has_more=True)
     return EventPage(after, whole, place, has_more=has_more)
@@ -194,27 +212,27 @@ def _event(item: Sequence[Any], place: Position) -> Event:
         _, imei, _, after, since, evidence = item
         return Event(PRESENCE, place.at, imei, place, None, state=State(after), since=since, evidence=evidence)
     id_, imei, _, after, reason, at, attempts = item
-    return Event(type_of(after), at, imei, place, id_, status=Status(after), reason=reason, attempts=attempts)
+    return Event(_TYPES[after], at, imei, place, id_, None, _STATUSES[after], reason, attempts)
 
 
-def _with_messages(connection: Connection, events: Sequence[Event], wants: Wants | None) -> list[Event]:
+def _with_messages(connection: Connection, events: Sequence[Event], sources: _Sources) -> list[Event]:
     """The events with the messages that they are about: as many of the first as are not too large together."""
     found: dict[str, Message] = {}
     whole: list[Event] = []
     size = 0
     for first in range(0, len(events), _LOOKED_UP):
         some = events[first : first + _LOOKED_UP]
-        wanted = some if wants is None else filter(wants, some)
-        unknown = {event.id for event in wanted if event.id is not None and event.id not in found}
-        found |= _look_up(connection, unknown)
-        for event in some:
-            message = None if event.id is None else found.get(event.id)
+        known = [None if event.id is None or sources.known is None else sources.known(event) for event in some]
+        unknown = [event for event, message in zip(some, known, strict=True) if message is None]
+        wanted = unknown if sources.wants is None else filter(sources.wants, unknown)
+        found |= _look_up(connection, {event.id for event in wanted if event.id is not None and event.id not in found})
+        for event, left in zip(some, known, strict=True):
+            message = left or _as_of(event, found)
             if message is not None:
                 size += _FIXED + len(message.params or "") + len(message.reply or "") + len(message.micro_op)
-                event = event._replace(message=_as_of(event, message))  # noqa: PLW2901 - the same event
             if size > MOST_BYTES and whole:
                 return whole
-            whole.append(event)
+            whole.append(event if message is None else event.about(message))
     return whole
 
 
@@ -225,14 +243,14 @@ def _look_up(connection: Connection, ids: Iterable[str]) -> dict[str, Message]:
     return {message.id: message for message in (to_message(tuple(row)) for row in rows)}
 
 
-def _as_of(event: Event, message: Message) -> Message:
-    """The message with the state that an event made."""
+def _as_of(event: Event, found: Mapping[str, Message]) -> Message | None:
+    """The message that an event is about, with the state that it made."""
+    message = None if event.id is None else found.get(event.id)
+    if message is None or event.status is None:
+        return None
     attempts = message.attempts if event.attempts is None else event.attempts
-    if event.status is None or (message.status, message.reason, message.attempts) == (
-        event.status,
-        event.reason,
-        attempts,
-    ):
+    state = event.status, event.reason, attempts
+    if (message.status, message.reason, message.attempts) == state:
         return message
     return message._replace(status=event.status, reason=event.reason, attempts=attempts)
 

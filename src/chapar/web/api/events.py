@@ -33,7 +33,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 HEARTBEAT: Final = 15.0  # seconds without anything else after which a comment says that the stream is there
 SEND_TIMEOUT: Final = 10.0  # seconds in which a listener has to take the next piece
-PIECE: Final = 16 * 1024  # bytes that are written at a time
 
 _MEDIA_TYPE: Final = "text/event-stream"
 _LAST_EVENT_ID: Final = "Last-Event-ID"
@@ -289,16 +288,8 @@ class EventStream(Response):
                 raise _Cut("gone", _GONE.format(oldest=gone.oldest)) from None
             if batch is None:
                 raise _Cut("stopping", _STOPPING)
-            pieces, size = [], 0
-            for place, event in enumerate(batch.events):
-                if self._wanted.covers(event):
-                    pieces.append(written := _written(batch, place))
-                    size += len(written)
-                    if size >= PIECE:
-                        await self._write(send, b"".join(pieces))
-                        pieces, size = [], 0
-            if pieces:
-                await self._write(send, b"".join(pieces))
+            for piece in batch.pieces(self._wanted, event_bytes):
+                await self._write(send, piece)
             self._place = batch.end
             if loop.time() >= self._beat_at:
                 await self._beat(send)
@@ -354,14 +345,6 @@ class _Ending:
 async def _hang_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _written(batch: Batch, place: int) -> bytes:
-    """An event of a batch as it is sent; made once for all listeners."""
-    found = batch.written[place]
-    if found is None:
-        found = batch.written[place] = event_bytes(batch.events[place])
-    return found
 
 
 def event_bytes(event: Event) -> bytes:

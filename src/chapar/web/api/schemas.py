@@ -478,7 +478,9 @@ def message_view(message: Message) -> dict[str, object]:
 
 def message_json(message: Message, **further: object) -> bytes:
     """A message as `MessageView` documents it, and what is shown with it. Parameters and replies are JSON already."""
-    written = to_json(message_view(message) | further)
+    view = message_view(message)
+    view.update(further)
+    written = to_json(view)
     # Within text, the quotes of these would be escaped. The later one first: parameters may hold its words.
     if message.reply is not None:
         written = written.replace(b'"reply":null', b'"reply":' + reply_json(message.reply).encode(), 1)
