@@ -41,6 +41,8 @@ POLICIES: Final[Mapping[tuple[str, str], str]] = {
     ("GET", "/reporting/all"): "messages:read",
     ("GET", "/reporting/summary"): "messages:read",
     ("GET", "/devices"): "devices:read",
+    ("GET", "/devices/export"): "devices:read",
+    ("POST", "/devices/import"): "devices:write",
     ("GET", "/devices/{imei}"): "devices:read",
     ("PUT", "/devices/{imei}"): "devices:write",
     ("DELETE", "/devices/{imei}"): "devices:write",
@@ -88,10 +90,11 @@ class Place:
                 path = path.format(imei=device)
                 assert self.http.put(f"/devices/{device}", json={}, headers=self.admin).is_success
                 body = {"name": "pump"} if method == "PUT" else None
-            case "/events":
-                path += "?follow=false"
-            case "/catalog/{micro_op}":
-                path = "/catalog/stop"
+            case "/devices/import":
+                table = {"content": f"imei\n{device}\n", "headers": headers | {"Content-Type": "text/csv"}}
+                return self.http.post(path, **table)
+            case "/events" | "/catalog/{micro_op}":
+                path = {"/events": "/events?follow=false"}.get(path, "/catalog/stop")
             case "/keys":
                 body = {"name": "new", "scopes": ["keys:write"], "devices": ["farm1-*"]}
             case "/keys/{id}/revoke" | "/keys/{id}/expire":
@@ -177,6 +180,10 @@ def test_a_device_of_others_is_neither_commanded_nor_seen(place: Place) -> None:
                 assert answer.json()["summary"] == {"403": 1}
             case (_, "/devices/{imei}" | "/devices/{imei}/queue/purge"):
                 assert (answer.status_code, problem_of(answer)["code"]) == (404, "device_not_found"), route
+                continue
+            case (_, "/devices/import"):
+                [row] = answer.json()["rows"]
+                assert (row["outcome"], row["code"]) == ("refused", "device_not_found")
                 continue
             case (_, "/keys/{id}/revoke" | "/keys/{id}/expire"):
                 pass

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from chapar.errors import NotSaved
 from chapar.model.acceptance import Addition
 from chapar.model.audit import Action, Entry
 from chapar.model.device import (
@@ -13,6 +14,7 @@ from chapar.model.device import (
     Device,
     DeviceFilters,
     DeviceQueue,
+    Edit,
     Evidence,
     Ground,
     Presence,
@@ -56,8 +58,16 @@ def entry(action: Action, imei: str, at: int = T) -> Entry:
 
 
 async def put(store: Store, imei: str, at: int = T, room: int = 100, **fields: Any) -> Registration:
-    device = Device(imei, **{"name": None, "profile": None, "labels": {}, "created_at": at} | fields)
-    return await store.devices.put(Put(device, entry(Action.DEVICE_PUT, imei, at), room), deadline())
+    said = {"name": None, "profile": None} | fields
+    edit = Edit(imei, said, said.pop("labels", {}), keeps_labels=False)
+    [registration] = await put_all(store, Put(edit, entry(Action.DEVICE_PUT, imei, at), room))
+    return registration
+
+
+async def put_all(store: Store, *puts: Put) -> list[Registration]:
+    done = await store.devices.put_all(puts, deadline())
+    assert not any(isinstance(each, NotSaved) for each in done)
+    return [each for each in done if isinstance(each, Registration)]
 
 
 async def ids(store: Store, at: int = T, **filters: Any) -> list[str]:
@@ -86,6 +96,26 @@ async def test_a_device_is_registered_described_anew_and_forgotten(store: Store)
     assert [each async for each in store.presences.tracks()] == []
     said = [(each.action, each.imei) for each in await entries(store)]
     assert said == [("device_put", "pump"), ("device_put", "pump"), ("device_forgotten", "pump")]
+
+
+async def test_many_are_put_in_one_commit_one_after_the_other(store: Store) -> None:
+    def edited(imei: str, at: int, **fields: str) -> Put:
+        return Put(Edit(imei, {}, fields), entry(Action.DEVICE_PUT, imei, at), 3)
+
+    made = await put_all(
+        store, edited("a", T), edited("b", T, x="1"), edited("c", T), edited("d", T), edited("b", T + 1)
+    )
+    assert made == [*[Registration.MADE] * 3, Registration.NO_ROOM, Registration.UNCHANGED]
+    later = edited("b", T + 2, y="پمپ"), edited("a", T + 2), edited("b", T + 3, x="2"), edited("d", T + 3)
+    done = await put_all(store, *later)
+    assert done == [Registration.CHANGED, Registration.UNCHANGED, Registration.CHANGED, Registration.NO_ROOM]
+    known, count = await store.devices.described(["b", "a", "nobody"])
+    assert count == 3
+    assert known == {"a": Device("a", None, None, {}, T), "b": Device("b", None, None, {"x": "2", "y": "پمپ"}, T)}
+    assert [each.imei for each in await entries(store)] == ["a", "b", "c", "b", "b"]
+    again = await put_all(store, later[2])
+    assert again == [Registration.CHANGED], "it is repeated, because its answer was lost"
+    assert len(await entries(store)) == 5
 
 
 async def test_what_is_repeated_because_its_answer_was_lost_is_in_the_trail_once(store: Store) -> None:

@@ -13,7 +13,7 @@ from chapar.devices import presence
 from chapar.devices.presence import AT_ONCE, Presences
 from chapar.link.publication import Delivery
 from chapar.link.topics import DeviceTopics
-from chapar.model.device import GRACE, Device, DeviceFilters, KnownDevice
+from chapar.model.device import GRACE, DeviceFilters, Edit, KnownDevice
 from chapar.model.principal import EVERYWHERE
 from chapar.store.devices import Put, find, page
 from chapar.store.presences import Noted, StoredPresences
@@ -71,8 +71,7 @@ class Bench:
             await asyncio.sleep(0)
 
     async def put(self, imei: str) -> None:
-        device = Device(imei, None, None, {}, self.clock.now())
-        await self.store.devices.put(Put(device, entry_about(imei), 1000), 1.0)
+        await self.store.devices.put_all([Put(Edit(imei, {}, {}), entry_about(imei), 1000)], 1.0)
 
     def known(self, imei: str) -> KnownDevice | None:
         return self.store.database.read(lambda connection: find(connection, imei, EVERYWHERE, self.clock.now()))

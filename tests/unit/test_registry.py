@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from chapar.devices import registry as module
 from chapar.devices.registry import Description, Registry
-from chapar.errors import DeviceNotFound, DevicesExhausted, NotSaved
+from chapar.errors import DeviceNotFound, DevicesExhausted, FieldInvalid, NotSaved
 from chapar.model.audit import AuditFilters
-from chapar.model.device import DeviceFilters, PresenceCounts, Registration, State
+from chapar.model.device import DeviceFilters, Edit, PresenceCounts, Registration, State
 from chapar.model.message import Profile, Status
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from support.callers import CALLER
@@ -39,11 +40,12 @@ class Bench:
     def __init__(self) -> None:
         self.store: Any = MemoryStore()
         self.seen: Any = Seen()
+        self.clock = FakeClock()
         self.registry = Registry(
             self.store.devices,
             self.store.purges,
             self.seen,
-            FakeClock(),
+            self.clock,
             default_profile=Profile.CHAPAR,
             max_devices=3,
             patience=1.0,
@@ -156,3 +158,68 @@ async def test_what_is_not_saved_is_not_taken_for_done(bench: Bench) -> None:
     with pytest.raises(NotSaved):
         await bench.registry.put(CALLER, "a", PLAIN)
     assert bench.seen.noted == []
+
+
+def edit(imei: str, *, keeps_labels: bool = True, labels: Any = None, **fields: str | None) -> Edit:
+    return Edit(imei, fields, labels or {}, keeps_labels)
+
+
+async def both(bench: Bench, *edits: Edit, made: int = 0, caller: Caller = CALLER) -> list[Any]:
+    """What becomes of edits, which must be what was foreseen."""
+    foreseen = await bench.registry.foresee(caller, edits, made)
+    done = await bench.registry.edit(caller, edits)
+    assert list(map(str, foreseen)) == list(map(str, done))
+    return done
+
+
+async def test_many_are_described_as_far_as_they_are_named_and_what_would_become_of_them_is_known(bench: Bench) -> None:
+    described = Description("pump", Profile.TEXT, {"farm": "1", "zone": "2"})
+    await bench.registry.put(CALLER, "a", described)
+    bench.clock.at += 1
+    done = await both(
+        bench,
+        edit("a", labels={"zone": None, "crop": "wheat"}),
+        edit("b", name="new"),
+        edit("c", labels={str(number): "" for number in range(17)}),
+    )
+    assert done[:2] == [Registration.CHANGED, Registration.MADE]
+    assert isinstance(done[2], FieldInvalid)
+    bench.clock.at += 1
+    assert await both(bench, edit("b", name="newer"), edit("a", profile="text")) == [
+        Registration.CHANGED,
+        Registration.UNCHANGED,
+    ]
+    device = (await bench.registry.find(CALLER, "a")).device
+    assert (device.name, device.profile, device.labels) == ("pump", "text", {"farm": "1", "crop": "wheat"})
+    assert (await bench.registry.find(CALLER, "b")).device.name == "newer"
+    bench.clock.at += 1
+    again = await both(bench, edit("a", keeps_labels=False), edit("b", name="newer"), edit("b", name="old"))
+    assert again[:2] == [Registration.CHANGED, Registration.UNCHANGED]
+    assert again[2] is Registration.CHANGED
+    assert (await bench.registry.find(CALLER, "a")).device.labels == {}
+    assert bench.seen.noted.count(("registered", "b")) == 4
+    assert [imei for _, _, imei in await bench.entries()].count("b") == 3, "what changes nothing is in no trail"
+
+
+async def test_none_is_made_beyond_the_room_nor_out_of_reach(bench: Bench) -> None:
+    done = await both(bench, *(edit(f"farm{number}-x") for number in range(4)), caller=NARROW)
+    assert [type(each) for each in done] == [DeviceNotFound, Registration, DeviceNotFound, DeviceNotFound]
+    bench.clock.at += 1
+    done = await both(bench, *(edit(f"more-{number}") for number in range(3)), edit("farm1-x", name="known"))
+    assert isinstance(done[2], DevicesExhausted)
+    assert done[3] is Registration.CHANGED
+    [foreseen] = await bench.registry.foresee(CALLER, [edit("z")], made=0)
+    assert isinstance(foreseen, DevicesExhausted)
+    await bench.registry.forget(CALLER, "more-0")
+    assert await bench.registry.foresee(CALLER, [edit("z")], made=0) == [Registration.MADE]
+    [foreseen] = await bench.registry.foresee(CALLER, [edit("z")], made=1)
+    assert isinstance(foreseen, DevicesExhausted)
+
+
+async def test_all_devices_that_fit_are_given_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for imei in "abc":
+        await bench.registry.put(CALLER, imei, PLAIN)
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    parts = [[known.device.imei for known in part] async for part in bench.registry.all(CALLER, DeviceFilters())]
+    assert parts == [["a", "b"], ["c"]]
+    assert [part async for part in bench.registry.all(NARROW, DeviceFilters())] == [[]]

@@ -33,6 +33,7 @@ from chapar.delivery.retention import Forgetting
 from chapar.delivery.waiting import Waiters
 from chapar.devices.catalog import NO_CATALOG, Catalog
 from chapar.devices.catalog_file import load_catalog
+from chapar.devices.importing import Importing
 from chapar.devices.presence import Presences
 from chapar.devices.registry import Registry
 from chapar.events.feed import Feed
@@ -48,6 +49,7 @@ from chapar.runtime.supervision import supervised
 from chapar.store.store import Store, open_store
 from chapar.web.api.audit import audit_router
 from chapar.web.api.catalog import catalog_router
+from chapar.web.api.device_files import device_files_router
 from chapar.web.api.devices import devices_router
 from chapar.web.api.documentation import documented_api
 from chapar.web.api.events import events_router
@@ -103,6 +105,7 @@ class Running(NamedTuple):
     explaining: Explaining
     registry: Registry
     catalog: Catalog
+    importing: Importing
     door: Door
     keyring: Keyring
     trail: AuditTrail
@@ -113,11 +116,13 @@ class Running(NamedTuple):
 def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp:
     """The HTTP API, behind everything that a request passes first."""
     remove_abandoned_parts()
+    spreadsheets = Spreadsheets()
     routers = [
         messaging_router(running.messaging, running.cancellation, running.reporting, limits),
-        reporting_router(running.reporting, Spreadsheets()),
+        reporting_router(running.reporting, spreadsheets),
         replies_router(running.replying),
         explanations_router(running.explaining),
+        device_files_router(running.registry, running.importing, spreadsheets, limits),
         devices_router(running.registry),
         catalog_router(running.catalog),
         health_router(running.monitor.readiness, running.monitor.exposition),
@@ -375,6 +380,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     Explaining(store.evidence, link, clock, process, receiver.receives_life),
                     registry,
                     catalog,
+                    Importing(registry),
                     door,
                     keyring,
                     AuditTrail(store.trail),

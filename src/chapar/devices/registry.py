@@ -1,18 +1,29 @@
 """The devices that are known: find them, register and describe them, forget them, withdraw what waits for one."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from chapar.devices.presence import Presences
-from chapar.errors import DeviceNotFound, DevicesExhausted
+from chapar.errors import ChaparError, DeviceNotFound, DevicesExhausted, FieldInvalid, NotSaved, Phrase
 from chapar.model.audit import PURGED, Action, Entry
-from chapar.model.device import Device, DeviceFilters, DevicePage, KnownDevice, PresenceCounts, Registration
+from chapar.model.device import (
+    MAX_LABELS,
+    DeviceFilters,
+    DevicePage,
+    Edit,
+    KnownDevice,
+    PresenceCounts,
+    Registration,
+    registration,
+)
 from chapar.model.message import Message, Profile
 from chapar.model.principal import Caller
 from chapar.runtime.clock import Clock
 from chapar.store.devices import Devices, Put
 from chapar.store.purges import Purge, Purges
+
+_AT_ONCE: Final = 1000  # devices of a list
 
 
 class Description(NamedTuple):
@@ -52,6 +63,16 @@ class Registry:
         page = await self._devices.page(within, after=after, limit=limit, now=self._clock.now())
         return page._replace(devices=list(map(self._up_to_date, page.devices)))
 
+    async def all(self, caller: Caller, filters: DeviceFilters) -> AsyncIterator[list[KnownDevice]]:
+        """All devices that fit, in the order of their ids, in lists of bounded size; raises StoreUnavailable."""
+        after: str | None = None
+        while True:
+            page = await self.page(caller, filters, after=after, limit=_AT_ONCE)
+            yield page.devices
+            after = page.next
+            if after is None:
+                return
+
     async def find(self, caller: Caller, imei: str) -> KnownDevice:
         """All that is known of a device; raises StoreUnavailable."""
         reach = caller.principal.reach
@@ -77,15 +98,44 @@ class Registry:
 
         Raises DevicesExhausted, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
-        self._check(caller, imei)
-        now = self._clock.now()
-        device = Device(imei, description.name, description.profile, description.labels, now)
-        entry = self._entry(caller, Action.DEVICE_PUT, imei)
-        registration = await self._devices.put(Put(device, entry, self._max_devices), self._deadline())
-        if registration is Registration.NO_ROOM:
-            raise DevicesExhausted(self._max_devices)
-        self._presences.registered(imei)
-        return await self.find(caller, imei), registration
+        fields = {"name": description.name, "profile": description.profile}
+        [done] = await self.edit(caller, [Edit(imei, fields, description.labels, keeps_labels=False)])
+        if isinstance(done, ChaparError):
+            raise done
+        return await self.find(caller, imei), done
+
+    async def edit(self, caller: Caller, edits: Sequence[Edit]) -> list[Registration | ChaparError]:
+        """Register or describe many devices, one after the other, in one commit; gives what became of each.
+
+        Raises NotSaved, OutcomeUnknown.
+        """
+        reach = caller.principal.reach
+        within = [edit for edit in edits if reach.covers_device(edit.imei)]
+        puts = [Put(edit, self._entry(caller, Action.DEVICE_PUT, edit.imei), self._max_devices) for edit in within]
+        done = iter(await self._devices.put_all(puts, self._deadline()))
+        ends = [self._end(edit, next(done) if reach.covers_device(edit.imei) else None) for edit in edits]
+        for edit, end in zip(edits, ends, strict=True):
+            if isinstance(end, Registration):
+                self._presences.registered(edit.imei)
+        return ends
+
+    async def foresee(self, caller: Caller, edits: Sequence[Edit], made: int) -> list[Registration | ChaparError]:
+        """Give what `edit` would after it had registered `made` other devices; raises StoreUnavailable."""
+        known, count = await self._devices.described([edit.imei for edit in edits])
+        room, now = self._max_devices - count - made, self._clock.now()
+        ends = []
+        for edit in edits:
+            if not caller.principal.reach.covers_device(edit.imei):
+                ends.append(self._end(edit, None))
+                continue
+            before = known.get(edit.imei)
+            after = edit.of(before, now)
+            result = registration(before, after, room)
+            if result in (Registration.MADE, Registration.CHANGED):
+                known[edit.imei] = after
+                room -= before is None
+            ends.append(self._end(edit, result))
+        return ends
 
     async def forget(self, caller: Caller, imei: str) -> None:
         """Forget a device and all that is known of it, but for its messages; it may register itself anew.
@@ -105,6 +155,18 @@ class Registry:
         self._check(caller, imei)
         entry = self._entry(caller, Action.CANCELLED, imei)._replace(detail=PURGED)
         return await self._purges.purge(Purge(entry, caller.principal.reach), self._patience)
+
+    def _end(self, edit: Edit, end: Registration | NotSaved | None) -> Registration | ChaparError:
+        """The end of an edit as its caller is to see it; None: the device is out of reach."""
+        match end:
+            case None:
+                return DeviceNotFound(edit.imei)
+            case Registration.NO_ROOM:
+                return DevicesExhausted(self._max_devices)
+            case Registration.LABELS_EXHAUSTED:
+                return FieldInvalid("labels", Phrase("rule.label_count", limit=MAX_LABELS))
+            case _:
+                return end
 
     def _check(self, caller: Caller, imei: str) -> None:
         if not caller.principal.reach.covers_device(imei):

@@ -27,6 +27,7 @@ ChaparError
 │   │   └── ParamsInvalid      … a parameter breaks a rule of the catalog
 │   ├── BodyMalformed        … the body is not JSON in UTF-8
 │   ├── RowMalformed         … a row of the body is not CSV in UTF-8
+│   ├── TableMalformed       … a file is no table that can be imported
 │   ├── BodyTooLarge         … the body is larger than the limit
 │   ├── BodiesExhausted      … bodies of other requests take all the memory there is for them
 │   ├── BodyTooSlow          … the body did not arrive in time
@@ -54,6 +55,7 @@ ChaparError
 ├── KeyInFlight              the first request with this idempotency key has not been answered
 ├── KeyNotTaken              no idempotency key is taken here
 ├── SpreadsheetNotMade       a spreadsheet cannot be made now
+├── TableNotRead             the process that reads a table to import cannot be started
 ├── ConnectionsExhausted     as many connections are open as may be
 ├── NotSent                  the message was not sent and never will be
 │   ├── BrokerUnreachable    … the broker could not be reached
@@ -205,6 +207,8 @@ from chapar.errors.request import (
     RequestError,
     RowMalformed,
     SpreadsheetNotMade,
+    TableMalformed,
+    TableNotRead,
     TargetTooLong,
 )
 from chapar.errors.root import CATALOGS, Catalogs, ChaparError, Language, Phrase, Text, joined
@@ -335,6 +339,8 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "SubscriptionRefused",
+    "TableMalformed",
+    "TableNotRead",
     "TakenBack",
     "TargetTooLong",
     "Text",

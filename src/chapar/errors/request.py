@@ -129,6 +129,15 @@ class RowMalformed(RequestError):
 
 
 @dataclass(eq=False)
+class TableMalformed(RequestError):
+    """A file is no table that can be imported, or too large a one."""
+
+    code = "table_malformed"
+
+    cause: Phrase
+
+
+@dataclass(eq=False)
 class BodyTooLarge(RequestError):
     """The body is larger than the limit; reading stopped there."""
 
@@ -303,6 +312,15 @@ class SpreadsheetNotMade(ChaparError):
     code = "spreadsheet_not_made"
 
     cause: Phrase
+
+
+@dataclass(eq=False)
+class TableNotRead(ChaparError):
+    """The process that reads tables cannot be started."""
+
+    code = "table_not_read"
+
+    cause: str
 
 
 @dataclass(eq=False)

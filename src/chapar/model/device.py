@@ -63,6 +63,23 @@ class Device(NamedTuple):
     created_at: int  #: when it was registered, ms since the epoch
 
 
+class Edit(NamedTuple):
+    """A change to what is said of a device; the rest stays. Its text is checked already."""
+
+    imei: str
+    fields: Mapping[str, str | None]  #: `name` and `profile`, as far as they are named
+    labels: Mapping[str, str | None]  #: those that are named; None: it is removed
+    keeps_labels: bool = True  #: whether labels that are not named stay
+
+    def of(self, before: Device | None, at: int) -> Device:
+        """The device as it is described then; `before`: as it was, None where it is registered `at` this time."""
+        device = before or Device(self.imei, None, None, {}, at)
+        labels = {**(device.labels if self.keeps_labels else {}), **self.labels}
+        kept = {name: value for name, value in sorted(labels.items()) if value is not None}
+        name, profile = (self.fields.get(field, getattr(device, field)) for field in ("name", "profile"))
+        return device._replace(name=name, profile=profile, labels=kept)
+
+
 class Evidence(NamedTuple):
     """Knowledge of a device's presence, as it is stored. The fields are the columns of the table, in their order."""
 
@@ -127,7 +144,18 @@ class Registration(StrEnum):
 
     MADE = "made"
     CHANGED = "changed"  #: It was registered before, and is described anew.
+    UNCHANGED = "unchanged"  #: It was described so before.
     NO_ROOM = "no_room"  #: As many are registered as may be.
+    LABELS_EXHAUSTED = "labels_exhausted"  #: With those that stay, it would have more labels than a device may have.
+
+
+def registration(before: Device | None, after: Device, room: int) -> Registration:
+    """The end of describing a device so, where there is room for so many more."""
+    if len(after.labels) > MAX_LABELS:
+        return Registration.LABELS_EXHAUSTED
+    if before is None:
+        return Registration.MADE if room > 0 else Registration.NO_ROOM
+    return Registration.UNCHANGED if before == after else Registration.CHANGED
 
 
 def read_word(payload: bytes) -> Word:
@@ -229,9 +257,14 @@ def check_labels(labels: Mapping[str, str], field: str = "labels") -> dict[str, 
     if len(labels) > MAX_LABELS:
         raise FieldInvalid(field, Phrase("rule.label_count", limit=MAX_LABELS))
     for name, value in labels.items():
-        if not _is_label(name, value):
-            raise FieldInvalid(field, Phrase("rule.labels", name=MAX_LABEL_NAME, value=MAX_LABEL_VALUE))
+        check_label(name, value, field)
     return dict(sorted(labels.items()))
+
+
+def check_label(name: str, value: str, field: str = "labels") -> None:
+    """Raise FieldInvalid unless a label may be called so and have this value."""
+    if not _is_label(name, value):
+        raise FieldInvalid(field, Phrase("rule.labels", name=MAX_LABEL_NAME, value=MAX_LABEL_VALUE))
 
 
 def read_label(text: str, field: str = "label") -> tuple[str, str]:

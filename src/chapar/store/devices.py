@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from chapar.errors import ascii_digits
+from chapar.errors import NotSaved, ascii_digits
 from chapar.model.audit import Entry
 from chapar.model.device import (
     GRACE,
@@ -32,11 +32,13 @@ from chapar.model.device import (
     DeviceFilters,
     DevicePage,
     DeviceQueue,
+    Edit,
     KnownDevice,
     PresenceCounts,
     Registration,
     State,
     presence,
+    registration,
 )
 from chapar.model.message import OWED, UNFINISHED, Message, Status
 from chapar.model.principal import Reach
@@ -54,9 +56,9 @@ if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
 
 
 class Put(NamedTuple):
-    """A device as it is to be registered or described, and what the audit trail says of that."""
+    """A device that is to be registered or described anew, and what the audit trail says of that."""
 
-    device: Device
+    edit: Edit
     entry: Entry
     max_devices: int
 
@@ -69,9 +71,18 @@ class Devices:
         self._lookups = lookups
         self._reporters = reporters
 
-    async def put(self, put: Put, deadline: float) -> Registration:
-        """Register a device, or describe it anew; raises NotSaved, OutcomeUnknown."""
-        return await self._commits.one(PUT_DEVICE, put, deadline)
+    async def put_all(self, puts: Sequence[Put], deadline: float) -> list[Registration | NotSaved]:
+        """Register or describe many, one after the other, in one commit; raises NotSaved, OutcomeUnknown."""
+        return await self._commits.submit(PUT_DEVICE, puts, deadline)
+
+    async def described(self, imeis: Sequence[str]) -> tuple[dict[str, Device], int]:
+        """These devices, as far as they are registered, and the number of all there are; raises StoreUnavailable."""
+        return await self._lookups.read(
+            lambda connection: (
+                {imei: device for imei, (device, _) in _described(connection, imeis).items()},
+                _count(connection),
+            )
+        )
 
     async def delete(self, entry: Entry, deadline: float) -> bool:
         """Forget the device that the entry is about; whether it was registered. Raises NotSaved, OutcomeUnknown."""
@@ -230,13 +241,17 @@ def _known(connection: Connection, rows: Sequence[Row[Any]], reach: Reach, now: 
     queues = _queues(connection, [row.imei for row in rows], reach)
     return [
         KnownDevice(
-            Device(row.imei, row.name or None, row.profile, json.loads(row.labels), row.created_at),
+            _device(row),
             presence(evidence_in(row), now, down_since),
             row.seen_at,
             queues.get(row.imei, DeviceQueue(0, None)),
         )
         for row in rows
     ]
+
+
+def _device(row: Row[Any]) -> Device:
+    return Device(row.imei, row.name or None, row.profile, json.loads(row.labels), row.created_at)
 
 
 def _queues(connection: Connection, imeis: Sequence[str], reach: Reach) -> dict[str, DeviceQueue]:
@@ -273,32 +288,47 @@ def _without_clearing(scheduled: Select[Any]) -> Select[Any]:
 
 
 _PUT_DEVICE = put_all(devices, "name", "profile", "labels", "changed_at")
+_DESCRIBED = select(devices).where(devices.c.imei.in_(bindparam("imeis", expanding=True)))
 _COUNT = select(func.count()).select_from(devices)
 _FORGET = [delete(table).where(table.c.imei == bindparam("of_device")) for table in (devices, presences, sightings)]
 
 
+def _described(connection: Connection, imeis: Sequence[str]) -> dict[str, tuple[Device, int]]:
+    """These devices, as far as they are registered, and when each was last described anew."""
+    rows = connection.execute(_DESCRIBED, {"imeis": imeis})
+    return {row.imei: (_device(row), row.changed_at) for row in rows}
+
+
+def _count(connection: Connection) -> int:
+    return int(connection.execute(_COUNT).scalar_one())
+
+
 def _put(connection: Connection, puts: Sequence[Put]) -> Sequence[Registration]:
-    return [_put_one(connection, *put) for put in puts]
+    known = _described(connection, [put.edit.imei for put in puts])
+    count = _count(connection) if any(put.edit.imei not in known for put in puts) else 0
+    results, entries = [], []
+    for edit, entry, max_devices in puts:
+        before, changed_at = known.get(edit.imei, (None, entry.at))
+        after = edit.of(before, entry.at)
+        result = registration(before, after, max_devices - count)
+        if result in (Registration.MADE, Registration.CHANGED):
+            known[edit.imei] = after, entry.at
+            entries.append(entry)
+            count += before is None
+        if before is not None and changed_at == entry.at and result is not Registration.LABELS_EXHAUSTED:
+            # It is repeated, because its answer was lost; or comes in the same millisecond.
+            result = Registration.MADE if before.created_at == entry.at else Registration.CHANGED
+        results.append(result)
+    written = [_row(*known[imei]) for imei in dict.fromkeys(str(entry.imei) for entry in entries)]
+    if written:
+        connection.execute(_PUT_DEVICE[connection.dialect.name], written)
+        add_entries(connection, entries)
+    return results
 
 
-def _put_one(connection: Connection, device: Device, entry: Entry, max_devices: int) -> Registration:
-    before = connection.execute(select(devices).where(devices.c.imei == device.imei)).one_or_none()
-    if before is None and connection.execute(_COUNT).scalar_one() >= max_devices:
-        return Registration.NO_ROOM
-    values = {
-        "name": device.name or "",
-        "profile": device.profile,
-        "labels": json.dumps(device.labels, ensure_ascii=False),
-        "changed_at": entry.at,
-    }
-    is_new = before is None or before.created_at == before.changed_at == entry.at
-    is_done = before is not None and all(before._mapping[name] == value for name, value in values.items())  # noqa: SLF001 - documented
-    if not is_done:  # else it is repeated, because its answer was lost
-        connection.execute(
-            _PUT_DEVICE[connection.dialect.name], {"imei": device.imei, "created_at": entry.at, **values}
-        )
-        add_entries(connection, [entry])
-    return Registration.MADE if is_new else Registration.CHANGED
+def _row(device: Device, changed_at: int) -> dict[str, object]:
+    labels = json.dumps(device.labels, ensure_ascii=False)
+    return {**device._asdict(), "name": device.name or "", "labels": labels, "changed_at": changed_at}
 
 
 def _delete(connection: Connection, entries: Sequence[Entry]) -> Sequence[bool]:

@@ -133,7 +133,7 @@ class PurgedView(BaseModel):
     cancelled: int = Field(description="How many messages were cancelled.", examples=[3])
 
 
-class DevicesQuery(BaseModel):
+class DeviceConditions(BaseModel):
     """Conditions on devices; what is absent does not narrow."""
 
     presence: Annotated[State | None, WithJsonSchema({"type": "string", "enum": list(State)})] = Field(
@@ -150,15 +150,6 @@ class DevicesQuery(BaseModel):
         str | None,
         WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": f"^[^{FORBIDDEN}]*$"}),
     ] = Field(None, min_length=1, max_length=MAX_NAME, description="Those with this in their id or name.")
-    cursor: Annotated[str | None, WithJsonSchema({"type": "string", "pattern": _CURSOR})] = Field(
-        None, pattern=_CURSOR, description="`next` of the page before."
-    )
-    limit: int = Field(
-        100,
-        ge=1,
-        le=MAX_PAGE,
-        description="Devices on a page, at most: it also ends at 256 KiB of text. Follow `next`.",
-    )
 
     def filters(self) -> DeviceFilters:
         """Return them as the registry takes them; raises FieldInvalid."""
@@ -170,6 +161,20 @@ class DevicesQuery(BaseModel):
             labels=tuple(map(read_label, self.label)),
             text=self.q,
         )
+
+
+class DevicesQuery(DeviceConditions):
+    """Conditions on devices, and the place of a page."""
+
+    cursor: Annotated[str | None, WithJsonSchema({"type": "string", "pattern": _CURSOR})] = Field(
+        None, pattern=_CURSOR, description="`next` of the page before."
+    )
+    limit: int = Field(
+        100,
+        ge=1,
+        le=MAX_PAGE,
+        description="Devices on a page, at most: it also ends at 256 KiB of text. Follow `next`.",
+    )
 
 
 _REGISTERED: Final[dict[int | str, dict[str, object]]] = {

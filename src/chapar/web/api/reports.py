@@ -3,7 +3,6 @@
 import codecs
 import csv
 import io
-import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from chapar.delivery.reports import Reporting
+from chapar.model.cells import guarded, without_formulas
 from chapar.model.message import Message
 from chapar.model.principal import Scope
 from chapar.model.report import Format
@@ -30,13 +30,6 @@ from chapar.web.http.entrance import AdmittedStream, Calling, GuardedRoute, allo
 from chapar.web.http.problems import answers
 
 _COLUMNS = tuple(MessageView.model_fields)
-
-# What a spreadsheet runs (OWASP, CSV injection): some read full-width signs alike, and drop what is not seen in front.
-_UNSEEN = r"[\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
-_SIGNS = "[=+@＝＋－＠-]"
-_FORMULA = re.compile(f"[\t\r\n]|{_UNSEEN}{_SIGNS}")
-# Where lists are separated by semicolons, a spreadsheet ends a cell there, whatever stands around it.
-_NEXT_FORMULA = re.compile(f';(?=(?:{_UNSEEN}")*{_UNSEEN}{_SIGNS})')
 
 
 def reporting_router(reporting: Reporting, spreadsheets: Spreadsheets) -> APIRouter:
@@ -82,7 +75,7 @@ def reporting_router(reporting: Reporting, spreadsheets: Spreadsheets) -> APIRou
             return SpreadsheetResponse(spreadsheets.made(caller, "messages", _COLUMNS, rows), _name_of(query.format))
         stream = _WRITERS[query.format](pages)
         if query.bom and query.format is Format.CSV:
-            stream = _with_bom(stream)
+            stream = with_bom(stream)
         return AdmittedStream(stream, media_type=query.format.media_type, headers=_name_of(query.format))
 
     @router.get(
@@ -110,18 +103,19 @@ async def _as_ndjson(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes
 
 
 async def _as_csv(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
-    yield _csv_line(_COLUMNS)
+    yield csv_line(_COLUMNS)
     async for page in pages:
-        async for chunk in in_chunks(_csv_line(_csv_cells(message)) for message in page):
+        async for chunk in in_chunks(csv_line(_csv_cells(message)) for message in page):
             yield chunk
 
 
 def csv_for_people(pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
     """Messages as CSV that a spreadsheet opens: with a byte order mark, and without formulas."""
-    return _with_bom(_as_csv(pages))
+    return with_bom(_as_csv(pages))
 
 
-async def _with_bom(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def with_bom(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same behind a byte order mark, without which a spreadsheet takes CSV for another encoding."""
     yield codecs.BOM_UTF8
     async for chunk in stream:
         yield chunk
@@ -130,10 +124,15 @@ async def _with_bom(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 _WRITERS: Final = {Format.JSON: _as_json, Format.NDJSON: _as_ndjson, Format.CSV: _as_csv}
 
 
+def file_name(subject: str, form: Format) -> str:
+    """Name a file that is made today."""
+    return f"chapar-{subject}-{datetime.now(UTC):%Y-%m-%d}.{form}"
+
+
 def _name_of(form: Format) -> dict[str, str]:
     """Name the download; a browser shows JSON, and saves the others."""
     kind = "inline" if form is Format.JSON else "attachment"
-    return {"Content-Disposition": f'{kind}; filename="chapar-messages-{datetime.now(UTC):%Y-%m-%d}.{form}"'}
+    return {"Content-Disposition": f'{kind}; filename="{file_name("messages", form)}"'}
 
 
 def _cells(message: Message) -> list[object]:
@@ -146,7 +145,8 @@ def _json_cells(message: Message) -> dict[str, str | None]:
     return {"params": message.params, "reply": None if message.reply is None else reply_json(message.reply)}
 
 
-def _csv_line(row: Sequence[object]) -> bytes:
+def csv_line(row: Sequence[object]) -> bytes:
+    """One row of CSV, its text in quotation marks."""
     text = io.StringIO()
     csv.writer(text, quoting=csv.QUOTE_NONNUMERIC).writerow(row)
     return text.getvalue().encode()
@@ -155,13 +155,5 @@ def _csv_line(row: Sequence[object]) -> bytes:
 def _csv_cells(message: Message) -> list[object]:
     view = message_view(message)
     for name, text in _json_cells(message).items():
-        view[name] = text and _NEXT_FORMULA.sub(r"\\u003b", text)  # JSON's own way to write it
-    return [_harmless(view[column]) for column in _COLUMNS]
-
-
-def _harmless(cell: object) -> object:
-    """Text of which a spreadsheet would run a part gets an apostrophe in front of that part."""
-    if not isinstance(cell, str):
-        return cell
-    text = _NEXT_FORMULA.sub(";'", cell)
-    return f"'{text}" if _FORMULA.match(text) else text
+        view[name] = text and without_formulas(text)
+    return [guarded(cell) if isinstance(cell := view[column], str) else cell for column in _COLUMNS]

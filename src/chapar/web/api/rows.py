@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from chapar.errors import BodyMalformed, FieldInvalid, Phrase, RowMalformed
+from chapar.model.cells import is_shortened
 from chapar.model.json_text import as_json, parse, shown
 from chapar.web.api.items import Steps, past
 from chapar.web.api.schemas import SendRequest
@@ -25,8 +26,6 @@ _EMPTY_ROWS: Final = re.compile(rb"(?:[ \t\r,;]*+\n)*+")
 # What JSON takes over without changing it: no leading zero, no exponent, no more digits than a double has.
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]{0,14})")
 _DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]{0,8})\.[0-9]{0,5}[1-9]")
-# 8.61234E+14: a spreadsheet took a long number for one to calculate with, and its last digits are gone.
-_SHORTENED: Final = re.compile(r"[0-9]([.,\u066b][0-9]+)?[eE]\+[0-9]+")
 
 
 class Columns:
@@ -66,7 +65,7 @@ class Columns:
             if not isinstance(given, dict) or given.keys() & params.keys():
                 raise FieldInvalid("params", Phrase("rule.repeated"))
             message["params"] = given | params
-        if isinstance(device := message.get("imei"), str) and _SHORTENED.fullmatch(device):
+        if isinstance(device := message.get("imei"), str) and is_shortened(device):
             raise FieldInvalid("imei", Phrase("rule.shortened"))
         return as_json(message)
 
