@@ -49,6 +49,8 @@ POLICIES: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/devices/{imei}/queue/purge"): "devices:write",
     ("GET", "/catalog"): SENDER,
     ("GET", "/catalog/{micro_op}"): SENDER,
+    ("POST", "/devices/{imei}/queue/pause"): "devices:write",
+    ("POST", "/devices/{imei}/queue/resume"): "devices:write",
     ("POST", "/keys"): "keys:write",
     ("GET", "/keys"): "keys:write",
     ("POST", "/keys/{id}/revoke"): "keys:write",
@@ -86,7 +88,7 @@ class Place:
                 body = message
             case "/messaging/bulk":
                 body = {"messages": [message]}
-            case "/devices/{imei}" | "/devices/{imei}/queue/purge":
+            case path if path.startswith("/devices/{imei}"):
                 path = path.format(imei=device)
                 assert self.http.put(f"/devices/{device}", json={}, headers=self.admin).is_success
                 body = {"name": "pump"} if method == "PUT" else None
@@ -178,7 +180,7 @@ def test_a_device_of_others_is_neither_commanded_nor_seen(place: Place) -> None:
                 assert (answer.status_code, problem_of(answer)["code"]) == (404, "message_not_found")
             case (_, "/messaging/bulk"):
                 assert answer.json()["summary"] == {"403": 1}
-            case (_, "/devices/{imei}" | "/devices/{imei}/queue/purge"):
+            case (_, path) if path.startswith("/devices/{imei}"):
                 assert (answer.status_code, problem_of(answer)["code"]) == (404, "device_not_found"), route
                 continue
             case (_, "/devices/import"):

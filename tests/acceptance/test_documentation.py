@@ -74,7 +74,7 @@ def test_every_operation_has_a_name_for_the_function_of_a_client(document: Any) 
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert all(
         re.fullmatch(
-            r"(send|list|show|explain|follow|cancel|resend|report|summarize|create|revoke|expire|put|forget|purge|import|export)_[a-z_]+",
+            r"(send|list|show|explain|follow|cancel|resend|report|summarize|create|revoke|expire|put|forget|purge|pause|resume|import|export)_[a-z_]+",
             name,
         )
         for name in names

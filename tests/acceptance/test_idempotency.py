@@ -105,6 +105,8 @@ def test_each_route_that_makes_something_takes_a_key_or_refuses_it(site: Site) -
     repeatable = {
         "/messaging/messages/{id}/cancel": "withdraws once, however often",
         "/devices/{imei}/queue/purge": "withdraws what waits when it comes",
+        "/devices/{imei}/queue/pause": "the first pause stands, however often",
+        "/devices/{imei}/queue/resume": "ends once, however often",
         "/keys/{id}/revoke": "ends once, however often",
         "/keys/{id}/expire": "gives the same end",
     }

@@ -19,6 +19,7 @@ CANARY: Final = "c4nary"
 OWN: Final = "farm1-pump"
 FULL: Final = "farm1-full"  # within reach, and full of what is not
 FOREIGN: Final = f"{CANARY}-dev"
+QUEUES: Final = [("POST", f"/queue/{verb}") for verb in ("pause", "resume", "purge")]
 UNKNOWN: Final = "01a20c84-57d5-7cc1-aaa1-65fb014696c7"
 TOMORROW: Final = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 SCOPES: Final = EVERY_SCOPE.split()
@@ -100,7 +101,7 @@ def test_a_device_of_others_is_not_there_and_keeps_what_waits(sight: Sight, acce
     for imei in (FOREIGN, FULL):
         assert sight.owner.put(f"/devices/{imei}", json={"name": CANARY if imei is FOREIGN else "full"}).is_success
     headers = {"Accept-Language": accept_language}
-    for method, path in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/queue/purge")):
+    for method, path in (("GET", ""), ("PUT", ""), ("DELETE", ""), *QUEUES):
         answer, unknown = (
             sight.narrow.request(
                 method, f"/devices/{imei}{path}", json={} if method == "PUT" else None, headers=headers
@@ -116,7 +117,7 @@ def test_a_device_of_others_is_not_there_and_keeps_what_waits(sight: Sight, acce
         assert answer.is_success, answer.text
         sight.hidden_in(answer, query)
     shown = sight.narrow.get(f"/devices/{FULL}").json()
-    assert shown["queue"] == {"depth": 0, "oldest": None}, "what waits for it is out of reach"
+    assert (shown["queue"]["depth"], shown["queue"]["oldest"]) == (0, None), "what waits for it is out of reach"
     assert sight.owner.get(f"/devices/{FULL}").json()["queue"]["depth"] == 2
     assert sight.narrow.post(f"/devices/{FULL}/queue/purge").json()["cancelled"] == 0
     for id_ in sight.foreign:

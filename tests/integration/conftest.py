@@ -24,6 +24,7 @@ _EMPTIED = (
     schema.processes,
     schema.replies,
     schema.devices,
+    schema.pauses,
     schema.presences,
     schema.sightings,
     schema.changes,

@@ -23,7 +23,7 @@ from chapar.store.migrations import check_schema, migrate
 from chapar.store.schema import audit, audit_hours, messages, metadata, sqlite_metadata
 from support.stores import add_one, new_message, open_store
 
-NEWEST = "0008"
+NEWEST = "0009"
 ON_POSTGRESQL = ("ix_audit_at", "ix_changes_tx")  # indexes that SQLite does without
 
 

@@ -31,11 +31,13 @@ from chapar.errors import (
 )
 from chapar.link.publication import Publication
 from chapar.model.acceptance import Addition
+from chapar.model.audit import Action
 from chapar.model.change import Change
 from chapar.model.message import Message, Status
 from chapar.model.queue import Lease, Taken
+from chapar.store.pauses import PauseQueue
 from support.fakes import EPOCH, LEASE, PROCESS, FakeClock, FakeLink, MemoryStore, dispatcher_of, until
-from support.stores import new_message
+from support.stores import entry_about, new_message
 from support.timers import Timers
 
 OTHER = "fedcba9876543210"  # another process
@@ -661,6 +663,39 @@ async def test_what_was_superseded_in_line_is_taken_back(bench: Bench) -> None:
     await bench.store.messages.add([Addition(newer)])
     after = await delivered
     assert (after.status, after.reason, after.superseded_by) == (Status.CANCELLED, "superseded", newer.id)
+
+
+async def paused(bench: Bench, imei: str = "A") -> None:
+    entry = entry_about(imei, Action.QUEUE_PAUSED)
+    assert await bench.store.pauses.pause(PauseQueue(entry, "Anna", None, 100), 30)
+    bench.dispatcher.look()
+
+
+async def test_what_is_in_line_for_a_paused_device_is_taken_back(bench: Bench) -> None:
+    bench.link.waits = True
+    plain, other, online = bench.taken(), bench.taken(imei="B"), bench.taken(condition="online")
+    async with bench.running():
+        for message in (plain, other, online):
+            bench.delivers(message)
+        await until(lambda: len(bench.link.waiting) == 3)
+        await paused(bench)
+        await until(lambda: bench.store.now(plain).reason == "paused")
+        after = bench.store.now(plain)
+        assert (after.status, after.attempts) == (Status.QUEUED, 0)
+        assert sorted(bench.link.waiting) == sorted([other.id, online.id]), "what never waits is gone soon"
+
+
+async def test_what_waits_behind_a_suspect_does_not_leave_once_its_device_is_paused(bench: Bench) -> None:
+    suspect = bench.queued("A")
+    await bench.again(suspect, LinkLost(SILENT))
+    held = bench.queued("C")
+    async with bench.running():
+        await until(lambda: suspect.id in bench.link.waiting)
+        await paused(bench, "C")
+        bench.departures.paused = {"C"}  # as the next look says, while the suspect is alone in flight
+        bench.link.answer(suspect.id, 0x00)
+        await until(lambda: bench.store.now(held).reason == "paused")
+    assert bench.link.ids[1:] == [suspect.id]
 
 
 async def test_what_was_superseded_behind_a_suspect_does_not_leave(bench: Bench) -> None:

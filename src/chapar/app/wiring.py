@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -34,6 +34,7 @@ from chapar.delivery.waiting import Waiters
 from chapar.devices.catalog import NO_CATALOG, Catalog
 from chapar.devices.catalog_file import load_catalog
 from chapar.devices.importing import Importing
+from chapar.devices.pausing import Pausing
 from chapar.devices.presence import Presences
 from chapar.devices.registry import Registry
 from chapar.events.feed import Feed
@@ -106,6 +107,7 @@ class Running(NamedTuple):
     registry: Registry
     catalog: Catalog
     importing: Importing
+    pausing: Pausing
     door: Door
     keyring: Keyring
     trail: AuditTrail
@@ -123,7 +125,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
         replies_router(running.replying),
         explanations_router(running.explaining),
         device_files_router(running.registry, running.importing, spreadsheets, limits),
-        devices_router(running.registry),
+        devices_router(running.registry, running.pausing),
         catalog_router(running.catalog),
         health_router(running.monitor.readiness, running.monitor.exposition),
         keys_router(running.keyring, running.cancellation),
@@ -209,6 +211,24 @@ def rules_of(settings: Settings, catalog: Catalog = NO_CATALOG) -> Rules:
         settings.contact_window,
         None if catalog is NO_CATALOG else catalog.check,
     )
+
+
+def devices_of(
+    settings: Settings, store: Store, presences: Presences, clock: Clock, look: Callable[[], None]
+) -> tuple[Registry, Pausing]:
+    """The devices that are known, and the pauses of their queues; `look` has the queue looked at."""
+    limit, patience = settings.max_devices, settings.publish_timeout
+    registry = Registry(
+        store.devices,
+        store.purges,
+        presences,
+        clock,
+        default_profile=settings.default_profile,
+        max_devices=limit,
+        patience=patience,
+    )
+    pausing = Pausing(store.devices, store.pauses, presences, clock, look, max_devices=limit, patience=patience)
+    return registry, pausing
 
 
 def presences_of(settings: Settings, store: Store, clock: Clock) -> Presences:
@@ -331,15 +351,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
             presence=DeviceTopics(settings.presence_topic),
             term=Term(process, settings.lease, settings.serves_alone),
         )
-        registry = Registry(
-            store.devices,
-            store.purges,
-            presences,
-            clock,
-            default_profile=settings.default_profile,
-            max_devices=settings.max_devices,
-            patience=settings.publish_timeout,
-        )
+        registry, pausing = devices_of(settings, store, presences, clock, dispatcher.look)
         monitor = Monitor(store.health, link, capacity, clock, metrics, receiver.state)
         outages = OutageRecorder(store.outages, link, clock, process)
         forgetting = Forgetting(
@@ -381,6 +393,7 @@ async def lifespan(settings: Settings, *, with_broker: bool = True) -> AsyncIter
                     registry,
                     catalog,
                     Importing(registry),
+                    pausing,
                     door,
                     keyring,
                     AuditTrail(store.trail),

@@ -315,7 +315,7 @@ class Sending:
                     self._dispatcher.deliver_direct(placed, call.waiting if call.wait is not Wait.NONE else None)
                 elif place.status in _IN_QUEUE:
                     self._capacity.queued()
-                return place.status in _ON_THE_WAY
+                return place.status in _ON_THE_WAY and place.reason != Reason.PAUSED  # nobody knows how long that is
             case Full(oldest):
                 shown = oldest if call.reach.operations == EVERYTHING else None
                 bound = self._rules.max_device_queue

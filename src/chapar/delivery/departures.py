@@ -1,6 +1,6 @@
 """Decide whether a message may leave now: by its device's order, this process's lease, and what may end sessions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from chapar.delivery.lease import ProcessLease
 from chapar.delivery.suspects import Suspects, Trial
@@ -20,6 +20,7 @@ class Departures:
         self._returning_before: dict[str, set[str]] = {}  # likewise, when the page was asked for
         self._went_back: set[str] = set()  # devices of which something went back since the page was asked for
         self._superseded: set[str] = set()  # messages that were superseded since then
+        self.paused: Collection[str] = ()  #: devices of which nothing may leave, as far as something is under way
 
     @property
     def takes_direct(self) -> bool:
@@ -30,7 +31,7 @@ class Departures:
         """Decide how a claimed message is tried now; `direct`: it never was in the queue."""
         if not self._lease.is_held:  # another may have taken it over
             return Trial.BACK
-        if message.id in self._superseded:  # while it waited for those of its page
+        if message.id in self._superseded or message.imei in self.paused:  # while it waited for those of its page
             return Trial.BACK
         # Nothing overtakes an earlier message of its device, but for what is urgent.
         is_behind = message.imei in self._returning or (not direct and message.imei in self._went_back)

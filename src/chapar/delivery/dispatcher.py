@@ -140,6 +140,10 @@ class Dispatcher:
         self._work.set()
         self._room.set()
 
+    def look(self) -> None:
+        """Look at the queue at once: something has changed there that no message says."""
+        self._work.set()
+
     async def drain(self) -> None:
         """Wait until every delivery under way has come to an end."""
         while self._under_way:
@@ -218,6 +222,7 @@ class Dispatcher:
             lanes, self._lanes = self._lanes, set()
             taken = await self._take(room, urgent, lanes)
             self._departures.page_taken(taken.messages)
+            self._hold_back()
             await self._deliver_page(taken.messages)
             # Room may have come while the look was under way that had none to offer.
             has_more = (room == 0 and self._link.up) or len(taken.messages) >= PAGE
@@ -227,7 +232,17 @@ class Dispatcher:
     async def _take(self, room: int, urgent: int, lanes: Collection[str] = ()) -> Taken:
         claim, now = f"{self._process}.{next(self._claims)}", self._clock.now()
         is_up = self._link.up
-        return await self._store.queue.take(claim, room, now, urgent=urgent, reaches_broker=is_up, lanes=lanes)
+        taken = await self._store.queue.take(claim, room, now, urgent=urgent, reaches_broker=is_up, lanes=lanes)
+        self._departures.paused = frozenset(taken.paused)
+        return taken
+
+    def _hold_back(self) -> None:
+        """Take back what the link has not sent of devices that are paused meanwhile; it waits in the queue then."""
+        paused = self._departures.paused
+        for delivery in [each for each in self._under_way if each.message.imei in paused] if paused else ():
+            # What never waits for its device is gone within seconds.
+            if delivery.message.condition != Condition.ONLINE and self._link.take_back(delivery.message.id):
+                self._goes_back(delivery)
 
     @property
     def _has_room(self) -> bool:

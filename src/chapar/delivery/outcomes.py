@@ -21,6 +21,7 @@ from chapar.errors import (
     PublicationExpired,
     PublicationInvalid,
     Quarantined,
+    QueuePaused,
     TakenBack,
 )
 from chapar.link.reason_codes import FIRST_FAILURE, NO_MATCHING_SUBSCRIBERS, TRANSIENT, reason_name, reason_slug
@@ -177,6 +178,7 @@ _REJECTIONS: Final[Mapping[str | None, type[NotSent]]] = {
     Reason.DEVICE_OFFLINE.value: DeviceOffline,
     Reason.PRESENCE_UNKNOWN.value: PresenceUnknown,
     Reason.DEVICE_BUSY.value: DeviceBusy,
+    Reason.PAUSED.value: QueuePaused,
 }
 
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from chapar.devices.presence import Presences
-from chapar.errors import ChaparError, DeviceNotFound, DevicesExhausted, FieldInvalid, NotSaved, Phrase
-from chapar.model.audit import PURGED, Action, Entry
+from chapar.errors import ChaparError, DeviceNotFound, DevicePaused, DevicesExhausted, FieldInvalid, NotSaved, Phrase
+from chapar.model.audit import PURGED, Action, Entry, about_device
 from chapar.model.device import (
     MAX_LABELS,
     DeviceFilters,
@@ -140,9 +140,10 @@ class Registry:
     async def forget(self, caller: Caller, imei: str) -> None:
         """Forget a device and all that is known of it, but for its messages; it may register itself anew.
 
-        Raises NotSaved, OutcomeUnknown.
+        Raises DevicePaused, NotSaved, OutcomeUnknown, StoreUnavailable.
         """
-        self._check(caller, imei)
+        if (await self.find(caller, imei)).queue.pause is not None:
+            raise DevicePaused(imei)
         if not await self._devices.delete(self._entry(caller, Action.DEVICE_FORGOTTEN, imei), self._deadline()):
             raise DeviceNotFound(imei)
         self._presences.forgotten(imei)
@@ -178,10 +179,7 @@ class Registry:
         return found if seen is None else found._replace(last_seen=seen)
 
     def _entry(self, caller: Caller, action: Action, imei: str) -> Entry:
-        principal = caller.principal
-        return Entry(
-            self._clock.now(), principal.id, principal.name, caller.address, action.value, imei, imei, micro_op=None
-        )
+        return about_device(caller, action, imei, self._clock.now())
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._patience

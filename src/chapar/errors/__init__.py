@@ -45,6 +45,8 @@ ChaparError
 ├── DeviceNotFound           no device with this id is registered
 ├── OperationNotFound        the catalog describes no operation of this name
 ├── DevicesExhausted         as many devices are registered as may be
+├── DevicePaused             the device is not forgotten while its queue is paused
+├── PauseUnconfirmed         a queue is paused, and another process may not know of it yet
 ├── EventsGone               what followed a place among the events is not kept any more
 ├── ListenersExhausted       as many listeners to events are connected as may be
 ├── ApiKeyNotFound           no API key has this id
@@ -62,6 +64,7 @@ ChaparError
 │   ├── DeviceOffline        … it was for a device that is online, and that was offline
 │   ├── PresenceUnknown      … likewise, and whether it was there was not known
 │   ├── DeviceBusy           … likewise, and something else of it had to leave first
+│   ├── QueuePaused          … likewise, and its queue was paused
 │   ├── BrokerRefused        … the broker said no, with an MQTT 5 reason code
 │   ├── Quarantined          … it was in flight whenever the broker ended the session
 │   ├── DeliveryFaulty       … a fault of ours stopped it
@@ -144,6 +147,7 @@ from chapar.errors.delivery import (
     NotSent,
     PresenceUnknown,
     Quarantined,
+    QueuePaused,
 )
 from chapar.errors.link import (
     BrokerClosed,
@@ -182,6 +186,7 @@ from chapar.errors.request import (
     BodyTooSlow,
     ConnectionsExhausted,
     DeviceNotFound,
+    DevicePaused,
     DevicesExhausted,
     EventsGone,
     FieldInvalid,
@@ -203,6 +208,7 @@ from chapar.errors.request import (
     OriginNotAllowed,
     ParamsInvalid,
     PathUnknown,
+    PauseUnconfirmed,
     QueueFull,
     RequestError,
     RowMalformed,
@@ -270,6 +276,7 @@ __all__ = [
     "DeviceBusy",
     "DeviceNotFound",
     "DeviceOffline",
+    "DevicePaused",
     "DevicesExhausted",
     "EmbeddedBrokerFailed",
     "EventsGone",
@@ -315,6 +322,7 @@ __all__ = [
     "OutputLost",
     "ParamsInvalid",
     "PathUnknown",
+    "PauseUnconfirmed",
     "Phrase",
     "PortTaken",
     "PresenceUnknown",
@@ -325,6 +333,7 @@ __all__ = [
     "PublicationRefused",
     "Quarantined",
     "QueueFull",
+    "QueuePaused",
     "RateLimited",
     "ReleaseRefused",
     "RequestError",

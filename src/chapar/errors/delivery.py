@@ -43,6 +43,13 @@ class DeviceBusy(NotSent):
 
 
 @dataclass(eq=False)
+class QueuePaused(NotSent):
+    """It was to be sent only to a device that is online, so it never waits, and the queue of the device is paused."""
+
+    code = "queue_paused"
+
+
+@dataclass(eq=False)
 class BrokerRefused(NotSent):
     """The broker answered the PUBLISH with a reason code of 0x80 or above (MQTT 5.0 §3.4.2.1)."""
 

@@ -241,6 +241,24 @@ class DevicesExhausted(ChaparError):
 
 
 @dataclass(eq=False)
+class DevicePaused(ChaparError):
+    """The device's queue is paused, so the device is not forgotten."""
+
+    code = "device_paused"
+
+    imei: str
+
+
+@dataclass(eq=False)
+class PauseUnconfirmed(ChaparError):
+    """The pause is committed, and another process may not know of it yet."""
+
+    code = "pause_unconfirmed"
+
+    imei: str
+
+
+@dataclass(eq=False)
 class NotCancellable(ChaparError):
     """The message is past the states in which it can be withdrawn."""
 

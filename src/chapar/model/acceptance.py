@@ -18,7 +18,7 @@ def check_key(key: str, field: str) -> str:
     return key
 
 
-_UNFIT: Final = frozenset({Reason.DEVICE_OFFLINE, Reason.PRESENCE_UNKNOWN, Reason.DEVICE_BUSY})
+_UNFIT: Final = frozenset({Reason.PAUSED, Reason.DEVICE_OFFLINE, Reason.PRESENCE_UNKNOWN, Reason.DEVICE_BUSY})
 """Reasons why a message that is sent only where its device is online was rejected as it came."""
 
 

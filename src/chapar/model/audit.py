@@ -23,6 +23,8 @@ class Action(StrEnum):
     KEY_REVOKED = "key_revoked"
     DEVICE_PUT = "device_put"  #: A device was registered, or described anew.
     DEVICE_FORGOTTEN = "device_forgotten"  #: All that was known of a device was removed, but for its messages.
+    QUEUE_PAUSED = "queue_paused"  #: Nothing leaves for a device from then on.
+    QUEUE_RESUMED = "queue_resumed"
     PRUNED = "messages_pruned"  #: Finished messages were removed by `chapar prune`.
     RESTORED = "backup_restored"  #: A backup was put in the place of the database by `chapar restore`.
     HELD = "queue_held"  #: What a restored database had unsent is held since.
@@ -70,6 +72,12 @@ def cancellation(caller: Caller, message: Message, at: int, why: str | None = No
     principal = caller.principal
     subject = (message.id, message.imei, message.micro_op)
     return Entry(at, principal.id, principal.name, caller.address, Action.CANCELLED.value, *subject, why)
+
+
+def about_device(caller: Caller, action: Action, imei: str, at: int, detail: str | None = None) -> Entry:
+    """Return the trail's entry about what a caller does to a device."""
+    principal = caller.principal
+    return Entry(at, principal.id, principal.name, caller.address, action.value, imei, imei, None, detail)
 
 
 class AuditFilters(NamedTuple):

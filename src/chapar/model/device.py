@@ -16,6 +16,7 @@ will of its old connection arrives behind that."""
 STALE_AFTER: Final = 30_000  # ms for which presences may have changed unnoticed before they are called stale
 
 MAX_NAME: Final = 100  # characters of a device's name
+MAX_NOTE: Final = 200  # characters of why a queue is paused
 MAX_LABELS: Final = 16  # of one device
 MAX_LABEL_NAME: Final = 64  # characters
 MAX_LABEL_VALUE: Final = 128  # characters
@@ -105,11 +106,27 @@ class PresenceCounts(NamedTuple):
     stale: bool  #: they may have changed unnoticed
 
 
+class Pause(NamedTuple):
+    """A pause of a device's queue: nothing leaves for the device."""
+
+    since: int  #: ms since the epoch
+    by: str  #: who paused it, for people
+    note: str | None  #: why, as they said
+
+
 class DeviceQueue(NamedTuple):
     """The unfinished messages of a device."""
 
     depth: int
     oldest: int | None  #: when the first of them was accepted, ms since the epoch
+    pause: Pause | None = None  #: the one that stands
+
+
+class QueueState(NamedTuple):
+    """The queue of one device, and what of it is on its way."""
+
+    queue: DeviceQueue
+    in_flight: list[str]  #: ids of what the broker may have been sent, and has not acknowledged; the first of many
 
 
 class KnownDevice(NamedTuple):
@@ -249,6 +266,13 @@ def check_name(text: str, field: str = "name") -> str:
     """Return a device's name without the blanks around it; raises FieldInvalid."""
     if not 0 < len(text.strip()) <= MAX_NAME or text != plain(text):
         raise FieldInvalid(field, Phrase("rule.name", limit=MAX_NAME))
+    return text.strip()
+
+
+def check_note(text: str, field: str = "reason") -> str:
+    """Return why a queue is paused without the blanks around it; raises FieldInvalid."""
+    if not 0 < len(text.strip()) <= MAX_NOTE or text != plain(text):
+        raise FieldInvalid(field, Phrase("rule.name", limit=MAX_NOTE))
     return text.strip()
 
 

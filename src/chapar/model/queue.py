@@ -24,6 +24,7 @@ class Taken(NamedTuple):
     messages: list[Message]  #: now PUBLISHING, in the order of acceptance
     next_at: int | None  #: when something becomes due or expires next, ms since the epoch
     others: Sequence[Change] = ()  #: what has become due, has expired, or was superseded by something newer
+    paused: Sequence[str] = ()  #: devices whose queue is paused and of which this process has something on its way
 
 
 @dataclass(frozen=True, slots=True)

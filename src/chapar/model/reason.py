@@ -17,6 +17,7 @@ class Reason(StrEnum):
     PURGED = "purged"  #: Withdrawn with all else that waited for its device.
     WAITING_FOR_CONTACT = "waiting_for_contact"  #: It leaves when its device speaks next.
     WAITING_FOR_REPLY = "waiting_for_reply"  #: The device has yet to answer one before it.
+    PAUSED = "paused"  #: The queue of its device is paused. With `rejected`: `only_if_online`, which never waits.
     DEVICE_OFFLINE = "device_offline"  #: `only_if_online`, and the device was offline.
     PRESENCE_UNKNOWN = "presence_unknown"  #: `only_if_online`, and whether the device is there was not known.
     DEVICE_BUSY = "device_busy"  #: `only_if_online`, and something else of the device had to leave first.

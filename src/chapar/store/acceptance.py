@@ -1,7 +1,7 @@
 """Accepting a message: its key, what it withdraws, its place behind the device's backlog, and the bound of that."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from chapar.store.insertion import insert_messages
 from chapar.store.lanes import IN_LANE, WAITING_FOR_REPLY, is_in_lane
 from chapar.store.online import absent, must_be_online
 from chapar.store.operations import Ambiguous, Kind, as_list
+from chapar.store.pauses import keep_paused
 from chapar.store.schema import (
     IS_OWED,
     IS_UNFINISHED,
@@ -42,15 +43,16 @@ from chapar.store.schema import (
 _BACKLOG = f"""
     SELECT imei, NULL, count(CASE WHEN {IS_UNFINISHED} AND micro_op <> '' THEN 1 END),
         min(CASE WHEN {IS_UNFINISHED} AND micro_op <> '' THEN seq END),
-        max(CASE WHEN (status = 'queued' AND reason IS NULL) OR (status = 'publishing' AND claim <> {{direct}})
-            THEN 1 ELSE 0 END),
+        max(CASE WHEN (status = 'queued' AND (reason IS NULL OR reason = '{Reason.PAUSED}'))
+            OR (status = 'publishing' AND claim <> {{direct}}) THEN 1 ELSE 0 END),
         max(CASE WHEN status = 'queued' AND reason = '{WAITING_FOR_REPLY}' THEN 1 ELSE 0 END),
         max(CASE WHEN {IN_LANE} AND status <> 'scheduled' AND NOT (status = 'queued' AND reason IS NOT NULL)
             THEN 1 ELSE 0 END),
-        count(collapse_key)
+        count(collapse_key), 0
     FROM {{messages_of_devices}} AND seq > 0 AND {{condition}}
     GROUP BY imei
-    UNION ALL SELECT imei, profile, 0, NULL, 0, 0, 0, 0 FROM {{devices}} AND profile IS NOT NULL
+    UNION ALL SELECT imei, profile, 0, NULL, 0, 0, 0, 0, 0 FROM {{devices}} AND profile IS NOT NULL
+    UNION ALL SELECT imei, NULL, 0, NULL, 0, 0, 0, 0, CASE WHEN resumed_at IS NULL THEN 1 ELSE 2 END FROM {{pauses}}
 """  # noqa: S608 - made of constants
 # All devices are one parameter: with one for each, every number of them would be a statement of its own. SQLite is
 # made to begin with them, and PostgreSQL is not: else they would go through everything that is unfinished.
@@ -59,12 +61,14 @@ _BACKLOGS = {
         direct="?",
         messages_of_devices="json_each(?) AS device CROSS JOIN messages WHERE imei = device.value",
         devices="json_each(?) AS device CROSS JOIN devices WHERE imei = device.value",
+        pauses="json_each(?) AS device CROSS JOIN pauses WHERE imei = device.value",
         condition="{condition}",
     ),
     "postgresql": _BACKLOG.format(
         direct="%s",
         messages_of_devices="messages WHERE imei = ANY (%s::text[])",
         devices="devices WHERE imei = ANY (%s::text[])",
+        pauses="pauses WHERE imei = ANY (%s::text[])",
         condition="{condition}",
     ),
 }
@@ -97,6 +101,8 @@ class _Backlog:
     blocked: bool = False  #: something has to leave before what comes now
     waits: bool = False  #: something waits for a reply, and what comes now is behind it
     unanswered: bool = False  #: something of its lane is on its way, or about to be, or is not answered
+    paused: bool = False  #: nothing leaves for it
+    unsure: bool = False  #: it is being paused or resumed: what comes now goes through the queue
     keyed: int = 0  #: messages with a collapse key
     first: str | None = None  #: the id of the first that joined in this batch
 
@@ -104,16 +110,25 @@ class _Backlog:
         """Return a new message where it stands among these."""
         if self.profile is not None and self.profile != message.profile:
             message = message._replace(profile=self.profile)
-        if message.condition == _CONTACT and message.status != _SCHEDULED:
-            return _queued(message, _WAITING_FOR_CONTACT)
-        if message.status == _SCHEDULED or message.urgent:
+        if message.status == _SCHEDULED:
             return message
-        waits = self.waits or (self.unanswered and is_in_lane(message))
-        if not waits and not (self.blocked and message.status == _PUBLISHING):
+        if message.condition == _CONTACT:
+            return _queued(message, _WAITING_FOR_CONTACT)
+        waits, reason = self._waits(message)
+        if not waits:
             return message
         if must_be_online(message):  # it never waits
-            return _rejected(message, Reason.DEVICE_BUSY.value)
-        return _queued(message, WAITING_FOR_REPLY if waits else None)
+            return _rejected(message, _PAUSED if reason == _PAUSED else Reason.DEVICE_BUSY.value)
+        return _queued(message, reason)
+
+    def _waits(self, message: Message) -> tuple[bool, str | None]:
+        """Return whether a new message has to wait, and for what besides its turn."""
+        if self.paused:
+            return True, _PAUSED
+        if not message.urgent and (self.waits or (self.unanswered and is_in_lane(message))):
+            return True, WAITING_FOR_REPLY
+        is_behind = self.unsure or (self.blocked and not message.urgent)
+        return is_behind and message.status == _PUBLISHING, None
 
     def join(self, message: Message) -> None:
         """A message was placed, and is one of these from now on."""
@@ -188,6 +203,7 @@ def _changes_of_add(addition: Addition, added: Added) -> Sequence[Change]:
 # As the rows have them: to compare with a member of an enum, or to look for one in a set, takes longer.
 _REJECTED, _PUBLISHING = Status.REJECTED.value, Status.PUBLISHING.value
 _QUEUED, _SCHEDULED = Status.QUEUED.value, Status.SCHEDULED.value
+_PAUSED = Reason.PAUSED.value
 _CONTACT, _WAITING_FOR_CONTACT = Condition.CONTACT.value, Reason.WAITING_FOR_CONTACT.value
 _SENT = Action.SENT.value
 
@@ -244,14 +260,27 @@ class _Adding:
             return
         sql = (LANES_SQL if self._expects else BACKLOGS_SQL)[self._connection.dialect.name]
         devices = as_list(self._connection, list(imeis))
-        found = run_on_driver(self._connection, sql, (self._direct, devices, devices)).fetchall()
-        for imei, profile, depth, front, blocked, waits, unanswered, keyed in found:
+        found = run_on_driver(self._connection, sql, (self._direct, devices, devices, devices)).fetchall()
+        passed_over: dict[str, bool] = {}
+        for imei, profile, depth, front, blocked, waits, unanswered, keyed, paused in found:
             backlog = self._backlogs[imei]
             if profile is not None:
                 backlog.profile = profile
                 continue
+            if paused:
+                passed_over[imei] = paused == 1
+                continue
             backlog.depth, backlog.front, backlog.keyed = depth, front, keyed
             backlog.blocked, backlog.waits, backlog.unanswered = bool(blocked), bool(waits), bool(unanswered)
+        if passed_over:
+            self._pass_over(passed_over)
+
+    def _pass_over(self, devices: Mapping[str, bool]) -> None:
+        """Have what comes for these devices wait: each is paused, or was, and that is not over yet."""
+        kept = keep_paused(self._connection, [imei for imei, is_paused in devices.items() if is_paused])
+        for imei in devices:
+            self._backlogs[imei].paused = imei in kept
+            self._backlogs[imei].unsure = imei not in kept
 
     def _read_again(self, imei: str) -> None:
         del self._backlogs[imei]
@@ -291,10 +320,10 @@ class _Adding:
         # Rejected rows never block a device, no bound refuses them, and they withdraw nothing.
         if asked.status == _REJECTED:
             return asked, ()
-        reason = self._absent.get(asked.imei) if self._absent else None
+        backlog = self._backlogs[asked.imei]
+        reason = self._absent.get(asked.imei) if self._absent and not backlog.paused else None
         if reason is not None and asked.status == _PUBLISHING and must_be_online(asked):
             return _rejected(asked, reason), ()
-        backlog = self._backlogs[asked.imei]
         message = backlog.place(asked)
         if message.status == _REJECTED:
             return message, ()

@@ -34,7 +34,9 @@ from chapar.model.device import (
     DeviceQueue,
     Edit,
     KnownDevice,
+    Pause,
     PresenceCounts,
+    QueueState,
     Registration,
     State,
     presence,
@@ -48,7 +50,7 @@ from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
 from chapar.store.presences import evidence_in, put_all
 from chapar.store.receiving import life_down_since
-from chapar.store.schema import COLUMNS, IS_OPEN, devices, messages, presences, sightings, to_message
+from chapar.store.schema import COLUMNS, IS_OPEN, devices, messages, pauses, presences, sightings, to_message
 
 if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
@@ -99,6 +101,10 @@ class Devices:
         """The first messages that a device has yet to get or to answer, by acceptance; raises StoreUnavailable."""
         return await self._lookups.read(lambda connection: owed(connection, imei, reach, limit))
 
+    async def queue(self, imei: str, reach: Reach) -> QueueState:
+        """The queue of a device, registered or not, as far as `reach` goes; raises StoreUnavailable."""
+        return await self._lookups.read(lambda connection: queue(connection, imei, reach))
+
     async def page(self, filters: DeviceFilters, *, after: str | None, limit: int, now: int) -> DevicePage:
         """Up to `limit` devices, and `PAGE_BYTES`, by their ids, of those behind `after`; raises StoreUnavailable."""
         return await self._reporters.read(lambda connection: page(connection, filters, after, limit, now))
@@ -108,6 +114,9 @@ class Devices:
         return await self._reporters.read(lambda connection: counts(connection, reach, now))
 
 
+_MOST_IN_FLIGHT: Final = 100  # ids that a device's queue names
+
+_stands = and_(pauses.c.imei == devices.c.imei, pauses.c.resumed_at.is_(None))
 _KNOWN = (
     select(
         devices,
@@ -116,8 +125,10 @@ _KNOWN = (
         presences.c.evidence,
         presences.c.offline_at,
         sightings.c.at.label("seen_at"),
+        *(pauses.c[name] for name in ("paused_at", "paused_by", "note")),
     )
     .join_from(devices, presences, presences.c.imei == devices.c.imei, isouter=True)
+    .join(pauses, _stands, isouter=True)
     .join(sightings, sightings.c.imei == devices.c.imei, isouter=True)
 )
 
@@ -244,7 +255,7 @@ def _known(connection: Connection, rows: Sequence[Row[Any]], reach: Reach, now: 
             _device(row),
             presence(evidence_in(row), now, down_since),
             row.seen_at,
-            queues.get(row.imei, DeviceQueue(0, None)),
+            queues.get(row.imei, DeviceQueue(0, None))._replace(pause=_pause_in(row)),
         )
         for row in rows
     ]
@@ -252,6 +263,27 @@ def _known(connection: Connection, rows: Sequence[Row[Any]], reach: Reach, now: 
 
 def _device(row: Row[Any]) -> Device:
     return Device(row.imei, row.name or None, row.profile, json.loads(row.labels), row.created_at)
+
+
+def _pause_in(row: Row[Any]) -> Pause | None:
+    return None if row.paused_at is None else Pause(row.paused_at, row.paused_by, row.note)
+
+
+def queue(connection: Connection, imei: str, reach: Reach) -> QueueState:
+    """The queue of a device, registered or not, as far as `reach` goes."""
+    found = _queues(connection, [imei], reach).get(imei, DeviceQueue(0, None))
+    stands = select(pauses).where(pauses.c.imei == imei, pauses.c.resumed_at.is_(None))
+    row = connection.execute(stands).one_or_none()
+    in_flight = (
+        select(messages.c.id)
+        .where(text(IS_OPEN), messages.c.status == Status.PUBLISHING.value, messages.c.imei == imei)
+        .where(*fits_any(messages.c.micro_op, reach.operations))
+        .order_by(messages.c.seq)
+        .limit(_MOST_IN_FLIGHT)
+    )
+    return QueueState(
+        found._replace(pause=None if row is None else _pause_in(row)), list(connection.scalars(in_flight))
+    )
 
 
 def _queues(connection: Connection, imeis: Sequence[str], reach: Reach) -> dict[str, DeviceQueue]:

@@ -13,6 +13,7 @@ from chapar.store.idempotency import ANSWER
 from chapar.store.moves import CANCEL, MOVE, RECORD
 from chapar.store.operations import Kind
 from chapar.store.outages import KEEP_OUTAGE
+from chapar.store.pauses import PAUSE_QUEUE, RESUME_QUEUE
 from chapar.store.presences import PRESENCE, SIGHTINGS
 from chapar.store.purges import PURGE_QUEUE
 from chapar.store.queue import ACQUIRE_LEASE, RELEASE_LEASE, SETTLE, TAKE
@@ -22,8 +23,11 @@ from chapar.store.retained import TAKE_BACK
 from chapar.store.retention import PRUNE
 from chapar.store.withdrawals import WITHDRAW
 
-# What is given back is in the queue before anything is put behind it, and what is added can be taken at once.
+# Whoever waits for a pause's row has no other lock yet. What is given back is in the queue before anything is put
+# behind it, and what is added can be taken at once.
 KINDS: Final[tuple[Kind[Any, Any], ...]] = (
+    PAUSE_QUEUE,
+    RESUME_QUEUE,
     RECORD,
     MOVE,
     RECEIVE,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Executable, Row, Select, Table, bindparam, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Executable, Row, Select, Table, bindparam, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chapar.errors import NotSaved
@@ -93,15 +93,15 @@ def _tracks(connection: Connection, after: str) -> list[Track]:
     return [Track(row.imei, evidence_in(row), row.seen_at) for row in rows]
 
 
-def put_all(table: Table, *names: str) -> dict[str, Executable]:
-    """Statements that insert a device's row into a table, or change these columns of it."""
+def put_all(table: Table, *names: str, where: ColumnElement[bool] | None = None) -> dict[str, Executable]:
+    """Statements that insert a device's row into a table, or change these columns of it, `where` that is so."""
     on_postgresql, on_sqlite = postgresql.insert(table), sqlite.insert(table)
     return {
         "postgresql": on_postgresql.on_conflict_do_update(
-            index_elements=["imei"], set_={name: on_postgresql.excluded[name] for name in names}
+            index_elements=["imei"], set_={name: on_postgresql.excluded[name] for name in names}, where=where
         ),
         "sqlite": on_sqlite.on_conflict_do_update(
-            index_elements=["imei"], set_={name: on_sqlite.excluded[name] for name in names}
+            index_elements=["imei"], set_={name: on_sqlite.excluded[name] for name in names}, where=where
         ),
     }
 
@@ -122,8 +122,8 @@ def _note(connection: Connection, noted: Sequence[Noted]) -> Sequence[tuple[bool
     """Return whether each device is registered, and the state that was stored before."""
     imeis = [each.imei for each in noted]
     before = {imei: str(state) for imei, state in connection.execute(_STATES, {"imeis": imeis})}
-    known = _registered(connection, imeis)
-    known |= _register(connection, [each for each in noted if each.imei not in known and each.register_at is not None])
+    known = registered(connection, imeis)
+    known |= register(connection, [each for each in noted if each.imei not in known and each.register_at is not None])
     stored = [each for each in noted if each.imei in known]
     _put_sightings(connection, [(each.imei, each.seen_at) for each in stored if each.seen_at is not None])
     evidence = [(each.imei, each.evidence) for each in stored if each.evidence is not None]
@@ -162,12 +162,13 @@ def _logged(noted: Sequence[Noted], results: Sequence[tuple[bool, str]]) -> list
     return items
 
 
-def _registered(connection: Connection, imeis: Sequence[str]) -> set[str]:
+def registered(connection: Connection, imeis: Sequence[str]) -> set[str]:
+    """Those of the devices that are registered."""
     return set(connection.scalars(_REGISTERED, {"imeis": imeis}))
 
 
-def _register(connection: Connection, new: Sequence[Noted]) -> set[str]:
-    """Register what there is room for."""
+def register(connection: Connection, new: Sequence[Noted]) -> set[str]:
+    """Register what there is room for; gives those devices."""
     if not new:
         return set()
     room = max(0, new[0].max_devices - connection.execute(_COUNT).scalar_one())
@@ -182,7 +183,7 @@ def _register(connection: Connection, new: Sequence[Noted]) -> set[str]:
 
 def _sight(connection: Connection, seen: Sequence[tuple[str, int]]) -> Sequence[bool]:
     """Return whether each device is registered."""
-    known = _registered(connection, [imei for imei, _ in seen])
+    known = registered(connection, [imei for imei, _ in seen])
     _put_sightings(connection, [(imei, at) for imei, at in seen if imei in known])
     return [imei in known for imei, _ in seen]
 

@@ -38,6 +38,7 @@ from chapar.store.lanes import release
 from chapar.store.moves import keep_attempts
 from chapar.store.online import absent
 from chapar.store.operations import Kind
+from chapar.store.pauses import HAS_PAUSE, IS_PASSED_OVER, IS_PAUSED, NEXT_RESUMED, attend, paused_among
 from chapar.store.retained import supersede, superseded
 from chapar.store.schema import (
     COLUMNS,
@@ -107,7 +108,8 @@ def _due(before: Status) -> Update:
 # One for each state before, which is not known after it.
 _DUE = {before: _due(before) for before in WAITING}
 _next_wake = select(func.min(messages.c.wake_at)).where(messages.c.wake_at.is_not(None)).scalar_subquery()
-_NEXT = select(_next_wake, NEXT_WINDOW_OVER, NEXT_TIMEOUT)
+_NEXT = select(_next_wake, NEXT_WINDOW_OVER, NEXT_TIMEOUT, NEXT_RESUMED)
+_PRESENT = _NEXT.add_columns(HAS_PAUSE)
 
 # It stands in the statement as a number: where LIMIT has a parameter, SQLite plans anew at each execution.
 _limit = bindparam("limit", type_=Integer, literal_execute=True)
@@ -139,7 +141,8 @@ _is_behind = exists().where(
 
 def _first(condition: str, *more: ColumnElement[bool], limit: ColumnElement[int], name: str) -> CTE:
     """The first that may leave. A CTE, because PostgreSQL may run a plain subquery with LIMIT more than once."""
-    first = select(messages.c.seq).where(text(condition), *more).order_by(messages.c.seq).limit(limit)
+    first = select(messages.c.seq).where(text(condition), *more, ~IS_PASSED_OVER)
+    first = first.order_by(messages.c.seq).limit(limit)
     return first.with_for_update(skip_locked=True, of=messages).cte(name)
 
 
@@ -166,6 +169,10 @@ _TAKEN = (
     select(*COLUMNS)
     .where(_is_publishing, messages.c.claim == bindparam("taker"))
     .order_by(messages.c.urgent.desc(), messages.c.seq)
+)
+
+_ON_ITS_WAY_PAUSED = (
+    select(messages.c.imei).where(_is_publishing, bindparam("process") == _PROCESS, IS_PAUSED).distinct()
 )
 
 _STILL_QUEUED = (
@@ -344,9 +351,9 @@ _Woken = tuple[str, str, str, str, str | None]
 """Id and device of what time has moved, its states before and after, and its reason."""
 _Ended = list[tuple[str, Row]]
 """What may not leave: the state of each before, and its row now."""
-_Found = tuple[list[Row], list[_Woken], _Ended, int | None]
-"""What a TAKE found: the rows taken, short where they can be, what time has moved, what may not leave, and when there
-is something to do."""
+_Found = tuple[list[Row], list[_Woken], _Ended, int | None, list[str]]
+"""What a TAKE found: the rows taken, short where they can be, what time has moved, what may not leave, when there is
+something to do, and the paused devices of which this process has something on its way."""
 _Settled = tuple[str, str, str, str | None]
 """Id, device, state and reason of what a dead process had PUBLISHING."""
 
@@ -357,14 +364,17 @@ def _take(connection: Connection, takes: Sequence[Take]) -> Sequence[_Found]:
 
 def _take_one(connection: Connection, take: Take) -> _Found:
     release(connection, take.lanes)
-    woken, for_online = _wake(connection, take.at)
+    woken, for_online, has_pause = _wake(connection, take.at)
     ended: _Ended = []
     taken = _of_claim(connection, take.claim)  # of a TAKE that was committed, and its answer lost
-    if not taken and (take.limit or take.urgent):
-        if connection.dialect.name == "postgresql":
-            # Order per device: two processes must not split one device's messages between them.
-            connection.execute(select(func.pg_advisory_xact_lock(_ONE_TAKER)))
-        process = take.claim[:PROCESS_LENGTH]
+    takes = not taken and bool(take.limit or take.urgent)
+    process = take.claim[:PROCESS_LENGTH]
+    if connection.dialect.name == "postgresql" and (takes or has_pause):
+        # Order per device: two processes must not split one device's messages between them.
+        connection.execute(select(func.pg_advisory_xact_lock(_ONE_TAKER)))
+    if has_pause:
+        attend(connection)
+    if takes:
         found = connection.execute(
             _TAKE, {"taker": take.claim, "process": process, "limit": take.limit, "urgent_limit": take.urgent}
         )
@@ -379,7 +389,8 @@ def _take_one(connection: Connection, take: Take) -> _Found:
     if ended:
         release(connection, {str(row[_IMEI]) for _, row in ended})
     next_at = min((at for at in connection.execute(_NEXT).one() if at is not None), default=None)
-    return list(map(shortened, taken)), woken, ended, next_at
+    paused = connection.scalars(_ON_ITS_WAY_PAUSED, {"process": process}).all() if has_pause else ()
+    return list(map(shortened, taken)), woken, ended, next_at, list(paused)
 
 
 def _part_from_absent(connection: Connection, taken: list[Row], at: int) -> tuple[list[Row], _Ended]:
@@ -404,12 +415,17 @@ def _refuse(connection: Connection, take: Take, due: Sequence[str], taken: Seque
     """End what became due, is sent only where its device is online, and would have to wait now; it never does."""
     here = {row[0] for row in taken}
     left = [id_ for id_ in due if id_ not in here]
-    has_room = len(taken) < take.limit  # else it is next
-    if not left or (take.reaches_broker and not has_room):
+    if not left:
         return []
-    reason = Reason.DEVICE_BUSY if take.reaches_broker else Reason.BROKER_UNREACHABLE
     waiting = [to_message(tuple(row)) for row in connection.execute(_STILL_QUEUED, {"ids": left})]
-    ended = [each.moved(Status.REJECTED, reason=reason.value, finished_at=take.at) for each in waiting]
+    reasons = dict.fromkeys(paused_among(connection, {each.imei for each in waiting}), Reason.PAUSED)
+    has_room = len(taken) < take.limit  # else it is next
+    other = Reason.DEVICE_BUSY if take.reaches_broker else Reason.BROKER_UNREACHABLE
+    if take.reaches_broker and not has_room:
+        waiting = [each for each in waiting if each.imei in reasons]
+    ended = [
+        each.moved(Status.REJECTED, reason=reasons.get(each.imei, other).value, finished_at=take.at) for each in waiting
+    ]
     for after in ended:
         connection.execute(_END, _ending(after))
     return [(_QUEUED, to_row(after)) for after in ended]
@@ -425,10 +441,13 @@ def _ending(after: Message) -> dict[str, object]:
     }
 
 
-def _wake(connection: Connection, at: int) -> tuple[list[_Woken], list[str]]:
-    """Apply time to what waits; also gives what is queued now and is sent only where its device is online."""
+def _wake(connection: Connection, at: int) -> tuple[list[_Woken], list[str], bool]:
+    """Apply time to what waits; also gives what is queued now and is sent only where its device is online.
+
+    And whether there are pauses.
+    """
     for_online: list[str] = []
-    wake_at, window_over, reply_by = connection.execute(_NEXT).one()
+    wake_at, window_over, reply_by, _, has_pause = connection.execute(_PRESENT).one()
     woken: list[_Woken] = []
     if reply_by is not None and reply_by <= at:
         woken += [(*each, _NO_REPLY) for each in time_out(connection, at)]
@@ -443,18 +462,18 @@ def _wake(connection: Connection, at: int) -> tuple[list[_Woken], list[str]]:
     if window_over is not None and window_over <= at:
         woken += [(id_, imei, _QUEUED, _QUEUED, _CONTACT) for id_, imei in end_windows(connection, at)]
     release(connection, {imei for _, imei, *_ in woken})
-    return woken, for_online
+    return woken, for_online, bool(has_pause)
 
 
 def _taken(take: Take, found: _Found) -> Taken:
-    rows, woken, ended, next_at = found
+    rows, woken, ended, next_at, paused = found
     others = [_woken(take.at, *each) for each in woken]
     for before, row in ended:
         message = to_message(row)
         others.append(
             Change(message.id, message.imei, Status(before), message.status, message.reason, take.at, message)
         )
-    return Taken([to_message(whole(row)) for row in rows], next_at, others)
+    return Taken([to_message(whole(row)) for row in rows], next_at, others, paused)
 
 
 def _woken(at: int, id_: str, imei: str, before: str, after: str, reason: str | None) -> Change:

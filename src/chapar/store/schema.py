@@ -243,6 +243,19 @@ sightings = Table(
 )
 """When each device was last seen, to some minutes: narrow, because it is written again and again."""
 
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("imei", _DEVICE, primary_key=True),
+    Column("paused_at", BigInteger, nullable=False),
+    Column("paused_by", Text, nullable=False),
+    Column("note", Text),
+    Column("resumed_at", BigInteger),
+    _partial("ix_pauses_resumed", "resumed_at IS NOT NULL", "resumed_at"),
+)
+"""Devices of which nothing is taken from the queue: since when, and by whose wish. Once resumed, the row goes when all
+that waited may leave."""
+
 receiver = Table(
     "receiver",
     metadata,

@@ -23,6 +23,7 @@ from chapar.store.idempotency import Keys
 from chapar.store.kinds import KINDS
 from chapar.store.messages import Messages
 from chapar.store.outages import Outages
+from chapar.store.pauses import Pauses
 from chapar.store.presences import StoredPresences
 from chapar.store.purges import Purges
 from chapar.store.queue import Queue
@@ -54,6 +55,7 @@ class Store(NamedTuple):
     devices: Devices
     presences: StoredPresences
     purges: Purges
+    pauses: Pauses
     receiving: Receiving
     evidence: Evidence
     outages: Outages
@@ -78,6 +80,7 @@ class Store(NamedTuple):
             Devices(commits, lookups, reporters),
             StoredPresences(commits, reporters),
             Purges(commits),
+            Pauses(commits, lookups),
             Receiving(commits, lookups),
             Evidence(lookups),
             Outages(commits),

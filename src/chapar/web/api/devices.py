@@ -1,11 +1,12 @@
 """`/devices`: the devices that are known, whether each is there, and what waits for it."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
+from chapar.devices.pausing import Pausing
 from chapar.devices.registry import Description, Registry
 from chapar.errors import FieldInvalid, Phrase
 from chapar.model.device import (
@@ -13,13 +14,17 @@ from chapar.model.device import (
     MAX_LABEL_VALUE,
     MAX_LABELS,
     MAX_NAME,
+    MAX_NOTE,
     DeviceFilters,
+    DeviceQueue,
     Ground,
     KnownDevice,
+    QueueState,
     Registration,
     State,
     check_labels,
     check_name,
+    check_note,
     read_label,
 )
 from chapar.model.message import Profile, check_device_id, has_forbidden_character
@@ -102,6 +107,19 @@ class DeviceQueueView(BaseModel):
 
     depth: int = Field(examples=[0])
     oldest: str | None = Field(description="When the first of them was accepted.", examples=[None])
+    paused: str | None = Field(description="Since when nothing leaves for it; null: it is not paused.", examples=[None])
+    paused_by: str | None = Field(description="Who paused it.", examples=[None])
+    pause_reason: str | None = Field(description="Why, as they said.", examples=[None])
+
+
+class QueueStateView(DeviceQueueView):
+    """The queue of one device."""
+
+    imei: str = Field(examples=["861234567890123"])
+    in_flight: list[str] = Field(
+        description="Ids of messages that the broker may have been sent and has not acknowledged; the first 100.",
+        examples=[[]],
+    )
 
 
 class DeviceView(BaseModel):
@@ -124,6 +142,23 @@ class DeviceList(BaseModel):
 
     devices: list[DeviceView]
     next: str | None = Field(description="`cursor` of the next page; null on the last one.", examples=[None])
+
+
+class PauseRequest(BaseModel):
+    """More about a pause."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    reason: str | None = Field(
+        default=None,
+        description="Why, for whoever meets the pause.",
+        max_length=MAX_NOTE,
+        examples=["valve is being repaired"],
+        json_schema_extra=_NAME,
+    )
+
+
+_MaybePause = Annotated[PauseRequest | None, Body(examples=[{"reason": "valve is being repaired"}])]
 
 
 class PurgedView(BaseModel):
@@ -182,7 +217,7 @@ _REGISTERED: Final[dict[int | str, dict[str, object]]] = {
 }
 
 
-def devices_router(registry: Registry) -> APIRouter:
+def devices_router(registry: Registry, pausing: Pausing) -> APIRouter:
     """The routes of `/devices`."""
     router = APIRouter(prefix="/devices", tags=["devices"], route_class=GuardedRoute)
 
@@ -225,7 +260,7 @@ def devices_router(registry: Registry) -> APIRouter:
         summary="Forget a device",
         operation_id="forget_device",
         status_code=204,
-        responses=answers(404, 406, 422, 503),
+        responses=answers(404, 406, 409, 422, 503),
     )
     @allow(Scope.DEVICES_WRITE)
     async def forget(imei: DeviceId, caller: Calling) -> None:
@@ -247,7 +282,52 @@ def devices_router(registry: Registry) -> APIRouter:
         device_id = check_device_id(imei)
         return PurgedView(imei=device_id, cancelled=await registry.purge(caller, device_id))
 
+    @router.post(
+        "/{imei}/queue/pause",
+        summary="Pause the queue of a device",
+        operation_id="pause_device_queue",
+        responses=answers(400, 404, 406, 408, 409, 413, 415, 422, 503),
+    )
+    @allow(Scope.DEVICES_WRITE)
+    async def pause(imei: DeviceId, caller: Calling, asked: _MaybePause = None) -> QueueStateView:
+        """Send nothing to it until it is resumed, also nothing urgent; the device is registered where it is not.
+
+        Messages for it are accepted and wait, reason `paused`; they expire, and can be withdrawn. What is in flight may
+        still arrive. Paused again, the first pause stands.
+        """
+        device_id = check_device_id(imei)
+        reason = None if asked is None or asked.reason is None else check_note(asked.reason)
+        return queue_view(device_id, await pausing.pause(caller, device_id, reason))
+
+    @router.post(
+        "/{imei}/queue/resume",
+        summary="Resume the queue of a device",
+        operation_id="resume_device_queue",
+        responses=answers(404, 406, 422, 503),
+    )
+    @allow(Scope.DEVICES_WRITE)
+    async def resume(imei: DeviceId, caller: Calling) -> QueueStateView:
+        """Let leave what waits for it, in its order. Nothing changes where it is not paused."""
+        device_id = check_device_id(imei)
+        return queue_view(device_id, await pausing.resume(caller, device_id))
+
     return router
+
+
+def queue_view(imei: str, state: QueueState) -> QueueStateView:
+    """The queue of a device as JSON."""
+    return QueueStateView(imei=imei, in_flight=state.in_flight, **_queue_fields(state.queue))
+
+
+def _queue_fields(queue: DeviceQueue) -> dict[str, Any]:
+    depth, oldest, pause = queue
+    return {
+        "depth": depth,
+        "oldest": rfc3339(oldest),
+        "paused": None if pause is None else rfc3339(pause.since),
+        "paused_by": None if pause is None else pause.by,
+        "pause_reason": None if pause is None else pause.note,
+    }
 
 
 def device_view(known: KnownDevice) -> DeviceView:
@@ -265,5 +345,5 @@ def device_view(known: KnownDevice) -> DeviceView:
             stale=presence.stale,
         ),
         last_seen=rfc3339(last_seen),
-        queue=DeviceQueueView(depth=queue.depth, oldest=rfc3339(queue.oldest)),
+        queue=DeviceQueueView(**_queue_fields(queue)),
     )

@@ -243,6 +243,11 @@ class AcceptedAnswer(BaseModel):
     id: str = Field(examples=[_EXAMPLE_ID])
     status: Status = Field(examples=[Status.PUBLISHING])
     topic: str = Field(examples=["devices/861234567890123"])
+    reason: str | None = Field(
+        default=None,
+        description="What it waits for besides its turn, such as `paused`; left out where it does not.",
+        examples=["paused"],
+    )
     reply: ReplyView | None = Field(
         default=None, description="What the device said so far; left out where it said nothing."
     )

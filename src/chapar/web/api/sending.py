@@ -13,7 +13,7 @@ from chapar.delivery.idempotency import Replay, Use
 from chapar.delivery.messages import Messaging
 from chapar.errors import BodyTooDeep, ChaparError, FieldInvalid, Language, NotSent, Phrase
 from chapar.model.json_text import MAX_PARAMS_DEPTH, depth_of, parse
-from chapar.model.message import Command, Message, Wait
+from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import Caller
 from chapar.web.api.schemas import SendRequest, reply_json
 from chapar.web.http.problems import PROBLEM_TYPE, invalid, problem, status_of
@@ -129,6 +129,8 @@ def sent_answer(message: Message, wait: Wait) -> Answer:
         body["subscribers"] = message.subscribers
     else:
         body["detail"] = f"Accepted `{message.micro_op}` for topic `{message.topic}`"
+        if message.status is Status.QUEUED and message.reason is not None:
+            body["reason"] = message.reason
     written = to_json(body)
     if message.reply is not None:
         written = b'%b,"reply":%b}' % (written[:-1], reply_json(message.reply).encode())

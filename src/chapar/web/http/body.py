@@ -48,6 +48,12 @@ async def read_body(request: Request, media_types: Collection[str], *, limit: in
     return media_type, b"".join(chunks)
 
 
+def has_body(request: Request) -> bool:
+    """Return whether a request has a body (RFC 9112 §6.3), so that it may be left out."""
+    first = first_headers(request.scope)
+    return b"transfer-encoding" in first or first.get(b"content-length", b"0") != b"0"
+
+
 def _media_type(request: Request, first: Mapping[bytes, bytes], media_types: Collection[str]) -> str:
     """Find the media type, one of `media_types`: never one that a form on another site's page can send (CSRF)."""
     content_type = first.get(b"content-type", b"").decode("latin-1")

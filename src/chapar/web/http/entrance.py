@@ -21,7 +21,7 @@ from chapar.model.json_text import parse
 from chapar.model.principal import ANYBODY, NOBODY, Caller, Principal, Scope
 from chapar.runtime.addresses import unmapped
 from chapar.runtime.metrics import Metrics
-from chapar.web.http.body import read_body
+from chapar.web.http.body import has_body, read_body
 from chapar.web.http.exchange import CUT
 from chapar.web.http.headers import SAFE, first_headers
 from chapar.web.http.problems import answer_to, language_of, may_ask_for_password, problem_response
@@ -110,8 +110,11 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
+        is_required = self.body_field.field_info.is_required()
 
         async def handle_read(request: Request) -> Response:
+            if not is_required and not has_body(request):
+                return await handle(request)
             share: BodyShare = request.scope["body_share"]
             _, body = await read_body(request, {_JSON}, limit=share.largest, setting="CHAPAR_MAX_BODY_BYTES")
             parse(body)  # what FastAPI's parser lets through, or refuses in English only
