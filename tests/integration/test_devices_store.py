@@ -155,6 +155,9 @@ async def test_devices_are_found_by_what_is_known_of_them(store: Store) -> None:
     for expected, filters in [
         (["Farm3", "farm1-a", "farm1-b", "farm2-c"], {}),
         (["farm1-a", "farm1-b"], {"reach": Reach(("farm1-*",))}),
+        (["Farm3", "farm1-b"], {"imeis": ("farm1-b", "Farm3", "unknown")}),
+        (["farm1-b"], {"imeis": ("farm1-b", "Farm3"), "reach": Reach(("farm1-*",))}),
+        ([], {"imeis": ()}),
         (["farm1-a"], {"profile": "chapar"}),
         (["Farm3", "farm1-b", "farm2-c"], {"profile": "text"}),
         (["Farm3", "farm1-a", "farm2-c"], {"profile": "chapar", "default_profile": "chapar"}),

@@ -16,6 +16,8 @@ LOCALES = {"en": "en-GB", "fa": "fa-IR"}
 NARROW, WIDE = 360, 1280  # pixels
 ABBREVIATIONS = {"API", "CSV", "ID", "JSON", "MQTT", "QoS", "UTC"}  # which Persian writes as they are
 
+PICTURES = Path(__file__).parents[2] / "artefacts" / "console"  # which Git ignores
+
 _AXE = Path(__file__).parent / "axe" / "axe.min.js"
 
 # The text of a page but for what is code, or in another language on purpose.

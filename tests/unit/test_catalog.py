@@ -207,6 +207,8 @@ MINUTES = "[operations.irrigate.params.properties.minutes]\n"
         (f"{MINUTES}pattern = '(?=a)'", "operations.irrigate.params.properties.minutes.pattern", "must be a regular"),
         (f"{MINUTES}pattern = '(a{{999}}){{999}}'", "operations.irrigate.params.properties.minutes.pattern", "must be"),
         (f"{MINUTES}unit_fa = 3", "operations.irrigate.params.properties.minutes.unit_fa", "must be a string"),
+        (f"{MINUTES}names = ['a']", "operations.irrigate.params.properties.minutes.names", "must be a table"),
+        (f"{MINUTES}names_fa.a = 3", "operations.irrigate.params.properties.minutes.names_fa", "must be a table"),
         (f"{MINUTES}maximum = 5\ndefault = 6", "operations.irrigate.params.properties.minutes.default", "must be at"),
         (f"{MINUTES}examples = [2026-11-30]", "operations.irrigate", "must hold what JSON has"),
         ("[operations.a.params]\nproperties = 3", "operations.a.params.properties", "must be a JSON object"),

@@ -9,7 +9,8 @@ from chapar.model.reply import Listed, MatchedBy, Reply
 from chapar.model.report import Ranking, Summary, Timeline
 from chapar.web.console.message import story
 from chapar.web.console.overview import MINUTES, answered_per_minute, per_minute
-from chapar.web.console.sending import MOST_DEVICES, read_commands
+from chapar.web.console.sending import read_commands
+from chapar.web.console.targets import MOST_DEVICES
 
 FORM = {"imei": "a", "micro_op": "open"}
 

@@ -157,7 +157,7 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
             devices_pages(site, running.registry),
             device_pages(site, running.registry, running.reporting, running.replying),
             message_pages(site, running.messaging, running.cancellation, running.replying, running.explaining, limits),
-            sending_pages(site, running.messaging, limits),
+            sending_pages(site, running.messaging, running.registry, running.catalog, limits),
             audit_pages(site, running.trail),
             key_making_pages(site, running.keyring),
             keys_pages(site, running.keyring, running.cancellation),

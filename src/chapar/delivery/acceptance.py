@@ -135,6 +135,17 @@ class Sending:
         check_rights(caller.principal, command)
         return Draft(message, command.deliver_at, began, purges=command.purge)
 
+    def check(self, draft: Draft) -> None:
+        """Raise FieldInvalid for a draft that comes too late, or whose parameters are not as the catalog says.
+
+        Not when it is made: what a key was accepted for before is answered, whatever holds now.
+        """
+        message = draft.message
+        if draft.asked_for is not None and message.created_at - draft.asked_for > _LATE:
+            raise _gone_by(message.created_at)
+        if self._rules.check_params is not None:
+            self._rules.check_params(message.micro_op, message.params)
+
     async def send(self, caller: Caller, drafts: Sequence[Draft], wait: Wait, patience: float | None) -> list[Sent]:
         """Save messages, deliver them, and say of each how it stands when what the caller waits for is there.
 
@@ -173,20 +184,13 @@ class Sending:
             return {}
 
     async def _taken(self, drafts: Sequence[Draft], reach: Reach, sent: dict[str, Sent]) -> list[Draft]:
-        """Those of the drafts that come in time, as the catalog says, and for which there is room; of others, why not.
-
-        Here, and not when they are made: what a key was accepted for before is answered whatever holds now.
-        """
+        """Those of the drafts that may be taken, and for which there is room; why the others are not is `sent`."""
         taken: list[Draft] = []
-        check_params = self._rules.check_params
         try:
             for draft in drafts:
                 message = draft.message
                 try:
-                    if draft.asked_for is not None and message.created_at - draft.asked_for > _LATE:
-                        raise _gone_by(message.created_at)
-                    if check_params is not None:
-                        check_params(message.micro_op, message.params)
+                    self.check(draft)
                     if message.status in _IN_QUEUE:
                         await self._capacity.check(reach)
                 except (FieldInvalid, QueueFull) as error:

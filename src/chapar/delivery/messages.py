@@ -81,6 +81,19 @@ class Messaging:
         given = iter(await self._keys.once(uses, send, answer, live=wait is Wait.DEVICE))
         return [next(given) if isinstance(draft, Draft) else draft for draft in drafts]
 
+    def refusals(self, caller: Caller, commands: Sequence[Command]) -> list[ChaparError | None]:
+        """Find why each of these would be refused before anything is saved; None: it would not. Nothing is sent."""
+        return [self._refusal(draft) for draft in self._drafts(caller, commands)]
+
+    def _refusal(self, draft: Draft | ChaparError) -> ChaparError | None:
+        if isinstance(draft, ChaparError):
+            return draft
+        try:
+            self._sending.check(draft)
+        except FieldInvalid as error:
+            return error
+        return None
+
     def _drafts(self, caller: Caller, commands: Sequence[Command]) -> list[Draft | ChaparError]:
         """The messages that commands make, or why one makes none."""
         drafts: list[Draft | ChaparError] = []

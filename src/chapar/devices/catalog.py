@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # it takes long to load, and few have a catalog
 MAX_TITLE: Final = 200  # characters
 MAX_DESCRIPTION: Final = 2000  # characters
 
+NAMES: Final = ("names", "names_fa")
+"""Tables with names of a parameter's values, for people."""
+
 Schema = dict[str, JsonValue]
 """A JSON Schema, draft 2020-12."""
 
@@ -58,7 +61,7 @@ class Catalog:
     def __init__(self, operations: Mapping[str, Listed], *, strict: bool = False) -> None:
         """`strict`: no other operations are accepted."""
         self._operations = operations
-        self._strict = strict
+        self.is_strict = strict
 
     def within(self, caller: Caller) -> dict[str, Operation]:
         """The operations that a caller reaches, in the order of the catalog."""
@@ -79,7 +82,7 @@ class Catalog:
         """
         listed = self._operations.get(micro_op)
         if listed is None:
-            if self._strict:
+            if self.is_strict:
                 raise FieldInvalid("micro_op", Phrase("rule.not_in_catalog"))
             return
         given = {} if params is None else json.loads(params)
@@ -102,6 +105,12 @@ def in_language(described: Mapping[str, object], name: str, language: Language) 
     """The text under a name in one language, else in the other; None where there is none."""
     names = (f"{name}_fa", name) if language == "fa" else (name, f"{name}_fa")
     return next((text for each in names if isinstance(text := described.get(each), str)), None)
+
+
+def names_in_language(schema: Mapping[str, object], language: Language) -> dict[str, str]:
+    """The names of a parameter's values in one language, else in the other, by what the schema calls them."""
+    tables = [schema.get(table) for table in (NAMES if language == "fa" else reversed(NAMES))]
+    return {value: str(name) for table in tables if isinstance(table, dict) for value, name in table.items()}
 
 
 _TYPES: Final = {

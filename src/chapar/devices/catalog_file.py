@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chapar.devices.catalog import NO_CATALOG, WORDS, Catalog, Listed, Operation, Schema, broken_rule
+from chapar.devices.catalog import NAMES, NO_CATALOG, WORDS, Catalog, Listed, Operation, Schema, broken_rule
 from chapar.errors import FieldInvalid, Phrase, SettingInvalid, rule_of
 from chapar.model.json_text import MAX_PARAMS_DEPTH, depth_of
 from chapar.model.message import check_operation
@@ -134,6 +134,10 @@ def _check_parameters(schema: Schema, validator: "Validator", *place: object) ->
         for word in WORDS:
             if not isinstance(described.get(word, ""), str):
                 raise _Fault(Phrase("pydantic.string_type"), *place, name, word)
+        for table in NAMES:
+            names = described.get(table, {})
+            if not isinstance(names, dict) or not all(isinstance(text, str) for text in names.values()):
+                raise _Fault(Phrase("rule.value_names"), *place, name, table)
         if "default" in described:
             errors = validator.iter_errors({name: described["default"]})
             error = next((error for error in errors if error.instance_path[:1] == [name]), None)

@@ -146,6 +146,7 @@ class DeviceFilters(NamedTuple):
     default_profile: str = Profile.TEXT.value  #: of devices without one of their own
     labels: tuple[tuple[str, str], ...] = ()  #: names and values
     text: str | None = None  #: part of its id or of its name
+    imeis: tuple[str, ...] | None = None  #: some of these
     reach: Reach = EVERYWHERE
 
 

@@ -214,6 +214,8 @@ def _conditions(connection: Connection, filters: DeviceFilters) -> list[ColumnEl
     if filters.text is not None:
         is_in_id = _contains(connection, devices.c.imei, ascii_digits(filters.text))
         conditions.append(or_(is_in_id, _contains(connection, devices.c.name, filters.text)))
+    if filters.imeis is not None:
+        conditions.append(devices.c.imei.in_(filters.imeis))
     conditions += (_has_label(connection, name, value) for name, value in filters.labels)
     return conditions
 

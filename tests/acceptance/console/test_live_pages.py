@@ -32,7 +32,7 @@ def test_what_one_of_two_browsers_sends_both_see_without_a_reload(
         form = other.context.new_page()
         form.goto(f"{gateway.url}/console/send?imei=shared")
         form.locator("#micro_op").fill("open")
-        form.locator("main form button").click()
+        form.locator("main form button").first.click()
         form.wait_for_url("**/messages/*")
         sent = form.url.rpartition("/")[2].partition("?")[0]
         for page in (one, other):

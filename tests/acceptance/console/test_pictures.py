@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -12,14 +11,13 @@ import pytest
 
 from chapar.web.console.navigation import NAVIGATION
 from support import chromium
-from support.console import LOCALES, NARROW, WIDE, check_layout, faults_for_people, opened, sign_in
+from support.console import LOCALES, NARROW, PICTURES, WIDE, check_layout, faults_for_people, opened, sign_in
 from support.gateway import GatewayProcess
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 LARGEST: Final = 150_000  # bytes that a page is, with all that it loads
-PICTURES: Final = Path(__file__).parents[3] / "artefacts" / "console"  # which Git ignores
 
 
 @pytest.fixture(scope="module")

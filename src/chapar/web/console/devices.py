@@ -35,7 +35,7 @@ def devices_router(site: Site, registry: Registry) -> APIRouter:
         after = asked.get("cursor") if _CURSOR.fullmatch(asked.get("cursor", "")) else None
         page, status, problem = DevicePage([], None), 200, None
         try:
-            page = await registry.page(caller_of(request), _filters(asked, labels), after=after, limit=PAGE)
+            page = await registry.page(caller_of(request), read_filters(asked, labels), after=after, limit=PAGE)
         except FieldInvalid as error:
             status, problem = status_of(error), error.sentence(chosen_language(request))
         return site.page(
@@ -44,6 +44,7 @@ def devices_router(site: Site, registry: Registry) -> APIRouter:
             status,
             asked=asked,
             labels=labels,
+            selected=_selected(asked, labels),
             can_have_more_labels=len(labels) < MAX_LABELS,
             states=list(State),
             profiles=list(Profile),
@@ -76,8 +77,14 @@ def _labels(request: Request) -> list[str]:
     return list(dict.fromkeys(text for text in asked if text))[:MAX_LABELS]
 
 
-def _filters(asked: Mapping[str, str], labels: Sequence[str]) -> DeviceFilters:
-    """The conditions in the address; raises FieldInvalid."""
+def _selected(asked: Mapping[str, str], labels: Sequence[str]) -> dict[str, str]:
+    """The same conditions as the form of sending has them."""
+    given = {name: asked[name] for name in ("presence", "profile", "q") if name in asked}
+    return {**given, "labels": "\n".join(labels)} if labels else given
+
+
+def read_filters(asked: Mapping[str, str], labels: Sequence[str]) -> DeviceFilters:
+    """The conditions of a form; raises FieldInvalid."""
     text, state, profile = asked.get("q"), asked.get("presence"), asked.get("profile")
     if text is not None and has_forbidden_character(text):
         raise FieldInvalid("q", Phrase("rule.control_characters"))
