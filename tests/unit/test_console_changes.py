@@ -11,7 +11,7 @@ from chapar.errors import EventsGone
 from chapar.events.feed import Wanted
 from chapar.model.principal import ANYBODY
 from chapar.web.console import changes
-from chapar.web.console.changes import notices
+from chapar.web.console.changes import Notices, pause_after
 
 
 class Happened(NamedTuple):
@@ -54,7 +54,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 async def test_many_changes_make_few_notices_and_others_make_none(source: Any) -> None:
     place: Any = None
-    stream = notices(source, Wanted(ANYBODY, frozenset({"mine"})), place)
+    stream = Notices(source).of(Wanted(ANYBODY, frozenset({"mine"})), place)
     assert await anext(stream) == b"retry: 5000\n\n"
     for _ in range(100):
         source.batches.put_nowait(Batch([Happened("mine"), Happened("other")]))
@@ -70,4 +70,13 @@ async def test_many_changes_make_few_notices_and_others_make_none(source: Any) -
 async def test_what_is_not_kept_any_more_ends_the_stream(source: Any) -> None:
     place: Any = None
     source.batches.put_nowait(EventsGone("x"))
-    assert [notice async for notice in notices(source, Wanted(ANYBODY), place)] == [b"retry: 5000\n\n"]
+    assert [notice async for notice in Notices(source).of(Wanted(ANYBODY), place)] == [b"retry: 5000\n\n"]
+
+
+def test_notices_come_less_often_while_changes_do_not_end_and_the_more_consoles_there_are() -> None:
+    pauses = [0.0]
+    for _ in range(4):
+        pauses.append(pause_after(pauses[-1], consoles=3))
+    assert pauses == [0, 1, 2, 4, 5]
+    assert [pause_after(pause, consoles=50) for pause in (0, 1, 5)] == [5, 5, 5]
+    assert [pause_after(pause, consoles=200) for pause in (0, 5)] == [20, 20]

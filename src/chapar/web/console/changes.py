@@ -13,7 +13,10 @@ from chapar.web.console.routes import fields_of, routes
 from chapar.web.http.entrance import AdmittedStream, Identity, allow, caller_of
 
 _PAUSE: Final = 1.0  # seconds between two notices, at least: a reader sees no more …
-_LONGEST_PAUSE: Final = 5.0  # … and where there is no end of changes, as many consoles must not slow down the senders
+_LONGEST_PAUSE: Final = 5.0  # … and where there is no end of changes
+_A_SECOND: Final = (
+    10  # notices to all together, each of which asks for a page: many consoles must not slow senders down
+)
 _HEARTBEAT: Final = 15.0  # seconds after which a proxy may take a stream for dead that says nothing
 _AGAIN: Final = b"retry: 5000\n\n"  # ms until a browser connects anew
 _CHANGED: Final = b"event: changed\ndata: 1\n\n"
@@ -23,6 +26,7 @@ _STILL_HERE: Final = b":\n\n"
 def changes_router(feed: Feed) -> APIRouter:
     """The stream of changes."""
     router = routes()
+    notices = Notices(feed)
 
     @router.get("/changes")
     @allow(Identity.KNOWN)
@@ -32,34 +36,49 @@ def changes_router(feed: Feed) -> APIRouter:
         wanted = Wanted(caller_of(request).principal, devices)
         place = await feed.begin(None, None)
         headers = {"X-Accel-Buffering": "no"}  # nginx would keep them back until it has enough of them
-        return AdmittedStream(notices(feed, wanted, place), media_type="text/event-stream", headers=headers)
+        return AdmittedStream(notices.of(wanted, place), media_type="text/event-stream", headers=headers)
 
     return router
 
 
-async def notices(feed: Feed, wanted: Wanted, place: Position) -> AsyncIterator[bytes]:
-    """A notice once something has changed, however much it is."""
-    loop = asyncio.get_running_loop()
-    yield _AGAIN
-    is_due = is_busy = False
-    pause, next_at = _PAUSE, 0.0
-    try:
-        with feed.listening(wanted):
-            while True:
-                try:
-                    async with asyncio.timeout(max(0.0, next_at - loop.time()) if is_due else _HEARTBEAT):
-                        batch = await feed.following(place)
-                except TimeoutError:
-                    yield _CHANGED if is_due else _STILL_HERE
-                    pause = min(2 * pause, _LONGEST_PAUSE) if is_busy else _PAUSE
-                    is_due = is_busy = False
-                    next_at = loop.time() + pause
-                    continue
-                if batch is None:
-                    return
-                place = batch.end
-                if not is_due and any(map(wanted.covers, batch.events)):
-                    is_due, is_busy = True, loop.time() < next_at
-                await asyncio.sleep(0)  # what is in memory comes without a wait
-    except (EventsGone, ListenersExhausted):
-        return  # the page asks every few seconds in any case
+class Notices:
+    """Notifies every console that is open, the less often the more there are."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._consoles = 0
+
+    async def of(self, wanted: Wanted, place: Position) -> AsyncIterator[bytes]:
+        """A notice to one console once something has changed, however much it is."""
+        loop = asyncio.get_running_loop()
+        yield _AGAIN
+        is_due = is_busy = False
+        pause, next_at = 0.0, 0.0
+        self._consoles += 1
+        try:
+            with self._feed.listening(wanted):
+                while True:
+                    try:
+                        async with asyncio.timeout(max(0.0, next_at - loop.time()) if is_due else _HEARTBEAT):
+                            batch = await self._feed.following(place)
+                    except TimeoutError:
+                        yield _CHANGED if is_due else _STILL_HERE
+                        pause = pause_after(pause if is_busy else 0.0, self._consoles)
+                        is_due = is_busy = False
+                        next_at = loop.time() + pause
+                        continue
+                    if batch is None:
+                        return
+                    place = batch.end
+                    if not is_due and any(map(wanted.covers, batch.events)):
+                        is_due, is_busy = True, loop.time() < next_at
+                    await asyncio.sleep(0)  # what is in memory comes without a wait
+        except (EventsGone, ListenersExhausted):
+            return  # the page asks every few seconds in any case
+        finally:
+            self._consoles -= 1
+
+
+def pause_after(pause: float, consoles: int) -> float:
+    """Seconds until the next notice, after a pause in which there was one too; 0: it was quiet before."""
+    return max(_PAUSE, consoles / _A_SECOND, min(2 * pause, _LONGEST_PAUSE))

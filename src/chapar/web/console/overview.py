@@ -1,8 +1,8 @@
 """The first page: whether the gateway can deliver, who is there, what waits, and what was sent in the last hour."""
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from fastapi import APIRouter, Request, Response
 
@@ -10,10 +10,12 @@ from chapar.delivery.recent_replies import MINUTE, RecentReplies, ReplyCounts
 from chapar.delivery.reports import Reporting
 from chapar.devices.registry import Registry
 from chapar.errors import ChaparError, Phrase
+from chapar.model.device import PresenceCounts
 from chapar.model.message import UNFINISHED, Status
-from chapar.model.principal import Scope
-from chapar.model.report import FAILURES, Filters, Summary
+from chapar.model.principal import Caller, Scope
+from chapar.model.report import FAILURES, Failure, Filters, Summary
 from chapar.web.console.routes import routes
+from chapar.web.console.shared import Shared
 from chapar.web.console.site import Site
 from chapar.web.console.words import chosen_language
 from chapar.web.http.entrance import allow, caller_of
@@ -41,6 +43,16 @@ class Obstacles(Protocol):
         """The state of the link for replies."""
 
 
+class Figures(NamedTuple):
+    """Counts of the last hour, and of what waits."""
+
+    since: int  #: the beginning of that hour, ms since the epoch
+    recent: Summary
+    waiting: Summary
+    failures: Sequence[Failure]
+    presences: PresenceCounts | None  #: None: not for those who look
+
+
 def overview_router(
     site: Site,
     reporting: Reporting,
@@ -50,18 +62,26 @@ def overview_router(
 ) -> APIRouter:
     """The page of the whole."""
     router = routes()
+    shared: Shared[Figures] = Shared()
 
-    @router.get("/overview")
-    @allow(Scope.READ)
-    async def overview(request: Request) -> Response:
-        """Show how the whole stands."""
-        caller, language, now = caller_of(request), chosen_language(request), int(time.time() * 1000)
-        found = await obstacles()
+    async def count(caller: Caller, now: int) -> Figures:
         since = now - now % MINUTE - (MINUTES - 1) * MINUTE
         recent = await reporting.summary(caller, Filters(since=since), "minute")
         waiting = await reporting.summary(caller, Filters(status=tuple(sorted(UNFINISHED))), "day")
         failures = await reporting.failures(caller, since) if recent.statuses.keys() & set(FAILURES) else []
         presences = await registry.counts(caller) if Scope.DEVICES_READ in caller.principal.scopes else None
+        return Figures(since, recent, waiting, failures, presences)
+
+    @router.get("/overview")
+    @allow(Scope.READ)
+    async def overview(request: Request) -> Response:
+        """Show how the whole stands."""
+        caller, language = caller_of(request), chosen_language(request)
+        found = await obstacles()
+        # All who see the same share what is counted: an hour may have millions of messages.
+        sees = caller.principal.reach, Scope.DEVICES_READ in caller.principal.scopes
+        figures = await shared.get(sees, lambda: count(caller, int(time.time() * 1000)))
+        since, recent, waiting, failures, presences = figures
         minutes = per_minute(recent, since)
         counted = replies.counts(caller)
         return site.page(
