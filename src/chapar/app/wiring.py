@@ -50,7 +50,7 @@ from chapar.runtime.supervision import supervised
 from chapar.store.store import Store, open_store
 from chapar.web.api.audit import audit_router
 from chapar.web.api.catalog import catalog_router
-from chapar.web.api.device_files import device_files_router
+from chapar.web.api.device_files import device_file, device_files_router
 from chapar.web.api.devices import devices_router
 from chapar.web.api.documentation import documented_api
 from chapar.web.api.events import events_router
@@ -67,6 +67,7 @@ from chapar.web.console.changes import changes_router as changes_pages
 from chapar.web.console.console import Console, pages_of
 from chapar.web.console.device import device_router as device_pages
 from chapar.web.console.devices import devices_router as devices_pages
+from chapar.web.console.importing import importing_router as importing_pages
 from chapar.web.console.key_making import key_making_router as key_making_pages
 from chapar.web.console.keys import keys_router as keys_pages
 from chapar.web.console.message import message_router as message_pages
@@ -134,7 +135,7 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
     ]
     entrance = Entrance(DirectRoutes(documented_api(routers), routers), running.door, limits, running.metrics)
     origins = Origins(
-        console_of(entrance, running, settings, limits),
+        console_of(entrance, running, settings, limits, spreadsheets),
         host=settings.host,
         allowed_hosts=listed(settings.allowed_hosts),
         cors_origins=listed(settings.cors_origins),
@@ -142,7 +143,9 @@ def application(running: Running, settings: Settings, limits: Limits) -> ASGIApp
     return behind_proxies(with_request_ids(origins), trusted=settings.trusted_proxies, root_path=settings.root_path)
 
 
-def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limits) -> Console:
+def console_of(
+    api: ASGIApp, running: Running, settings: Settings, limits: Limits, spreadsheets: Spreadsheets
+) -> Console:
     """The pages for people, beside the API."""
     site = Site(settings.console_idle_timeout)
     pages = pages_of(
@@ -154,10 +157,11 @@ def console_of(api: ASGIApp, running: Running, settings: Settings, limits: Limit
                 site, running.reporting, running.recent_replies, running.registry, running.monitor.readiness
             ),
             messages_pages(site, running.reporting, csv_for_people),
-            devices_pages(site, running.registry),
+            devices_pages(site, running.registry, partial(device_file, spreadsheets)),
             device_pages(site, running.registry, running.reporting, running.replying),
             message_pages(site, running.messaging, running.cancellation, running.replying, running.explaining, limits),
             sending_pages(site, running.messaging, running.registry, running.catalog, limits),
+            importing_pages(site, running.importing),
             audit_pages(site, running.trail),
             key_making_pages(site, running.keyring),
             keys_pages(site, running.keyring, running.cancellation),

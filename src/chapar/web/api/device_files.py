@@ -16,7 +16,7 @@ from chapar.devices.tables import Table
 from chapar.errors import Language
 from chapar.model.cells import guarded
 from chapar.model.device import KnownDevice
-from chapar.model.principal import Scope
+from chapar.model.principal import Caller, Scope
 from chapar.model.report import Format
 from chapar.web.api.devices import DeviceConditions
 from chapar.web.api.reports import csv_line, file_name, with_bom
@@ -104,13 +104,7 @@ def device_files_router(
         cell is text, so that no id becomes a number.
         """
         pages = await begun(registry.all(caller, query.filters()))
-        form = Format(query.format)
-        headers = {"Content-Disposition": f'attachment; filename="{file_name("devices", form)}"'}
-        if form is Format.XLSX:
-            rows = ([cells_of(known.device) for known in page] async for page in pages)
-            return SpreadsheetResponse(spreadsheets.made(caller, "devices", COLUMNS, rows), headers)
-        stream = as_csv(pages)
-        return AdmittedStream(with_bom(stream) if query.bom else stream, media_type=form.media_type, headers=headers)
+        return device_file(spreadsheets, caller, pages, Format(query.format), bom=query.bom)
 
     @router.post(
         "/import",
@@ -164,7 +158,24 @@ async def read_table(importing: Importing, request: Request, limits: Limits) -> 
     return table
 
 
-async def as_csv(pages: AsyncIterator[list[KnownDevice]]) -> AsyncIterator[bytes]:
+def device_file(
+    spreadsheets: Spreadsheets,
+    caller: Caller,
+    pages: AsyncIterator[list[KnownDevice]],
+    form: Format,
+    *,
+    bom: bool = True,
+) -> AdmittedStream:
+    """Devices as a file, CSV or xlsx; `bom`: CSV begins with a byte order mark."""
+    headers = {"Content-Disposition": f'attachment; filename="{file_name("devices", form)}"'}
+    if form is Format.XLSX:
+        rows = ([cells_of(known.device) for known in page] async for page in pages)
+        return SpreadsheetResponse(spreadsheets.made(caller, "devices", COLUMNS, rows), headers)
+    stream = _as_csv(pages)
+    return AdmittedStream(with_bom(stream) if bom else stream, media_type=form.media_type, headers=headers)
+
+
+async def _as_csv(pages: AsyncIterator[list[KnownDevice]]) -> AsyncIterator[bytes]:
     """Devices as CSV, without formulas."""
     yield csv_line(COLUMNS)
     async for page in pages:

@@ -1,30 +1,37 @@
 """The list of devices: whether each is there, what is said of it, and what waits for it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
 from chapar.devices.registry import Description, Registry
-from chapar.errors import DeviceNotFound, FieldInvalid, Phrase
-from chapar.model.device import MAX_LABELS, MAX_NAME, DeviceFilters, DevicePage, State, read_label
+from chapar.errors import DeviceNotFound, FieldInvalid, PathUnknown, Phrase
+from chapar.model.device import MAX_LABELS, MAX_NAME, DeviceFilters, DevicePage, KnownDevice, State, read_label
 from chapar.model.message import Profile, check_device_id, has_forbidden_character
-from chapar.model.principal import Scope
+from chapar.model.principal import Caller, Scope
+from chapar.model.report import Format
 from chapar.web.console.routes import fields_of, form_of, routes
 from chapar.web.console.site import Site
 from chapar.web.console.words import chosen_language
+from chapar.web.http.chunks import begun
 from chapar.web.http.entrance import allow, caller_of
 from chapar.web.http.problems import status_of
 
 PAGE: Final = 50  # devices
 
 _NOTHING_SAID: Final = Description(None, None, {})
+_FORMS: Final = (Format.CSV, Format.XLSX)
 _CURSOR: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def devices_router(site: Site, registry: Registry) -> APIRouter:
-    """The page of devices."""
+Written = Callable[[Caller, AsyncIterator[list[KnownDevice]], Format], Response]
+"""Writes devices as a file."""
+
+
+def devices_router(site: Site, registry: Registry, as_file: Written) -> APIRouter:
+    """The page of devices, and a file of them."""
     router = routes()
 
     @router.get("/devices")
@@ -52,9 +59,20 @@ def devices_router(site: Site, registry: Registry) -> APIRouter:
             is_stale=any(device.presence.stale for device in page.devices),
             next=page.next,
             is_first=after is None,
+            filters={name: asked[name] for name in ("q", "presence", "profile") if name in asked},
             done="forgotten" if asked.get("done") == "forgotten" else None,
             problem=problem,
         )
+
+    @router.get("/devices.{form}")
+    @allow(Scope.DEVICES_READ)
+    async def export(request: Request) -> Response:
+        """Give every device that fits as a file that can be imported."""
+        form = request.path_params["form"]
+        if form not in _FORMS:
+            raise PathUnknown
+        caller, filters = caller_of(request), read_filters(fields_of(request), _labels(request))
+        return as_file(caller, await begun(registry.all(caller, filters)), Format(form))
 
     @router.post("/devices")
     @allow(Scope.DEVICES_WRITE)

@@ -18,6 +18,7 @@ NAVIGATION: Final = (
     Entry("messages", "/messages", Scope.READ),
     Entry("devices", "/devices", Scope.DEVICES_READ),
     Entry("send", "/send", Scope.SEND),
+    Entry("import", "/import", Scope.DEVICES_WRITE),
     Entry("audit", "/audit", Scope.AUDIT),
     Entry("keys", "/keys", Scope.KEYS),
     Entry("about", "/about"),

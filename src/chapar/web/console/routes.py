@@ -39,10 +39,21 @@ class PageRoute(RequestRoute):
             return endpoint
 
         async def posted(request: Request) -> Response:
-            request.scope[_FORM] = await _checked_form(request)
+            request.scope[_FORM] = await self._form(request)
             return await endpoint(request)
 
         return posted
+
+    async def _form(self, request: Request) -> dict[str, str]:
+        """The fields that were posted; raises FormExpired."""
+        share: BodyShare = request.scope["body_share"]
+        _, body = await read_body(request, {_URLENCODED}, limit=share.largest, setting="CHAPAR_MAX_BODY_BYTES")
+        try:
+            fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+        except ValueError:
+            raise FormExpired from None
+        check_token(request, fields.pop(TOKEN, ""))
+        return {name: value.strip() for name, value in fields.items()}
 
 
 def routes() -> APIRouter:
@@ -61,14 +72,8 @@ def fields_of(request: Request) -> dict[str, str]:
     return {name: value.strip() for name, value in request.query_params.items() if value.strip()}
 
 
-async def _checked_form(request: Request) -> dict[str, str]:
-    share: BodyShare = request.scope["body_share"]
-    _, body = await read_body(request, {_URLENCODED}, limit=share.largest, setting="CHAPAR_MAX_BODY_BYTES")
-    try:
-        fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
-    except ValueError:
-        raise FormExpired from None
+def check_token(request: Request, token: str) -> None:
+    """Raise FormExpired unless this is the token of the session that the browser has."""
     session: Session | None = request.scope[SESSION]
-    if session is None or not hmac.compare_digest(fields.pop(TOKEN, "").encode(), session.token.encode()):
+    if session is None or not hmac.compare_digest(token.encode(), session.token.encode()):
         raise FormExpired
-    return {name: value.strip() for name, value in fields.items()}

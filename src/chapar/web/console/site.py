@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -196,9 +196,9 @@ def _number(language: Language, value: float) -> str:
     return words_of("part.number", language, value=value)
 
 
-def _url(request: Request, path: str, /, **query: str) -> str:
-    """The address of a page of the console, below whatever path that stands."""
-    asked = f"?{urlencode(query)}" if query else ""
+def _url(request: Request, path: str, /, **query: str | Sequence[str]) -> str:
+    """The address of a page of the console, below whatever path that stands; a list is given one by one."""
+    asked = f"?{text}" if (text := urlencode(query, doseq=True)) else ""
     return f"{root_path_of(request.scope)}{ROOT}{path}{asked}"
 
 

@@ -156,6 +156,11 @@ class BodyShare:
         """Bytes of one body, where its route does not say otherwise."""
         return self._budget.largest
 
+    @property
+    def largest_bulk(self) -> int:
+        """Bytes of the body of a bulk call, or of a file."""
+        return self._budget.largest_bulk
+
     def take(self, size: int) -> None:
         """Count so much more that has come, or is held for what has come; raises BodiesExhausted."""
         self._budget.take(self._who, size)
