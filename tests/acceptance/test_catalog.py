@@ -65,6 +65,10 @@ def test_what_fits_and_what_is_not_described_is_sent_as_it_is(api: httpx.Client)
         answer = api.post("/messaging/send", json=sent)
         assert answer.status_code == 201, answer.text
         message = api.get(f"/messaging/messages/{answer.json()['id']}").json()
+        evidence = api.get(f"/messaging/messages/{answer.json()['id']}/explain").json()["evidence"]
+        [word] = [each for each in evidence if each["kind"] == "catalog"]
+        is_described = sent["micro_op"] != "unheard_of"
+        assert (word["described"], word["fits"]) == (is_described, True if is_described else None)
         assert message["params"] == sent.get("params"), "no default is added"
 
 
@@ -90,6 +94,10 @@ def test_a_repetition_with_its_key_is_answered_although_the_catalog_has_changed(
     again = httpx.post(f"{gateway.url}/messaging/send", json=sent, headers=key)
     assert (again.status_code, again.json()) == (201, first.json())
     assert httpx.post(f"{gateway.url}/messaging/send", json=sent).status_code == 422
+    explained = httpx.get(f"{gateway.url}/messaging/messages/{first.json()['id']}/explain").json()
+    [word] = [each for each in explained["evidence"] if each["kind"] == "catalog"]
+    assert (word["described"], word["fits"], word["at"]) == (True, False, None)
+    assert "`params.any` is no parameter of this operation" in word["fault"]
     resent = httpx.post(f"{gateway.url}/messaging/messages/{first.json()['id']}/resend")
     assert problem_of(resent)["code"] == "params_invalid", "which would be a new message"
 
@@ -146,4 +154,7 @@ def test_a_mistake_keeps_the_gateway_from_starting_with_one_sentence(start_gatew
 def test_without_a_catalog_any_parameters_are_taken(start_gateway: Start) -> None:
     gateway = start_gateway(BuiltinBroker().settings_env)
     assert httpx.get(f"{gateway.url}/catalog").json() == {"operations": []}
-    assert httpx.post(f"{gateway.url}/messaging/send", json=command(TOO_LONG)).status_code == 201
+    sent = httpx.post(f"{gateway.url}/messaging/send", json=command(TOO_LONG))
+    assert sent.status_code == 201
+    evidence = httpx.get(f"{gateway.url}/messaging/messages/{sent.json()['id']}/explain").json()["evidence"]
+    assert "catalog" not in {each["kind"] for each in evidence}

@@ -49,8 +49,9 @@ _ON_THE_WAY = frozenset({Status.QUEUED, Status.PUBLISHING})
 _DEVICE_PATIENCE = 30  # seconds after which a device's full queue is worth another try
 
 
-CheckParams = Callable[[str, str | None], None]
-"""Raises FieldInvalid where parameters, a JSON object as text or none, are not those of an operation."""
+CheckParams = Callable[[str, str | None], bool]
+"""Raises FieldInvalid where parameters, a JSON object as text or none, are not those of an operation. Gives whether
+anything is said of the operation."""
 
 
 class Rules(NamedTuple):

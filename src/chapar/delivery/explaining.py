@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from chapar.delivery.explanation import Explanation, LinkState, explain
+from chapar.delivery.acceptance import CheckParams
+from chapar.delivery.explanation import Explanation, Facts, LinkState, explain
 from chapar.delivery.proofs import Proof, proofs
-from chapar.errors import MessageNotFound
+from chapar.errors import FieldInvalid, MessageNotFound, ParamsInvalid
 from chapar.link.keeper import Link
+from chapar.model.message import Message
 from chapar.model.principal import Caller, Reach, Scope
 from chapar.runtime.clock import Clock
 from chapar.store.circumstances import Ahead, Circumstances, Evidence
@@ -23,14 +25,24 @@ class Explaining:
     """Explains messages, to callers within reach of them."""
 
     def __init__(
-        self, evidence: Evidence, link: Link, clock: Clock, process: str, receives: Callable[[], bool]
+        self,
+        evidence: Evidence,
+        link: Link,
+        clock: Clock,
+        process: str,
+        receives: Callable[[], bool],
+        check_params: CheckParams | None = None,
     ) -> None:
-        """`process`: token of this one, whose link is known; `receives`: whether it receives what devices publish."""
+        """`process`: token of this one, whose link is known; `receives`: whether it receives what devices publish.
+
+        `check_params`: by the catalog; None: there is none.
+        """
         self._evidence = evidence
         self._link = link
         self._clock = clock
         self._process = process
         self._receives = receives
+        self._check_params = check_params
 
     async def explain(self, caller: Caller, message_id: str) -> Explained:
         """Explain a message; raises MessageNotFound, also for one out of reach, and StoreUnavailable.
@@ -47,7 +59,19 @@ class Explaining:
         if self._receives():
             found = found._replace(not_receiving_since=None)
         found, link = within(found, principal.reach), self._state()
-        return Explained(explain(found, link, now), proofs(found, link, now, self._clock.drift()))
+        listed = proofs(found, link, now, self._clock.drift(), self._by_the_catalog(found.message))
+        return Explained(explain(found, link, now), listed)
+
+    def _by_the_catalog(self, message: Message) -> Facts | None:
+        """Return whether the catalog, as it is now, describes the operation, and whether the parameters fit."""
+        if self._check_params is None or message.clears:
+            return None
+        try:
+            is_described = self._check_params(message.micro_op, message.params)
+        except FieldInvalid as error:
+            is_described = isinstance(error, ParamsInvalid)
+            return {"described": is_described, "fits": False if is_described else None, "fault": error}
+        return {"described": is_described, "fits": True if is_described else None, "fault": None}
 
     def _state(self) -> LinkState:
         link = self._link

@@ -75,8 +75,8 @@ class Catalog:
             raise OperationNotFound(shown(micro_op))
         return listed.operation
 
-    def check(self, micro_op: str, params: str | None) -> None:
-        """Check the parameters of an operation, a JSON object as text; None: it has none.
+    def check(self, micro_op: str, params: str | None) -> bool:
+        """Check the parameters of an operation, a JSON object as text or none, and return whether it is described.
 
         Raises ParamsInvalid, and FieldInvalid for an operation that a strict catalog does not describe.
         """
@@ -84,7 +84,7 @@ class Catalog:
         if listed is None:
             if self.is_strict:
                 raise FieldInvalid("micro_op", Phrase("rule.not_in_catalog"))
-            return
+            return False
         given = {} if params is None else json.loads(params)
         try:
             error = next(listed.validator.iter_errors(given), None)
@@ -93,6 +93,7 @@ class Catalog:
         if error is not None:
             place, rule = broken_rule(error)
             raise ParamsInvalid(".".join(["params", *map(shown, place)]), rule, micro_op)
+        return True
 
 
 NO_CATALOG: Final = Catalog({})
