@@ -2,11 +2,14 @@
 
 import csv
 import io
+import json
+import os
 import subprocess
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -279,6 +282,56 @@ def test_a_key_sees_and_changes_the_devices_that_it_reaches(
         )
         assert api.get("/devices/export", headers=writing).status_code == 403
         assert api.get("/devices/export", headers=reading).text.count("\n") == 2
+
+
+def run(site: Site, *arguments: str, language: str = "en", **options: Any) -> subprocess.CompletedProcess[bytes]:
+    env = {**os.environ, "CHAPAR_URL": site.gateway.url, "CHAPAR_LANGUAGE": language}
+    command = [find_command(), "devices", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, timeout=60, check=False, **options)
+
+
+def test_the_command_line_exports_shows_and_imports(site: Site, tmp_path: Path) -> None:
+    for imei, name, labels in HOSTILE:
+        site.api.put(f"/devices/{imei}", json={"name": name, "labels": labels})
+    for form in ("xlsx", "csv"):
+        file = tmp_path / f"devices.{form}"
+        assert run(site, "export", str(file)).returncode == 0
+        done = run(site, "import", str(file))
+        assert (done.returncode, done.stdout.decode().strip()) == (
+            0,
+            f"Created: 0. Changed: 0. Unchanged: {len(HOSTILE)}. Refused: 0.",
+        )
+    one = run(site, "export", "--search", "a.1", "--label", "empty:", "--bom").stdout
+    assert one.startswith(b"\xef\xbb\xbf")
+    assert one.count(b"\n") == 2
+    table = b"imei,name\na.1,after\nnew,x\na/b,\n"
+    seen = run(site, "import", "-", "--dry-run", input=table)
+    assert seen.returncode == 1
+    lines = seen.stdout.decode().splitlines()
+    assert [line.split()[:3] for line in lines[1:4]] == [
+        ["2", "a.1", "changed"],
+        ["3", "new", "created"],
+        ["4", "a/b", "refused"],
+    ]
+    assert "A-Z a-z" in lines[3]
+    assert lines[4].startswith("Nothing is changed.")
+    assert site.api.get("/devices/new").status_code == 404
+    done = run(site, "import", "-", input=table, language="fa")
+    assert done.returncode == 1
+    assert "تازه: ۱. تغییریافته: ۱. بدون تغییر: ۰. ردشده: ۱." in done.stdout.decode()
+    assert "ردشده" in done.stdout.decode().splitlines()[1]
+    again = run(site, "import", "-", "--json", input=table)
+    assert [json.loads(line)["outcome"] for line in again.stdout.splitlines()] == ["unchanged", "unchanged", "refused"]
+
+
+def test_the_command_line_says_what_is_wrong_with_a_file(site: Site, tmp_path: Path) -> None:
+    for language, words in (("en", "no xlsx workbook"), ("fa", "آسیب دیده")):
+        done = run(site, "import", "-", input=b"PK\3\4", language=language)
+        assert done.returncode == 1
+        assert words in done.stderr.decode()
+    gone = run(site, "import", str(tmp_path / "gone.csv"))
+    assert (gone.returncode, b"gone.csv" in gone.stderr) == (2, True)
+    assert run(site, "export", "--format", "json").returncode == 2
 
 
 def test_ten_thousand_rows_take_little_memory_and_nobody_waits_for_them(

@@ -51,7 +51,7 @@ def bulk(
     Example: `chapar bulk valves.csv --idempotency-key 2026-11-29`
     """
     language = preferred_language()
-    items = list(_items(file, _content(file)))
+    items = list(_items(file, content_of(file)))
     if not items:
         raise UsageInvalid(Phrase("usage.no_messages", file=file))
     accepted = 0
@@ -92,8 +92,8 @@ def _calls(items: Iterable[_Item], *, with_key: bool) -> Iterator[list[_Item]]:
     yield call
 
 
-def _content(file: str) -> bytes:
-    """Raise UsageInvalid where it cannot be read."""
+def content_of(file: str) -> bytes:
+    """Read a file, or standard input where it is `-`; raises UsageInvalid."""
     try:
         return sys.stdin.buffer.read() if file == _STDIN else Path(file).read_bytes()
     except OSError as error:

@@ -4,7 +4,7 @@ import json
 import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -211,14 +211,19 @@ class GatewayClient:
         answer = self._post(f"{_path(message_id)}/cancel", READ_TIMEOUT)
         return Cancelled(answer.status_code == HTTPStatus.OK, self._message_in(answer))
 
-    @contextmanager
-    def report(self, filters: Filters, form: Format, options: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
+    def report(
+        self, filters: Filters, form: Format, options: Mapping[str, str]
+    ) -> AbstractContextManager[Iterator[bytes]]:
         """GET /reporting/all, piece by piece as it comes."""
-        query = _query(filters) | {"format": form.value, **options}
+        return self.download("/reporting/all", {**_query(filters), "format": form.value, **options}, form)
+
+    @contextmanager
+    def download(self, path: str, query: Query, form: Format) -> Iterator[Iterator[bytes]]:
+        """GET a file that comes in this form, piece by piece as it comes."""
         patience = SPREADSHEET_TIMEOUT if form is Format.XLSX else READ_TIMEOUT
         timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT)
         try:
-            with self._http.stream("GET", "/reporting/all", params=query, timeout=timeout) as answer:
+            with self._http.stream("GET", path, params=query, timeout=timeout) as answer:
                 if not answer.is_success:
                     answer.read()
                     self._check(answer)
@@ -301,6 +306,20 @@ class GatewayClient:
         answer = self._call(self._http.build_request(method, path, params=query, json=body))
         if shape is None:
             return None
+        try:
+            return shape.model_validate_json(answer.content)
+        except ValidationError:
+            raise NotAGateway(self.url, answer.status_code) from None
+
+    def upload(
+        self, shape: type[Shape], path: str, query: Query, content: bytes, media_type: str, patience: float
+    ) -> Shape:
+        """POST a file, and wait `patience` seconds for the answer in its shape."""
+        timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT)
+        headers = {"Content-Type": media_type}
+        answer = self._call(
+            self._http.build_request("POST", path, params=query, content=content, headers=headers, timeout=timeout)
+        )
         try:
             return shape.model_validate_json(answer.content)
         except ValidationError:

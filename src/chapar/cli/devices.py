@@ -9,12 +9,13 @@ import typer
 from pydantic import BaseModel, ConfigDict
 
 from chapar.cli.client import PAGE, GatewayClient, Moment
-from chapar.cli.options import Json, Url
+from chapar.cli.device_files import export_devices, import_devices
+from chapar.cli.options import DeviceLabels, DevicePresence, DeviceProfile, Json, Search, Url, device_query
 from chapar.cli.sentences import say, word
 from chapar.cli.table import print_record, print_table
 from chapar.cli.terminal import check_output, local_time, progress
 from chapar.errors import GatewayRefused, Language, Phrase, UsageInvalid, joined, persian_digits
-from chapar.model.device import State, check_labels, check_name, read_label
+from chapar.model.device import check_labels, check_name, read_label
 from chapar.model.lines import json_line, plain
 from chapar.model.message import Profile, check_device_id
 from chapar.runtime.settings import preferred_language
@@ -85,14 +86,10 @@ def _overview(context: typer.Context) -> None:
 @devices.command("list")
 def list_devices(
     *,
-    presence: Annotated[State | None, typer.Option(help="Those that are in this state now.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(metavar="NAME:VALUE", help="Those with this label; may be repeated.")
-    ] = None,
-    profile: Annotated[Profile | None, typer.Option(help="Those that take commands in this form.")] = None,
-    search: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Those with this in their id or their name.")
-    ] = None,
+    presence: DevicePresence = None,
+    label: DeviceLabels = None,
+    profile: DeviceProfile = None,
+    search: Search = None,
     limit: Annotated[int, typer.Option(min=1, max=_MOST, help="The first so many, by their ids.")] = 1000,
     url: Url = None,
     as_json: Json = False,
@@ -102,10 +99,7 @@ def list_devices(
     Example: `chapar devices list --presence offline --label farm:1`
     """
     language = preferred_language()
-    labels = [":".join(read_label(text, "--label")) for text in label or ()]
-    query: dict[str, str | list[str]] = {"label": labels}
-    given = {"presence": presence, "profile": profile, "q": search}
-    query |= {name: str(value) for name, value in given.items() if value is not None}
+    query = device_query(presence, label, profile, search)
     with GatewayClient(url, language) as gateway, progress(say("devices.reading", language)):
         found = _pages(gateway, query, limit)
     if as_json:
@@ -211,6 +205,10 @@ def purge(device: DeviceId, *, url: Url = None, as_json: Json = False) -> None:
         typer.echo(json_line(purged.model_dump()))
     else:
         typer.echo(say("devices.purged", language, count=purged.cancelled))
+
+
+devices.command("import")(import_devices)
+devices.command("export")(export_devices)
 
 
 def _pages(gateway: GatewayClient, query: Mapping[str, str | list[str]], limit: int) -> list[ShownDevice]:

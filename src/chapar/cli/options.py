@@ -11,7 +11,8 @@ from typer._click import Command
 from typer.core import TyperGroup, TyperOption
 
 from chapar.errors import Phrase, UsageInvalid, ascii_digits, ascii_number, gregorian
-from chapar.model.message import LONGEST_WAIT, Status, Wait, check_device_id, check_operation
+from chapar.model.device import State, read_label
+from chapar.model.message import LONGEST_WAIT, Profile, Status, Wait, check_device_id, check_operation
 from chapar.model.times import TimeInvalid, check_time
 
 ACCEPTED: Final = 3  # exit code: saved, and what is waited for is not there yet
@@ -31,6 +32,15 @@ Url = Annotated[
 MessageId = Annotated[
     str,
     typer.Argument(metavar="ID", help="The message's id, as `chapar messages` shows it.", show_default=False),
+]
+DevicePresence = Annotated[State | None, typer.Option("--presence", help="Those that are in this state now.")]
+DeviceLabels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="NAME:VALUE", help="Those with this label; may be repeated."),
+]
+DeviceProfile = Annotated[Profile | None, typer.Option("--profile", help="Those that take commands in this form.")]
+Search = Annotated[
+    str | None, typer.Option("--search", metavar="TEXT", help="Those with this in their id or their name.")
 ]
 IdempotencyKey = Annotated[
     str | None,
@@ -167,3 +177,14 @@ def ascii_numbers(command: Command, arguments: Sequence[str]) -> list[str]:
             else argument
         )
     return readable
+
+
+def device_query(
+    presence: State | None, labels: Sequence[str] | None, profile: Profile | None, search: str | None
+) -> dict[str, str | list[str]]:
+    """Conditions on devices as a gateway takes them; raises FieldInvalid."""
+    given = {"presence": presence, "profile": profile, "q": search}
+    return {
+        "label": [":".join(read_label(text, "--label")) for text in labels or ()],
+        **{name: str(value) for name, value in given.items() if value is not None},
+    }

@@ -55,7 +55,7 @@ def report(  # noqa: PLR0913 - each is an option of the command
                 sys.stdout.buffer.write(piece)
                 check_output()
         else:
-            _write(file, pieces, language)
+            write_file(file, pieces, language)
 
 
 def _form_of(file: Path | None) -> Format:
@@ -63,7 +63,7 @@ def _form_of(file: Path | None) -> Format:
     return Format(suffix) if suffix in set(Format) else Format.CSV
 
 
-def _write(file: Path, pieces: Iterator[bytes], language: Language) -> None:
+def write_file(file: Path, pieces: Iterator[bytes], language: Language) -> None:
     """Write a file, and show how far it has come; raises UsageInvalid."""
     size = shown = 0
     try:
