@@ -14,7 +14,7 @@ from starlette.types import Scope as ASGIScope
 
 from chapar.errors import EventsGone, FieldInvalid, ListenersExhausted, Phrase, ScopeMissing, StoreUnavailable
 from chapar.events.cursors import LONGEST, cursor_of, is_cursor, place_of
-from chapar.events.feed import Batch, Feed, Wanted
+from chapar.events.feed import ALL, Batch, Feed, Wanted
 from chapar.model.event import PRESENCE, TYPES, Event, Position
 from chapar.model.message import check_device_id, check_operation
 from chapar.model.principal import Caller, Scope
@@ -177,7 +177,7 @@ def _wanted(request: Request, caller: Caller) -> Wanted:
     about_devices = not types or PRESENCE in types
     if not ((about_messages and Scope.READ in scopes) or (about_devices and Scope.DEVICES_READ in scopes)):
         raise ScopeMissing((Scope.READ if about_messages else Scope.DEVICES_READ).value)
-    return Wanted(caller.principal, frozenset(devices), frozenset(operations), frozenset(types))
+    return Wanted(caller.principal, *(frozenset(values) if values else ALL for values in (devices, operations, types)))
 
 
 def _values(request: Request, name: str) -> list[str]:
