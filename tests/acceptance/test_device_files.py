@@ -374,3 +374,12 @@ def test_ten_thousand_rows_take_little_memory_and_nobody_waits_for_them(
     assert grown < LIMIT
     # Each of some hundred pieces of the work lets all others have their turn: these calls came between them.
     assert len(waits) > 2 * MANY // 100
+
+
+@pytest.mark.parametrize(("path", "takes"), [("import", "POST"), ("export", "GET, HEAD")])
+def test_what_has_its_own_place_beside_the_devices_is_no_device(site: Site, path: str, takes: str) -> None:
+    for method in ("PUT", "DELETE", "OPTIONS"):
+        answer = site.api.request(method, f"/devices/{path}", json={})
+        assert problem_of(answer, 405)["code"] == "method_not_allowed"
+        assert answer.headers["Allow"] == takes
+    assert site.api.put(f"/devices/{path}s", json={}).status_code == 201

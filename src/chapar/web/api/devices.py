@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from chapar.devices.pausing import Pausing
 from chapar.devices.registry import Description, Registry
@@ -54,6 +55,17 @@ DeviceId = Annotated[
     Path(description="The device: 1 to 64 of `A-Z a-z 0-9 . _ -`. Persian and Arabic digits are read as ASCII."),
     WithJsonSchema(_ID),
 ]
+
+
+class _DeviceId(StringConvertor):
+    """Any id but what has its own place beside the devices, whichever method it takes there."""
+
+    regex = "(?!(?:import|export)$)[^/]+"
+
+
+register_url_convertor("device", _DeviceId())
+
+_ONE: Final = "/{imei:device}"
 
 
 class DeviceRequest(BaseModel):
@@ -235,14 +247,14 @@ def devices_router(registry: Registry, pausing: Pausing) -> APIRouter:
         written = (device_view(device).model_dump_json().encode() for device in page.devices)
         return AdmittedStream(in_chunks(page_of("devices", written, page.next)), media_type=_JSON)
 
-    @router.get("/{imei}", summary="Show one device", operation_id="show_device", responses=answers(404, 422, 503))
+    @router.get(_ONE, summary="Show one device", operation_id="show_device", responses=answers(404, 422, 503))
     @allow(Scope.DEVICES_READ)
     async def device(imei: DeviceId, caller: Calling) -> DeviceView:
         """Show whether a device is there and by what evidence, when it was last seen, and how much waits for it."""
         return device_view(await registry.find(caller, check_device_id(imei)))
 
     @router.put(
-        "/{imei}",
+        _ONE,
         summary="Register a device, or describe it anew",
         operation_id="put_device",
         responses=_REGISTERED | answers(400, 404, 406, 408, 409, 413, 415, 422, 503),
@@ -256,7 +268,7 @@ def devices_router(registry: Registry, pausing: Pausing) -> APIRouter:
         return device_view(known)
 
     @router.delete(
-        "/{imei}",
+        _ONE,
         summary="Forget a device",
         operation_id="forget_device",
         status_code=204,
