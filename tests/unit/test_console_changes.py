@@ -67,6 +67,13 @@ async def test_many_changes_make_few_notices_and_others_make_none(source: Any) -
     assert source.listeners == 0
 
 
+async def test_who_may_have_missed_something_is_notified_at_once(source: Any) -> None:
+    place: Any = None
+    stream = Notices(source).of(Wanted(ANYBODY), place, is_due=True)
+    assert [await anext(stream) for _ in range(3)] == [b"retry: 5000\n\n", b"event: changed\ndata: 1\n\n", b":\n\n"]
+    await stream.aclose()
+
+
 async def test_what_is_not_kept_any_more_ends_the_stream(source: Any) -> None:
     place: Any = None
     source.batches.put_nowait(EventsGone("x"))

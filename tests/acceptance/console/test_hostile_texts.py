@@ -136,7 +136,7 @@ ADDRESSES: Final = {
     "/messages": ("imei", "micro_op", "status", "since", "until", "offset", "cursor"),
     "/devices": ("q", "presence", "profile", "label", "cursor", "done"),
     f"/devices/{IMEI}": ("done", "count"),
-    "/send": ("imei", "micro_op", "params", "key"),
+    "/send": ("imei", "micro_op", "labels", "presence", "profile", "q"),
     "/audit": ("action", "principal", "imei", "subject", "since", "until", "offset", "cursor"),
     "/keys": ("name", "state", "cursor"),
     "/keys/new": ("like",),
@@ -145,7 +145,7 @@ ADDRESSES: Final = {
 """The pages whose address takes something, and the fields in it."""
 
 FORMS: Final = {
-    "/send": ("imei", "micro_op", "params", "expires_in", "deliver_at", "collapse_key", "key", "qos", "offset"),
+    "/send": ("imei", "micro_op", "params", "labels", "q", "expires_in", "deliver_at", "collapse_key", "key", "step"),
     "/devices": ("imei",),
     f"/devices/{IMEI}": ("name", "profile", "labels", "version"),
     "/keys/new": ("name", "devices", "operations", "expires_at", "form"),

@@ -9,7 +9,7 @@ from support.console import opened, sign_in
 from support.gateway import GatewayProcess
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 
 def mark(page: "Page") -> None:
@@ -38,6 +38,22 @@ def test_what_one_of_two_browsers_sends_both_see_without_a_reload(
         for page in (one, other):
             page.locator(f"tbody a[href$='/messages/{sent}']").wait_for()
             assert is_the_same(page)
+
+
+def test_what_changes_between_a_page_and_its_stream_is_seen(
+    browser: "Browser", gateway: GatewayProcess, key: str, api: httpx.Client
+) -> None:
+    def send_first(route: "Route") -> None:
+        assert api.post("/messaging/send", json={"imei": "raced", "micro_op": "open"}).is_success
+        route.continue_()
+
+    with opened(browser, gateway) as page:
+        sign_in(page, gateway, key, "/about")
+        page.route("**/console/changes*", send_first, times=1)
+        page.goto(f"{gateway.url}/console/messages?imei=raced")
+        # By itself it asks again too late to count.
+        page.evaluate("document.querySelector('[data-every]').dataset.every = '1000'")
+        page.locator("tbody tr").wait_for()
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

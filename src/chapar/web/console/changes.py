@@ -1,6 +1,8 @@
 """Notices of changes, by which a page asks anew for what lives on it: no more often than it is useful."""
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -18,6 +20,8 @@ _A_SECOND: Final = (
     10  # notices to all together, each of which asks for a page: many consoles must not slow senders down
 )
 _HEARTBEAT: Final = 15.0  # seconds after which a proxy may take a stream for dead that says nothing
+_FRESH: Final = 20_000  # ms; a page that was made so lately misses no more than can be read again
+_MOMENT: Final = re.compile("[0-9]{1,15}")
 _AGAIN: Final = b"retry: 5000\n\n"  # ms until a browser connects anew
 _CHANGED: Final = b"event: changed\ndata: 1\n\n"
 _STILL_HERE: Final = b":\n\n"
@@ -31,14 +35,22 @@ def changes_router(feed: Feed) -> APIRouter:
     @router.get("/changes")
     @allow(Identity.KNOWN)
     async def changes(request: Request) -> Response:
-        """Notify of changes that the caller may see, of one device or of all."""
+        """Notify of changes that the caller may see, of one device or of all, since the page was made."""
+        since = _made_at(request)
+        is_old = since is not None and abs(time.time_ns() // 1_000_000 - since) > _FRESH
         devices = frozenset(ascii_digits(imei) for name, imei in fields_of(request).items() if name == "imei")
         wanted = Wanted(caller_of(request).principal, devices)
-        place = await feed.begin(None, None)
+        place = await feed.begin(None, None if is_old else since)
         headers = {"X-Accel-Buffering": "no"}  # nginx would keep them back until it has enough of them
-        return AdmittedStream(notices.of(wanted, place), media_type="text/event-stream", headers=headers)
+        return AdmittedStream(notices.of(wanted, place, is_due=is_old), media_type="text/event-stream", headers=headers)
 
     return router
+
+
+def _made_at(request: Request) -> int | None:
+    """The time at which the page was made that listens, ms since the epoch; None where it does not say so."""
+    since = request.query_params.get("since", "")
+    return int(since) if _MOMENT.fullmatch(since) else None
 
 
 class Notices:
@@ -48,11 +60,11 @@ class Notices:
         self._feed = feed
         self._consoles = 0
 
-    async def of(self, wanted: Wanted, place: Position) -> AsyncIterator[bytes]:
-        """A notice to one console once something has changed, however much it is."""
+    async def of(self, wanted: Wanted, place: Position, *, is_due: bool = False) -> AsyncIterator[bytes]:
+        """A notice to one console once something has changed, however much it is; `is_due`: it may have before."""
         loop = asyncio.get_running_loop()
         yield _AGAIN
-        is_due = is_busy = False
+        is_busy = False
         pause, next_at = 0.0, 0.0
         self._consoles += 1
         try:

@@ -108,6 +108,7 @@ class Site:
             "path": request.scope["path"].removeprefix(ROOT),
             "token": used.token,
             "version": __version__,
+            "made_at": time.time_ns() // 1_000_000,
         }
         found = self._templates.get_template(template)
         if is_live(request) and _LIVE in found.blocks:

@@ -48,7 +48,9 @@
   function listen() {
     const wanted = live !== null && live.dataset.stream && live.dataset.every && !document.hidden;
     if (wanted && stream === null) {
-      stream = new EventSource(live.dataset.stream);
+      // What has changed since the page was made is notified as well.
+      const between = live.dataset.stream.includes("?") ? "&" : "?";
+      stream = new EventSource(`${live.dataset.stream}${between}since=${document.documentElement.dataset.made}`);
       stream.addEventListener("changed", refresh);
     } else if (!wanted && stream !== null) {
       stream.close();
