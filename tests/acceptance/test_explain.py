@@ -465,6 +465,29 @@ def purged(site: Site) -> str:
     return sent
 
 
+@injects(Cause.PAUSED)
+def paused(site: Site) -> str:
+    imei = site.new_imei()
+    site.api.post(f"/devices/{imei}/queue/pause", json={"reason": "repair"})
+    return site.accepted(imei)
+
+
+@injects(Cause.EXPIRED_PAUSED)
+def expired_while_it_was_paused(site: Site) -> str:
+    imei = site.new_imei()
+    site.api.post(f"/devices/{imei}/queue/pause")
+    sent = site.accepted(imei, expires_in=0.2)
+    site.message_in(sent, "expired")
+    return sent
+
+
+@injects(Cause.QUEUE_PAUSED)
+def only_if_online_while_it_was_paused(site: Site) -> str:
+    imei = site.new_imei()
+    site.api.post(f"/devices/{imei}/queue/pause")
+    return str(site.send(imei, only_if_online=True).json()["id"])
+
+
 @injects(Cause.CANCELLED_WITH_KEY)
 def cancelled_with_its_key(site: Site) -> str:
     """The last one: access is closed from then on."""

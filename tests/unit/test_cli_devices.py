@@ -1,6 +1,7 @@
 """`chapar devices`: what it asks of the gateway, and what it prints."""
 
 import json
+import re
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,13 @@ def device(imei: str = "pump-7", **fields: Any) -> dict[str, Any]:
         "labels": {"farm": "1", "line": "b"},
         "presence": {"state": "online", "since": "2026-11-24T06:30:00.000Z", "evidence": "spoke", "stale": False},
         "last_seen": "2026-11-24T06:31:00.000Z",
-        "queue": {"depth": 12, "oldest": "2026-11-24T06:29:00.000Z"},
+        "queue": {
+            "depth": 12,
+            "oldest": "2026-11-24T06:29:00.000Z",
+            "paused": None,
+            "paused_by": None,
+            "pause_reason": None,
+        },
         **fields,
     }
 
@@ -160,10 +167,49 @@ def test_a_device_is_forgotten_and_its_queue_emptied(gateway: Gateway, capsys: P
     assert "There is no device pump-7." in capsys.readouterr().err
 
 
+def queue(**fields: Any) -> dict[str, Any]:
+    return {"imei": "pump-7", "depth": 2, "oldest": None, "in_flight": []} | NOT_PAUSED | fields
+
+
+NOT_PAUSED = {"paused": None, "paused_by": None, "pause_reason": None}
+PAUSED = {"paused": "2026-11-24T06:30:00.000Z", "paused_by": "Anna", "pause_reason": "re\x1bpair"}
+
+
+def test_a_queue_is_paused_and_resumed(gateway: Gateway, capsys: Printed) -> None:
+    path = "/devices/pump-7/queue"
+    gateway.answers["POST", f"{path}/pause"] = httpx.Response(200, json=queue(**PAUSED, in_flight=["one"]))
+    assert run(["devices", "pause", "pump-7", "--reason", " valve "]) == 0
+    assert gateway.body() == {"reason": "valve"}
+    printed = capsys.readouterr().out
+    assert re.search(r"paused since \S+ \S+.* by Anna: re\\x1bpair\n1 message is in flight .*: one\n", printed), printed
+    gateway.answers["POST", f"{path}/pause"] = httpx.Response(200, json=queue(**PAUSED | {"pause_reason": None}))
+    assert run(["devices", "pause", "pump-7"]) == 0
+    assert gateway.asked[-1].content == b""
+    assert "by Anna." in capsys.readouterr().out
+    assert run(["devices", "pause", "pump-7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["paused"] == PAUSED["paused"]
+    gateway.answers["POST", f"{path}/resume"] = httpx.Response(200, json=queue())
+    assert run(["devices", "resume", "pump-7"]) == 0
+    assert capsys.readouterr().out == "The queue is not paused; 2 messages wait in it.\n"
+    assert run(["devices", "resume", "pump-7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == queue()
+
+
+def test_a_paused_device_is_shown_as_such(gateway: Gateway, capsys: Printed) -> None:
+    paused = device() | {"queue": queue(**PAUSED)}
+    gateway.answers["GET", "/devices"] = httpx.Response(200, json={"devices": [paused], "next": None})
+    assert run(["devices", "list"]) == 0
+    assert "2, paused" in capsys.readouterr().out
+    gateway.answers["GET", "/devices/a"] = httpx.Response(200, json=paused)
+    assert run(["devices", "show", "a"]) == 0
+    assert "by Anna: re\\x1bpair" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
         (["show", "a/b"], "DEVICE"),
+        (["pause", "a", "--reason", "a\x1b"], "--reason"),
         (["list", "--presence", "away"], "--presence"),
         (["list", "--label", "farm"], "--label"),
         (["set", "a", "--profile", "zigbee"], "--profile"),

@@ -22,7 +22,7 @@ from chapar.delivery.explanation import (
 from chapar.delivery.proofs import Kind, Proof, proofs
 from chapar.errors import BrokerUnanswered, ConnectionFailed
 from chapar.model.audit import Entry
-from chapar.model.device import Ground, Presence, State
+from chapar.model.device import Ground, Pause, Presence, State
 from chapar.model.message import UNFINISHED, Attempt, Message, Status
 from chapar.model.principal import Reach
 from chapar.model.reason import Reason
@@ -117,7 +117,11 @@ LATER_OK = Listed(7, "d", "id", None, "", reply(Status.SUCCEEDED, "ok", AT + 900
 CONTACT: Final = {"condition": "contact", "reason": "waiting_for_contact"}
 DOUBT: Final = {"possible_duplicate": True}
 
+PAUSE: Final = Pause(AT - 1000, "Anna", "repair")
+
 CASES: Final[dict[Cause, Case]] = {
+    Cause.PAUSED: Case(waits(reason="paused"), {"pause": PAUSE}, DOWN),
+    Cause.EXPIRED_PAUSED: Case(ran_out(), {"pause": PAUSE}, DOWN),
     Cause.SCHEDULED: Case(message(Status.SCHEDULED, deliver_at=AT + 900_000)),
     Cause.HELD: Case(waits(reason="held"), {"is_held": True}),
     Cause.WAITING_FOR_CONTACT: Case(waits(**CONTACT)),
@@ -190,6 +194,7 @@ CASES: Final[dict[Cause, Case]] = {
     Cause.DEVICE_OFFLINE: Case(rejected("device_offline"), {"presence": OFFLINE}),
     Cause.PRESENCE_UNKNOWN: Case(rejected("presence_unknown"), {"presence": UNKNOWN}),
     Cause.DEVICE_BUSY: Case(rejected("device_busy")),
+    Cause.QUEUE_PAUSED: Case(rejected("paused"), {"pause": PAUSE}),
     Cause.BROKER_UNREACHABLE: Case(rejected("broker_unreachable"), {}, DOWN),
     Cause.QUARANTINED: Case(rejected("quarantined")),
     Cause.INTERNAL_ERROR: Case(rejected("internal_error")),

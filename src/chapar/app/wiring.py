@@ -158,7 +158,7 @@ def console_of(
             ),
             messages_pages(site, running.reporting, csv_for_people),
             devices_pages(site, running.registry, partial(device_file, spreadsheets)),
-            device_pages(site, running.registry, running.reporting, running.replying),
+            device_pages(site, running.registry, running.pausing, running.reporting, running.replying),
             message_pages(site, running.messaging, running.cancellation, running.replying, running.explaining, limits),
             sending_pages(site, running.messaging, running.registry, running.catalog, limits),
             importing_pages(site, running.importing),

@@ -15,7 +15,7 @@ from chapar.cli.sentences import say, word
 from chapar.cli.table import print_record, print_table
 from chapar.cli.terminal import check_output, local_time, progress
 from chapar.errors import GatewayRefused, Language, Phrase, UsageInvalid, joined, persian_digits
-from chapar.model.device import check_labels, check_name, read_label
+from chapar.model.device import check_labels, check_name, check_note, read_label
 from chapar.model.lines import json_line, plain
 from chapar.model.message import Profile, check_device_id
 from chapar.runtime.settings import preferred_language
@@ -47,6 +47,9 @@ class ShownQueue(BaseModel):
 
     depth: int
     oldest: Moment | None = None
+    paused: Moment | None = None
+    paused_by: str | None = None
+    pause_reason: str | None = None
 
 
 class ShownDevice(BaseModel):
@@ -61,6 +64,12 @@ class ShownDevice(BaseModel):
     presence: ShownPresence
     last_seen: Moment | None = None
     queue: ShownQueue
+
+
+class ShownQueueState(ShownQueue):
+    """The queue of one device, likewise."""
+
+    in_flight: list[str] = []
 
 
 class DevicePage(BaseModel):
@@ -207,6 +216,45 @@ def purge(device: DeviceId, *, url: Url = None, as_json: Json = False) -> None:
         typer.echo(say("devices.purged", language, count=purged.cancelled))
 
 
+@devices.command()
+def pause(
+    device: DeviceId,
+    *,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for whoever meets the pause.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Send nothing to a device until its queue is resumed. What is in flight may still arrive.
+
+    Example: `chapar devices pause farm1-pump-7 --reason 'the valve is being repaired'`
+    """
+    language = preferred_language()
+    body = None if reason is None else {"reason": check_note(reason, "--reason")}
+    with GatewayClient(url, language) as gateway, progress(say("queue.working", language)):
+        state = gateway.ask(ShownQueueState, "POST", f"{_path(device)}/queue/pause", body=body)
+    if as_json:
+        typer.echo(json_line(state.model_dump(mode="json")))
+        return
+    typer.echo(_paused(state, language))
+    if state.in_flight:
+        typer.echo(say("devices.in_flight", language, count=len(state.in_flight), ids=" ".join(state.in_flight)))
+
+
+@devices.command()
+def resume(device: DeviceId, *, url: Url = None, as_json: Json = False) -> None:
+    """Let leave what waits for a device since its queue was paused.
+
+    Example: `chapar devices resume farm1-pump-7`
+    """
+    language = preferred_language()
+    with GatewayClient(url, language) as gateway, progress(say("queue.working", language)):
+        state = gateway.ask(ShownQueueState, "POST", f"{_path(device)}/queue/resume")
+    if as_json:
+        typer.echo(json_line(state.model_dump(mode="json")))
+    else:
+        typer.echo(say("devices.resumed", language, count=state.depth))
+
+
 devices.command("import")(import_devices)
 devices.command("export")(export_devices)
 
@@ -256,7 +304,7 @@ def _row(device: ShownDevice, language: Language) -> Sequence[str]:
         _presence(presence, language),
         "" if presence.since is None else local_time(presence.since, language),
         "" if device.last_seen is None else local_time(device.last_seen, language),
-        _number(device.queue.depth, language),
+        _waiting(device.queue, language),
         _labels(device, language),
     )
 
@@ -274,7 +322,18 @@ def _lines(device: ShownDevice, language: Language) -> Mapping[str, str]:
         "last_seen": "" if device.last_seen is None else local_time(device.last_seen, language),
         "waiting": _number(device.queue.depth, language),
         "oldest": "" if oldest is None else local_time(oldest, language),
+        "queue": _paused(device.queue, language),
     }
+
+
+def _paused(queue: ShownQueue, language: Language) -> str:
+    """Say since when a queue is paused, by whom and why; nothing where it is not."""
+    if queue.paused is None:
+        return ""
+    facts = {"since": local_time(queue.paused, language), "by": plain(queue.paused_by or "–")}
+    if queue.pause_reason is None:
+        return say("devices.paused", language, **facts)
+    return say("devices.paused_because", language, **facts, reason=plain(queue.pause_reason))
 
 
 def _presence(presence: ShownPresence, language: Language) -> str:
@@ -284,6 +343,11 @@ def _presence(presence: ShownPresence, language: Language) -> str:
 
 def _labels(device: ShownDevice, language: Language) -> str:
     return joined((f"{name}:{value}" for name, value in device.labels.items()), language)
+
+
+def _waiting(queue: ShownQueue, language: Language) -> str:
+    number = _number(queue.depth, language)
+    return number if queue.paused is None else say("devices.waiting_paused", language, number=number)
 
 
 def _number(number: int, language: Language) -> str:

@@ -9,6 +9,7 @@ class Cause(StrEnum):
     # It waits.
     SCHEDULED = "scheduled"  #: Its time has not come.
     HELD = "held"  #: It is held since a backup was restored.
+    PAUSED = "paused"  #: The queue of its device is paused.
     WAITING_FOR_CONTACT = "waiting_for_contact"  #: It leaves when its device speaks.
     CONTACT_UNNOTICED = "contact_unnoticed"  #: Likewise, and nothing that devices publish is received now.
     CONTACT_MADE = "contact_made"  #: Its device spoke, and it leaves within seconds.
@@ -86,6 +87,7 @@ class Cause(StrEnum):
     DEVICE_OFFLINE = "device_offline"  #: `only_if_online`, and its device was offline.
     PRESENCE_UNKNOWN = "presence_unknown"  #: `only_if_online`, and nobody knew whether its device was there.
     DEVICE_BUSY = "device_busy"  #: `only_if_online`, and something else of its device had to leave first.
+    QUEUE_PAUSED = "queue_paused"  #: `only_if_online`, and the queue of its device was paused.
     BROKER_UNREACHABLE = "broker_unreachable"  #: There was no session, and it was not to wait for one.
     QUARANTINED = "quarantined"  #: The session ended, or nothing was answered, whenever it was sent.
     INTERNAL_ERROR = "internal_error"  #: A fault of the gateway.
@@ -116,6 +118,7 @@ class Cause(StrEnum):
     EXPIRED = "expired"  #: Nothing that is kept says what it waited for.
     EXPIRED_IN_DOUBT = "expired_in_doubt"  #: It had left before, and was not acknowledged.
     EXPIRED_UNATTENDED = "expired_unattended"  #: No gateway process could attend to the queue then.
+    EXPIRED_PAUSED = "expired_paused"  #: The queue of its device was paused, and is since.
     EXPIRED_BROKER_AWAY = "expired_broker_away"  #: There was no session with the broker.
     EXPIRED_IN_OUTAGE = "expired_in_outage"  #: There was none then, and there was one again later.
     EXPIRED_UNSUBSCRIBED = "expired_unsubscribed"  #: Its device spoke, and was not subscribed.

@@ -66,7 +66,7 @@ _WITH_CODE: Final[Mapping[str, Cause]] = {
         Cause.INTERNAL_ERROR,
         Cause.OUTCOME_UNKNOWN,
     )
-}
+} | {Reason.PAUSED.value: Cause.QUEUE_PAUSED}
 """Causes of a rejection that are the reason of the message."""
 
 _UNCONFIRMED: Final[Mapping[str | None, Cause]] = {
@@ -254,6 +254,10 @@ def _facts(found: Circumstances, link: LinkState, now: int) -> dict[str, Fact]:
         "newer": Clause("" if message.superseded_by is None else "newer"),
         "now": Moment(now),
     }
+    if (pause := found.pause) is not None:
+        facts |= {"paused_since": Moment(pause.since), "paused_by": pause.by, "pause_reason": pause.note}
+    facts["by"] = Clause("paused_by" if pause is not None and pause.by else "")
+    facts["because"] = Clause("pause_reason" if pause is not None and pause.note else "")
     times = {
         "deliver_at": message.deliver_at,
         "expires_at": message.expires_at,
@@ -347,6 +351,8 @@ def _of_queued(found: Circumstances, link: LinkState) -> _Verdict:
     message = found.message
     if _is_held(found):
         return _Verdict(Cause.HELD)
+    if found.pause is not None:
+        return _Verdict(Cause.PAUSED)
     if message.reason == Reason.WAITING_FOR_CONTACT:
         return _Verdict(_waiting_for_contact(found))
     if message.reason == Reason.WAITING_FOR_REPLY:
@@ -578,6 +584,7 @@ def _of_expired(found: Circumstances, link: LinkState) -> _Verdict:
     cause = _first(
         (message.possible_duplicate, Cause.EXPIRED_IN_DOUBT),
         (finished_at - expires_at > UNATTENDED_AFTER, Cause.EXPIRED_UNATTENDED),
+        (found.pause is not None and found.pause.since <= expires_at, Cause.EXPIRED_PAUSED),
         (refusals[-1:] == [NO_MATCHING_SUBSCRIBERS], Cause.EXPIRED_UNSUBSCRIBED),
         (bool(refusals), Cause.EXPIRED_PUT_OFF),
         (message.condition == Condition.CONTACT and not spoke, Cause.EXPIRED_NO_CONTACT),

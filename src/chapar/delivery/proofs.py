@@ -31,6 +31,7 @@ class Kind(StrEnum):
     WITHDRAWAL = "withdrawal"  #: The audit trail's entry about it.
     PRESENCE = "presence"  #: Its device is, since then, online or offline.
     SEEN = "seen"  #: Its device last said something, as it is stored every few minutes.
+    PAUSE = "pause"  #: The queue of its device is paused since then.
     NOT_RECEIVING = "not_receiving"  #: Nothing that devices publish is received since then.
     LINK = "link"  #: The session of this gateway process with the broker began or ended.
     OUTAGE = "outage"  #: A gateway process had no session with the broker from then on.
@@ -113,6 +114,8 @@ def _of_device(found: Circumstances) -> Iterator[Proof]:
         yield Proof(Kind.PRESENCE, presence.since, facts)
     if found.last_seen is not None:
         yield Proof(Kind.SEEN, found.last_seen)
+    if (pause := found.pause) is not None:
+        yield Proof(Kind.PAUSE, pause.since, {"by": pause.by or None, "reason": pause.note})
 
 
 def _of_gateway(found: Circumstances, link: LinkState, now: int, drift: int) -> Iterator[Proof]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, func, or_, select, text
 
 from chapar.model.audit import Action, AuditFilters, Entry
-from chapar.model.device import Presence
+from chapar.model.device import Pause, Presence
 from chapar.model.message import WAITING, Attempt, Message, Status, first_id
 from chapar.model.reply import Listed
 from chapar.store.audit import newest_first
+from chapar.store.devices import pause_of
 from chapar.store.lanes import IN_LANE, is_in_lane
 from chapar.store.messages import attempts_of, find
 from chapar.store.outages import Outage, outages_during
@@ -61,6 +62,7 @@ class Circumstances(NamedTuple):
     unmatched: Sequence[Listed] = ()  #: of its device to no message, since it was accepted, newest first
     presence: Presence | None = None  #: None: not for this caller
     last_seen: int | None = None  #: as it is stored, which is every few minutes
+    pause: Pause | None = None  #: of its device's queue, where one stands; without who and why for some callers
     not_receiving_since: int | None = None  #: since when nobody receives what devices publish; None: somebody does
     ahead: Sequence[Ahead] = ()  #: in the order of acceptance
     in_line: int = 0  #: messages of all devices that leave before it, up to `MOST_IN_LINE`
@@ -157,6 +159,8 @@ def circumstances(connection: Connection, message_id: str, now: int, *, with_pre
             connection, message.deliver_at or message.created_at, message.published_at or message.finished_at or now
         ),
     )
+    pause = pause_of(connection, message.imei)
+    found = found._replace(pause=pause if pause is None or with_presence else Pause(pause.since, "", None))
     if with_presence:
         found = found._replace(
             presence=presences_of(connection, [message.imei], now)[message.imei],

@@ -274,8 +274,6 @@ def _pause_in(row: Row[Any]) -> Pause | None:
 def queue(connection: Connection, imei: str, reach: Reach) -> QueueState:
     """The queue of a device, registered or not, as far as `reach` goes."""
     found = _queues(connection, [imei], reach).get(imei, DeviceQueue(0, None))
-    stands = select(pauses).where(pauses.c.imei == imei, pauses.c.resumed_at.is_(None))
-    row = connection.execute(stands).one_or_none()
     in_flight = (
         select(messages.c.id)
         .where(text(IS_OPEN), messages.c.status == Status.PUBLISHING.value, messages.c.imei == imei)
@@ -283,9 +281,13 @@ def queue(connection: Connection, imei: str, reach: Reach) -> QueueState:
         .order_by(messages.c.seq)
         .limit(_MOST_IN_FLIGHT)
     )
-    return QueueState(
-        found._replace(pause=None if row is None else _pause_in(row)), list(connection.scalars(in_flight))
-    )
+    return QueueState(found._replace(pause=pause_of(connection, imei)), list(connection.scalars(in_flight)))
+
+
+def pause_of(connection: Connection, imei: str) -> Pause | None:
+    """The pause of a device's queue that stands."""
+    row = connection.execute(select(pauses).where(pauses.c.imei == imei, pauses.c.resumed_at.is_(None))).one_or_none()
+    return None if row is None else _pause_in(row)
 
 
 def _queues(connection: Connection, imeis: Sequence[str], reach: Reach) -> dict[str, DeviceQueue]:

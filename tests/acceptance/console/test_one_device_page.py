@@ -137,7 +137,7 @@ def test_a_device_is_registered_described_emptied_and_forgotten(
             send_later(api, imei, operation)
         page.reload()
         assert page.locator("tbody tr").count() == 2
-        purge, forget = page.locator(".ask").nth(0), page.locator(".ask").nth(1)
+        purge, forget = page.locator(".ask").nth(1), page.locator(".ask").nth(2)
         assert not purge.locator("button").is_visible(), "it asks first"
         purge.locator("summary").click()
         purge.locator("button").click()
@@ -152,6 +152,43 @@ def test_a_device_is_registered_described_emptied_and_forgotten(
         assert api.get(f"/devices/{imei}").status_code == 404
         page.goto(f"{gateway.url}/console/devices/{imei}")
         assert imei in page.locator("[role=alert]").inner_text()
+
+
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_a_queue_is_paused_and_resumed_and_every_page_says_so(
+    browser: "Browser", gateway: GatewayProcess, key: str, api: httpx.Client, language: str
+) -> None:
+    imei, note = f"valve-{language}", "شیر باز است <b>"
+    assert api.put(f"/devices/{imei}", json={}).is_success
+    with opened(browser, gateway, language, NARROW) as page, opened(browser, gateway, language) as other:
+        for each in (page, other):
+            sign_in(each, gateway, key)
+            each.goto(f"{gateway.url}/console/devices/{imei}")
+        pause = page.locator(".ask").first
+        assert not pause.locator("button").is_visible(), "it asks first"
+        pause.locator("summary").click()
+        pause.locator("#reason").fill(note)
+        check_layout(page, language)
+        pause.locator("button").click()
+        page.wait_for_url("**done=paused&count=0")
+        assert note in page.locator(".notice.paused").inner_text()
+        check_layout(page, language)
+        other.locator(".notice.paused", has_text=note).wait_for()
+        sent = api.post("/messaging/send", json={"imei": imei, "micro_op": "open"}).json()
+        assert (sent["status"], sent["reason"]) == ("queued", "paused")
+        page.locator("tbody .reason[title=paused]").wait_for()
+        page.goto(f"{gateway.url}/console/messages/{sent['id']}")
+        assert "شیر باز است" in page.locator("main").inner_text(), "the sentence names it"
+        page.goto(f"{gateway.url}/console/devices?q={imei}")
+        assert page.locator("tbody .note").count() == 1
+        check_layout(page, language)
+        page.goto(f"{gateway.url}/console/devices/{imei}")
+        resume = page.locator(".ask").first
+        resume.locator("summary").click()
+        resume.locator("button").click()
+        page.wait_for_url("**done=resumed**")
+        assert page.locator(".notice.paused").count() == 0
+        assert api.get(f"/devices/{imei}").json()["queue"]["paused"] is None
 
 
 def test_nobody_s_description_is_lost_to_somebody_else_s(
@@ -194,7 +231,7 @@ def test_what_a_key_may_not_do_is_neither_shown_nor_done(
         assert page.locator("main form").count() == page.locator(".actions a").count() == 0
         assert page.locator("ol.timeline").count() == page.locator("tbody").count() == 0
         token = page.locator("input[name=token]").get_attribute("value") or ""
-        for path in ("", "/pump", "/pump/purge", "/pump/forget"):
+        for path in ("", "/pump", "/pump/pause", "/pump/resume", "/pump/purge", "/pump/forget"):
             address = f"{gateway.url}/console/devices{path}"
             headers = {"Origin": gateway.url, "Sec-Fetch-Site": "same-origin"}
             answer = page.request.post(address, form={"token": token, "imei": "x"}, headers=headers)
@@ -236,7 +273,7 @@ def test_devices_out_of_reach_are_not_there(browser: "Browser", gateway: Gateway
         assert page.locator("tbody tr").count() == 1
         token = page.locator("input[name=token]").first.get_attribute("value") or ""
         headers = {"Origin": gateway.url, "Sec-Fetch-Site": "same-origin"}
-        for path in ("", "/farm2-a", "/farm2-a/purge", "/farm2-a/forget"):
+        for path in ("", "/farm2-a", "/farm2-a/pause", "/farm2-a/resume", "/farm2-a/purge", "/farm2-a/forget"):
             address = f"{gateway.url}/console/devices{path}"
             form = {"token": token, "imei": "farm2-a"}
             assert page.request.post(address, form=form, headers=headers).status == 404, path

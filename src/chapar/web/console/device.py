@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request, Response
 
 from chapar.delivery.replies import Replying
 from chapar.delivery.reports import Reporting
+from chapar.devices.pausing import Pausing
 from chapar.devices.registry import Description, Registry
 from chapar.errors import DeviceNotFound, FieldInvalid, Phrase
-from chapar.model.device import Device, KnownDevice, Presence, check_labels, check_name
+from chapar.model.device import Device, KnownDevice, Presence, check_labels, check_name, check_note
 from chapar.model.message import Message, Profile, check_device_id
 from chapar.model.principal import Caller, Scope
 from chapar.model.reply import Listed, Reply, standing
@@ -27,7 +28,7 @@ REPLIES: Final = 15  # beside theirs: those that belong to no message
 MOST_OF_A_REPLY: Final = 1000  # characters; the page of its message shows the rest
 OWED: Final = 10  # messages that wait, of which the page shows each
 
-DONE: Final = ("registered", "described", "purged")
+DONE: Final = ("registered", "described", "purged", "paused", "resumed")
 """What has just been done, as the address says it."""
 
 _COUNT: Final = re.compile("[0-9]{1,9}")
@@ -101,7 +102,9 @@ class OneDevice:
         return [each for each in story(page.messages, unmatched.replies, known.presence) if each.at >= since]
 
 
-def device_router(site: Site, registry: Registry, reporting: Reporting, replying: Replying) -> APIRouter:
+def device_router(
+    site: Site, registry: Registry, pausing: Pausing, reporting: Reporting, replying: Replying
+) -> APIRouter:
     """The page of one device, and what its forms ask for."""
     router, page = routes(), OneDevice(site, registry, reporting, replying)
 
@@ -135,6 +138,25 @@ def device_router(site: Site, registry: Registry, reporting: Reporting, replying
         imei = _imei(request)
         cancelled = await registry.purge(caller_of(request), imei)
         return site.redirect(request, f"/devices/{imei}", done="purged", count=str(cancelled))
+
+    @router.post("/devices/{imei}/pause")
+    @allow(Scope.DEVICES_WRITE)
+    async def pause(request: Request) -> Response:
+        """Have nothing leave for it."""
+        imei, note = _imei(request), form_of(request).get("reason", "").strip()
+        try:
+            state = await pausing.pause(caller_of(request), imei, check_note(note) if note else None)
+        except FieldInvalid as error:
+            return await page.show(request, status_of(error), problem=error.sentence(chosen_language(request)))
+        return site.redirect(request, f"/devices/{imei}", done="paused", count=str(len(state.in_flight)))
+
+    @router.post("/devices/{imei}/resume")
+    @allow(Scope.DEVICES_WRITE)
+    async def resume(request: Request) -> Response:
+        """Let leave what waits for it."""
+        imei = _imei(request)
+        state = await pausing.resume(caller_of(request), imei)
+        return site.redirect(request, f"/devices/{imei}", done="resumed", count=str(state.queue.depth))
 
     @router.post("/devices/{imei}/forget")
     @allow(Scope.DEVICES_WRITE)
