@@ -57,6 +57,11 @@ class Place(DoorBench):
         async def known(caller: Calling) -> str:
             return f"{caller.principal.name}@{caller.address}"
 
+        @router.post("/noted")
+        @allow(Identity.KNOWN)
+        async def noted(note: dict[str, str] | None = None) -> str:
+            return "none" if note is None else note["why"]
+
         @allow(Scope.SEND)
         async def send(request: Request) -> Response:
             return Response(f"{caller_of(request).principal.name} sends {(await request.body()).decode()}")
@@ -126,6 +131,25 @@ async def test_what_a_route_does_not_take_is_refused_where_it_might_have_meant_s
     place = Place()
     assert (await place.ask(None, "GET", "/anybody?_=17")).status_code == 200
     assert (await place.ask(None, "POST", "/send?_=17")).json()["code"] == "field_invalid"
+
+
+async def test_a_body_that_may_be_left_out_is_read_where_there_is_one() -> None:
+    async with Place().calling() as client:
+        for body in (None, b""):
+            assert (await client.post("/noted", content=body)).json() == "none"
+        assert (await client.post("/noted", json={"why": "x"})).json() == "x"
+        chunked = await client.post("/noted", content=aiter_of(b'{"why":', b'"y"}'), headers=JSON)
+        assert chunked.json() == "y"
+        assert (await client.post("/noted", content=b"why", headers=JSON)).status_code == 400
+        assert (await client.post("/noted", content=b"why")).status_code == 415
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+async def aiter_of(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
 
 
 async def test_the_first_key_counts_before_the_door_has_noticed_it() -> None:

@@ -37,20 +37,22 @@ from chapar.errors import (
     OutOfReach,
     PresenceUnknown,
     QueueFull,
+    QueuePaused,
     StoreUnavailable,
 )
 from chapar.model.acceptance import Addition, IdempotencyKey, KeptAnswer
-from chapar.model.audit import AuditFilters
+from chapar.model.audit import Action, AuditFilters
 from chapar.model.message import Command, Condition, Message, Status, Wait
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
 from chapar.model.queue import Lease
 from chapar.model.report import Filters, Position
 from chapar.store.acceptance import packed_addition
 from chapar.store.idempotency import ANSWER
+from chapar.store.pauses import PauseQueue
 from support.benches import ASKED, USE, Bench, Given, for_a_moment
 from support.callers import CALLER
 from support.fakes import EPOCH, PROCESS, until
-from support.stores import new_message
+from support.stores import entry_about, new_message
 
 OTHER = "fedcba9876543210"
 
@@ -105,6 +107,20 @@ async def test_a_caller_who_waits_is_told_at_once_that_it_was_not_sent(
     with pytest.raises(error):
         await bench.send()
     assert bench.stored()[0].status is Status.REJECTED
+
+
+async def test_a_caller_who_waits_is_answered_at_once_where_the_device_is_paused(bench: Bench) -> None:
+    """How long that is, nobody knows; and what never waits is not sent."""
+    asked = PauseQueue(entry_about(ASKED.imei, Action.QUEUE_PAUSED), "Anna", None, 100)
+    assert await bench.store.pauses.pause(asked, 30)
+    for wait in Wait:
+        sent = await bench.send(ASKED._replace(wait=wait, patience=300, urgent=wait is Wait.BROKER))
+        assert (sent.status, sent.reason, sent.attempts, sent.claim) == (Status.QUEUED, "paused", 0, None)
+        assert bench.store.now(sent) == sent
+    with pytest.raises(QueuePaused):
+        await bench.send(ASKED._replace(condition=Condition.ONLINE))
+    assert bench.stored()[-1].reason == "paused"
+    assert bench.link.published == []
 
 
 async def test_without_a_link_a_message_is_recorded_as_rejected_and_never_sent(bench: Bench) -> None:

@@ -6,14 +6,15 @@ import pytest
 
 from chapar.devices import registry as module
 from chapar.devices.registry import Description, Registry
-from chapar.errors import DeviceNotFound, DevicesExhausted, FieldInvalid, NotSaved
-from chapar.model.audit import AuditFilters
+from chapar.errors import DeviceNotFound, DevicePaused, DevicesExhausted, FieldInvalid, NotSaved
+from chapar.model.audit import Action, AuditFilters
 from chapar.model.device import DeviceFilters, Edit, PresenceCounts, Registration, State
 from chapar.model.message import Profile, Status
 from chapar.model.principal import EVERY_SCOPE, Caller, Principal, Reach
+from chapar.store.pauses import PauseQueue
 from support.callers import CALLER
 from support.fakes import EPOCH, FakeClock, MemoryStore
-from support.stores import new_message
+from support.stores import entry_about, new_message
 
 NARROW = Caller(Principal("key:farm1", "farm 1", EVERY_SCOPE, Reach(("farm1-*",), ("open*",))), "192.0.2.7")
 PLAIN = Description(None, None, {})
@@ -102,6 +103,31 @@ async def test_a_device_out_of_reach_is_not_there(bench: Bench) -> None:
     assert await bench.ids() == ["farm1-a", "farm2-a"]
     assert bench.store.now(waiting) == waiting
     assert len(await bench.entries()) == 2
+
+
+async def test_a_device_is_not_forgotten_while_its_queue_is_paused(bench: Bench) -> None:
+    await bench.registry.put(CALLER, "a", PLAIN)
+    asked = PauseQueue(entry_about("a", Action.QUEUE_PAUSED), "Anna", None, 3)
+    assert await bench.store.pauses.pause(asked, 30)
+    with pytest.raises(DevicePaused):
+        await bench.registry.forget(CALLER, "a")
+    await bench.store.pauses.resume(entry_about("a", Action.QUEUE_RESUMED), 30)
+    await bench.registry.forget(CALLER, "a")
+    assert bench.seen.noted == [("registered", "a"), ("forgotten", "a")]
+
+
+async def test_a_device_that_somebody_else_has_just_forgotten_is_not_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.registry.put(CALLER, "a", PLAIN)
+
+    async def delete(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(bench.store.devices, "delete", delete)
+    with pytest.raises(DeviceNotFound):
+        await bench.registry.forget(CALLER, "a")
+    assert bench.seen.noted == [("registered", "a")]
 
 
 async def test_a_purge_withdraws_what_the_caller_reaches(bench: Bench) -> None:
