@@ -84,6 +84,7 @@ def fixed_shapes(dear: int) -> Iterator[Shape]:
     yield from _bulk_shapes(dear)
     for name, body in _command_shapes():
         yield Shape(f"send {name}", "/messaging/send", body, _JSON)
+    yield from _table_shapes()
     yield from _reading_shapes()  # of what the shapes before have left in the database
     yield from _key_shapes()
     yield from _head_shapes()
@@ -177,6 +178,30 @@ def _row_shapes(dear: int) -> Iterator[Shape]:
     for cell in (b"[x]", b'"""', b"1", b"-0.1", b"=", b'"{""a"":1}"'):
         row = b",".join([cell] * 998) + b",8612,a\n"
         yield rows(f"of many cells {cell!r}", columns + row * (dear // len(row)))
+
+
+def _table_shapes() -> Iterator[Shape]:
+    def table(name: str, body: bytes) -> Shape:
+        return Shape(f"table {name}", "/devices/import?dry_run=true", body, _CSV)
+
+    header = b"imei,name,labels\n"
+    for cell in (b"\\", b";", b":", b" ", b"'", b'"', b"a:1;", b"\\ ", "\u06f1".encode()):
+        for column in (b"%b\n", b"p,%b\n", b"p,,%b\n"):
+            row = column % _filled(b"", cell, b"", 16_000)
+            yield table(f"of {cell!r} as {column!r}", header + row * (_DEAR // len(row)))
+    yield table(
+        "of columns", b"imei," + b",".join(b"labels.%d" % number for number in range(99)) + b"\n" + b"p\n" * 9_000
+    )
+    yield table("of one device", header + b"p,x,a:1\n" * 100_000)
+    for unit, size in (
+        (b"p\n", _BULK),
+        (b'"', _BULK),
+        (b"\0", _BULK),
+        (b"PK\3\4", _BULK),
+        (b"\n", _DEAR),
+        (b"\xff", _DEAR),
+    ):
+        yield table(f"of {unit!r}", _filled(header, unit, b"", size))
 
 
 def _reading_shapes() -> Iterator[Shape]:
