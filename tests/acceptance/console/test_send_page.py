@@ -76,6 +76,9 @@ def test_an_operation_of_the_catalog_is_chosen_filled_in_and_sent_once(
         page.locator("h2").wait_for()
         check_layout(page, language)
         assert faults_for_people(page) == []
+        page.emulate_media(color_scheme="dark")
+        assert faults_for_people(page) == []
+        page.emulate_media(color_scheme="light")
         keep_picture(page, f"send-irrigate-{language}-{width}")
         assert page.locator("#imei").input_value() == imei
         values = [page.locator(each).input_value() for each in ("#param-2", "#expires_in")]
@@ -184,11 +187,28 @@ def test_a_dry_run_says_who_would_get_it_and_why_others_would_not(
         rows = page.locator("tbody tr").all_inner_texts()
         check_layout(page, "fa")
         assert len(rows) == 3
-        assert "آنلاین باشد" in rows[0]
-        assert "ثبت نشده" in rows[1]
-        assert "اجازهٔ عملیات" in rows[2]
+        assert "اجازهٔ عملیات" in rows[0], "what is to be noted stands first"
+        assert "آنلاین باشد" in rows[1]
+        assert "ثبت نشده" in rows[2]
         assert page.locator("[name=to]").input_value() == "farm1-dry farm1-new"
     assert messages(api, micro_op="ping") == []
+
+
+def test_of_very_many_devices_the_ids_are_shown(
+    browser: "Browser", gateway: GatewayProcess, key: str, api: httpx.Client
+) -> None:
+    devices = [f"farm3-{number:04}" for number in range(1000)]
+    with opened(browser, gateway, "fa", NARROW) as page:
+        sign_in(page, gateway, key, "/send?micro_op=stop")
+        page.locator("#imei").fill("\n".join(devices))
+        submit(page)
+        page.locator("main details summary").click()
+        check_layout(page, "fa")
+        shown = page.locator("tbody td:first-child").all_inner_texts()
+        assert [*shown, *page.locator("main details .code").inner_text().split()] == devices
+        submit(page)
+        page.get_by_text("۱٬۰۰۰ پیام پذیرفته شد").wait_for()
+    assert len(api.get("/reporting/all", params={"micro_op": "stop"}).json()) == 1000
 
 
 @pytest.mark.parametrize(
@@ -209,7 +229,8 @@ def test_a_selection_that_cannot_be_is_said_and_sends_nothing(
             page.locator(f"#{name}").fill(asked.get(name, ""))
         submit(page)
         assert said in page.locator("[role=alert]").inner_text()
-    assert messages(api, micro_op="stop") == []
+        assert page.locator("#labels").input_value() == asked.get("labels", "")
+    assert messages(api, imei="farm1-a") == []
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])

@@ -53,6 +53,7 @@ DELIVERIES: Final[Mapping[str, Condition | None]] = {
     "online": Condition.ONLINE,
     "contact": Condition.CONTACT,
 }
+ROWS: Final = 200  # devices of a dry run that are shown with all that is known of them; of others the ids
 OTHER: Final = "*"  # in place of an operation's name: one that the catalog does not describe
 
 
@@ -145,7 +146,11 @@ class Sender:
         wrong = next((each for each in refusals if isinstance(each, FieldInvalid)), None)
         if wrong is not None:  # with what is asked for, so for every device
             raise wrong
-        targets = await targets_of(self._registry, caller, commands, refusals)
+        # What is to be noted stands first. A long table takes long to write, and nobody reads it.
+        targets = sorted(
+            await targets_of(self._registry, caller, commands, refusals),
+            key=lambda target: (target.refusal is None, not target.is_away),
+        )
         return self._site.page(
             request,
             "preview.html",
@@ -154,7 +159,9 @@ class Sender:
             lengths={name: span(length).sentence(language) for name, length in lengths.items() if length is not None},
             described=described,
             given=given_of(commands[0].params, described),
-            targets=targets,
+            targets=targets[:ROWS],
+            further=[each.imei for each in targets[ROWS:] if each.refusal is None],
+            further_refused=[each.imei for each in targets[ROWS:] if each.refusal is not None],
             refused=sum(1 for each in targets if each.refusal is not None),
             to=[each.imei for each in targets if each.refusal is None],
         )
