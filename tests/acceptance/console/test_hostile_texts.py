@@ -140,6 +140,7 @@ ADDRESSES: Final = {
     "/audit": ("action", "principal", "imei", "subject", "since", "until", "offset", "cursor"),
     "/keys": ("name", "state", "cursor"),
     "/keys/new": ("like",),
+    "/import": ("done", "made", "changed"),
     "/about": ("x",),
 }
 """The pages whose address takes something, and the fields in it."""
@@ -272,6 +273,9 @@ def test_no_address_form_or_cookie_makes_a_page_run_what_it_says(
             for filled in (fields, *(zip(fields) if name in EACH_ALONE else ())):
                 form = {"token": token, "imei": "", "micro_op": "open", **dict.fromkeys(filled, text)}
                 check_answer(visitor.post(path, data=form), (path, filled, name))
+        rows = "\r\n".join(f'"{cell}"' for cell in ("imei", text[:200].replace('"', '""')))
+        file = {"file": (quote(short), rows.encode(), "text/csv")}
+        check_answer(visitor.post("/import", data={"token": token_in(visitor.get("/import"))}, files=file), name)
         quoted = quote(text[:1000], safe="")
         for cookie in ("chapar_language", "chapar_session"):
             with httpx.Client(base_url=f"{gateway.url}/console", timeout=30.0) as stranger:
