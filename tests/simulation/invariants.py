@@ -60,10 +60,23 @@ class Verdict:
         for id_ in self._left:
             if id_ not in self._messages:
                 yield f"{id_} left, and is not stored"
+        yield from self._pauses()
         yield from self._answers()
         yield from self._keys()
         yield from self._cancellations()
         yield from self._order()
+
+    def _pauses(self) -> Iterator[str]:
+        for pause in self._world.pauses:
+            for message in self._messages.values():
+                if message.imei != pause.imei or message.id in pause.in_flight:
+                    continue
+                if any(pause.since < passage.at < pause.until for passage in self._left[message.id]):
+                    yield f"{message.id} left while its device was paused"
+            for change in self._world.database.changes:
+                waited = change.before is not None and change.before.reason == "paused"
+                if waited and change.after.status is Status.EXPIRED and change.at > pause.over + 1:
+                    yield f"{change.after.id} waited for a pause that was over"
 
     def _hearings(self, message: Message) -> Iterator[str]:
         heard = len(self._heard[message.id])

@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from sqlalchemy import Connection
 
 from chapar.delivery import acceptance as sending
 from chapar.delivery import dispatcher, idempotency, outcomes
@@ -21,6 +22,7 @@ from chapar.model.audit import Entry
 from chapar.model.change import Cancelled
 from chapar.model.message import Command, Message, Status, Wait
 from chapar.model.principal import Caller
+from chapar.store import pauses
 from chapar.store.acceptance import BACKLOGS_SQL
 from chapar.store.messages import Messages
 from simulation.invariants import broken
@@ -87,6 +89,11 @@ async def key_is_not_kept(
     return await _send(self, caller, [draft._replace(key=None) for draft in drafts], wait, patience)
 
 
+def what_waits_is_forgotten(connection: Connection, imei: str, _: int) -> int:
+    connection.execute(pauses._END, {"device": imei})
+    return 0
+
+
 MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "an attempt in doubt counts as unsent": (
         patch.object(outcomes, "in_doubt", in_doubt_is_unsent),
@@ -116,6 +123,14 @@ MISTAKES: dict[str, tuple[AbstractContextManager[Any], str]] = {
         "and its device said",
     ),
     "keys are not kept": (patch.object(Sending, "send", key_is_not_kept), "one key"),
+    "what is accepted for a paused device leaves at once": (
+        patch.dict(BACKLOGS_SQL, sqlite=BACKLOGS_SQL["sqlite"].replace("THEN 1 ELSE 2 END", "THEN 0 ELSE 0 END")),
+        "while its device was paused",
+    ),
+    "what waited for a paused device is forgotten": (
+        patch.object(pauses, "_let_leave", what_waits_is_forgotten),
+        "waited for a pause that was over",
+    ),
     "what waits counts as refused": (
         patch.object(sending, "not_sent", queued_is_refused),
         "was answered 406, and",

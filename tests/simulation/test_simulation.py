@@ -114,6 +114,7 @@ def test_the_worlds_reach_every_move_and_every_kind_of_answer(worlds: Worlds) ->
         "not_authorized",
         "outcome_unknown",
         "packet_too_large",
+        "paused",
         "presence_unknown",
         "process_died",
         "purged",

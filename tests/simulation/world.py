@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import math
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from chapar.delivery import acceptance as sending
 from chapar.delivery import dispatcher, outcomes
 from chapar.delivery.idempotency import Use
 from chapar.delivery.messages import Messaging
+from chapar.devices.pausing import Pausing
 from chapar.errors import ChaparError
 from chapar.link import endpoints, listener, receiver
 from chapar.link import keeper as link
@@ -27,6 +29,7 @@ from chapar.link.broker_access import BrokerAccess
 from chapar.link.endpoints import Endpoint
 from chapar.link.publication import Delivery, Publication, SignOn
 from chapar.model.change import Change
+from chapar.model.device import QueueState
 from chapar.model.message import Attempt, Command, Condition, Message, Wait
 from chapar.runtime import backoff
 from chapar.runtime.addresses import BrokerAddress
@@ -80,6 +83,17 @@ class Request:
     asks_again: int  #: how often it is repeated although it was answered
     given: list[Given] = field(default_factory=list)
     lost: int = 0  #: calls without an answer
+
+
+@dataclass(eq=False, slots=True)
+class Pause:
+    """A device that is paused, as whoever paused it knows."""
+
+    imei: str
+    since: float  #: loop time of the answer
+    in_flight: frozenset[str]  #: what may leave all the same: the answer names it
+    until: float = math.inf  #: loop time at which somebody first asked to resume it
+    over: float = math.inf  #: … and was answered
 
 
 class VirtualClock(Clock):
@@ -179,6 +193,7 @@ class World:
         self.by_name = {request.name: request for request in self.requests}
         self.cancelled: list[tuple[float, str, int]] = []  # when, id, answer
         self.resent: list[Given] = []
+        self.pauses: list[Pause] = []
         self._ids = 0
 
     def run(self) -> None:
@@ -379,6 +394,9 @@ class World:
             yield self._cancel_one(plan.uniform(0, ACTIVE))
         for _ in range(plan.choice([0, 0, 0, 1])):
             yield self._resend_one(plan.uniform(0, ACTIVE))
+        if plan.random() < 0.2:
+            imei = plan.choice(sorted({request.command.imei for request in self.requests}))
+            yield self._pause_one(imei, plan.uniform(0, ACTIVE / 2), plan.choice([0.3, 1.0, 2.0]))
 
     async def _break_link(self, at: float, *, silent: bool) -> None:
         await asyncio.sleep(at)
@@ -433,6 +451,33 @@ class World:
             return
         self.trace(id_, "cancel is answered", status)
         self.cancelled.append((self.loop.time(), id_, status))
+
+    async def _pause_one(self, imei: str, at: float, seconds: float) -> None:
+        """Pause a device, and resume it: both are asked for until somebody answers."""
+        await asyncio.sleep(at)
+        state = await self._asked_until_answered(lambda pausing: pausing.pause(CALLER, imei, None))
+        pause = Pause(imei, self.loop.time(), frozenset(state.in_flight))
+        self.trace(imei, "is paused", *sorted(pause.in_flight))
+        self.pauses.append(pause)
+        await asyncio.sleep(seconds)
+        pause.until = self.loop.time()
+        self.trace(imei, "is to be resumed")
+        await self._asked_until_answered(lambda pausing: pausing.resume(CALLER, imei))
+        pause.over = self.loop.time()
+        self.trace(imei, "is resumed")
+
+    async def _asked_until_answered(self, ask: Callable[[Pausing], Coroutine[Any, Any, QueueState]]) -> QueueState:
+        while True:
+            process = self._serving()
+            if process is not None and process.gateway is not None:
+                call = self.loop.create_task(ask(process.gateway.pausing))
+                process.calls[call] = None
+                await asyncio.wait([call])
+                process.calls.pop(call, None)
+                if not call.cancelled():
+                    with suppress(ChaparError):
+                        return call.result()
+            await asyncio.sleep(self.chaos.uniform(0.01, 0.3))
 
     async def _resend_one(self, at: float) -> None:
         await asyncio.sleep(at)
