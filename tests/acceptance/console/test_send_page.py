@@ -178,6 +178,7 @@ def test_a_dry_run_says_who_would_get_it_and_why_others_would_not(
     browser: "Browser", gateway: GatewayProcess, key: str, api: httpx.Client
 ) -> None:
     register(api, "dry", "farm1-dry")
+    assert api.post("/devices/farm1-dry/queue/pause", json={}).is_success
     with opened(browser, gateway, "fa", NARROW) as page:
         sign_in(page, gateway, key, "/send?micro_op=*")
         page.locator("#imei").fill("farm1-dry farm1-new forest-7")
@@ -189,6 +190,7 @@ def test_a_dry_run_says_who_would_get_it_and_why_others_would_not(
         assert len(rows) == 3
         assert "اجازهٔ عملیات" in rows[0], "what is to be noted stands first"
         assert "آنلاین باشد" in rows[1]
+        assert "متوقف" in rows[1]
         assert "ثبت نشده" in rows[2]
         assert page.locator("[name=to]").input_value() == "farm1-dry farm1-new"
     assert messages(api, micro_op="ping") == []
