@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from chapar.delivery.causes import Cause
-from chapar.delivery.explanation import SENTENCES, UNATTENDED_AFTER
+from chapar.delivery.explanation import SENTENCES
+from chapar.delivery.verdicts import UNATTENDED_AFTER
 from support.devices import Device
 from support.gateway import find_command
 from support.site import Site, until, until_past, written

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from chapar.delivery.causes import Cause
-from chapar.delivery.explanation import LinkState, explain
+from chapar.delivery.verdicts import LinkState, explain
 from chapar.model.audit import KEY_REVOKED
 from chapar.model.device import Evidence, Ground, State
 from chapar.model.message import Message, Status

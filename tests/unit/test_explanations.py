@@ -9,17 +9,9 @@ import pytest
 
 from chapar.delivery.causes import Cause
 from chapar.delivery.explaining import within
-from chapar.delivery.explanation import (
-    _VERDICTS,
-    SENTENCES,
-    UNATTENDED_AFTER,
-    Clause,
-    Explanation,
-    LinkState,
-    Moment,
-    explain,
-)
+from chapar.delivery.explanation import SENTENCES, Clause, Explanation, Moment
 from chapar.delivery.proofs import Kind, Proof, proofs
+from chapar.delivery.verdicts import _VERDICTS, UNATTENDED_AFTER, LinkState, explain
 from chapar.errors import BrokerUnanswered, ConnectionFailed
 from chapar.model.audit import Entry
 from chapar.model.device import Ground, Pause, Presence, State
@@ -417,6 +409,15 @@ def test_evidence_of_what_waits_names_what_is_before_it() -> None:
     assert listed[Kind.QUEUE].facts == {"of_device": 2, "in_all": 9}
     assert listed[Kind.BLOCKER].facts["id"] is None
     assert {Kind.HELD, Kind.LINK, Kind.CLOCK} <= set(listed)
+    assert Kind.CATALOG not in listed
+
+
+def test_evidence_of_the_catalog_is_as_of_now() -> None:
+    listed = proofs(found_in(Case(waits(), {})), UP, NOW, 0, {"listed": False})
+    assert listed.count(Proof(Kind.CATALOG, None, {"listed": False})) == 1
+    place = [proof.kind for proof in listed].index(Kind.CATALOG)
+    assert all(proof.at is None or proof.at <= NOW for proof in listed[:place])
+    assert all(proof.at is None or proof.at >= NOW for proof in listed[place:])
 
 
 def test_evidence_of_what_is_done_names_who_did_it() -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from chapar.delivery.acceptance import CheckParams
-from chapar.delivery.explanation import Explanation, Facts, LinkState, explain
+from chapar.delivery.explanation import Explanation, Facts
 from chapar.delivery.proofs import Proof, proofs
+from chapar.delivery.verdicts import LinkState, explain
 from chapar.errors import FieldInvalid, MessageNotFound, ParamsInvalid
 from chapar.link.keeper import Link
 from chapar.model.message import Message

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from chapar.delivery.explanation import EARLIEST, NOTHING, Facts, Length, LinkState, Moment
+from chapar.delivery.explanation import NOTHING, Facts, Length, Moment
+from chapar.delivery.verdicts import EARLIEST, LinkState
 from chapar.model.message import OWED, UNFINISHED, WAITING, Message, Status
 from chapar.store.circumstances import Circumstances
 
