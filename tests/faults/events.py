@@ -20,7 +20,7 @@ _LEASE: Final = 2.0  # seconds
 _LISTENERS: Final = 20
 _LISTENERS_LONG: Final = 200
 _LONGEST: Final = 400  # events on one connection
-_WITHIN: Final = 120.0  # seconds in which all that is missing has to come
+_WITHIN: Final = 120.0  # seconds in which something that is missing has to come
 _SHOWN: Final = 3
 _EVENT: Final = re.compile(
     rb'data: \{"id":"[^"]*","type":"message\.([a-z_]+)","at":"[^"]*","imei":"([^"]*)","message":\{"id":"([^"]*)"'
@@ -137,10 +137,13 @@ async def _judged(stage: Stage, listeners: Sequence[_Listener]) -> list[str]:
     expected = {wish: _by_message([each for each in logged if wish.fits(each)]) for wish in _WISHES}
     counts = {wish: sum(map(len, of_message.values())) for wish, of_message in expected.items()}
     missing = [each for each in listeners if len(each.received) < counts[each.wish]]
-    deadline = time.monotonic() + _WITHIN
+    # However many they are: 200 who receive everything are slower than the senders on two processors.
+    deadline, received = time.monotonic() + _WITHIN, 0
     while missing and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
         missing = [each for each in missing if len(each.received) < counts[each.wish]]
+        if (now := sum(len(each.received) for each in missing)) != received:
+            deadline, received = time.monotonic() + _WITHIN, now
     wrong = []
     for number, listener in enumerate(listeners):
         if listener.wrong is not None:

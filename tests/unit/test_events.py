@@ -14,7 +14,7 @@ from chapar.events.cursors import cursor_of, is_cursor, place_of
 from chapar.events.feed import Batch, Feed, Wanted
 from chapar.model.change import Change
 from chapar.model.device import State
-from chapar.model.event import PRESENCE, WHOLE, Event, EventPage, Position
+from chapar.model.event import PRESENCE, WHOLE, Event, Position
 from chapar.model.message import Message, Status
 from chapar.model.principal import ANYBODY, Caller, Principal, Reach, Scope
 from chapar.runtime.metrics import Metrics
@@ -184,6 +184,41 @@ async def test_who_is_behind_reads_by_itself_and_joins_the_others(
     assert len({event.position for event in found}) == 710
 
 
+async def test_one_who_was_away_for_a_moment_goes_on_within_what_is_in_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "_MOST_KEPT", 8)
+    written: list[Event] = []
+
+    def write(event: Event) -> bytes:
+        written.append(event)
+        return event_bytes(event)
+
+    place = await bench.feed.begin(None, None)
+    with bench.feed.listening(ALL):
+        bench.change()
+        [first] = await bench.all_from(place, 1)
+        place = first.position._replace(item=WHOLE)
+        bench.change(5)
+        whole = await bench.feed.following(place)
+        assert whole is not None
+        bench.store.readers.failing = True
+        for count in (1, 4, 5):
+            rest = await bench.feed.following(whole.events[count - 1].position)
+            assert rest is not None
+            assert (rest.events, rest.end) == (whole.events[count:], whole.end)
+            assert b"".join(rest.pieces(ALL, write)) == b"".join(map(event_bytes, whole.events[count:]))
+        assert b"".join(whole.pieces(ALL, write)) == b"".join(map(event_bytes, whole.events))
+        assert len(written) == 5, "each once, whichever part of the page somebody wants"
+        bench.store.readers.failing = False
+        # What is not kept any more is read again, and forgotten as a place.
+        bench.change(5, commits=3)
+        assert len(await bench.all_from(whole.end, 15)) == 15
+        again = await bench.feed.following(whole.events[1].position)
+        assert again is not None
+        assert again.events[:3] == whole.events[2:]
+
+
 async def test_what_follows_is_waited_for_and_a_stop_ends_that(bench: Bench) -> None:
     place = await bench.feed.begin(None, None)
     with bench.feed.listening(ALL):
@@ -295,7 +330,7 @@ def test_what_is_written_is_written_once_and_joined_once_for_all_who_want_the_sa
     monkeypatch.setattr(feed_module, "_PIECE", 3000)
     monkeypatch.setattr(feed_module, "_KEPT_FOR", 2)
     every = [about(imei) for imei in "AB" * 5]
-    batch = Batch(EventPage(PLACE, every, PLACE))
+    batch = Batch(every, PLACE)
     pieces = batch.pieces(ALL, write)
     assert b"".join(pieces) == b"".join(map(event_bytes, every))
     assert len(pieces) > 2

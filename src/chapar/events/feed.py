@@ -80,13 +80,21 @@ Write = Callable[[Event], bytes]
 class Batch:
     """Some events that follow each other, each of which is written once, for all who want it."""
 
-    __slots__ = ("_written", "_written_for", "end", "events")
+    __slots__ = ("_first", "_written", "_written_for", "end", "events")
 
-    def __init__(self, page: EventPage) -> None:
-        self.events = page.events
-        self.end = page.end
-        self._written: list[bytes | None] = [None] * len(page.events)
+    def __init__(
+        self, events: Sequence[Event], end: Position, written: list[bytes | None] | None = None, first: int = 0
+    ) -> None:
+        """`written`: what another batch has written of its events, the one at `first` being the first of these."""
+        self.events = events
+        self.end = end
+        self._written: list[bytes | None] = [None] * len(events) if written is None else written
+        self._first = first
         self._written_for: dict[Wanted, Sequence[bytes]] = {}
+
+    def behind(self, count: int) -> "Batch":
+        """Return what follows so many of these events."""
+        return Batch(self.events[count:], self.end, self._written, self._first + count)
 
     def pieces(self, wanted: Wanted, write: Write) -> Sequence[bytes]:
         """Return what a listener is sent of these events, in pieces of 32 KiB or one event."""
@@ -101,7 +109,7 @@ class Batch:
         pieces: list[bytes] = []
         piece: list[bytes] = []
         size = 0
-        for place, event in enumerate(self.events):
+        for place, event in enumerate(self.events, self._first):
             if not wanted.covers(event):
                 continue
             written = self._written[place]
@@ -166,6 +174,7 @@ class Feed:
         self._reading = asyncio.Semaphore(_READERS)
         self._end: Position | None = None  # of the last page; None: nobody listens yet
         self._recent: OrderedDict[_Key, Batch] = OrderedDict()  # by where they begin
+        self._within: dict[_Key, tuple[Batch, int]] = {}  # each place in these, and how many events are before it
         self._kept_events = 0
         self._left = _Left()
         self.is_stopping = False  #: whether listeners are to go elsewhere
@@ -242,7 +251,7 @@ class Feed:
         """Some of what follows a place, once there is any; None: the gateway stops. Raises EventsGone."""
         while not self.is_stopping:
             moved, end = self._moved, self._end
-            if (batch := self._recent.get(after[:4])) is not None:
+            if (batch := self._kept_behind(after)) is not None:
                 return batch
             if end is None or (after.is_at_end and end.order <= after.order):
                 await moved.wait()
@@ -250,6 +259,16 @@ class Feed:
             with suppress(StoreUnavailable):
                 return await self.past(after, end)
             await asyncio.sleep(_REST)
+        return None
+
+    def _kept_behind(self, place: Position) -> Batch | None:
+        """Return what follows a place in the pages in memory, as for one who was away for a moment; None: nothing."""
+        key = place[:4]
+        if (batch := self._recent.get(key)) is not None:
+            return batch
+        if (found := self._within.get(key)) is not None:
+            batch, count = found
+            return batch.behind(count)
         return None
 
     async def now(self) -> Position:
@@ -260,7 +279,8 @@ class Feed:
         """Some of what follows a place, up to another one; raises EventsGone, StoreUnavailable."""
         try:
             async with self._reading:
-                return Batch(await self._log.past(after, until))
+                page = await self._log.past(after, until)
+                return Batch(page.events, page.end)
         except CursorGone as gone:
             raise EventsGone(cursor_of(gone.oldest)) from None
 
@@ -288,11 +308,14 @@ class Feed:
 
     def _add(self, page: EventPage) -> None:
         """Keep a page, and notify all who wait for it."""
-        self._recent[page.start[:4]] = Batch(page)
+        batch = self._recent[page.start[:4]] = Batch(page.events, page.end)
+        self._within.update((event.position[:4], (batch, count)) for count, event in enumerate(page.events, 1))
         self._kept_events += len(page.events)
         while self._kept_events > _MOST_KEPT and len(self._recent) > 1:
             _, oldest = self._recent.popitem(last=False)
             self._kept_events -= len(oldest.events)
+            for event in oldest.events:
+                self._within.pop(event.position[:4], None)
         self._end = page.end
         self._wake()
 
@@ -309,6 +332,7 @@ class Feed:
 
     def _forget_pages(self) -> None:
         self._recent.clear()
+        self._within.clear()
         self._kept_events = 0
 
 
