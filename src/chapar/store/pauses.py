@@ -120,6 +120,11 @@ _UNPARK = (
     .values(reason=case((_is_in_lane, WAITING_FOR_REPLY), else_=null()))
     .returning(messages.c.seq)
 )
+_IN_LANE = (
+    select(literal(1))
+    .where(text(IS_WAITING), _is_of_device, messages.c.reason == WAITING_FOR_REPLY)
+    .limit(literal_column("1"))
+)
 
 
 def _front_of_queue(condition: str) -> Select[tuple[int, str]]:
@@ -242,7 +247,8 @@ def _let_leave(connection: Connection, imei: str, limit: int) -> int:
     """Have some messages of a device that was resumed wait no more, and end its pause where those are all."""
     found = len(connection.execute(_UNPARK, {"device": imei, "limit": limit}).all())
     if found < limit:
-        release(connection, [imei])
+        if connection.execute(_IN_LANE, {"device": imei}).first() is not None:  # else it is a long look for nothing
+            release(connection, [imei])
         connection.execute(_END, {"device": imei})
     return found
 
