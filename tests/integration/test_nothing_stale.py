@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import Connection, delete, event, insert, update
+from sqlalchemy import Connection, delete, event, func, insert, select, update
 
 from chapar.model.acceptance import UNBOUNDED, Added, Addition, Full, IdempotencyKey, Placement, Sender, Withdrawal
 from chapar.model.audit import Action
@@ -18,6 +18,7 @@ from chapar.store import queue
 from chapar.store.acceptance import ADD
 from chapar.store.contacts import CONTACT, Contact
 from chapar.store.database import Role, open_engine
+from chapar.store.lanes import release
 from chapar.store.schema import devices, presences, processes, receiver
 from chapar.store.schema import messages as table
 from chapar.store.store import Store
@@ -198,6 +199,25 @@ async def test_one_message_of_a_lane_is_ahead_and_what_is_behind_the_second_wait
     direct, urgent = new_message("A"), new_message("A", urgent=True, reply_within=30_000)
     assert states(await add(store, direct, urgent)) == [WAITS, ("publishing", None)]
     assert await taken(store) == [message.id for message in (before, first, between, other)]
+
+
+@pytest.mark.usefixtures("store")
+async def test_a_lane_twice_as_long_is_twice_the_work_and_not_its_square(shared_url: str) -> None:
+    counted = {}
+    with open_engine(shared_url, Role.ADMINISTRATOR).connect() as connection:
+        for length in (500, 1000):
+            with connection.begin() as undone:
+                rows = (asking(f"L{length}", reason="waiting_for_reply") for _ in range(length))
+                connection.execute(insert(table), [row._asdict() | {"status": row.status.value} for row in rows])
+                if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql("ANALYZE messages")
+                with counting(connection) as found:
+                    release(connection, [f"L{length}"])
+                counted[length] = found[0]
+                ready = select(func.count()).where(table.c.imei == f"L{length}", table.c.reason.is_(None))
+                assert connection.scalar(ready) == 1, "the first may leave"
+                undone.rollback()
+    assert counted[1000] < 3 * counted[500], counted
 
 
 async def test_a_device_that_gives_ids_back_has_no_lane(store: Store) -> None:

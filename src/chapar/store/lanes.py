@@ -9,7 +9,7 @@ from chapar.model.message import Message, Profile
 from chapar.model.reason import Reason
 from chapar.store.database import run_on_driver
 from chapar.store.operations import as_list
-from chapar.store.schema import IS_OPEN, messages
+from chapar.store.schema import IS_OPEN, IS_URGENT, messages
 
 WAITING_FOR_REPLY: Final = Reason.WAITING_FOR_REPLY.value
 _TEXT: Final = Profile.TEXT.value
@@ -18,15 +18,16 @@ IN_LANE: Final = f"reply_within IS NOT NULL AND profile = '{_TEXT}'"
 """Whether a message's reply may have to be matched by its order."""
 
 # One message of a lane may be ahead: on its way, or in the queue. What is behind a second one waits, so that order
-# holds; urgent ones wait for nobody. SQLite is made to begin with the devices.
+# holds; urgent ones wait for nobody. SQLite is made to begin with the devices. Those that have one on its way are found
+# once: looked for beside each message, it would be the square of a queue.
 _MISPLACED: Final = f"""
-    WITH in_queue AS (
+    WITH taken AS (
+        SELECT imei FROM {{messages_of_devices}} AND seq > 0 AND {IS_OPEN}
+            AND status IN ('publishing', 'published', 'acknowledged') AND {IN_LANE}
+        UNION SELECT imei FROM {{messages_of_devices}} AND seq > 0 AND {IS_OPEN} AND {IS_URGENT} AND {IN_LANE}
+    ), in_queue AS (
         SELECT seq, reason, sum(CASE WHEN {IN_LANE} THEN 1 ELSE 0 END) OVER (PARTITION BY imei ORDER BY seq)
-            + CASE WHEN EXISTS (
-                SELECT 1 FROM messages AS ahead WHERE ahead.imei = messages.imei AND ahead.seq > 0 AND {IS_OPEN}
-                    AND status IN ('queued', 'publishing', 'published', 'acknowledged') AND {IN_LANE}
-                    AND (status <> 'queued' OR (urgent AND reason IS NULL))
-            ) THEN 1 ELSE 0 END AS ahead
+            + CASE WHEN imei IN (SELECT imei FROM taken) THEN 1 ELSE 0 END AS ahead
         FROM {{messages_of_devices}} AND seq > 0 AND {IS_OPEN} AND status = 'queued'
             AND (reason IS NULL OR reason = '{WAITING_FOR_REPLY}') AND NOT urgent
     )
@@ -63,7 +64,8 @@ def release(connection: Connection, imeis: Collection[str]) -> None:
     if not imeis:
         return
     sql = MISPLACED_SQL[connection.dialect.name]
-    misplaced = run_on_driver(connection, sql, (as_list(connection, sorted(set(imeis))),)).fetchall()
+    devices = as_list(connection, sorted(set(imeis)))
+    misplaced = run_on_driver(connection, sql, (devices, devices, devices)).fetchall()
     if misplaced:
         connection.execute(
             _PLACE, [{"at_seq": seq, "waits_for": WAITING_FOR_REPLY if ahead > 1 else None} for seq, ahead in misplaced]
