@@ -32,7 +32,7 @@ class Source:
         self.batches: asyncio.Queue[Batch | Exception | None] = asyncio.Queue()
         self.listeners = 0
 
-    async def following(self, _place: Any) -> Batch | None:
+    async def following(self, _place: Any, _wanted: Wanted) -> Batch | None:
         batch = await self.batches.get()
         if isinstance(batch, Exception):
             raise batch

@@ -274,6 +274,11 @@ async def test_messages_are_read_for_those_who_may_want_them(bench: Bench) -> No
         change()
         [event] = await bench.all_from(place, 1)
         assert event.message is None
+        end = await bench.feed.now()
+        mine = Wanted(ANYBODY, devices=frozenset("B"))
+        for wanted in (mine, ALL, None):
+            behind = await bench.feed.past(place, end, wanted)
+            assert [event.message is None for event in behind.events] == [wanted is mine], "nor by one who is behind"
         with bench.feed.listening(ALL):
             # One who comes later reads what was read without it by itself, and what is new with the others.
             [again] = await bench.all_from(place, 1)

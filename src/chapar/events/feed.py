@@ -247,8 +247,11 @@ class Feed:
             raise CursorGone(await self._log.oldest())
         return await self._log.since(since)
 
-    async def following(self, after: Position) -> Batch | None:
-        """Some of what follows a place, once there is any; None: the gateway stops. Raises EventsGone."""
+    async def following(self, after: Position, wanted: Wanted | None = None) -> Batch | None:
+        """Some of what follows a place, once there is any; None: the gateway stops. Raises EventsGone.
+
+        What is not `wanted` may be without its message.
+        """
         while not self.is_stopping:
             moved, end = self._moved, self._end
             if (batch := self._kept_behind(after)) is not None:
@@ -257,7 +260,7 @@ class Feed:
                 await moved.wait()
                 continue
             with suppress(StoreUnavailable):
-                return await self.past(after, end)
+                return await self.past(after, end, wanted)
             await asyncio.sleep(_REST)
         return None
 
@@ -275,11 +278,14 @@ class Feed:
         """The place behind all that there is; raises StoreUnavailable."""
         return await self._log.end()
 
-    async def past(self, after: Position, until: Position) -> Batch:
-        """Some of what follows a place, up to another one; raises EventsGone, StoreUnavailable."""
+    async def past(self, after: Position, until: Position, wanted: Wanted | None = None) -> Batch:
+        """Some of what follows a place, up to another one; raises EventsGone, StoreUnavailable.
+
+        What is not `wanted` may be without its message.
+        """
         try:
             async with self._reading:
-                page = await self._log.past(after, until)
+                page = await self._log.past(after, until, None if wanted is None else wanted.may_cover)
                 return Batch(page.events, page.end)
         except CursorGone as gone:
             raise EventsGone(cursor_of(gone.oldest)) from None

@@ -78,6 +78,13 @@ class _Bounds(NamedTuple):
     newest_at: int
 
 
+class _Sources(NamedTuple):
+    """Sources of the messages of a page."""
+
+    wants: Wants | None = None  # None: all events are wanted
+    known: Known | None = None
+
+
 class EventLog:
     """The events of all processes, in their order."""
 
@@ -96,9 +103,12 @@ class EventLog:
         """
         return await self._lookups.read(lambda connection: _read(connection, after, None, _Sources(wants, known)))
 
-    async def past(self, after: Position, until: Position) -> EventPage:
-        """Some of what follows a place, up to another one; raises CursorGone, StoreUnavailable."""
-        return await self._reporters.read(lambda connection: _read_past(connection, after, until))
+    async def past(self, after: Position, until: Position, wants: Wants | None = None) -> EventPage:
+        """Some of what follows a place, up to another one; raises CursorGone, StoreUnavailable.
+
+        Messages are read for those events that are wanted.
+        """
+        return await self._reporters.read(lambda connection: _read_past(connection, after, until, _Sources(wants)))
 
     async def check(self, cursor: Position, kept_since: int) -> None:
         """Raise CursorGone where what follows a place is not all there. Rows are kept `kept_since` a time at least.
@@ -137,27 +147,15 @@ def _bounds(connection: Connection) -> _Bounds | None:
     return _Bounds(*found[0]) if found else None
 
 
-def _read_past(connection: Connection, after: Position, until: Position) -> EventPage:
+def _read_past(connection: Connection, after: Position, until: Position, sources: _Sources) -> EventPage:
     bounds = _bounds(connection)
     behind = after.seq if connection.dialect.name == "postgresql" else after.seq + 1  # where no number is left out
     if bounds is not None and after.seq and behind < bounds.oldest:
         raise CursorGone(_oldest(connection, bounds))
-    return _read(connection, after, until)
+    return _read(connection, after, until, sources)
 
 
-class _Sources(NamedTuple):
-    """Sources of the messages of a page."""
-
-    wants: Wants | None = None  # None: all events are wanted
-    known: Known | None = None
-
-
-_ALL_FROM_TABLE: Final = _Sources()
-
-
-def _read(
-    connection: Connection, after: Position, until: Position | None, sources: _Sources = _ALL_FROM_TABLE
-) -> EventPage:
+def _read(connection: Connection, after: Position, until: Position | None, sources: _Sources) -> EventPage:
     if connection.dialect.name != "postgresql":
         last = WHOLE << 30 if until is None else until.seq
         first = after.seq + 1 if after.item == WHOLE else after.seq

@@ -303,9 +303,9 @@ class EventStream(Response):
 
     async def _next(self) -> Batch | None:
         if self._until is None:
-            return await self._feed.following(self._place)
+            return await self._feed.following(self._place, self._wanted)
         try:
-            return await self._feed.past(self._place, self._until)
+            return await self._feed.past(self._place, self._until, self._wanted)
         except StoreUnavailable as error:
             raise _Cut("unavailable", str(error)) from None
 

@@ -72,7 +72,7 @@ class Notices:
                 while True:
                     try:
                         async with asyncio.timeout(max(0.0, next_at - loop.time()) if is_due else _HEARTBEAT):
-                            batch = await self._feed.following(place)
+                            batch = await self._feed.following(place, wanted)
                     except TimeoutError:
                         yield _CHANGED if is_due else _STILL_HERE
                         pause = pause_after(pause if is_busy else 0.0, self._consoles)
