@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from chapar.delivery.causes import Cause
-from chapar.delivery.explaining import within
+from chapar.delivery.explaining import limits, within
 from chapar.delivery.explanation import SENTENCES, Clause, Explanation, Moment
 from chapar.delivery.proofs import Kind, Proof, proofs
 from chapar.delivery.verdicts import _VERDICTS, UNATTENDED_AFTER, LinkState, explain
@@ -413,11 +413,17 @@ def test_evidence_of_what_waits_names_what_is_before_it() -> None:
 
 
 def test_evidence_of_the_catalog_is_as_of_now() -> None:
-    listed = proofs(found_in(Case(waits(), {})), UP, NOW, 0, {"listed": False})
-    assert listed.count(Proof(Kind.CATALOG, None, {"listed": False})) == 1
+    listed = proofs(found_in(Case(waits(), {})), UP, NOW, 0, Proof(Kind.CATALOG, None))
+    assert listed.count(Proof(Kind.CATALOG, None)) == 1
     place = [proof.kind for proof in listed].index(Kind.CATALOG)
     assert all(proof.at is None or proof.at <= NOW for proof in listed[:place])
     assert all(proof.at is None or proof.at >= NOW for proof in listed[place:])
+
+
+def test_who_is_limited_is_shown_within_which_limits() -> None:
+    assert list(limits(Reach())) == []
+    [proof] = limits(Reach(("farm1-*", "pump"), ("open",)))
+    assert proof == Proof(Kind.REACH, None, {"devices": "farm1-*, pump", "operations": "open"})
 
 
 def test_evidence_of_what_is_done_names_who_did_it() -> None:

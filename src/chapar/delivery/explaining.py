@@ -1,16 +1,16 @@
 """Explain single messages: gather what is known of one, and say why it stands where it does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from chapar.delivery.acceptance import CheckParams
 from chapar.delivery.explanation import Explanation, Facts
-from chapar.delivery.proofs import Proof, proofs
+from chapar.delivery.proofs import Kind, Proof, proofs
 from chapar.delivery.verdicts import LinkState, explain
 from chapar.errors import FieldInvalid, MessageNotFound, ParamsInvalid
 from chapar.link.keeper import Link
 from chapar.model.message import Message
-from chapar.model.principal import Caller, Reach, Scope
+from chapar.model.principal import EVERYWHERE, Caller, Reach, Scope
 from chapar.runtime.clock import Clock
 from chapar.store.circumstances import Ahead, Circumstances, Evidence
 
@@ -60,19 +60,22 @@ class Explaining:
         if self._receives():
             found = found._replace(not_receiving_since=None)
         found, link = within(found, principal.reach), self._state()
-        listed = proofs(found, link, now, self._clock.drift(), self._by_the_catalog(found.message))
+        further = [*self._by_the_catalog(found.message), *limits(principal.reach)]
+        listed = proofs(found, link, now, self._clock.drift(), *further)
         return Explained(explain(found, link, now), listed)
 
-    def _by_the_catalog(self, message: Message) -> Facts | None:
-        """Return whether the catalog, as it is now, describes the operation, and whether the parameters fit."""
+    def _by_the_catalog(self, message: Message) -> Iterator[Proof]:
+        """Give whether the catalog, as it is now, describes the operation, and whether the parameters fit."""
         if self._check_params is None or message.clears:
-            return None
+            return
         try:
             is_described = self._check_params(message.micro_op, message.params)
         except FieldInvalid as error:
             is_described = isinstance(error, ParamsInvalid)
-            return {"described": is_described, "fits": False if is_described else None, "fault": error}
-        return {"described": is_described, "fits": True if is_described else None, "fault": None}
+            facts: Facts = {"described": is_described, "fits": False if is_described else None, "fault": error}
+        else:
+            facts = {"described": is_described, "fits": True if is_described else None, "fault": None}
+        yield Proof(Kind.CATALOG, None, facts)
 
     def _state(self) -> LinkState:
         link = self._link
@@ -91,3 +94,10 @@ def within(found: Circumstances, reach: Reach) -> Circumstances:
 
 def _within(ahead: Ahead, imei: str, reach: Reach) -> Ahead:
     return ahead if reach.covers(imei, ahead.micro_op) else ahead._replace(id="", micro_op="")
+
+
+def limits(reach: Reach) -> Iterator[Proof]:
+    """The limits within which somebody is shown the evidence, where there are any."""
+    if reach != EVERYWHERE:
+        facts: Facts = {"devices": ", ".join(reach.devices), "operations": ", ".join(reach.operations)}
+        yield Proof(Kind.REACH, None, facts)

@@ -42,6 +42,7 @@ class Kind(StrEnum):
     HELD = "held"  #: It is held since a backup was restored.
     CLOCK = "clock"  #: The system's clock was stepped; the gateway keeps its own time.
     CATALOG = "catalog"  #: What the catalog, as it is now, says of its operation and its parameters.
+    REACH = "reach"  #: Devices and operations to which the caller is limited: what is beyond them is not shown.
 
 
 class Proof(NamedTuple):
@@ -52,14 +53,12 @@ class Proof(NamedTuple):
     facts: Facts = NOTHING
 
 
-def proofs(found: Circumstances, link: LinkState, now: int, drift: int, by_catalog: Facts | None = None) -> list[Proof]:
+def proofs(found: Circumstances, link: LinkState, now: int, drift: int, *further: Proof) -> list[Proof]:
     """The evidence of an explanation in the order of time.
 
-    `drift`: ms by which the system's clock is ahead of ours. `by_catalog`: what the catalog says, where there is one.
+    `drift`: ms by which the system's clock is ahead of ours. `further`: of what is no circumstance of the message.
     """
-    every = [*_of_message(found), *_of_device(found), *_of_gateway(found, link, now, drift)]
-    if by_catalog is not None:
-        every.append(Proof(Kind.CATALOG, None, by_catalog))
+    every = [*_of_message(found), *_of_device(found), *_of_gateway(found, link, now, drift), *further]
     return sorted(every, key=lambda proof: now if proof.at is None else proof.at)
 
 
