@@ -27,6 +27,10 @@ class Reporting:
         """Counts by status, device, operation and time; raises StoreUnavailable."""
         return await self._reports.summary(_within(caller, filters), bucket)
 
+    async def oldest(self, caller: Caller, filters: Filters) -> Message | None:
+        """The message that was accepted first; raises StoreUnavailable."""
+        return await self._reports.oldest(_within(caller, filters))
+
     async def failures(self, caller: Caller, since: int) -> list[Failure]:
         """Count what failed of the messages accepted since, by how and why; raises StoreUnavailable."""
         return await self._reports.failures(_within(caller, Filters(since=since)))

@@ -60,6 +60,11 @@ class Reports:
         """Count the messages that fit; raises StoreUnavailable."""
         return await self._reporters.read(lambda connection: summary(connection, filters, bucket))
 
+    async def oldest(self, filters: Filters) -> Message | None:
+        """The message that fits and was accepted first; raises StoreUnavailable."""
+        page = await self._oldest_first(filters, None, 1)
+        return page.messages[0] if page.messages else None
+
     async def failures(self, filters: Filters) -> list[Failure]:
         """Count the messages that fit and that failed, the most frequent kind first; raises StoreUnavailable."""
         return await self._reporters.read(lambda connection: failures(connection, filters))

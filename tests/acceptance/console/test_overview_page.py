@@ -30,6 +30,8 @@ def test_it_is_the_first_page_and_shows_what_was_sent_and_what_waits(
         page.locator(".chart canvas").wait_for()
         check_layout(page, language)
         assert page.locator("dl .status.succeeded").count() == 3
+        oldest = page.locator("dl dd", has=page.locator("a[href*='/messages/0']"))
+        assert "seen" in oldest.inner_text()
         page.locator("dl a[href$='status=queued']").click()
         page.get_by_text("seen", exact=True).first.wait_for()
 

@@ -11,7 +11,7 @@ from chapar.delivery.reports import Reporting
 from chapar.devices.registry import Registry
 from chapar.errors import ChaparError, Phrase
 from chapar.model.device import PresenceCounts
-from chapar.model.message import UNFINISHED, Status
+from chapar.model.message import UNFINISHED, Message, Status
 from chapar.model.principal import Caller, Scope
 from chapar.model.report import FAILURES, Failure, Filters, Summary
 from chapar.web.console.routes import routes
@@ -49,6 +49,7 @@ class Figures(NamedTuple):
     since: int  #: the beginning of that hour, ms since the epoch
     recent: Summary
     waiting: Summary
+    oldest: Message | None  #: of those in the queue
     failures: Sequence[Failure]
     presences: PresenceCounts | None  #: None: not for those who look
 
@@ -68,9 +69,10 @@ def overview_router(
         since = now - now % MINUTE - (MINUTES - 1) * MINUTE
         recent = await reporting.summary(caller, Filters(since=since), "minute")
         waiting = await reporting.summary(caller, Filters(status=tuple(sorted(UNFINISHED))), "day")
+        oldest = await reporting.oldest(caller, Filters(status=(Status.QUEUED,))) if waiting.total else None
         failures = await reporting.failures(caller, since) if recent.statuses.keys() & set(FAILURES) else []
         presences = await registry.counts(caller) if Scope.DEVICES_READ in caller.principal.scopes else None
-        return Figures(since, recent, waiting, failures, presences)
+        return Figures(since, recent, waiting, oldest, failures, presences)
 
     @router.get("/overview")
     @allow(Scope.READ)
@@ -81,7 +83,7 @@ def overview_router(
         # All who see the same share what is counted: an hour may have millions of messages.
         sees = caller.principal.reach, Scope.DEVICES_READ in caller.principal.scopes
         figures = await shared.get(sees, lambda: count(caller, int(time.time() * 1000)))
-        since, recent, waiting, failures, presences = figures
+        since, recent, waiting, oldest, failures, presences = figures
         minutes = per_minute(recent, since)
         counted = replies.counts(caller)
         return site.page(
@@ -92,6 +94,7 @@ def overview_router(
             replies=found.replies,
             held=found.held,
             waiting=[(status, waiting.statuses.get(status, 0)) for status in Status if status in UNFINISHED],
+            oldest=oldest,
             recent=[(status, recent.statuses[status]) for status in Status if recent.statuses.get(status)],
             total=recent.total,
             failures=failures,
