@@ -104,6 +104,7 @@ def test_a_resend_that_prefers_not_to_wait_says_so(site: Site, imei: str, key: s
 def test_each_route_that_makes_something_takes_a_key_or_refuses_it(site: Site) -> None:
     repeatable = {
         "/messaging/messages/{id}/cancel": "withdraws once, however often",
+        "/devices/import": "the same table again changes nothing",
         "/devices/{imei}/queue/purge": "withdraws what waits when it comes",
         "/devices/{imei}/queue/pause": "the first pause stands, however often",
         "/devices/{imei}/queue/resume": "ends once, however often",

@@ -157,7 +157,7 @@ def test_what_devices_have_unfinished_is_found_by_device_however_much_of_it_ther
     if dialect == "postgresql":
         connection.exec_driver_sql("ANALYZE messages")
     devices = json.dumps(["D1", "D2"]) if dialect == "sqlite" else array(["D1", "D2"])
-    plan = str(connection.exec_driver_sql(explain + BACKLOGS_SQL[dialect], (CLAIM, devices, devices)).all())
+    plan = str(connection.exec_driver_sql(explain + BACKLOGS_SQL[dialect], (CLAIM, devices, devices, devices)).all())
     assert "ix_messages_unfinished" in plan
     assert ("(status=? AND imei=? AND seq>?)" if dialect == "sqlite" else "AND ((imei)::text = ANY") in plan
 
