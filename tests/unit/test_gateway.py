@@ -916,7 +916,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
 
         return record
 
-    for name in ("page", "summary", "failures"):
+    for name in ("page", "summary", "failures", "oldest"):
         monkeypatch.setattr(bench.store.reports, name, recorder(name))
     monkeypatch.setattr(bench.store.trail, "page", recorder("audit"))
     monkeypatch.setattr(bench.store.reports, "pages", lambda filters: asked.update(pages=(filters.reach, (), {})))
@@ -927,6 +927,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
         reporting.page(caller, Filters(), after=Position(6, "m"), limit=7),
         reporting.summary(caller, Filters(), "day"),
         reporting.failures(caller, 5),
+        reporting.oldest(caller, Filters()),
         AuditTrail(bench.store.trail).page(caller, AuditFilters(), before=9, limit=8),
     ):
         assert await answer
@@ -936,6 +937,7 @@ async def test_every_list_is_narrowed_to_what_the_caller_reaches(bench: Bench, m
         "page": (within, (), {"after": Position(6, "m"), "limit": 7}),
         "summary": (within, ("day",), {}),
         "failures": (within, (), {}),
+        "oldest": (within, (), {}),
         "audit": (within, (), {"before": 9, "limit": 8}),
     }
 
