@@ -18,6 +18,7 @@ from chapar.model.event import PRESENCE, WHOLE, Event, Position
 from chapar.model.message import Message, Status
 from chapar.model.principal import ANYBODY, Caller, Principal, Reach, Scope
 from chapar.runtime.metrics import Metrics
+from chapar.store import event_log
 from chapar.store.change_log import Recorder, all_written
 from chapar.web.api import events
 from chapar.web.api.events import EventStream, event_bytes
@@ -217,6 +218,51 @@ async def test_one_who_was_away_for_a_moment_goes_on_within_what_is_in_memory(
         again = await bench.feed.following(whole.events[1].position)
         assert again is not None
         assert again.events[:3] == whole.events[2:]
+
+
+async def test_a_page_that_ends_within_a_commit_is_followed_by_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "MOST_EVENTS", 2)
+    place = await bench.feed.begin(None, None)
+    with bench.feed.listening(ALL):
+        bench.change(7)
+        found: list[Event] = []
+        batches = 0
+        while len(found) < 7:
+            batch = await bench.feed.following(place)
+            assert batch is not None
+            assert batch.events, "else it would be asked for again and again"
+            found += batch.events
+            place, batches = batch.end, batches + 1
+        assert [event.position.item for event in found] == [1, 2, 3, 4, 5, 6, 7]
+        assert batches == 4
+
+
+async def test_nothing_is_read_while_nobody_waits_for_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = 0
+    news = bench.store.events.news
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await news(*arguments)
+
+    monkeypatch.setattr(bench.store.events, "news", counted)
+    place = await bench.feed.begin(None, None)
+    with bench.feed.listening(ALL):
+        for _ in range(5):
+            bench.change()
+            await asyncio.sleep(0.05)
+        assert reads == 0, "its only listener takes nothing"
+        assert len(await bench.all_from(place, 5)) == 5
+        assert reads > 0
+    begun = await bench.feed.begin(None, None)
+    with bench.feed.listening(ALL):
+        waiting = asyncio.create_task(bench.feed.following(begun))
+        await asyncio.sleep(0)
+        bench.change()
+        assert await waiting is not None, "also after a time without any"
 
 
 async def test_what_follows_is_waited_for_and_a_stop_ends_that(bench: Bench) -> None:

@@ -1,8 +1,8 @@
 """The feed: what has changed, page by page, for every listener of this process.
 
-One task reads what is new, while there are listeners, and keeps the last pages in memory for all of them. A listener
-asks for what follows its place: it is in these pages, or is read for it alone. So nothing is kept for each listener,
-one who takes it slowly holds up nobody, and one who comes back goes on where it was, in any process.
+One task reads what is new, while a listener waits for more, and keeps the last pages in memory for all of them. A
+listener asks for what follows its place: it is in these pages, or is read for it alone. So nothing is kept for each
+listener, one who takes it slowly holds up nobody, and one who comes back goes on where it was, in any process.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from chapar.runtime.metrics import Metrics
 from chapar.store.event_log import EventLog
 
 _READ_EVERY: Final = 0.1  # seconds: other processes do not announce here what they change
-_READ_AFTER: Final = 0.05  # seconds between two reads, at least, however much is announced
+_READ_AFTER: Final = 0.1  # seconds between two reads, at least, however much is announced
 _REST: Final = 0.5  # seconds until the database is asked again that could not be
 _MOST_KEPT: Final = 2000  # events in memory for all listeners; together they are a few megabytes
 _READERS: Final = 2  # listeners for which pages are read of their own at a time
@@ -169,6 +169,8 @@ class Feed:
         self._wanted = Counter[Wanted]()  # by all of them
         self._generation = 0  # of that: pages that were read before have not the messages that others want now
         self._has_listeners = asyncio.Event()
+        self._waiting = 0  # listeners who have received all that was read
+        self._is_waited_for = asyncio.Event()
         self._news = asyncio.Event()  # this process has changed something
         self._moved = asyncio.Event()  # set, and another one made, with each page
         self._reading = asyncio.Semaphore(_READERS)
@@ -224,6 +226,7 @@ class Feed:
             self._metrics.listeners.dec()
             if not self._listeners:
                 self._has_listeners.clear()
+                self._is_waited_for.set()
                 self._news.set()
 
     async def begin(self, cursor: Position | None, since: int | None) -> Position:
@@ -257,7 +260,12 @@ class Feed:
             if (batch := self._kept_behind(after)) is not None:
                 return batch
             if end is None or (after.is_at_end and end.order <= after.order):
-                await moved.wait()
+                self._waiting += 1
+                self._is_waited_for.set()
+                try:
+                    await moved.wait()
+                finally:
+                    self._waiting -= 1
                 continue
             with suppress(StoreUnavailable):
                 return await self.past(after, end, wanted)
@@ -296,6 +304,10 @@ class Feed:
             self._end = await self._log.end()
             self._wake()
         while self._listeners:
+            if not self._waiting:  # all are still at what was read: one who takes nothing has nothing read
+                self._is_waited_for.clear()
+                await self._is_waited_for.wait()
+                continue
             self._news.clear()
             read_at = loop.time()
             generation = self._generation
@@ -315,7 +327,9 @@ class Feed:
     def _add(self, page: EventPage) -> None:
         """Keep a page, and notify all who wait for it."""
         batch = self._recent[page.start[:4]] = Batch(page.events, page.end)
-        self._within.update((event.position[:4], (batch, count)) for count, event in enumerate(page.events, 1))
+        for count, event in enumerate(page.events, 1):
+            if event.position[:4] != page.end[:4]:  # behind that nothing follows on this page
+                self._within[event.position[:4]] = batch, count
         self._kept_events += len(page.events)
         while self._kept_events > _MOST_KEPT and len(self._recent) > 1:
             _, oldest = self._recent.popitem(last=False)
