@@ -33,7 +33,7 @@ async def test_all_who_ask_together_get_what_is_found_once() -> None:
 
 
 async def test_figures_are_found_again_once_they_are_old_for_what_they_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_module, "_RESTS", 0)
+    monkeypatch.setattr(shared_module, "_SHOWN_FOR", 0)
     shared, counting = Shared[int](), Counting()
     assert [await shared.get("reach", counting.find) for _ in range(3)] == [1, 2, 3]
 

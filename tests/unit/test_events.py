@@ -337,7 +337,7 @@ async def test_messages_are_read_for_those_who_may_want_them(bench: Bench) -> No
 
 async def test_what_this_process_has_changed_is_not_read_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table has none of these messages, so what an event says of one is what was announced."""
-    monkeypatch.setattr(feed_module, "_MOST_LEFT", 3000)
+    monkeypatch.setattr(feed_module, "_MOST_ANNOUNCED", 3000)
     at = 0
 
     def change(*messages: Message, announced: bool = True) -> None:

@@ -32,7 +32,7 @@ _DAY: Final = 86_400_000  # ms
 
 _KEPT_FOR: Final = 4  # kinds of listeners for which what a page is to them is kept
 _PIECE: Final = 32 * 1024  # bytes that are written at a time
-_MOST_LEFT: Final = 4 * 1024 * 1024  # bytes of messages that are kept until their changes are read, roughly …
+_MOST_ANNOUNCED: Final = 4 * 1024 * 1024  # bytes of messages that are kept until their changes are read, roughly …
 _FIXED: Final = 1000  # … of which each has so many besides its texts
 
 _Key = tuple[str, str, int, int]
@@ -125,8 +125,8 @@ class Batch:
         return pieces
 
 
-class _Left:
-    """Messages as commits of this process have left them, until the page with their changes is read.
+class _Announced:
+    """Messages as the commits of this process have announced them, until the page with their changes is read.
 
     So the feed reads from the database only what others have changed, and what came faster than it reads.
     """
@@ -140,7 +140,7 @@ class _Left:
         """Keep the messages of a commit, as far as there is room."""
         for change in changes:
             message = change.message
-            if message is not None and self._size < _MOST_LEFT:
+            if message is not None and self._size < _MOST_ANNOUNCED:
                 self._size += _FIXED + len(message.params or "") + len(message.reply or "")
                 self._now[change.id, change.at, change.after] = message
 
@@ -149,7 +149,7 @@ class _Left:
         self._before, self._now, self._size = self._now, {}, 0
 
     def by(self, event: Event) -> Message | None:
-        """The message as an event left it; None: not known."""
+        """The message as it was after an event; None: not known."""
         key = event.id, event.at, event.status
         return self._now.get(key) or self._before.get(key)
 
@@ -178,13 +178,13 @@ class Feed:
         self._recent: OrderedDict[_Key, Batch] = OrderedDict()  # by where they begin
         self._within: dict[_Key, tuple[Batch, int]] = {}  # each place in these, and how many events are before it
         self._kept_events = 0
-        self._left = _Left()
+        self._announced = _Announced()
         self.is_stopping = False  #: whether listeners are to go elsewhere
 
     def received(self, changes: Sequence[Change]) -> None:
         """Note what this process has committed."""
         if self._listeners:
-            self._left.note(changes)
+            self._announced.note(changes)
         self._news.set()
 
     async def run(self) -> None:
@@ -311,14 +311,14 @@ class Feed:
             self._news.clear()
             read_at = loop.time()
             generation = self._generation
-            page = await self._log.news(self._end, partial(_is_wanted, tuple(self._wanted)), self._left.by)
+            page = await self._log.news(self._end, partial(_is_wanted, tuple(self._wanted)), self._announced.by)
             if generation != self._generation:
                 continue
             if page.events or page.end.at - self._end.at > _NEW_END:
                 self._add(page)
             if page.has_more:
                 continue
-            self._left.turn()
+            self._announced.turn()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_READ_EVERY):
                     await self._news.wait()
@@ -347,7 +347,7 @@ class Feed:
         """Forget what nobody needs before the next listener comes."""
         if not self._listeners:
             self._forget_pages()
-            self._left = _Left()
+            self._announced = _Announced()
             self._end = None
 
     def _forget_pages(self) -> None:

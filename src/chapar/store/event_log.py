@@ -63,7 +63,7 @@ Wants = Callable[[Event], bool]
 """Whether somebody may want an event, as far as it says without its message."""
 
 Known = Callable[[Event], Message | None]
-"""The message as an event left it, where that is known without reading it."""
+"""The message as it was after an event, where that is known without reading it."""
 
 _TYPES: Final = {status.value: type_of(status) for status in Status}
 _STATUSES: Final = {status.value: status for status in Status}
@@ -224,8 +224,8 @@ def _with_messages(connection: Connection, events: Sequence[Event], sources: _So
         unknown = [event for event, message in zip(some, known, strict=True) if message is None]
         wanted = unknown if sources.wants is None else filter(sources.wants, unknown)
         found |= _look_up(connection, {event.id for event in wanted if event.id is not None and event.id not in found})
-        for event, left in zip(some, known, strict=True):
-            message = left or _as_of(event, found)
+        for event, announced in zip(some, known, strict=True):
+            message = announced or _as_of(event, found)
             if message is not None:
                 size += _FIXED + len(message.params or "") + len(message.reply or "") + len(message.micro_op)
             if size > MOST_BYTES and whole:

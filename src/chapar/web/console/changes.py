@@ -16,9 +16,7 @@ from chapar.web.http.entrance import AdmittedStream, Identity, allow, caller_of
 
 _PAUSE: Final = 1.0  # seconds between two notices, at least: a reader sees no more …
 _LONGEST_PAUSE: Final = 5.0  # … and where there is no end of changes
-_A_SECOND: Final = (
-    10  # notices to all together, each of which asks for a page: many consoles must not slow senders down
-)
+_A_SECOND: Final = 10  # notices to all consoles together: each makes one ask for a page, and senders come first
 _HEARTBEAT: Final = 15.0  # seconds after which a proxy may take a stream for dead that says nothing
 _FRESH: Final = 20_000  # ms; a page that was made so lately misses no more than can be read again
 _MOMENT: Final = re.compile("[0-9]{1,15}")

@@ -7,18 +7,18 @@ from typing import Final, Generic, TypeVar
 
 Figures = TypeVar("Figures")
 
-_RESTS: Final = 20  # times as long as they took to find, figures are shown: no more than a twentieth of a processor
+_SHOWN_FOR: Final = 20  # times as long as they took to find: finding takes a twentieth of a processor at most
 _MOST: Final = 100  # of those that are kept
 
 
 class Shared(Generic[Figures]):
-    """Finds figures once for all who ask, and again once they are old for what they cost."""
+    """Finds figures once for all who ask. The longer that took, the longer the same ones are given."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, _Kept[Figures]] = OrderedDict()
 
     async def get(self, key: Hashable, find: Callable[[], Awaitable[Figures]]) -> Figures:
-        """The figures of a key, which `find` finds where they are not there or old; raises what that raises."""
+        """The figures of a key; `find` finds them where there are none, or only old ones. Raises what it raises."""
         kept = self._kept.pop(key, None)
         if kept is None or kept.is_old:
             kept = _Kept(find)
@@ -42,5 +42,5 @@ class _Kept(Generic[Figures]):
         began = self._loop.time()
         figures = await find()
         ended = self._loop.time()
-        self._old_at = ended + _RESTS * (ended - began)
+        self._old_at = ended + _SHOWN_FOR * (ended - began)
         return figures
