@@ -31,12 +31,23 @@ class Source:
     def __init__(self) -> None:
         self.batches: asyncio.Queue[Batch | Exception | None] = asyncio.Queue()
         self.listeners = 0
+        self.rests: list[float] = []
+        self.stops = False
 
     async def following(self, _place: Any, _wanted: Wanted) -> Batch | None:
         batch = await self.batches.get()
         if isinstance(batch, Exception):
             raise batch
         return batch
+
+    async def rest(self, seconds: float) -> bool:
+        self.rests.append(seconds)
+        await asyncio.sleep(seconds)
+        return not self.stops
+
+    def newest(self, _place: Any) -> Any:
+        while not self.batches.empty():
+            self.batches.get_nowait()
 
     @contextmanager
     def listening(self, _wanted: Wanted) -> Iterator[None]:
@@ -67,6 +78,21 @@ async def test_many_changes_make_few_notices_and_others_make_none(source: Any) -
     assert source.listeners == 0
 
 
+async def test_one_who_rests_long_shows_a_sign_of_life_and_a_stop_ends_that(
+    source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "_PAUSE", 0.5)
+    place: Any = None
+    stream = Notices(source).of(Wanted(ANYBODY), place, is_due=True)
+    assert [await anext(stream) for _ in range(2)] == [b"retry: 5000\n\n", b"event: changed\ndata: 1\n\n"]
+    source.batches.put_nowait(Batch([Happened("any")]))
+    assert [await anext(stream) for _ in range(3)] == [b":\n\n", b":\n\n", b"event: changed\ndata: 1\n\n"]
+    source.batches.put_nowait(Batch([Happened("any")]))
+    assert await anext(stream) == b":\n\n"
+    source.stops = True
+    assert [notice async for notice in stream] == []
+
+
 async def test_who_may_have_missed_something_is_notified_at_once(source: Any) -> None:
     place: Any = None
     stream = Notices(source).of(Wanted(ANYBODY), place, is_due=True)
@@ -85,5 +111,5 @@ def test_notices_come_less_often_while_changes_do_not_end_and_the_more_consoles_
     for _ in range(4):
         pauses.append(pause_after(pauses[-1], consoles=3))
     assert pauses == [0, 1, 2, 4, 5]
-    assert [pause_after(pause, consoles=50) for pause in (0, 1, 5)] == [5, 5, 5]
-    assert [pause_after(pause, consoles=200) for pause in (0, 5)] == [20, 20]
+    assert [pause_after(pause, consoles=50) for pause in (0, 1, 5)] == [10, 10, 10]
+    assert [pause_after(pause, consoles=200) for pause in (0, 5)] == [40, 40]

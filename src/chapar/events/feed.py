@@ -31,7 +31,7 @@ _NEW_END: Final = 60_000  # ms after which the place of those who wait is named 
 _DAY: Final = 86_400_000  # ms
 
 _KEPT_FOR: Final = 4  # kinds of listeners for which what a page is to them is kept
-_PIECE: Final = 32 * 1024  # bytes that are written at a time
+_PIECE: Final = 64 * 1024  # bytes that are written at a time: as many as the server takes before it waits
 _MOST_ANNOUNCED: Final = 4 * 1024 * 1024  # bytes of messages that are kept until their changes are read, roughly …
 _FIXED: Final = 1000  # … of which each has so many besides its texts
 
@@ -97,7 +97,7 @@ class Batch:
         return Batch(self.events[count:], self.end, self._written, self._first + count)
 
     def pieces(self, wanted: Wanted, write: Write) -> Sequence[bytes]:
-        """Return what a listener is sent of these events, in pieces of 32 KiB or one event."""
+        """Return what a listener is sent of these events, in pieces of 64 KiB or one event."""
         found = self._written_for.get(wanted)
         if found is None:
             found = self._pieces(wanted, write)
@@ -179,7 +179,7 @@ class Feed:
         self._within: dict[_Key, tuple[Batch, int]] = {}  # each place in these, and how many events are before it
         self._kept_events = 0
         self._announced = _Announced()
-        self.is_stopping = False  #: whether listeners are to go elsewhere
+        self._stopping = asyncio.Event()  # listeners are to go elsewhere
 
     def received(self, changes: Sequence[Change]) -> None:
         """Note what this process has committed."""
@@ -199,7 +199,7 @@ class Feed:
 
     def stop(self) -> None:
         """Send all listeners away: the gateway stops."""
-        self.is_stopping = True
+        self._stopping.set()
         self._wake()
 
     def cut(self, why: str) -> None:
@@ -255,7 +255,7 @@ class Feed:
 
         What is not `wanted` may be without its message.
         """
-        while not self.is_stopping:
+        while not self._stopping.is_set():
             moved, end = self._moved, self._end
             if (batch := self._kept_behind(after)) is not None:
                 return batch
@@ -281,6 +281,17 @@ class Feed:
             batch, count = found
             return batch.behind(count)
         return None
+
+    async def rest(self, seconds: float) -> bool:
+        """Wait; return at once that the gateway stops, else in the end that it does not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._stopping.wait()
+        return not self._stopping.is_set()
+
+    def newest(self, place: Position) -> Position:
+        """The place behind what was read, where that is beyond another one; else that one."""
+        return place if self._end is None or self._end.order <= place.order else self._end
 
     async def now(self) -> Position:
         """The place behind all that there is; raises StoreUnavailable."""

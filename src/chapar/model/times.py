@@ -42,6 +42,7 @@ def datetime_of(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=_taken(milliseconds))
 
 
+@lru_cache(maxsize=4096)  # of what is written under load, many share a millisecond
 def rfc3339(milliseconds: int | None) -> str | None:
     """`2026-11-24T06:30:00.004Z`: UTC with milliseconds. A time out of range is shown as the nearest one within it."""
     if milliseconds is None:

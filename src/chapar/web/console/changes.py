@@ -16,7 +16,7 @@ from chapar.web.http.entrance import AdmittedStream, Identity, allow, caller_of
 
 _PAUSE: Final = 1.0  # seconds between two notices, at least: a reader sees no more …
 _LONGEST_PAUSE: Final = 5.0  # … and where there is no end of changes
-_A_SECOND: Final = 10  # notices to all consoles together: each makes one ask for a page, and senders come first
+_A_SECOND: Final = 5  # notices to all consoles together: each makes one ask for a page, and senders come first
 _HEARTBEAT: Final = 15.0  # seconds after which a proxy may take a stream for dead that says nothing
 _FRESH: Final = 20_000  # ms; a page that was made so lately misses no more than can be read again
 _MOMENT: Final = re.compile("[0-9]{1,15}")
@@ -62,26 +62,34 @@ class Notices:
         """A notice to one console once something has changed, however much it is; `is_due`: it may have before."""
         loop = asyncio.get_running_loop()
         yield _AGAIN
-        is_busy = False
         pause, next_at = 0.0, 0.0
         self._consoles += 1
         try:
             with self._feed.listening(wanted):
                 while True:
+                    if is_due:
+                        is_busy = loop.time() < next_at
+                        while (left := next_at - loop.time()) > _HEARTBEAT:
+                            if not await self._feed.rest(_HEARTBEAT):
+                                return
+                            yield _STILL_HERE
+                        if not await self._feed.rest(left):
+                            return
+                        place = self._feed.newest(place)  # what came meanwhile is on the page that is asked for now
+                        yield _CHANGED
+                        pause = pause_after(pause if is_busy else 0.0, self._consoles)
+                        next_at = loop.time() + pause
+                        is_due = False
                     try:
-                        async with asyncio.timeout(max(0.0, next_at - loop.time()) if is_due else _HEARTBEAT):
+                        async with asyncio.timeout(_HEARTBEAT):
                             batch = await self._feed.following(place, wanted)
                     except TimeoutError:
-                        yield _CHANGED if is_due else _STILL_HERE
-                        pause = pause_after(pause if is_busy else 0.0, self._consoles)
-                        is_due = is_busy = False
-                        next_at = loop.time() + pause
+                        yield _STILL_HERE
                         continue
                     if batch is None:
                         return
                     place = batch.end
-                    if not is_due and any(map(wanted.covers, batch.events)):
-                        is_due, is_busy = True, loop.time() < next_at
+                    is_due = any(map(wanted.covers, batch.events))
                     await asyncio.sleep(0)  # what is in memory comes without a wait
         except (EventsGone, ListenersExhausted):
             return  # the page asks every few seconds in any case
