@@ -4,16 +4,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, func, select, update
 
+from chapar.events.feed import Feed
+from chapar.events.wanted import Wanted
 from chapar.model.acceptance import Addition
 from chapar.model.change import Change
 from chapar.model.device import Evidence, Ground, State
 from chapar.model.event import WHOLE, CursorGone, Event, Position
 from chapar.model.message import Status
+from chapar.model.principal import ANYBODY
+from chapar.runtime.clock import Clock
+from chapar.runtime.metrics import Metrics
 from chapar.store import change_log, event_log, writer
 from chapar.store.acceptance import ADD
 from chapar.store.administration import cancel_queue, hold_queue, release_queue
@@ -160,6 +166,48 @@ async def test_transactions_that_end_out_of_order_are_each_read_once_from_every_
             # To go back to what a place had not seen is no going on.
             assert (await another.events.past(end, events[0].position)).events == []
     postgres_server.drop_database(url)
+
+
+async def test_those_who_are_behind_soon_read_the_same_pages_wherever_they_begin(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each began at the end of what was there once, as on PostgreSQL no other does."""
+    monkeypatch.setattr(event_log, "_TRANSACTIONS", 16)
+    monkeypatch.setattr(event_log, "MOST_EVENTS", 10)
+    everything_ = Wanted(ANYBODY)
+    async with opened(database_url) as store:
+        begins = []
+        for _ in range(200):
+            begins.append(await store.events.end())
+            await store.messages.add([Addition(new_message())])
+        end = await store.events.end()
+        reads = 0
+        past = store.events.past
+
+        async def counted(*arguments: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return await past(*arguments)
+
+        monkeypatch.setattr(store.events, "past", counted)
+        feed = Feed(store.events, Clock(), Metrics(), retention_days=7, max_listeners=1)
+
+        async def received(place: Position) -> list[str | None]:
+            found: list[str | None] = []
+            while place.order < end.order or not place.is_at_end:
+                await store.events.check(place, 0)
+                batch = await feed.past(place, end, everything_)
+                found += [event.id for event in batch.events]
+                place = batch.end
+            return found
+
+        expected = await received(begins[0])
+        assert len(expected) == len(set(expected)) == 200
+        alone, reads = reads, 0
+        for number, begin in enumerate(begins):
+            assert await received(begin) == expected[number:]
+        assert reads <= alone + 3 * len(begins), "up to the next milestone by itself"
+        assert alone >= 20
 
 
 async def test_a_commit_is_one_row_and_one_that_changes_nothing_is_none(database_url: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from chapar.errors import EventsGone
-from chapar.events.feed import Wanted
+from chapar.events.wanted import Wanted
 from chapar.model.principal import ANYBODY
 from chapar.web.console import changes
 from chapar.web.console.changes import Notices, pause_after

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from chapar.errors import EventsGone, FieldInvalid, ListenersExhausted, Unauthenticated
+from chapar.events import batches as batches_module
 from chapar.events import feed as feed_module
+from chapar.events.batches import Batch
 from chapar.events.cursors import cursor_of, is_cursor, place_of
-from chapar.events.feed import Batch, Feed, Wanted
+from chapar.events.feed import Feed
+from chapar.events.wanted import Wanted
 from chapar.model.change import Change
 from chapar.model.device import State
 from chapar.model.event import PRESENCE, WHOLE, Event, Position
@@ -137,11 +140,16 @@ class Bench:
     async def all_from(self, place: Position, count: int) -> list[Event]:
         found: list[Event] = []
         while len(found) < count:
-            batch = await self.feed.following(place)
+            batch = await self.feed.following(place, ALL)
             assert batch is not None
             found += batch.events
             place = batch.end
         return found
+
+
+@pytest.fixture
+def few_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "_MOST_KEPT", 4)
 
 
 @pytest.fixture
@@ -155,7 +163,7 @@ async def bench() -> AsyncIterator[Bench]:
 async def test_all_who_listen_share_what_is_read_once(bench: Bench) -> None:
     place = await bench.feed.begin(None, None)
     with bench.feed.listening(ALL), bench.feed.listening(ALL):
-        waiting = [asyncio.create_task(bench.feed.following(place)) for _ in range(2)]
+        waiting = [asyncio.create_task(bench.feed.following(place, ALL)) for _ in range(2)]
         await asyncio.sleep(0)
         bench.change(3)
         first, second = await asyncio.gather(*waiting)
@@ -167,10 +175,8 @@ async def test_all_who_listen_share_what_is_read_once(bench: Bench) -> None:
             pass
 
 
-async def test_who_is_behind_reads_by_itself_and_joins_the_others(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed_module, "_MOST_KEPT", 4)
+@pytest.mark.usefixtures("few_kept")
+async def test_who_is_behind_reads_by_itself_and_joins_the_others(bench: Bench) -> None:
     begin = await bench.feed.begin(None, None)
     bench.change(7, commits=100)
     with bench.feed.listening(ALL):
@@ -185,10 +191,60 @@ async def test_who_is_behind_reads_by_itself_and_joins_the_others(
     assert len({event.position for event in found}) == 710
 
 
-async def test_one_who_was_away_for_a_moment_goes_on_within_what_is_in_memory(
+async def test_those_who_are_behind_share_what_one_of_them_has_read(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_module, "_MOST_KEPT", 8)
+    monkeypatch.setattr(feed_module, "_KINDS", 2)
+    reads = 0
+    past = bench.store.events.past
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await past(*arguments)
+
+    monkeypatch.setattr(bench.store.events, "past", counted)
+    begin = await bench.feed.begin(None, None)
+    bench.change(7, commits=100)
+    with bench.feed.listening(ALL):
+        found = await bench.all_from(begin, 700)
+        assert (alone := reads) > 1
+        for place in (0, 3, 340, 698):
+            assert await bench.all_from(found[place].position, 699 - place) == found[place + 1 :]
+        assert reads == alone
+        end = await bench.feed.now()
+        for imei in ("A", "B"):
+            await bench.feed.past(begin, end, Wanted(ANYBODY, devices=frozenset(imei)))
+        assert reads == alone + 2, "what others want is another page"
+        await bench.all_from(begin, 700)
+        assert reads == 2 * alone + 2, "and more kinds than these are not kept"
+        waiting = asyncio.create_task(bench.feed.following(found[-1].position._replace(item=WHOLE), ALL))
+        await asyncio.sleep(0)
+        bench.change()
+        assert await waiting is not None
+        await bench.all_from(begin, 700)
+        assert reads == 3 * alone + 2, "nor is anything once nobody is behind any more"
+
+
+async def test_who_rests_goes_on_behind_what_was_read_and_a_stop_ends_that(bench: Bench) -> None:
+    begin = await bench.feed.begin(None, None)
+    assert bench.feed.newest(begin) == begin
+    with bench.feed.listening(ALL):
+        bench.change(3)
+        [*_, last] = await bench.all_from(begin, 3)
+        behind = last.position._replace(item=WHOLE)
+        assert bench.feed.newest(begin) == behind
+        assert bench.feed.newest(behind._replace(seq=behind.seq + 1)).seq == behind.seq + 1
+        assert await bench.feed.rest(0.01)
+        assert await bench.feed.rest(-1)
+        resting = asyncio.create_task(bench.feed.rest(60))
+        await asyncio.sleep(0)
+        bench.feed.stop()
+        assert not await resting
+
+
+@pytest.mark.usefixtures("few_kept")
+async def test_one_who_was_away_for_a_moment_goes_on_within_what_is_in_memory(bench: Bench) -> None:
     written: list[Event] = []
 
     def write(event: Event) -> bytes:
@@ -201,11 +257,11 @@ async def test_one_who_was_away_for_a_moment_goes_on_within_what_is_in_memory(
         [first] = await bench.all_from(place, 1)
         place = first.position._replace(item=WHOLE)
         bench.change(5)
-        whole = await bench.feed.following(place)
+        whole = await bench.feed.following(place, ALL)
         assert whole is not None
         bench.store.readers.failing = True
         for count in (1, 4, 5):
-            rest = await bench.feed.following(whole.events[count - 1].position)
+            rest = await bench.feed.following(whole.events[count - 1].position, ALL)
             assert rest is not None
             assert (rest.events, rest.end) == (whole.events[count:], whole.end)
             assert b"".join(rest.pieces(ALL, write)) == b"".join(map(event_bytes, whole.events[count:]))
@@ -215,7 +271,7 @@ async def test_one_who_was_away_for_a_moment_goes_on_within_what_is_in_memory(
         # What is not kept any more is read again, and forgotten as a place.
         bench.change(5, commits=3)
         assert len(await bench.all_from(whole.end, 15)) == 15
-        again = await bench.feed.following(whole.events[1].position)
+        again = await bench.feed.following(whole.events[1].position, ALL)
         assert again is not None
         assert again.events[:3] == whole.events[2:]
 
@@ -230,7 +286,7 @@ async def test_a_page_that_ends_within_a_commit_is_followed_by_the_next(
         found: list[Event] = []
         batches = 0
         while len(found) < 7:
-            batch = await bench.feed.following(place)
+            batch = await bench.feed.following(place, ALL)
             assert batch is not None
             assert batch.events, "else it would be asked for again and again"
             found += batch.events
@@ -259,7 +315,7 @@ async def test_nothing_is_read_while_nobody_waits_for_more(bench: Bench, monkeyp
         assert reads > 0
     begun = await bench.feed.begin(None, None)
     with bench.feed.listening(ALL):
-        waiting = asyncio.create_task(bench.feed.following(begun))
+        waiting = asyncio.create_task(bench.feed.following(begun, ALL))
         await asyncio.sleep(0)
         bench.change()
         assert await waiting is not None, "also after a time without any"
@@ -268,7 +324,7 @@ async def test_nothing_is_read_while_nobody_waits_for_more(bench: Bench, monkeyp
 async def test_what_follows_is_waited_for_and_a_stop_ends_that(bench: Bench) -> None:
     place = await bench.feed.begin(None, None)
     with bench.feed.listening(ALL):
-        waiting = asyncio.create_task(bench.feed.following(place))
+        waiting = asyncio.create_task(bench.feed.following(place, ALL))
         await asyncio.sleep(0.3)
         assert not waiting.done()
         bench.feed.stop()
@@ -297,11 +353,11 @@ async def test_a_time_before_all_that_is_kept_is_gone(bench: Bench) -> None:
         await bench.feed.begin(None, 0)
     oldest = place_of(gone.value.oldest, "since")
     end = await bench.feed.now()
-    assert len((await bench.feed.past(oldest, end)).events) == 1
+    assert len((await bench.feed.past(oldest, end, ALL)).events) == 1
     with pytest.raises(EventsGone):
         await bench.feed.begin(PLACE, None)
     with pytest.raises(EventsGone):
-        await bench.feed.past(Position("", "", -5, 0, 0), end)
+        await bench.feed.past(Position("", "", -5, 0, 0), end, ALL)
 
 
 async def test_messages_are_read_for_those_who_may_want_them(bench: Bench) -> None:
@@ -322,7 +378,7 @@ async def test_messages_are_read_for_those_who_may_want_them(bench: Bench) -> No
         assert event.message is None
         end = await bench.feed.now()
         mine = Wanted(ANYBODY, devices=frozenset("B"))
-        for wanted in (mine, ALL, None):
+        for wanted in (mine, ALL):
             behind = await bench.feed.past(place, end, wanted)
             assert [event.message is None for event in behind.events] == [wanted is mine], "nor by one who is behind"
         with bench.feed.listening(ALL):
@@ -378,8 +434,8 @@ def test_what_is_written_is_written_once_and_joined_once_for_all_who_want_the_sa
         written.append(event)
         return event_bytes(event)
 
-    monkeypatch.setattr(feed_module, "_PIECE", 3000)
-    monkeypatch.setattr(feed_module, "_KEPT_FOR", 2)
+    monkeypatch.setattr(batches_module, "_PIECE", 3000)
+    monkeypatch.setattr(batches_module, "_KEPT_FOR", 2)
     every = [about(imei) for imei in "AB" * 5]
     batch = Batch(every, PLACE)
     pieces = batch.pieces(ALL, write)

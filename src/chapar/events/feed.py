@@ -1,23 +1,25 @@
 """The feed: what has changed, page by page, for every listener of this process.
 
 One task reads what is new, while a listener waits for more, and keeps the last pages in memory for all of them. A
-listener asks for what follows its place: it is in these pages, or is read for it alone. So nothing is kept for each
-listener, one who takes it slowly holds up nobody, and one who comes back goes on where it was, in any process.
+listener asks for what follows its place: it is in these pages, or is read for those who are behind and want the same.
+So nothing is kept for each listener, one who takes it slowly holds up nobody, and one who comes back goes on where it
+was, in any process.
 """
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from chapar.errors import EventsGone, ListenersExhausted, StoreUnavailable
+from chapar.events.batches import Batch, Pages
 from chapar.events.cursors import cursor_of
+from chapar.events.wanted import Wanted
 from chapar.model.change import Change
 from chapar.model.event import CursorGone, Event, EventPage, Position
 from chapar.model.message import Message, Status
-from chapar.model.principal import Principal, Scope
 from chapar.runtime.clock import Clock
 from chapar.runtime.metrics import Metrics
 from chapar.store.event_log import EventLog
@@ -25,104 +27,16 @@ from chapar.store.event_log import EventLog
 _READ_EVERY: Final = 0.1  # seconds: other processes do not announce here what they change
 _READ_AFTER: Final = 0.1  # seconds between two reads, at least, however much is announced
 _REST: Final = 0.5  # seconds until the database is asked again that could not be
-_MOST_KEPT: Final = 2000  # events in memory for all listeners; together they are a few megabytes
-_READERS: Final = 2  # listeners for which pages are read of their own at a time
+_MOST_KEPT: Final = 2000  # events in memory for all listeners; together they are a few megabytes …
+_KINDS: Final = 4  # … and as many for each of so many kinds of listeners that are behind
+_READERS: Final = 2  # pages that are read for listeners who are behind at a time
 _NEW_END: Final = 60_000  # ms after which the place of those who wait is named anew, where nothing happens
 _DAY: Final = 86_400_000  # ms
 
-_KEPT_FOR: Final = 4  # kinds of listeners for which what a page is to them is kept
-_PIECE: Final = 64 * 1024  # bytes that are written at a time: as many as the server takes before it waits
 _MOST_ANNOUNCED: Final = 4 * 1024 * 1024  # bytes of messages that are kept until their changes are read, roughly …
 _FIXED: Final = 1000  # … of which each has so many besides its texts
 
-_Key = tuple[str, str, int, int]
 _Messages = dict[tuple[str | None, int, Status | None], Message]
-
-
-ALL: Final[frozenset[str]] = frozenset()
-"""What does not narrow. One for all listeners: each of its own takes a few hundred bytes."""
-
-
-class Wanted(NamedTuple):
-    """The events that a listener asked for, as far as they are within its reach."""
-
-    principal: Principal
-    devices: frozenset[str] = ALL
-    operations: frozenset[str] = ALL
-    types: frozenset[str] = ALL
-
-    def may_cover(self, event: Event) -> bool:
-        """Return whether an event may be among them, whatever message it is about."""
-        if (self.devices and event.imei not in self.devices) or (self.types and event.type not in self.types):
-            return False
-        scopes, reach = self.principal.scopes, self.principal.reach
-        if event.id is None:
-            return Scope.DEVICES_READ in scopes and not self.operations and reach.covers_device(event.imei)
-        return Scope.READ in scopes and reach.covers_device(event.imei)
-
-    def covers(self, event: Event) -> bool:
-        """Return whether an event is among them."""
-        if not self.may_cover(event):
-            return False
-        if event.id is None:
-            return True
-        # Of a message that was removed, nobody knows the operation any more.
-        operation = "" if event.message is None else event.message.micro_op
-        if self.operations and operation not in self.operations:
-            return False
-        return self.principal.reach.covers(event.imei, operation)
-
-
-Write = Callable[[Event], bytes]
-"""Makes an event into what is sent."""
-
-
-class Batch:
-    """Some events that follow each other, each of which is written once, for all who want it."""
-
-    __slots__ = ("_first", "_written", "_written_for", "end", "events")
-
-    def __init__(
-        self, events: Sequence[Event], end: Position, written: list[bytes | None] | None = None, first: int = 0
-    ) -> None:
-        """`written`: what another batch has written of its events, the one at `first` being the first of these."""
-        self.events = events
-        self.end = end
-        self._written: list[bytes | None] = [None] * len(events) if written is None else written
-        self._first = first
-        self._written_for: dict[Wanted, Sequence[bytes]] = {}
-
-    def behind(self, count: int) -> "Batch":
-        """Return what follows so many of these events."""
-        return Batch(self.events[count:], self.end, self._written, self._first + count)
-
-    def pieces(self, wanted: Wanted, write: Write) -> Sequence[bytes]:
-        """Return what a listener is sent of these events, in pieces of 64 KiB or one event."""
-        found = self._written_for.get(wanted)
-        if found is None:
-            found = self._pieces(wanted, write)
-            if len(self._written_for) < _KEPT_FOR:  # most listeners want the same: what is in their key's reach
-                self._written_for[wanted] = found
-        return found
-
-    def _pieces(self, wanted: Wanted, write: Write) -> Sequence[bytes]:
-        pieces: list[bytes] = []
-        piece: list[bytes] = []
-        size = 0
-        for place, event in enumerate(self.events, self._first):
-            if not wanted.covers(event):
-                continue
-            written = self._written[place]
-            if written is None:
-                written = self._written[place] = write(event)
-            piece.append(written)
-            size += len(written)
-            if size >= _PIECE:
-                pieces.append(b"".join(piece))
-                piece, size = [], 0
-        if piece:
-            pieces.append(b"".join(piece))
-        return pieces
 
 
 class _Announced:
@@ -175,9 +89,8 @@ class Feed:
         self._moved = asyncio.Event()  # set, and another one made, with each page
         self._reading = asyncio.Semaphore(_READERS)
         self._end: Position | None = None  # of the last page; None: nobody listens yet
-        self._recent: OrderedDict[_Key, Batch] = OrderedDict()  # by where they begin
-        self._within: dict[_Key, tuple[Batch, int]] = {}  # each place in these, and how many events are before it
-        self._kept_events = 0
+        self._recent = Pages(_MOST_KEPT)
+        self._earlier: OrderedDict[Wanted, Pages] = OrderedDict()  # for those who are behind, by what they want
         self._announced = _Announced()
         self._stopping = asyncio.Event()  # listeners are to go elsewhere
 
@@ -214,7 +127,7 @@ class Feed:
         self._listeners += 1
         if wanted not in self._wanted:
             self._generation += 1
-            self._forget_pages()
+            self._recent.clear()
         self._wanted[wanted] += 1
         self._metrics.listeners.inc()
         self._has_listeners.set()
@@ -250,14 +163,14 @@ class Feed:
             raise CursorGone(await self._log.oldest())
         return await self._log.since(since)
 
-    async def following(self, after: Position, wanted: Wanted | None = None) -> Batch | None:
+    async def following(self, after: Position, wanted: Wanted) -> Batch | None:
         """Some of what follows a place, once there is any; None: the gateway stops. Raises EventsGone.
 
         What is not `wanted` may be without its message.
         """
         while not self._stopping.is_set():
             moved, end = self._moved, self._end
-            if (batch := self._kept_behind(after)) is not None:
+            if (batch := self._recent.behind(after)) is not None:
                 return batch
             if end is None or (after.is_at_end and end.order <= after.order):
                 self._waiting += 1
@@ -270,16 +183,6 @@ class Feed:
             with suppress(StoreUnavailable):
                 return await self.past(after, end, wanted)
             await asyncio.sleep(_REST)
-        return None
-
-    def _kept_behind(self, place: Position) -> Batch | None:
-        """Return what follows a place in the pages in memory, as for one who was away for a moment; None: nothing."""
-        key = place[:4]
-        if (batch := self._recent.get(key)) is not None:
-            return batch
-        if (found := self._within.get(key)) is not None:
-            batch, count = found
-            return batch.behind(count)
         return None
 
     async def rest(self, seconds: float) -> bool:
@@ -297,17 +200,28 @@ class Feed:
         """The place behind all that there is; raises StoreUnavailable."""
         return await self._log.end()
 
-    async def past(self, after: Position, until: Position, wanted: Wanted | None = None) -> Batch:
+    async def past(self, after: Position, until: Position, wanted: Wanted) -> Batch:
         """Some of what follows a place, up to another one; raises EventsGone, StoreUnavailable.
 
         What is not `wanted` may be without its message.
         """
-        try:
-            async with self._reading:
-                page = await self._log.past(after, until, None if wanted is None else wanted.may_cover)
-                return Batch(page.events, page.end)
-        except CursorGone as gone:
-            raise EventsGone(cursor_of(gone.oldest)) from None
+        # Many are behind at once, as after a restart: what was read for one of them follows the others, too.
+        pages = self._earlier_for(wanted)
+        if (found := pages.behind(after)) is not None:
+            return found
+        async with self._reading:
+            try:
+                return pages.behind(after) or pages.add(await self._log.past(after, until, wanted.may_cover))
+            except CursorGone as gone:
+                raise EventsGone(cursor_of(gone.oldest)) from None
+
+    def _earlier_for(self, wanted: Wanted) -> Pages:
+        """The pages for those who are behind and want this."""
+        pages = self._earlier.pop(wanted, None) or Pages(_MOST_KEPT)
+        self._earlier[wanted] = pages
+        if len(self._earlier) > _KINDS:
+            self._earlier.popitem(last=False)
+        return pages
 
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
@@ -319,6 +233,8 @@ class Feed:
                 self._is_waited_for.clear()
                 await self._is_waited_for.wait()
                 continue
+            if self._waiting == self._listeners:
+                self._earlier.clear()  # nobody is behind
             self._news.clear()
             read_at = loop.time()
             generation = self._generation
@@ -337,16 +253,7 @@ class Feed:
 
     def _add(self, page: EventPage) -> None:
         """Keep a page, and notify all who wait for it."""
-        batch = self._recent[page.start[:4]] = Batch(page.events, page.end)
-        for count, event in enumerate(page.events, 1):
-            if event.position[:4] != page.end[:4]:  # behind that nothing follows on this page
-                self._within[event.position[:4]] = batch, count
-        self._kept_events += len(page.events)
-        while self._kept_events > _MOST_KEPT and len(self._recent) > 1:
-            _, oldest = self._recent.popitem(last=False)
-            self._kept_events -= len(oldest.events)
-            for event in oldest.events:
-                self._within.pop(event.position[:4], None)
+        self._recent.add(page)
         self._end = page.end
         self._wake()
 
@@ -357,14 +264,10 @@ class Feed:
     def _forget(self) -> None:
         """Forget what nobody needs before the next listener comes."""
         if not self._listeners:
-            self._forget_pages()
+            self._recent.clear()
+            self._earlier.clear()
             self._announced = _Announced()
             self._end = None
-
-    def _forget_pages(self) -> None:
-        self._recent.clear()
-        self._within.clear()
-        self._kept_events = 0
 
 
 def _is_wanted(wanted: Iterable[Wanted], event: Event) -> bool:

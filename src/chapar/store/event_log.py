@@ -21,6 +21,7 @@ from chapar.store.schema import COLUMNS, messages, to_message
 MOST_EVENTS: Final = 500  # of a page
 MOST_BYTES: Final = 256 * 1024  # of what the messages of a page hold, roughly
 _ROWS: Final = 50  # of the log, that are read at a time: one may hold thousands of changes
+_TRANSACTIONS: Final = 256  # of PostgreSQL, from one milestone to the next
 _LOOKED_UP: Final = 100  # messages at a time
 _FIXED: Final = 600  # bytes of a message besides its texts, roughly
 _LEEWAY: Final = 1000  # ms by which what several processes write at once may be out of order
@@ -34,20 +35,17 @@ _BOUNDS: Final = """
         (SELECT seq, at FROM changes ORDER BY seq DESC LIMIT 1) AS newest
 """
 _NOW: Final = f"SELECT pg_current_snapshot()::text, {NOW_SQL}"
-# Not `min(seq)`: to find it, a planner may go through all that was there before.
-_FIRST: Final = """
-    SELECT min(seq + 0) FROM changes
-    WHERE tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint
-        AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
-        AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
+_BETWEEN_SNAPSHOTS: Final = """
+    tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint AND tx < pg_snapshot_xmax(%s::pg_snapshot)::text::bigint
+    AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
+    AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
 """
+# Not `min(seq)`: to find it, a planner may go through all that was there before.
+_FIRST: Final = f"SELECT min(seq + 0) FROM changes WHERE {_BETWEEN_SNAPSHOTS}"  # noqa: S608 - made of constants
+_FIRST_TX: Final = f"SELECT tx FROM changes WHERE {_BETWEEN_SNAPSHOTS} ORDER BY tx LIMIT 1"  # noqa: S608
 _BETWEEN: Final = f"""
-    SELECT seq, at, moved FROM changes
-    WHERE seq >= %s AND tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint
-        AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
-        AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
-    ORDER BY seq LIMIT {_ROWS}
-"""  # noqa: S608 - made of constants
+    SELECT seq, at, moved FROM changes WHERE seq >= %s AND {_BETWEEN_SNAPSHOTS} ORDER BY seq LIMIT {_ROWS}
+"""  # noqa: S608
 _UP_TO: Final = f"SELECT seq, at, moved FROM changes WHERE seq >= ? AND seq <= ? ORDER BY seq LIMIT {_ROWS}"  # noqa: S608
 _AT: Final = {
     "postgresql": "SELECT at FROM changes WHERE seq = %s",
@@ -162,22 +160,42 @@ def _read(connection: Connection, after: Position, until: Position | None, sourc
         return _page(connection, after, run_on_driver(connection, _UP_TO, (first, last)).fetchall(), None, sources)
     if not after.is_at_end:
         # The rest of what its snapshots are about.
-        snapshots = (after.before, after.before, after.upto)
-        rows = run_on_driver(connection, _BETWEEN, (after.seq, *snapshots)).fetchall()
+        rows = run_on_driver(connection, _BETWEEN, (after.seq, *_bounded(after.before, after.upto))).fetchall()
         page = _page(connection, after, rows, _end_of(after.upto, after.at), sources)
         if page.events:
             return page
-    at_end = _end_of(after.upto, after.at)
+    known = after.upto
     target = _end_of(*_now(connection)) if until is None else until
-    if target.upto == after.upto or target.order <= at_end.order:
-        return EventPage(after, [], at_end)
-    ((first,),) = run_on_driver(connection, _FIRST, (after.upto, after.upto, target.upto)).fetchall()
-    end = _end_of(target.upto, target.at)
+    if target.upto == known or target.order <= _end_of(known, after.at).order:
+        return EventPage(after, [], _end_of(known, after.at))
+    upto = target.upto if until is None else _milestone(connection, known, target.upto)
+    ((first,),) = run_on_driver(connection, _FIRST, _bounded(known, upto)).fetchall()
     if first is None:
-        return EventPage(after, [], end)
-    rows = run_on_driver(connection, _BETWEEN, (first, after.upto, after.upto, target.upto)).fetchall()
-    page = _page(connection, Position(after.upto, target.upto, first, 0, 0), rows, end, sources)
+        return EventPage(after, [], _end_of(upto, target.at))
+    rows = run_on_driver(connection, _BETWEEN, (first, *_bounded(known, upto))).fetchall()
+    # At a milestone it is as late as what was written last: what follows may be much older than the target.
+    end = _end_of(upto, target.at if upto == target.upto else rows[-1][1])
+    page = _page(connection, Position(known, upto, first, 0, 0), rows, end, sources)
     return page._replace(start=after)
+
+
+def _bounded(before: str, upto: str) -> tuple[str, str, str, str]:
+    """The values of what is between two snapshots."""
+    return before, upto, before, upto
+
+
+def _milestone(connection: Connection, before: str, upto: str) -> str:
+    """The snapshot between two others up to which is read at a time.
+
+    Wherever one begins, and in whatever process, it is one of the same few: from there on all who are behind read the
+    same pages. Each is of a moment at which every transaction with a lower number had ended.
+    """
+    found = run_on_driver(connection, _FIRST_TX, _bounded(before, upto)).fetchall()
+    if not found:
+        return upto
+    last = max(found[0][0], int(before.split(":")[1]) - 1)
+    number = (last // _TRANSACTIONS + 1) * _TRANSACTIONS
+    return f"{number}:{number}:" if number <= int(upto.split(":", maxsplit=1)[0]) else upto
 
 
 def _page(

@@ -13,8 +13,10 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from chapar.errors import EventsGone, FieldInvalid, ListenersExhausted, Phrase, ScopeMissing, StoreUnavailable
+from chapar.events.batches import Batch
 from chapar.events.cursors import LONGEST, cursor_of, is_cursor, place_of
-from chapar.events.feed import ALL, Batch, Feed, Wanted
+from chapar.events.feed import Feed
+from chapar.events.wanted import ALL, Wanted
 from chapar.model.event import PRESENCE, TYPES, Event, Position
 from chapar.model.message import check_device_id, check_operation
 from chapar.model.principal import Caller, Scope

@@ -9,7 +9,8 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from chapar.errors import EventsGone, ListenersExhausted, ascii_digits
-from chapar.events.feed import Feed, Wanted
+from chapar.events.feed import Feed
+from chapar.events.wanted import Wanted
 from chapar.model.event import Position
 from chapar.web.console.routes import fields_of, routes
 from chapar.web.http.entrance import AdmittedStream, Identity, allow, caller_of
