@@ -1,10 +1,12 @@
 """Devices, their presence and the receiver's lease in both databases."""
 
 import asyncio
-from typing import Any
+import random
+from itertools import product
+from typing import Any, Final
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Engine, func, insert, select, update
 
 from chapar.errors import NotSaved
 from chapar.model.acceptance import Addition
@@ -23,15 +25,17 @@ from chapar.model.device import (
 )
 from chapar.model.message import Message, Status
 from chapar.model.principal import EVERYWHERE, Reach
-from chapar.store import schema
+from chapar.store import device_search, schema
 from chapar.store.administration import administer
+from chapar.store.database import Role, open_engine
 from chapar.store.devices import Put, find, owed, page
+from chapar.store.migrations import migrate
 from chapar.store.presences import Noted, Track, presences_of
 from chapar.store.purges import Purge
 from chapar.store.receiving import Reception, life_down_since
 from chapar.store.schema import DATABASE_TIME
 from chapar.store.store import Store
-from support.plans import avoid_scans, plans_on
+from support.plans import avoid_scans, counting, plans_on
 from support.stores import CLAIM, add_one, entries, new_message, now
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -186,6 +190,76 @@ async def test_devices_are_found_by_what_is_known_of_them(store: Store) -> None:
             at = filters.get("at", T)  # type: ignore[attr-defined]
             shown = (await store.devices.page(DeviceFilters(), after=None, limit=9, now=at)).devices
             assert [each.device.imei for each in shown if each.presence.state is state] == expected
+
+
+@pytest.mark.parametrize("few", [1, 5, 2000])
+async def test_each_page_of_a_presence_is_that_of_all_devices_without_the_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(device_search, "_FEW", few)
+    lot = random.Random(few)
+    chances = [ONLINE] * 6 + [OFFLINE, DOUBTED, NEW, None]
+    for number in lot.sample(range(40), 40):
+        await put(store, f"d{number:02}", name="odd" if number % 2 else "even", labels={"farm": str(number % 3)})
+        await store.presences.note([Noted(f"d{number:02}", lot.choice(chances), None)])
+    for state, (at, narrower) in product(State, product((T, T + 100 + GRACE), _NARROWER)):
+        all_ = (await store.devices.page(DeviceFilters(**narrower), after=None, limit=99, now=at)).devices
+        fitting = [each.device.imei for each in all_ if each.presence.state is state]
+        filters = DeviceFilters(state=state, **narrower)
+        for after, limit in product((None, "d07", "d20", "d39"), (1, 3, 50)):
+            expected = [imei for imei in fitting if imei > (after or "")]
+            shown = await store.devices.page(filters, after=after, limit=limit, now=at)
+            assert [each.device.imei for each in shown.devices] == expected[:limit], (filters, after)
+            assert (shown.next is None) == (len(expected) <= limit)
+
+
+_NARROWER: Final[list[dict[str, Any]]] = [
+    {},
+    {"text": "odd"},
+    {"text": "d1"},
+    {"text": "nothing"},
+    {"labels": (("farm", "1"),)},
+    {"reach": Reach(("d1*", "d33"))},
+    {"imeis": ("d01", "d02", "d33"), "text": "odd"},
+]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """Many devices of which nearly all are online, on SQLite."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('fleet') / 'chapar.db'}"
+    migrate(url)
+    engine = open_engine(url, Role.ADMINISTRATOR)
+    with engine.begin() as connection:
+        rows = [{"imei": f"{number:05}", "name": "pump", "created_at": T, "changed_at": T} for number in range(12_000)]
+        connection.execute(insert(schema.devices), rows)
+        online = [{"imei": row["imei"], **ONLINE._asdict()} for row in rows if row["imei"] != "07777"]
+        connection.execute(insert(schema.presences), online)
+    return engine
+
+
+@pytest.mark.parametrize("narrower", [{}, {"text": "ump"}, {"text": "nothing"}])
+@pytest.mark.parametrize("state", [State.UNKNOWN, State.OFFLINE])
+async def test_where_few_are_in_a_state_sqlite_seeks_no_presence_for_each_device(
+    fleet: Engine, state: State, narrower: dict[str, Any]
+) -> None:
+    with fleet.connect() as connection:
+        plans = plans_on(connection)
+        found = page(connection, DeviceFilters(state=state, **narrower), None, 9, T).devices
+    is_found = state is State.UNKNOWN and narrower.get("text") != "nothing"
+    assert [each.device.imei for each in found] == ["07777"] * is_found
+    assert plans
+    assert not any("SCAN devices" in plan and "SEARCH presences" in plan for plan in plans)
+    assert not any("SCAN presences" in plan and "SEARCH devices" in plan for plan in plans)
+
+
+async def test_where_most_are_in_a_state_and_fit_sqlite_goes_through_few(fleet: Engine) -> None:
+    with fleet.connect() as connection:
+        with counting(connection) as every:
+            assert page(connection, DeviceFilters(text="nothing"), None, 9, T).devices == []
+        with counting(connection) as some:
+            assert len(page(connection, DeviceFilters(state=State.ONLINE, text="ump"), None, 9, T).devices) == 9
+    assert some[0] < every[0]
 
 
 async def test_devices_are_counted_by_their_presence_within_reach(store: Store) -> None:

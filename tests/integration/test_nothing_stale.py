@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 
 import pytest
@@ -23,7 +22,7 @@ from chapar.store.schema import devices, presences, processes, receiver
 from chapar.store.schema import messages as table
 from chapar.store.store import Store
 from support.callers import cancelling
-from support.plans import plans_on
+from support.plans import counting, plans_on
 from support.stores import PROCESS, add_one, entries, move_one, new_message, now, published, single
 
 OTHER = "fedcba9876543210"
@@ -119,26 +118,6 @@ def fill_with_waiting(connection: Connection, messages: int) -> None:
     rows = (queued(f"W{number % 1000}", reason="waiting_for_contact", expires_at=late) for number in range(messages))
     with connection.begin():
         connection.execute(insert(table), [row._asdict() | {"status": row.status.value} for row in rows])
-
-
-_ROWS_READ = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables WHERE relname = 'messages'"
-
-
-@contextmanager
-def counting(connection: Connection) -> Iterator[list[int]]:
-    """Count what a database goes through: steps of SQLite, rows that PostgreSQL reads."""
-    counted: list[int] = []
-    if connection.dialect.name == "postgresql":
-        before = connection.exec_driver_sql(_ROWS_READ).scalar_one()
-        yield counted
-        counted.append(int(connection.exec_driver_sql(_ROWS_READ).scalar_one() - before))
-        return
-    steps = count()
-    driver = connection.connection.driver_connection
-    driver.set_progress_handler(lambda: 0 * next(steps), 1)
-    yield counted
-    driver.set_progress_handler(None, 0)
-    counted.append(next(steps))
 
 
 def work(connection: Connection, imei: str) -> int:

@@ -7,27 +7,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
     Row,
     Select,
     and_,
     bindparam,
     delete,
-    exists,
     func,
-    or_,
     select,
     text,
     type_coerce,
     union_all,
 )
-from sqlalchemy.dialects import postgresql
 
-from chapar.errors import NotSaved, ascii_digits
+from chapar.errors import NotSaved
 from chapar.model.audit import Entry
 from chapar.model.device import (
-    GRACE,
     Device,
     DeviceFilters,
     DevicePage,
@@ -45,6 +40,7 @@ from chapar.model.device import (
 from chapar.model.message import OWED, UNFINISHED, Message, Status
 from chapar.model.principal import Reach
 from chapar.store.audit import add_entries
+from chapar.store.device_search import first_ids, is_believed
 from chapar.store.operations import Kind
 from chapar.store.paging import how_many_fit
 from chapar.store.patterns import fits_any
@@ -141,31 +137,11 @@ def find(connection: Connection, imei: str, reach: Reach, now: int) -> KnownDevi
 
 def page(connection: Connection, filters: DeviceFilters, after: str | None, limit: int, now: int) -> DevicePage:
     """Up to `limit` devices, and `PAGE_BYTES`, in the order of their ids, of those behind `after`."""
-    found = connection.execute(_KNOWN.where(devices.c.imei.in_(_first_ids(connection, filters, after, limit + 1, now))))
+    found = connection.execute(_KNOWN.where(devices.c.imei.in_(first_ids(connection, filters, after, limit + 1, now))))
     rows = sorted(found, key=attrgetter("imei"))
     shown = rows[: how_many_fit((len(row.name) + len(row.labels) for row in rows), limit)]
     known = _known(connection, shown, filters.reach, now)
     return DevicePage(known, known[-1].device.imei if len(shown) < len(rows) else None)
-
-
-def _first_ids(
-    connection: Connection, filters: DeviceFilters, after: str | None, limit: int, now: int
-) -> Sequence[str]:
-    """The ids of the first devices that fit, without anything that is only shown of them: few may fit of very many."""
-    conditions = _conditions(connection, filters)
-    # What an index does not have is read row by row: in the index's order, each lies elsewhere, and few may fit. The
-    # empty string keeps planners off it.
-    is_out_of_order = bool(conditions)
-    if connection.dialect.name == "postgresql":  # it goes through both tables faster than through both indexes
-        is_out_of_order |= filters.state is State.UNKNOWN
-    place = devices.c.imei.concat("") if is_out_of_order else devices.c.imei
-    found = select(devices.c.imei).where(*conditions).order_by(place).limit(limit)
-    if filters.state is not None:
-        found = found.join_from(devices, presences, presences.c.imei == devices.c.imei, isouter=True)
-        found = found.where(_is_believed(filters.state, now))
-    if after is not None:
-        found = found.where(place > after)
-    return connection.execute(found).scalars().all()
 
 
 def counts(connection: Connection, reach: Reach, now: int) -> PresenceCounts:
@@ -177,8 +153,8 @@ def counts(connection: Connection, reach: Reach, now: int) -> PresenceCounts:
     found = connection.execute(
         select(
             every.scalar_subquery(),
-            func.count().filter(_is_believed(State.ONLINE, now)),
-            func.count().filter(_is_believed(State.OFFLINE, now)),
+            func.count().filter(is_believed(State.ONLINE, now)),
+            func.count().filter(is_believed(State.OFFLINE, now)),
         )
         .select_from(presences)
         .where(*fits_any(presences.c.imei, reach.devices))
@@ -206,50 +182,6 @@ def _first_owed(status: Status, imei: str, reach: Reach, limit: int) -> Select[A
         .limit(limit)
     )
     return _without_clearing(found) if status is Status.SCHEDULED else found
-
-
-def _conditions(connection: Connection, filters: DeviceFilters) -> list[ColumnElement[bool]]:
-    """All but the state, which another table has."""
-    conditions = fits_any(devices.c.imei, filters.reach.devices)
-    if filters.profile is not None:
-        profile = func.coalesce(devices.c.profile, filters.default_profile)
-        conditions.append(profile == filters.profile)
-    if filters.text is not None:
-        is_in_id = _contains(connection, devices.c.imei, ascii_digits(filters.text))
-        conditions.append(or_(is_in_id, _contains(connection, devices.c.name, filters.text)))
-    if filters.imeis is not None:
-        conditions.append(devices.c.imei.in_(filters.imeis))
-    conditions += (_has_label(connection, name, value) for name, value in filters.labels)
-    return conditions
-
-
-def _is_believed(state: State, now: int) -> ColumnElement[bool]:
-    """The condition that `presence` says this of a device."""
-    at = presences.c.offline_at
-    is_doubted = and_(at.is_not(None), func.abs(now - at) >= GRACE)
-    stored = func.coalesce(presences.c.state, State.UNKNOWN.value) == state.value
-    return or_(is_doubted, stored) if state is State.OFFLINE else and_(~is_doubted, stored)
-
-
-def _contains(connection: Connection, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
-    """The condition that a column has a text in it, whatever the case of its ASCII letters."""
-    if connection.dialect.name != "postgresql":
-        return column.contains(text, autoescape=True)  # there, LIKE does not know the case of ASCII letters
-    # By the rules of a language, lower case takes several times as long.
-    return func.lower(column.collate("C")).contains(text.encode().lower().decode(), autoescape=True)
-
-
-def _has_label(connection: Connection, name: str, value: str) -> ColumnElement[bool]:
-    # Most labels are not read as JSON: without the value in it, a text has no such label.
-    may_have = devices.c.labels.contains(json.dumps(value, ensure_ascii=False), autoescape=True)
-    return and_(may_have, _says_label(connection, name, value))
-
-
-def _says_label(connection: Connection, name: str, value: str) -> ColumnElement[bool]:
-    if connection.dialect.name == "postgresql":
-        return func.jsonb_extract_path_text(devices.c.labels.cast(postgresql.JSONB), name) == value
-    labels = func.json_each(devices.c.labels).table_valued("key", "value")
-    return exists().select_from(labels).where(labels.c.key == name, labels.c.value == value)
 
 
 def _known(connection: Connection, rows: Sequence[Row[Any]], reach: Reach, now: int) -> list[KnownDevice]:
