@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,13 +12,13 @@ import pytest
 from chapar.errors import EventsGone, FieldInvalid, ListenersExhausted, Unauthenticated
 from chapar.events import batches as batches_module
 from chapar.events import feed as feed_module
-from chapar.events.batches import Batch
+from chapar.events.batches import Batch, Pages
 from chapar.events.cursors import cursor_of, is_cursor, place_of
 from chapar.events.feed import Feed
 from chapar.events.wanted import Wanted
 from chapar.model.change import Change
 from chapar.model.device import State
-from chapar.model.event import PRESENCE, WHOLE, Event, Position
+from chapar.model.event import PRESENCE, WHOLE, Event, EventPage, Position
 from chapar.model.message import Message, Status
 from chapar.model.principal import ANYBODY, Caller, Principal, Reach, Scope
 from chapar.runtime.metrics import Metrics
@@ -224,6 +225,19 @@ async def test_those_who_are_behind_share_what_one_of_them_has_read(
         assert await waiting is not None
         await bench.all_from(begin, 700)
         assert reads == 3 * alone + 2, "nor is anything once nobody is behind any more"
+
+
+def test_what_is_kept_is_bounded_by_what_its_messages_hold() -> None:
+    pages = Pages(1_000_000)
+    long = new_message("A", params=f'"{"x" * 100_000}"')
+    places = [Position("", "", seq, WHOLE, 1) for seq in range(50)]
+    for start, end in pairwise(places):
+        pages.add(EventPage(start, [about(message=long, position=end._replace(item=1))] * 2, end))
+    kept = [place for place in places[:-1] if pages.behind(place) is not None]
+    assert kept == places[-6:-1][1:], "four of 200 kB, and nothing within those before"
+    assert pages.behind(places[0]._replace(item=1)) is None
+    pages.clear()
+    assert pages.behind(kept[-1]) is None
 
 
 async def test_who_rests_goes_on_behind_what_was_read_and_a_stop_ends_that(bench: Bench) -> None:

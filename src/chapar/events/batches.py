@@ -31,6 +31,11 @@ class Batch:
         self._first = first
         self._written_for: dict[Wanted, Sequence[bytes]] = {}
 
+    @property
+    def size(self) -> int:
+        """Bytes of its messages, roughly."""
+        return sum(event.size for event in self.events)
+
     def behind(self, count: int) -> "Batch":
         """Return what follows so many of these events."""
         return Batch(self.events[count:], self.end, self._written, self._first + count)
@@ -68,11 +73,11 @@ class Pages:
     """Pages in memory. What follows any place in them is found without a read."""
 
     def __init__(self, most: int) -> None:
-        """`most`: events that are kept, those of the page that came last apart."""
+        """`most`: bytes of messages that are kept, roughly, those of the page that came last apart."""
         self._most = most
         self._pages: OrderedDict[_Key, Batch] = OrderedDict()  # by where they begin, in the order in which they came
         self._within: dict[_Key, tuple[Batch, int]] = {}  # each place in these, and how many events are before it
-        self._events = 0
+        self._size = 0
 
     def add(self, page: EventPage) -> Batch:
         """Keep a page that leads on, and forget the oldest ones where that is too much."""
@@ -83,10 +88,10 @@ class Pages:
         for count, event in enumerate(page.events, 1):
             if event.position[:4] != page.end[:4]:  # behind that nothing follows on this page
                 self._within[event.position[:4]] = batch, count
-        self._events += len(page.events)
-        while self._events > self._most and len(self._pages) > 1:
+        self._size += batch.size
+        while self._size > self._most and len(self._pages) > 1:
             _, oldest = self._pages.popitem(last=False)
-            self._events -= len(oldest.events)
+            self._size -= oldest.size
             for event in oldest.events:
                 self._within.pop(event.position[:4], None)
         return batch
@@ -105,4 +110,4 @@ class Pages:
         """Forget all pages."""
         self._pages.clear()
         self._within.clear()
-        self._events = 0
+        self._size = 0

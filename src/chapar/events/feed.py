@@ -27,14 +27,13 @@ from chapar.store.event_log import EventLog
 _READ_EVERY: Final = 0.1  # seconds: other processes do not announce here what they change
 _READ_AFTER: Final = 0.1  # seconds between two reads, at least, however much is announced
 _REST: Final = 0.5  # seconds until the database is asked again that could not be
-_MOST_KEPT: Final = 2000  # events in memory for all listeners; together they are a few megabytes …
+_MOST_KEPT: Final = 3 * 512 * 1024  # bytes of messages in memory for all listeners …
 _KINDS: Final = 4  # … and as many for each of so many kinds of listeners that are behind
 _READERS: Final = 2  # pages that are read for listeners who are behind at a time
 _NEW_END: Final = 60_000  # ms after which the place of those who wait is named anew, where nothing happens
 _DAY: Final = 86_400_000  # ms
 
-_MOST_ANNOUNCED: Final = 4 * 1024 * 1024  # bytes of messages that are kept until their changes are read, roughly …
-_FIXED: Final = 1000  # … of which each has so many besides its texts
+_MOST_ANNOUNCED: Final = 3 * 1024 * 1024  # bytes of messages that are kept until their changes are read
 
 _Messages = dict[tuple[str | None, int, Status | None], Message]
 
@@ -55,7 +54,7 @@ class _Announced:
         for change in changes:
             message = change.message
             if message is not None and self._size < _MOST_ANNOUNCED:
-                self._size += _FIXED + len(message.params or "") + len(message.reply or "")
+                self._size += message.size
                 self._now[change.id, change.at, change.after] = message
 
     def turn(self) -> None:

@@ -15,6 +15,7 @@ PRESENCE: Final = "device.presence"
 """The type of an event about a device's presence."""
 
 _MESSAGE: Final = "message."
+_WITHOUT_MESSAGE: Final = 300  # bytes, roughly
 
 
 class Position(NamedTuple):
@@ -61,6 +62,11 @@ class Event(NamedTuple):
     state: State | None = None  #: of the device
     since: int | None = None  #: since when it has that state, ms since the epoch
     evidence: str | None = None  #: the ground on which that is believed
+
+    @property
+    def size(self) -> int:
+        """Bytes of its message, roughly."""
+        return _WITHOUT_MESSAGE if self.message is None else self.message.size
 
     def about(self, message: Message) -> "Event":
         """The same event with the message that it is about. Not by `_replace`, which costs three times as much."""

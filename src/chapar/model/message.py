@@ -226,6 +226,11 @@ class Message(NamedTuple):
         return Message._make(values)
 
     @property
+    def size(self) -> int:
+        """Bytes that it takes in memory, roughly."""
+        return _BESIDE_TEXTS + len(self.micro_op) + len(self.params or "") + len(self.reply or "")
+
+    @property
     def clears(self) -> bool:
         """Return whether it is the empty message that makes the broker forget a retained one (see `clearing`)."""
         return not self.micro_op
@@ -240,6 +245,7 @@ class Message(NamedTuple):
 
 
 _TEXT: Final = Profile.TEXT.value  # as the rows have it
+_BESIDE_TEXTS: Final = 600  # bytes of a message, roughly
 
 _PLACES: Mapping[str, int] = {name: place for place, name in enumerate(Message._fields)}
 

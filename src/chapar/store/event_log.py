@@ -23,7 +23,6 @@ MOST_BYTES: Final = 256 * 1024  # of what the messages of a page hold, roughly
 _ROWS: Final = 50  # of the log, that are read at a time: one may hold thousands of changes
 _TRANSACTIONS: Final = 256  # of PostgreSQL, from one milestone to the next
 _LOOKED_UP: Final = 100  # messages at a time
-_FIXED: Final = 600  # bytes of a message besides its texts, roughly
 _LEEWAY: Final = 1000  # ms by which what several processes write at once may be out of order
 _MINUTE: Final = 60_000  # ms
 
@@ -245,7 +244,7 @@ def _with_messages(connection: Connection, events: Sequence[Event], sources: _So
         for event, announced in zip(some, known, strict=True):
             message = announced or _as_of(event, found)
             if message is not None:
-                size += _FIXED + len(message.params or "") + len(message.reply or "") + len(message.micro_op)
+                size += message.size
             if size > MOST_BYTES and whole:
                 return whole
             whole.append(event if message is None else event.about(message))
