@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
+from chapar.runtime.garbage import collect_rarely, keep_what_is_loaded
 from support import mosquitto as mosquitto_support
 from support import postgres as postgres_support
 from support.mosquitto import Mosquitto
@@ -17,7 +19,14 @@ from support.postgres import PostgresServer
 settings.register_profile("chapar", deadline=None)
 settings.load_profile("chapar")
 
+# What a test's own process logs is shown where it fails. Drawn as structlog does it by itself, with the locals of each
+# frame, a traceback takes a second.
+_plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
+
 _FIGURE = "figure"  # among a test's properties, which reach the summary also from another process
+
+collect_rarely()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +41,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long") and "long" not in config.getoption("markexpr"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; runs with -m long"))
+
+
+def pytest_collection_finish() -> None:
+    keep_what_is_loaded()  # thousands of tests, which every collection of garbage would walk through
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
