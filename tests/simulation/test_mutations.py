@@ -30,6 +30,13 @@ from simulation.world import World, run, simulated
 
 WORLDS = 1000
 
+# A world in which a mistake shows that shows in few: the search begins with it.
+SHOWN_IN = {
+    "an attempt in doubt counts as unsent": 159,
+    "at most once is ignored": 159,
+    "a reply is acknowledged before its commit": 128,
+}
+
 _in_doubt = outcomes.in_doubt
 _publication = dispatcher._publication
 _cancel = Messages.cancel
@@ -164,5 +171,6 @@ def test_the_rare_mistake_is_found_among_all_kinds_of_messages() -> None:
 
 def is_found(mistake: str) -> bool:
     mutation, sentence = MISTAKES[mistake]
+    first = SHOWN_IN.get(mistake, 0)
     with mutation:
-        return any(sentence in found for seed in range(WORLDS) for found in broken(run(seed)))
+        return any(sentence in found for seed in range(first, first + WORLDS) for found in broken(run(seed)))
