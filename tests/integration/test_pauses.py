@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 
 from chapar.model.acceptance import Addition, Placement
 from chapar.model.audit import Action
@@ -21,8 +21,9 @@ from chapar.store.contacts import Contact
 from chapar.store.database import Role, open_engine
 from chapar.store.pauses import PAUSE_QUEUE, RESUME_QUEUE, PauseQueue
 from chapar.store.queue import TAKE, Take
+from chapar.store.schema import messages
 from chapar.store.store import Store
-from support.plans import plans_on
+from support.plans import counting, plans_on
 from support.stores import CLAIM, PROCESS, add_one, entries, entry_about, move_one, new_message, now, single
 
 OTHER = "fedcba9876543210"
@@ -282,6 +283,21 @@ async def test_a_pause_waits_for_a_process_that_has_not_read_it(store: Store, sh
     assert (await store.devices.queue("A", EVERYWHERE)).in_flight == [direct.id]
 
 
+async def test_nothing_leaves_before_what_is_being_marked_as_paused(store: Store, shared_url: str) -> None:
+    """A process that takes passes over rows that another one has locked, and what is behind them would be first."""
+    if shared_url.startswith("sqlite"):
+        return
+    await add(store, first := queued())
+    with other_process(shared_url) as connection:
+        PAUSE_QUEUE.run(connection, [pausing()])
+        await add(store, second := queued())
+        taking = asyncio.create_task(taken(store))
+        await asyncio.sleep(0.05)
+    assert await taking == []
+    await resume(store)
+    assert await taken(store) == [first.id, second.id]
+
+
 async def test_a_device_is_not_resumed_while_a_message_is_marked_as_paused(store: Store, shared_url: str) -> None:
     """Else the mark would come behind, and nobody would remove it."""
     if shared_url.startswith("sqlite"):
@@ -328,3 +344,20 @@ async def test_many_that_are_paused_make_nothing_slower(store: Store, shared_url
     [taking] = [plan for plan in plans if "picked" in plan]
     assert "ix_messages_ready" in taking
     assert CLAIM.startswith(PROCESS)
+
+
+async def test_the_long_queue_of_one_device_is_not_read_whole_for_its_first(store: Store, shared_url: str) -> None:
+    await store.queue.acquire_lease(Lease(PROCESS, "this", 60, alone=False))
+    with open_engine(shared_url, Role.ADMINISTRATOR).connect() as connection, connection.begin() as undone:
+        rows = (queued("A") for _ in range(30_000))
+        connection.execute(insert(messages), [row._asdict() | {"status": row.status.value} for row in rows])
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("ANALYZE messages")
+        plans = plans_on(connection)
+        with counting(connection) as counted:
+            [found] = TAKE.run(connection, [Take(f"{PROCESS}.long", 100, now())])
+        undone.rollback()
+    assert len(found.messages) == 100
+    [taking] = [plan for plan in plans if "picked" in plan]
+    assert "Seq Scan on messages" not in taking
+    assert counted[0] < 30_000

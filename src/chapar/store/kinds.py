@@ -23,11 +23,11 @@ from chapar.store.retained import TAKE_BACK
 from chapar.store.retention import PRUNE
 from chapar.store.withdrawals import WITHDRAW
 
-# Whoever waits for a pause's row has no other lock yet. What is given back is in the queue before anything is put
-# behind it, and what is added can be taken at once.
+# Whoever waits for a pause's row has no other lock yet; who pauses keeps all others from taking, and so comes second.
+# What is given back is in the queue before anything is put behind it, and what is added can be taken at once.
 KINDS: Final[tuple[Kind[Any, Any], ...]] = (
-    PAUSE_QUEUE,
     RESUME_QUEUE,
+    PAUSE_QUEUE,
     RECORD,
     MOVE,
     RECEIVE,

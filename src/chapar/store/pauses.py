@@ -46,9 +46,10 @@ if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
     from chapar.store.commits import Commits
     from chapar.store.readers import Readers
 
-_AT_ONCE: Final = 5000  # messages in one commit: some ten milliseconds, for which other commits wait
+_AT_ONCE: Final = 1000  # messages in one commit, for which other commits wait
 _FRONT: Final = 1000  # messages at the front of the queue among which a TAKE looks for those of paused devices
 _LOOK_AGAIN: Final = 0.01  # seconds between looks for transactions that began before a pause
+_ONE_TAKER: Final = 0x63686170  # the advisory lock under which PostgreSQL lets one process at a time take messages
 
 _PAUSED: Final = Reason.PAUSED.value
 _QUEUED: Final = Status.QUEUED.value
@@ -60,7 +61,7 @@ HAS_PAUSE: ColumnElement[bool] = exists(select(literal(1)).select_from(pauses))
 """Whether any device is paused, or was resumed and has messages that do not know of it."""
 NEXT_RESUMED: Final = select(func.min(pauses.c.resumed_at)).where(pauses.c.resumed_at.is_not(None)).scalar_subquery()
 """When a device was resumed that has such messages: there is something to do at once."""
-IS_PASSED_OVER: ColumnElement[bool] = exists(select(literal(1)).where(pauses.c.imei == messages.c.imei))
+IS_PASSED_OVER: ColumnElement[bool] = messages.c.imei.in_(select(pauses.c.imei))
 """Whether nothing is taken for a message's device."""
 IS_PAUSED: ColumnElement[bool] = exists(select(literal(1)).where(pauses.c.imei == messages.c.imei, _stands))
 """Whether a message's device is paused."""
@@ -227,6 +228,12 @@ def keep_paused(connection: Connection, imeis: Collection[str]) -> set[str]:
     return set(connection.scalars(_SHARED, {"devices": sorted(imeis)})) if imeis else set()
 
 
+def be_only_taker(connection: Connection) -> None:
+    """Have no other process take messages until the end of the transaction; on SQLite, one writes at a time."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_ONE_TAKER)))
+
+
 def attend(connection: Connection) -> None:
     """Have what is ready of paused devices say that it waits, and what is resumed that it does no more.
 
@@ -283,6 +290,8 @@ def _pause_one(connection: Connection, asked: PauseQueue) -> _Paused:
             add_entries(connection, [entry])
     if stands is None or not keep_paused(connection, [imei]):  # it was resumed between two commits
         return (entry.at, by, note), None
+    # Who takes passes over what is being marked, and must not have what is behind it leave.
+    be_only_taker(connection)
     parked = connection.scalars(_PARK, {"device": imei, "behind": behind, "limit": _AT_ONCE}).all()
     return tuple(stands), max(parked) if len(parked) == _AT_ONCE else None
 

@@ -38,7 +38,7 @@ from chapar.store.lanes import release
 from chapar.store.moves import keep_attempts
 from chapar.store.online import absent
 from chapar.store.operations import Kind
-from chapar.store.pauses import HAS_PAUSE, IS_PASSED_OVER, IS_PAUSED, NEXT_RESUMED, attend, paused_among
+from chapar.store.pauses import HAS_PAUSE, IS_PASSED_OVER, IS_PAUSED, NEXT_RESUMED, attend, be_only_taker, paused_among
 from chapar.store.retained import supersede, superseded
 from chapar.store.schema import (
     COLUMNS,
@@ -65,8 +65,6 @@ if TYPE_CHECKING:  # the writer, which loads the statements, must start quickly
 
 _AT: ColumnElement[int] = bindparam("at", type_=BigInteger)
 _PROCESS = func.substr(messages.c.claim, 1, PROCESS_LENGTH)
-
-_ONE_TAKER = 0x63686170  # the advisory lock under which PostgreSQL lets one process at a time take messages
 
 _CONDITION = Message._fields.index("condition")
 _IMEI = Message._fields.index("imei")
@@ -369,9 +367,8 @@ def _take_one(connection: Connection, take: Take) -> _Found:
     taken = _of_claim(connection, take.claim)  # of a TAKE that was committed, and its answer lost
     takes = not taken and bool(take.limit or take.urgent)
     process = take.claim[:PROCESS_LENGTH]
-    if connection.dialect.name == "postgresql" and (takes or has_pause):
-        # Order per device: two processes must not split one device's messages between them.
-        connection.execute(select(func.pg_advisory_xact_lock(_ONE_TAKER)))
+    if takes or has_pause:
+        be_only_taker(connection)  # order per device: two must not split one device's messages between them
     if has_pause:
         attend(connection)
     if takes:
