@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from faults import answering, brokers, clocks, disks, events, repetition
+from faults import answering, brokers, clocks, disks, events, pauses, repetition
 from faults.clocks import FakeClock
 from faults.connection import Connection
 from faults.disks import FailingDisk, fill_up, small_disk
@@ -264,5 +264,6 @@ CLASSES: Final = (
     FaultClass("presence-storm", "thousands of devices come and go within a second", 2, 40, answering.storm),
     FaultClass("contacts", "devices speak all at once, and the gateway is killed", 2, 60, answering.contacts),
     FaultClass("event-log", "SIGKILL of one of two; listeners drop and come back", 2, 40, events.run, _no_postgres),
+    FaultClass("pauses", "SIGKILL of one of two; devices are paused and resumed", 2, 40, pauses.run, _no_postgres),
     FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 3, 112, _several_gateways, _no_postgres),
 )
