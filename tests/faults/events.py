@@ -19,7 +19,8 @@ from support.ports import LOOPBACK
 _LEASE: Final = 2.0  # seconds
 _LISTENERS: Final = 20
 _LISTENERS_LONG: Final = 200
-_LONGEST: Final = 400  # events on one connection
+_LONGEST: Final = 400  # events on one connection …
+_LONGEST_LONG: Final = 2000  # … and where there are many
 _WITHIN: Final = 120.0  # seconds in which something that is missing has to come
 _SHOWN: Final = 3
 _EVENT: Final = re.compile(
@@ -46,13 +47,15 @@ _SOME_DEVICES: Final = frozenset({"broker-0-0", "none-0-1", "once-0-2"})
 class _Listener:
     """One listener: each of its connections is to any of the gateways, behind the last event of the one before."""
 
-    def __init__(self, ports: Sequence[int], wish: Wish) -> None:
+    def __init__(self, ports: Sequence[int], wish: Wish, longest: int) -> None:
+        """`longest`: events after which it has dropped each connection."""
         self.wish = wish
         self.received: list[tuple[str, str]] = []  #: messages and their new states
         self.connections = 0
         self.has_begun = asyncio.Event()
         self.wrong: str | None = None
         self._ports = ports
+        self._longest = longest
         self._last = b""
 
     async def run(self) -> None:
@@ -72,7 +75,7 @@ class _Listener:
                 self.wrong = answer.split(b"\r\n")[0].decode()
                 return
             self.connections += 1
-            ends_after = random.randrange(_LONGEST)
+            ends_after = random.randrange(self._longest)
             rest = b""
             while ends_after > 0:
                 while size := int(await reader.readuntil(b"\r\n"), 16):
@@ -108,15 +111,15 @@ async def run(cycles: int, surroundings: Surroundings) -> Outcome:
         await stage.start(victim)
 
     async with opened(database_url=url, gateways=2, env={"CHAPAR_LEASE": str(_LEASE)}) as stage:
-        count = _LISTENERS_LONG if surroundings.long else _LISTENERS
-        listeners = [_Listener(stage.ports, wish) for wish, _ in zip(itertools.cycle(_WISHES), range(count))]
+        count, longest = (_LISTENERS_LONG, _LONGEST_LONG) if surroundings.long else (_LISTENERS, _LONGEST)
+        listeners = [_Listener(stage.ports, wish, longest) for wish, _ in zip(itertools.cycle(_WISHES), range(count))]
         tasks = [asyncio.create_task(listener.run()) for listener in listeners]
         await asyncio.gather(*(listener.has_begun.wait() for listener in listeners))
         wrong: list[str] = []
 
         async def at_end() -> None:
             await stage.settled()
-            wrong.extend(await _judged(stage, listeners))
+            wrong.extend(await _judged(stage, listeners, surroundings))
             for task in tasks:
                 task.cancel()
 
@@ -131,12 +134,13 @@ async def run(cycles: int, surroundings: Surroundings) -> Outcome:
     return outcome
 
 
-async def _judged(stage: Stage, listeners: Sequence[_Listener]) -> list[str]:
+async def _judged(stage: Stage, listeners: Sequence[_Listener], surroundings: Surroundings) -> list[str]:
     """What is wrong once everybody has had the time to receive everything."""
     logged = await asyncio.to_thread(changes_of, stage.database_url)
     expected = {wish: _by_message([each for each in logged if wish.fits(each)]) for wish in _WISHES}
     counts = {wish: sum(map(len, of_message.values())) for wish, of_message in expected.items()}
     missing = [each for each in listeners if len(each.received) < counts[each.wish]]
+    awaited = sum(counts[each.wish] for each in listeners)
     # However many they are: 200 who receive everything are slower than the senders on two processors.
     deadline, received = time.monotonic() + _WITHIN, 0
     while missing and time.monotonic() < deadline:
@@ -144,6 +148,8 @@ async def _judged(stage: Stage, listeners: Sequence[_Listener]) -> list[str]:
         missing = [each for each in missing if len(each.received) < counts[each.wish]]
         if (now := sum(len(each.received) for each in missing)) != received:
             deadline, received = time.monotonic() + _WITHIN, now
+        got = sum(len(each.received) for each in listeners)
+        surroundings.say(f"{got:,} of {awaited:,} events received, {len(missing)} listeners behind")
     wrong = []
     for number, listener in enumerate(listeners):
         if listener.wrong is not None:

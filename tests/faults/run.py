@@ -67,11 +67,15 @@ class Surroundings:
         return dataclasses.replace(mix, bulk_size=1000, bulk_rate=1500, bulk_devices=100)
 
     def progress(self, cycle: int, cycles: int, answered: int) -> None:
-        """Say on standard error how far the run is."""
+        """Say how many cycles are over."""
+        self.say(f"cycle {cycle} of {cycles}, {answered:,} answers", is_last=cycle == cycles)
+
+    def say(self, text: str, *, is_last: bool = False) -> None:
+        """Say on standard error how far the run is: every few seconds, and at the end."""
         now = time.monotonic()
-        if cycle == cycles or now - self._said_at > _PROGRESS_EVERY:
+        if is_last or now - self._said_at > _PROGRESS_EVERY:
             self._said_at = now
-            sys.stderr.write(f"  {self.name}: cycle {cycle} of {cycles}, {answered:,} answers\n")
+            sys.stderr.write(f"  {self.name}: {text}\n")
 
 
 @contextlib.asynccontextmanager
