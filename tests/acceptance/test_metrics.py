@@ -24,6 +24,7 @@ FAMILIES = {
     "chapar_queue_messages": "gauge",
     "chapar_queue_held_messages": "gauge",
     "chapar_queue_oldest_seconds": "gauge",
+    "chapar_devices_paused": "gauge",
     "chapar_database_up": "gauge",
     "chapar_link_up": "gauge",
     "chapar_link_in_flight": "gauge",
@@ -120,6 +121,14 @@ def test_what_was_refused_stored_nothing_and_is_not_counted(site: Site, imei: st
     after = measures(site.api)
     assert increase(before, after, ACCEPTED) == {}
     assert increase(before, after, FINISHED) == {}
+
+
+def test_devices_are_counted_while_their_queue_is_paused(site: Site, imei: str) -> None:
+    assert measures(site.api).value("chapar_devices_paused") == 0
+    assert site.api.post(f"/devices/{imei}/queue/pause").status_code == 200
+    until(lambda: measures(site.api).value("chapar_devices_paused") == 1)
+    assert site.api.post(f"/devices/{imei}/queue/resume").status_code == 200
+    until(lambda: measures(site.api).value("chapar_devices_paused") == 0)
 
 
 def test_a_repetition_is_counted_once(site: Site, imei: str, before: Measures) -> None:

@@ -49,6 +49,7 @@ class Capacity:
         for status in UNFINISHED:
             self._metrics.queue.labels(status.value).set(self._backlog.depths.get(status, 0))
         self._metrics.held.set(self._backlog.held)
+        self._metrics.paused.set(self._backlog.paused)
         oldest = self._backlog.oldest
         self._metrics.oldest.set(0 if oldest is None else (now - oldest.created_at) / 1000)
 

@@ -34,6 +34,7 @@ class Backlog:
     depths: Mapping[Status, int]  #: messages, by status
     oldest: Message | None  #: the one that was accepted first
     held: int = 0  #: those among them that wait until their owner releases them
+    paused: int = 0  #: devices whose queue is paused
 
 
 class Unsent(StrEnum):

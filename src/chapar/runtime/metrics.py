@@ -88,8 +88,9 @@ class Metrics:
         )
         self.batches = Distribution(batches, _OPERATIONS)
         self.reply = stage("reply")  #: from a reply being received to its being committed
-        matched = Counter("chapar_replies_matched", "Replies stored with their message.", ["by"], registry=registry)
-        self.replies_matched = _Children(matched)  #: by how the message was found
+        self.replies_matched = _Children(  #: by how the message was found
+            Counter("chapar_replies_matched", "Replies stored with their message.", ["by"], registry=registry)
+        )
         unmatched = Counter(
             "chapar_replies_unmatched", "Replies stored without a message.", ["reason"], registry=registry
         )
@@ -209,6 +210,12 @@ class Metrics:
         self.held = Gauge(
             "chapar_queue_held_messages",
             "Messages that wait until `chapar queue release`, since a backup was restored.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.paused = Gauge(
+            "chapar_devices_paused",
+            "Devices for which nothing leaves, because somebody has paused their queue.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )

@@ -59,6 +59,8 @@ _of_device = pauses.c.imei == bindparam("device")
 
 HAS_PAUSE: ColumnElement[bool] = exists(select(literal(1)).select_from(pauses))
 """Whether any device is paused, or was resumed and has messages that do not know of it."""
+HOW_MANY_PAUSED: Final = select(func.count()).select_from(pauses).where(_stands)
+"""How many devices are paused."""
 NEXT_RESUMED: Final = select(func.min(pauses.c.resumed_at)).where(pauses.c.resumed_at.is_not(None)).scalar_subquery()
 """When a device was resumed that has such messages: there is something to do at once."""
 IS_PASSED_OVER: ColumnElement[bool] = messages.c.imei.in_(select(pauses.c.imei))

@@ -38,7 +38,16 @@ from chapar.store.lanes import release
 from chapar.store.moves import keep_attempts
 from chapar.store.online import absent
 from chapar.store.operations import Kind
-from chapar.store.pauses import HAS_PAUSE, IS_PASSED_OVER, IS_PAUSED, NEXT_RESUMED, attend, be_only_taker, paused_among
+from chapar.store.pauses import (
+    HAS_PAUSE,
+    HOW_MANY_PAUSED,
+    IS_PASSED_OVER,
+    IS_PAUSED,
+    NEXT_RESUMED,
+    attend,
+    be_only_taker,
+    paused_among,
+)
 from chapar.store.retained import supersede, superseded
 from chapar.store.schema import (
     COLUMNS,
@@ -316,10 +325,11 @@ def backlog(connection: Connection) -> Backlog:
         for status, count, first in connection.execute(counted):
             depths[Status(status)] = count
             front = first if front is None else min(front, first)
+    paused = connection.execute(HOW_MANY_PAUSED).scalar_one()
     if front is None:
-        return Backlog(depths, None)
+        return Backlog(depths, None, paused=paused)
     oldest = to_message(tuple(connection.execute(_FRONT, {"front": front}).one()))
-    return Backlog(depths, oldest, how_many_held(connection))
+    return Backlog(depths, oldest, how_many_held(connection), paused)
 
 
 def how_many_held(connection: Connection) -> int:
