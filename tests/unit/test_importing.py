@@ -16,7 +16,6 @@ import xlsxwriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapar.devices import tables
 from chapar.devices.columns import Columns, cells_of, read_labels
 from chapar.devices.importing import AT_ONCE, Importing, Outcome, Row
 from chapar.devices.table_program import TableRefused, read
@@ -24,6 +23,7 @@ from chapar.devices.tables import Table, Tables
 from chapar.errors import ChaparError, FieldInvalid, NotSaved, OutcomeUnknown, Phrase, TableMalformed, TableNotRead
 from chapar.model.cells import guarded, unguarded
 from chapar.model.device import Device, Edit, Registration
+from chapar.runtime import programs
 from support.callers import CALLER
 
 
@@ -338,24 +338,24 @@ async def test_a_workbook_that_takes_all_memory_takes_none_of_the_gateway() -> N
 
 
 async def test_a_process_that_ends_early_or_never_begins_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables.sys, "executable", "/bin/false")
+    monkeypatch.setattr(programs.sys, "executable", "/bin/false")
     with pytest.raises(TableMalformed, match="memory"):
         await Tables().read(b"imei\np\n" * 100_000)
-    monkeypatch.setattr(tables.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(programs.sys, "executable", "/nowhere/python")
     with pytest.raises(TableNotRead, match="No such file"):
         await Tables().read(b"imei\np\n")
 
 
 async def test_whoever_hangs_up_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     began: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    real = asyncio.create_subprocess_exec
+    real = programs.start
 
     async def noted(*_: Any, **options: Any) -> Any:
-        process = await real("sleep", "600", **options)
+        process = await real("-c", "import time; time.sleep(600)", **options)
         began.set_result(process)
         return process
 
-    monkeypatch.setattr(tables.asyncio, "create_subprocess_exec", noted)
+    monkeypatch.setattr(programs, "start", noted)
     reading = asyncio.create_task(Tables().read(b"imei\np\n"))
     process = await began
     reading.cancel()

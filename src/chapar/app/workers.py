@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ from chapar.devices.catalog_file import load_catalog
 from chapar.errors import ChaparError, Phrase, SettingInvalid, WorkerFailed
 from chapar.link.embedded import EmbeddedBroker
 from chapar.link.tls import check_files
-from chapar.runtime import logs, streams
+from chapar.runtime import logs, programs, streams
 from chapar.runtime.backoff import Backoff
 from chapar.runtime.certificates import server_certificate
 from chapar.runtime.metrics import WORKERS_FOLDER, Metrics
@@ -141,18 +142,12 @@ class _Worker:
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._well_at = asyncio.get_running_loop().time()
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # a file in the working folder must not stand in for a module
-            "-m",
-            "chapar.app.workers",
-            str(self._listener.fileno()),
-            str(self._patience or ""),
-            stdin=asyncio.subprocess.PIPE,  # it ends when this closes, so also where we are killed
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=(self._listener.fileno(),),
+        listener = self._listener.fileno()
+        return await programs.start(
+            *("-m", "chapar.app.workers", str(listener), str(self._patience or "")),
+            stdout=PIPE,
+            pass_fds=(listener,),
             env=self._environment,
-            start_new_session=True,  # only the parent gets Ctrl-C
         )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -11,6 +11,7 @@ import structlog
 
 from chapar.devices.table_program import LONGEST_ROW
 from chapar.errors import Phrase, TableMalformed, TableNotRead
+from chapar.runtime import programs
 
 MOST_READ: Final = 2  # at a time: each takes a processor, and memory for what is in the file
 
@@ -55,16 +56,8 @@ class Tables:
 async def _lines(content: bytes) -> list[bytes]:
     """The lines that the program says; none where it was killed."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # a file in the working folder must not stand in for a module
-            "-m",
-            "chapar.devices.table_program",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_LONGEST_LINE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # only the gateway gets Ctrl-C
+        process = await programs.start(
+            *("-m", "chapar.devices.table_program"), stdout=PIPE, stderr=DEVNULL, longest_line=_LONGEST_LINE
         )
     except OSError as error:
         log.warning("table_not_read", cause=str(error))

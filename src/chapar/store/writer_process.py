@@ -2,11 +2,12 @@
 
 import asyncio
 import socket
-import sys
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
+from chapar.runtime import programs
 from chapar.store.wire import split, unpack
 
 PROGRAM: Final = (
@@ -49,15 +50,8 @@ async def writer_process(channel: Channel, inherit: tuple[int, ...]) -> AsyncIte
     with theirs:
         writer, _ = await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # a file in the working folder must not stand in for a module
-                "-c",
-                PROGRAM,
-                str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *inherit),
-                start_new_session=True,  # only the gateway gets Ctrl-C
+            process = await programs.start(
+                *("-c", PROGRAM, str(theirs.fileno())), stdin=DEVNULL, pass_fds=(theirs.fileno(), *inherit)
             )
         except BaseException:
             writer.close()

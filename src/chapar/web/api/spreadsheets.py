@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import shutil
-import sys
+from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from chapar.errors import Phrase, SpreadsheetNotMade
 from chapar.model.principal import Caller
 from chapar.model.report import Format
+from chapar.runtime import programs
 from chapar.web.http.chunks import in_chunks
 from chapar.web.http.direct import HEAD_ONLY
 from chapar.web.http.entrance import AdmittedStream
@@ -176,17 +177,11 @@ async def _write(
     file: IO[bytes], folder: str, parts: Path, lock: int, name: str, columns: Sequence[str], pages: Pages
 ) -> None:
     try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # a file in the working folder must not stand in for a module
-            "-m",
-            "chapar.web.api.workbook",
-            parts,
-            pass_fds=(lock,),  # where we are killed, the parts are its own until it ends
-            stdin=asyncio.subprocess.PIPE,  # it ends when this closes, so also where we are killed
+        process = await programs.start(
+            *("-m", "chapar.web.api.workbook", parts),
             stdout=file,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # only the gateway gets Ctrl-C
+            stderr=PIPE,
+            pass_fds=(lock,),  # where we are killed, the parts are its own until it ends
         )
     except OSError as error:
         raise _failure(Phrase("spreadsheet.process", cause=error.strerror or str(error))) from error
