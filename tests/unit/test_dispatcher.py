@@ -591,6 +591,25 @@ async def test_deliveries_from_the_queue_are_bounded_and_leave_room_for_direct_o
         await until(lambda: len(bench.link.published) == MAX_TAKEN + PAGE)
 
 
+async def test_the_next_of_a_long_queue_are_taken_as_soon_as_its_device_has_no_whole_page_on_its_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_POLL_ALONE", 3600)
+    for _ in range(3 * PAGE):
+        bench.queued("A")
+    async with bench.running():
+        await until(lambda: len(bench.link.waiting) == PAGE)
+        takes = len(bench.store.asked("take"))
+        bench.link.answer(bench.link.ids[0], 0x00)
+        await until(lambda: len(bench.link.published) == 2 * PAGE)
+        for id_ in bench.link.ids[1:PAGE]:
+            bench.link.answer(id_, 0x00)
+        await until(lambda: len(bench.dispatcher._taken) == PAGE)
+        assert len(bench.store.asked("take")) <= takes + 3, "not for each that ends"
+        bench.link.answer(bench.link.ids[PAGE], 0x00)
+        await until(lambda: len(bench.link.published) == 3 * PAGE)
+
+
 async def test_a_device_is_asked_where_to_reply_only_where_a_reply_is_expected(bench: Bench) -> None:
     asked, plain = bench.taken(reply_within=1000), bench.taken("B")
     await bench.deliver(asked, 0x00)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ class Dispatcher:
         self._batches: set[asyncio.Task[None]] = set()
         self._under_way: set[_Delivery] = set()
         self._taken: set[_Delivery] = set()  # those under way that come from the queue
+        self._taken_of = Counter[str]()  # how many those are, by device
         self._fewer = asyncio.Event()  # a delivery has come to an end
         self._room = asyncio.Event()  # another page may be taken, or something urgent was queued here
         self._unanswered = 0  # publications that the link has not said anything about
@@ -307,6 +309,7 @@ class Dispatcher:
         self._under_way.add(delivery)
         if not direct:
             self._taken.add(delivery)
+            self._taken_of[message.imei] += 1
         match trial:
             case Trial.PLAIN | Trial.ALONE:
                 self._leave(delivery)
@@ -461,9 +464,19 @@ class Dispatcher:
     def _end(self, delivery: _Delivery, *, is_back: bool) -> None:
         self._suspects.came_back(delivery.message, answered=False)  # whichever way it came
         self._under_way.discard(delivery)
-        self._taken.discard(delivery)
+        if delivery in self._taken:
+            self._taken.discard(delivery)
+            self._is_gone(delivery.message.imei)
         if delivery.taken_back is not None and not delivery.taken_back.done():
             delivery.taken_back.set_result(is_back)
+
+    def _is_gone(self, imei: str) -> None:
+        """Look at the queue where a device had a whole page on its way, and has no more: the next may be taken."""
+        self._taken_of[imei] -= 1
+        if self._taken_of[imei] == PAGE - 1:
+            self._work.set()
+        if not self._taken_of[imei]:
+            del self._taken_of[imei]
 
 
 def _publication(message: Message, clock_is_behind: float, replies: DeviceTopics) -> Publication:
