@@ -109,12 +109,12 @@ async def run(cycles: int, surroundings: Surroundings) -> Outcome:
     async with opened(database_url=url, gateways=2, env={"CHAPAR_LEASE": str(_LEASE)}) as stage:
         workers = [_Worker(imei, stage.ports) for imei in _WORKED_ON]
         async with asyncio.TaskGroup() as tasks:
-            for worker in workers:
-                tasks.create_task(worker.run())
+            at_work = [tasks.create_task(worker.run()) for worker in workers]
 
             async def at_end() -> None:
                 for worker in workers:
                     worker.leave()
+                await asyncio.wait(at_work)  # the gateways are stopped behind this
 
             outcome = await in_cycles(surroundings, cycles, fail, stage, Mix(pause=0.05, urgent=2), at_end=at_end)
         rows = await asyncio.to_thread(rows_of, url)
