@@ -11,7 +11,7 @@ import httpx
 
 IMEI = "861234567890123"
 UNFINISHED = ("scheduled", "queued", "publishing")
-_LOOK_EVERY = 0.02  # seconds
+_FIRST_GAP, _LONGEST_GAP = 0.02, 0.1  # seconds; to look costs the gateway as much as any other request
 
 Found = TypeVar("Found")
 Row = Mapping[str, Any]
@@ -33,11 +33,12 @@ async def send(
 
 async def eventually(look: Callable[[], Awaitable[Found]], within: float = 20.0) -> Found:
     """The first answer of `look` that is true; raises AssertionError with the last one after `within` seconds."""
-    deadline = time.monotonic() + within
+    deadline, gap = time.monotonic() + within, _FIRST_GAP
     while not (found := await look()):
         if time.monotonic() > deadline:
             raise AssertionError(f"it did not come about in {within} s; the last answer was {found!r}")
-        await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.sleep(gap)
+        gap = min(1.5 * gap, _LONGEST_GAP)
     return found
 
 

@@ -23,18 +23,19 @@ from support.tcp_proxy import TcpProxy
 # What Mosquitto does not hold back it cannot drop: by default it forgets what is more than 1,000 messages ahead.
 HOLDS_NOTHING_BACK = ("max_inflight_messages 0", "max_queued_messages 0")
 
-_LOOK_EVERY = 0.01  # seconds
+_FIRST_GAP, _LONGEST_GAP = 0.01, 0.1  # seconds; to look costs the gateway as much as any other request
 
 Found = TypeVar("Found")
 
 
 def until(look: Callable[[], Found], within: float = 60.0) -> Found:
     """The first answer of `look` that is true; raises AssertionError with the last one after `within` seconds."""
-    deadline = time.monotonic() + within
+    deadline, gap = time.monotonic() + within, _FIRST_GAP
     while not (found := look()):
         if time.monotonic() > deadline:
             raise AssertionError(f"it did not come about in {within} s; the last answer was {found!r}")
-        time.sleep(_LOOK_EVERY)
+        time.sleep(gap)
+        gap = min(1.5 * gap, _LONGEST_GAP)
     return found
 
 
