@@ -64,11 +64,19 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 def imported(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
     """What a module imports of the package: from where, which name, and under which."""
-    for node in ast.walk(tree):
+    for node in nested(tree):
         if isinstance(node, ast.ImportFrom) and node.module in modules():
             assert node.module is not None
             for alias in node.names:
                 yield node.module, alias.name, alias.asname or alias.name
+
+
+def nested(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements within a node at any depth, and what holds them, without the many nodes of expressions."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, part, ()):
+            yield child
+            yield from nested(child)
 
 
 def borrowed_names(tree: ast.Module) -> list[str]:
@@ -85,7 +93,7 @@ def borrowed_attributes(tree: ast.Module) -> list[str]:
     whole = {here: f"{module}.{name}" for module, name, here in imported(tree) if f"{module}.{name}" in modules()}
     return [
         f"{whole[node.value.id]}.{node.attr}"
-        for node in ast.walk(tree)
+        for node in (ast.walk(tree) if whole else ())
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in whole
         if whole[node.value.id] not in FRONT_PAGES and not node.attr.startswith("__")
         if node.attr not in made_in(whole[node.value.id])

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from string import Formatter
 
@@ -60,13 +61,19 @@ def names(key: str, catalog: Mapping[str, Text] = ENGLISH) -> set[str]:
     return counted | {placeholder.partition(":")[0] for placeholder in placeholders(catalog[key])}
 
 
+@cache
+def calls() -> list[tuple[Path, ast.Call]]:
+    """Every call of the source, behind its file."""
+    trees = [(file, ast.parse(file.read_text())) for file in SOURCE.rglob("*.py")]
+    return [(file, node) for file, tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
 def phrases(function: str = "Phrase") -> Iterator[tuple[str, str, set[str]]]:
     """Every `Phrase(…)` of the source: where, its key, with `*` for what a family fills in, and its facts' names."""
-    for file in SOURCE.rglob("*.py"):
-        for call in ast.walk(ast.parse(file.read_text())):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == function:
-                for key in keys_of(call.args[0]):
-                    yield f"{file.name}:{call.lineno}", key, {str(fact.arg) for fact in call.keywords}
+    for file, call in calls():
+        if isinstance(call.func, ast.Name) and call.func.id == function:
+            for key in keys_of(call.args[0]):
+                yield f"{file.name}:{call.lineno}", key, {str(fact.arg) for fact in call.keywords}
 
 
 def keys_of(key: ast.expr) -> list[str]:
@@ -116,12 +123,11 @@ def test_every_error_has_its_own_sentence_and_the_facts_for_it(error: type[Chapa
 
 def test_no_fact_of_an_error_is_an_english_phrase() -> None:
     errors = {error.__name__ for error in every_error()} | {"Phrase"}
-    for file in SOURCE.rglob("*.py"):
-        for call in ast.walk(ast.parse(file.read_text())):
-            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in errors:
-                facts = [*call.args, *(fact.value for fact in call.keywords)]
-                texts = [part.value for fact in facts for part in ast.walk(fact) if isinstance(part, ast.Constant)]
-                assert not [text for text in texts if re.search("[a-z] [a-z]", str(text))], f"{file}:{call.lineno}"
+    for file, call in calls():
+        if getattr(call.func, "id", "") in errors:
+            facts = [*call.args, *(fact.value for fact in call.keywords)]
+            texts = [part.value for fact in facts for part in ast.walk(fact) if isinstance(part, ast.Constant)]
+            assert not [text for text in texts if re.search("[a-z] [a-z]", str(text))], f"{file}:{call.lineno}"
 
 
 def test_no_two_errors_share_a_code() -> None:
