@@ -405,7 +405,7 @@ async def test_the_queue_reads_only_what_waits_or_is_on_its_way(store: Store, sh
         plans = plans_on(connection)
         queue.backlog(connection)
         reports.how_many_wait_of(connection, "me")
-        assert len(plans) == 6
+        assert len(plans) == 7
         assert all("SCAN messages" not in plan and "ix_messages_id" not in plan for plan in plans)
     with open_engine(shared_url, Role.ADMINISTRATOR).connect() as connection, connection.begin():
         avoid_scans(connection)
