@@ -42,7 +42,11 @@ def test_nothing_that_is_not_printed_gets_through(text: str) -> None:
     assert all(character.isprintable() or character in "\u200c\u200d" for character in plain(text))
 
 
-@given(st.recursive(st.text() | st.integers() | st.none() | st.booleans(), lambda v: st.dictionaries(st.text(), v)))
+@given(
+    st.recursive(
+        st.text() | st.integers() | st.none() | st.booleans(), lambda v: st.dictionaries(st.text(), v), max_leaves=20
+    )
+)
 def test_json_is_harmless_and_loses_nothing(value: object) -> None:
     line = json_line(value)
     assert all(character.isprintable() or character in "\u200c\u200d" for character in line)
