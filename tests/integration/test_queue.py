@@ -12,7 +12,7 @@ from chapar.model.acceptance import UNBOUNDED, Added, Full, IdempotencyKey, Kept
 from chapar.model.message import Message, Status, clearing
 from chapar.model.queue import Backlog, Lease, Taken
 from chapar.store.database import Role, open_engine
-from chapar.store.queue import RELEASE_LEASE, SETTLE
+from chapar.store.queue import RELEASE_LEASE, SETTLE, Settle
 from chapar.store.store import Store
 from support.callers import cancelling
 from support.stores import CLAIM, PROCESS, add_one, move_one, new_message, now, published, single
@@ -185,6 +185,29 @@ async def test_a_dead_process_is_settled_and_a_living_one_left_alone(store: Stor
     assert [attempt.outcome for attempt in await store.messages.attempts(dead.id)] == ["process_died"]
     await store.queue.release_lease(OTHER)
     assert await store.queue.settle(PROCESS, now()) == 1
+
+
+async def test_what_a_dead_process_left_is_not_passed_while_two_others_settle_it(store: Store, shared_url: str) -> None:
+    if not shared_url.startswith("postgresql"):
+        pytest.skip("nobody else writes to SQLite meanwhile")
+    left, behind = new_message("C", claim="0000000000000000.7"), queued("C")
+    await add_all(store, left, behind)
+    settle = [Settle(OTHER, now())]
+    with (
+        open_engine(shared_url, Role.WRITER).connect() as first,
+        open_engine(shared_url, Role.WRITER).connect() as second,
+    ):
+        first.begin()
+        second.begin()
+        assert [len(found) for found in SETTLE.run(first, settle)] == [1]
+        settling = asyncio.create_task(asyncio.to_thread(SETTLE.run, second, settle))
+        await asyncio.sleep(0.1)
+        first.commit()
+        assert await settling == [[]]
+        taking = asyncio.create_task(take(store))
+        await asyncio.sleep(0.1)
+        second.commit()
+    assert [message.id for message in (await taking).messages] == [left.id, behind.id]
 
 
 async def test_a_lease_that_is_over_is_no_lease(store: Store) -> None:

@@ -521,6 +521,9 @@ def _settle(connection: Connection, settles: Sequence[Settle]) -> Sequence[list[
 
 def _settle_one(connection: Connection, process: str, at: int) -> list[_Settled]:
     owners = connection.scalars(_OWNERS, {"process": process}).all()
+    if owners:
+        # Of two that settle the same, the second one locks what the first has queued, and who takes would pass it over.
+        be_only_taker(connection)
     settled = [settled for owner in owners for settled in _take_over(connection, process, owner, at)]
     if connection.execute(_FORGET_DEAD).rowcount:
         # It may have died before it saw to the lanes that it changed at the same time as another.
