@@ -263,7 +263,7 @@ CLASSES: Final = (
     FaultClass("receiver-killed", "SIGKILL or SIGSTOP of who receives", 2, 60, answering.receiver, _no_postgres),
     FaultClass("presence-storm", "thousands of devices come and go within a second", 2, 40, answering.storm),
     FaultClass("contacts", "devices speak all at once, and the gateway is killed", 2, 60, answering.contacts),
-    FaultClass("event-log", "SIGKILL of one of two; listeners drop and come back", 2, 40, events.run, _no_postgres),
+    FaultClass("event-log", "SIGKILL of one of two; listeners drop and come back", 2, 56, events.run, _no_postgres),
     FaultClass("pauses", "SIGKILL of one of two; devices are paused and resumed", 2, 40, pauses.run, _no_postgres),
     FaultClass("several-gateways", "SIGKILL or SIGSTOP of one of four", 3, 112, _several_gateways, _no_postgres),
 )
