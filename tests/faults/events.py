@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from faults.load import Load, Mix
-from faults.run import Outcome, Surroundings, in_cycles, opened
+from faults.load import Mix
+from faults.run import Outcome, Surroundings, in_cycles, killing_in_turns, opened
 from faults.stage import Stage
 from faults.table import Logged, changes_of
 from support.ports import LOOPBACK
@@ -102,14 +102,6 @@ class _Listener:
 async def run(cycles: int, surroundings: Surroundings) -> Outcome:
     """Two gateways on one PostgreSQL are killed in turns."""
     url = surroundings.postgres().create_database()
-    numbers = itertools.count()
-
-    async def fail(stage: Stage, load: Load) -> None:
-        victim = stage.gateways[next(numbers) % 2]
-        await stage.kill(victim)
-        await load.answers(30)
-        await stage.start(victim)
-
     async with opened(database_url=url, gateways=2, env={"CHAPAR_LEASE": str(_LEASE)}) as stage:
         count, longest = (_LISTENERS_LONG, _LONGEST_LONG) if surroundings.long else (_LISTENERS, _LONGEST)
         listeners = [_Listener(stage.ports, wish, longest) for wish, _ in zip(itertools.cycle(_WISHES), range(count))]
@@ -123,7 +115,7 @@ async def run(cycles: int, surroundings: Surroundings) -> Outcome:
             for task in tasks:
                 task.cancel()
 
-        outcome = await in_cycles(surroundings, cycles, fail, stage, Mix(pause=0.05), at_end=at_end)
+        outcome = await in_cycles(surroundings, cycles, killing_in_turns(), stage, Mix(pause=0.05), at_end=at_end)
     outcome.wrong += wrong
     received = sum(len(listener.received) for listener in listeners)
     connections = sum(listener.connections for listener in listeners)

@@ -13,9 +13,8 @@ from typing import Final
 
 from faults.connection import Connection, NoAnswer
 from faults.listener import Hearing, topic_of
-from faults.load import Load, Mix
-from faults.run import Outcome, Surroundings, in_cycles, opened
-from faults.stage import Stage
+from faults.load import Mix
+from faults.run import Outcome, Surroundings, in_cycles, killing_in_turns, opened
 from faults.table import Row, rows_of
 from faults.verdict import CLOCK_STEP
 
@@ -26,9 +25,8 @@ _WORKED_ON: Final = (
 )
 _WITHIN: Final = 60.0  # seconds in which a device is resumed
 _ASK_AGAIN: Final = 0.1  # seconds
-_PATIENCE: Final = (
-    30.0  # seconds for an answer: what nobody waits for any more might be done later than what is asked next
-)
+# Seconds for an answer. What nobody waits for any more might be done later than what is asked next.
+_PATIENCE: Final = 30.0
 _SETTLES: Final = 3.0  # seconds in which a database may still commit for a gateway that was killed
 _SHOWN: Final = 10
 
@@ -98,14 +96,6 @@ class _Worker:
 async def run(cycles: int, surroundings: Surroundings) -> Outcome:
     """Two gateways on one PostgreSQL are killed in turns, while devices are paused at either."""
     url = surroundings.postgres().create_database()
-    numbers = itertools.count()
-
-    async def fail(stage: Stage, load: Load) -> None:
-        victim = stage.gateways[next(numbers) % 2]
-        await stage.kill(victim)
-        await load.answers(30)
-        await stage.start(victim)
-
     async with opened(database_url=url, gateways=2, env={"CHAPAR_LEASE": str(_LEASE)}) as stage:
         workers = [_Worker(imei, stage.ports) for imei in _WORKED_ON]
         async with asyncio.TaskGroup() as tasks:
@@ -116,7 +106,9 @@ async def run(cycles: int, surroundings: Surroundings) -> Outcome:
                     worker.leave()
                 await asyncio.wait(at_work)  # the gateways are stopped behind this
 
-            outcome = await in_cycles(surroundings, cycles, fail, stage, Mix(pause=0.05, urgent=2), at_end=at_end)
+            outcome = await in_cycles(
+                surroundings, cycles, killing_in_turns(), stage, Mix(pause=0.05, urgent=2), at_end=at_end
+            )
         rows = await asyncio.to_thread(rows_of, url)
         hearings = stage.hearings.all
     holds = list(itertools.chain.from_iterable(worker.holds for worker in workers))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import random
 import sys
 import time
@@ -126,6 +127,19 @@ async def in_cycles(
     if at_end is not None:
         await at_end()
     return await finish(stage, cycles, same_clock=same_clock)
+
+
+def killing_in_turns() -> Inject:
+    """Kill one of the gateways, the next one each time, and start it again once others have answered."""
+    numbers = itertools.count()
+
+    async def kill(stage: Stage, load: Load) -> None:
+        victim = stage.gateways[next(numbers) % len(stage.gateways)]
+        await stage.kill(victim)
+        await load.answers(30)
+        await stage.start(victim)
+
+    return kill
 
 
 async def finish(stage: Stage, cycles: int, *, same_clock: bool = True) -> Outcome:
