@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from unittest.mock import AsyncMock
 
 import psycopg
 import pytest
@@ -181,15 +181,8 @@ async def test_those_who_are_behind_soon_read_the_same_pages_wherever_they_begin
             begins.append(await store.events.end())
             await store.messages.add([Addition(new_message())])
         end = await store.events.end()
-        reads = 0
-        past = store.events.past
-
-        async def counted(*arguments: Any) -> Any:
-            nonlocal reads
-            reads += 1
-            return await past(*arguments)
-
-        monkeypatch.setattr(store.events, "past", counted)
+        reads = AsyncMock(wraps=store.events.past)
+        monkeypatch.setattr(store.events, "past", reads)
         feed = Feed(store.events, Clock(), Metrics(), retention_days=7, max_listeners=1)
 
         async def received(place: Position) -> list[str | None]:
@@ -203,10 +196,10 @@ async def test_those_who_are_behind_soon_read_the_same_pages_wherever_they_begin
 
         expected = await received(begins[0])
         assert len(expected) == len(set(expected)) == 200
-        alone, reads = reads, 0
+        alone = reads.await_count
         for number, begin in enumerate(begins):
             assert await received(begin) == expected[number:]
-        assert reads <= alone + 3 * len(begins), "up to the next milestone by itself"
+        assert reads.await_count - alone <= alone + 3 * len(begins), "up to the next milestone by itself"
         assert alone >= 20
 
 

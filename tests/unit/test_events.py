@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -196,35 +197,28 @@ async def test_those_who_are_behind_share_what_one_of_them_has_read(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "_KINDS", 2)
-    reads = 0
-    past = bench.store.events.past
-
-    async def counted(*arguments: Any) -> Any:
-        nonlocal reads
-        reads += 1
-        return await past(*arguments)
-
-    monkeypatch.setattr(bench.store.events, "past", counted)
+    reads = AsyncMock(wraps=bench.store.events.past)
+    monkeypatch.setattr(bench.store.events, "past", reads)
     begin = await bench.feed.begin(None, None)
     bench.change(7, commits=100)
     with bench.feed.listening(ALL):
         found = await bench.all_from(begin, 700)
-        assert (alone := reads) > 1
+        assert (alone := reads.await_count) > 1
         for place in (0, 3, 340, 698):
             assert await bench.all_from(found[place].position, 699 - place) == found[place + 1 :]
-        assert reads == alone
+        assert reads.await_count == alone
         end = await bench.feed.now()
         for imei in ("A", "B"):
             await bench.feed.past(begin, end, Wanted(ANYBODY, devices=frozenset(imei)))
-        assert reads == alone + 2, "what others want is another page"
+        assert reads.await_count == alone + 2, "what others want is another page"
         await bench.all_from(begin, 700)
-        assert reads == 2 * alone + 2, "and more kinds than these are not kept"
+        assert reads.await_count == 2 * alone + 2, "and more kinds than these are not kept"
         waiting = asyncio.create_task(bench.feed.following(found[-1].position._replace(item=WHOLE), ALL))
         await asyncio.sleep(0)
         bench.change()
         assert await waiting is not None
         await bench.all_from(begin, 700)
-        assert reads == 3 * alone + 2, "nor is anything once nobody is behind any more"
+        assert reads.await_count == 3 * alone + 2, "nor is anything once nobody is behind any more"
 
 
 def test_what_is_kept_is_bounded_by_what_its_messages_hold() -> None:
@@ -310,23 +304,16 @@ async def test_a_page_that_ends_within_a_commit_is_followed_by_the_next(
 
 
 async def test_nothing_is_read_while_nobody_waits_for_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = 0
-    news = bench.store.events.news
-
-    async def counted(*arguments: Any) -> Any:
-        nonlocal reads
-        reads += 1
-        return await news(*arguments)
-
-    monkeypatch.setattr(bench.store.events, "news", counted)
+    reads = AsyncMock(wraps=bench.store.events.news)
+    monkeypatch.setattr(bench.store.events, "news", reads)
     place = await bench.feed.begin(None, None)
     with bench.feed.listening(ALL):
         for _ in range(5):
             bench.change()
             await asyncio.sleep(0.05)
-        assert reads == 0, "its only listener takes nothing"
+        assert reads.await_count == 0, "its only listener takes nothing"
         assert len(await bench.all_from(place, 5)) == 5
-        assert reads > 0
+        assert reads.await_count > 0
     begun = await bench.feed.begin(None, None)
     with bench.feed.listening(ALL):
         waiting = asyncio.create_task(bench.feed.following(begun, ALL))
