@@ -184,10 +184,10 @@ def _bounded(before: str, upto: str) -> tuple[str, str, str, str]:
 
 
 def _milestone(connection: Connection, before: str, upto: str) -> str:
-    """The snapshot between two others up to which is read at a time.
+    """The snapshot up to which is read next: a milestone, or `upto` where that comes first.
 
-    Wherever one begins, and in whatever process, it is one of the same few: from there on all who are behind read the
-    same pages. Each is of a moment at which every transaction with a lower number had ended.
+    Milestones are the same for all, wherever a reader began and in whatever process. So readers who are behind soon
+    read the same pages. A milestone is a number of a transaction: all with lower numbers had ended.
     """
     found = run_on_driver(connection, _FIRST_TX, _bounded(before, upto)).fetchall()
     if not found:
