@@ -1,8 +1,10 @@
 """The command as it is written: its help, its usage errors, its exit codes. No gateway runs here."""
 
+import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -11,6 +13,7 @@ from chapar.cli.command import cli_of, run
 from chapar.model.audit import Action
 from chapar.model.message import Status
 from chapar.model.principal import Scope
+from chapar.runtime.streams import LineWriter
 from support.ports import LOOPBACK, free_port
 
 COMMANDS = [command.callback.__name__ for command in cli_of().registered_commands if command.callback is not None]
@@ -166,3 +169,22 @@ def test_what_a_command_does_not_need_is_not_loaded(loaded: str, unneeded: set[s
     code = f"import sys; from chapar.cli.command import cli_of; {loaded}; print(*sys.modules)"
     run_apart = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert not unneeded & set(run_apart.stdout.split())
+
+
+def test_what_ends_a_command_stands_behind_what_was_logged(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def write_slowly(descriptor: int, data: memoryview) -> int:
+        time.sleep(0.05)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write_slowly)
+    lines = LineWriter(2)
+    lines.write("first")
+    lines.write("second")
+    assert run(["fly"]) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert said[:2] == ["first", "second"]
+    assert said[2].startswith("chapar: ")

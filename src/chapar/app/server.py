@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chapar.app import wiring
 from chapar.errors import Phrase, PortTaken, SettingInvalid
-from chapar.runtime import descriptors, logs
+from chapar.runtime import descriptors, streams
 from chapar.runtime.addresses import is_loopback
 from chapar.runtime.certificates import ServerCertificate, server_certificate
 from chapar.runtime.garbage import collect_rarely, keep_what_is_loaded
@@ -120,7 +120,7 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 
 def _exit_at_once() -> None:
-    logs.drain()
+    streams.drain()
     os._exit(0)
 
 

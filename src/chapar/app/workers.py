@@ -180,6 +180,7 @@ def main() -> None:
                 )
             )
     except ChaparError as error:
+        streams.drain()
         sys.exit(f"chapar: {error.sentence(preferred_language())}")
 
 

@@ -141,5 +141,6 @@ def _fail(error: ChaparError, language: Language, configuration: Configuration) 
         configuration.explain(error)
     if isinstance(error, OutputLost) and error.reader_is_gone:  # it has had enough
         return 0
+    streams.drain()  # what was logged on the way stands before it
     typer.echo(f"chapar: {plain(error.sentence(language))}", err=True)
     return MISUSED if isinstance(error, UsageInvalid | FieldInvalid) else FAILED

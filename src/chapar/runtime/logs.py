@@ -67,11 +67,6 @@ def lines_lost() -> int:
     return _lines().lost
 
 
-def drain() -> None:
-    """Wait until every line is written, at most a second."""
-    _lines().drain()
-
-
 class _Logger:
     """The target of structlog's finished lines, by the name of their level."""
 

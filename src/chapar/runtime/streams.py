@@ -64,6 +64,12 @@ def reader_is_gone(problem: OSError) -> bool:
     return problem.errno == errno.EPIPE
 
 
+def drain() -> None:
+    """Wait until every line is written that a `LineWriter` has taken, at most a second for each of them."""
+    for writer in _started:
+        writer.drain()
+
+
 class LineWriter:
     """Lines for a descriptor, written in the background: `write()` never waits and never fails.
 
@@ -93,7 +99,7 @@ class LineWriter:
             if not self._is_started:
                 self._is_started = True
                 threading.Thread(target=self._run, name="lines", daemon=True).start()
-                atexit.register(self.drain)
+                _started.append(self)
 
     def drain(self) -> None:
         """Wait until everything is written, at most a second."""
@@ -115,6 +121,10 @@ class LineWriter:
             if problem is None and self.lost > reported:
                 lost, reported = self.lost - reported, self.lost
                 self._on_recovery(lost)
+
+
+_started: Final[list[LineWriter]] = []
+atexit.register(drain)
 
 
 def _forgiving(descriptor: int, stream: TextIO | None) -> io.TextIOWrapper:
