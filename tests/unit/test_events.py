@@ -226,7 +226,8 @@ def test_what_is_kept_is_bounded_by_what_its_messages_hold() -> None:
     long = new_message("A", params=f'"{"x" * 100_000}"')
     places = [Position("", "", seq, WHOLE, 1) for seq in range(50)]
     for start, end in pairwise(places):
-        pages.add(EventPage(start, [about(message=long, position=end._replace(item=1))] * 2, end))
+        events = [about(message=long, position=end._replace(item=1))] * 2
+        pages.add(EventPage(start, events, end, size=2 * long.size))
     kept = [place for place in places[:-1] if pages.behind(place) is not None]
     assert kept == places[-6:-1][1:], "four of 200 kB, and nothing within those before"
     assert pages.behind(places[0]._replace(item=1)) is None

@@ -19,26 +19,27 @@ Write = Callable[[Event], bytes]
 class Batch:
     """Some events that follow each other, each of which is written once, for all who want it."""
 
-    __slots__ = ("_first", "_written", "_written_for", "end", "events")
+    __slots__ = ("_first", "_written", "_written_for", "end", "events", "size")
 
     def __init__(
-        self, events: Sequence[Event], end: Position, written: list[bytes | None] | None = None, first: int = 0
+        self,
+        events: Sequence[Event],
+        end: Position,
+        size: int = 0,
+        written: list[bytes | None] | None = None,
+        first: int = 0,
     ) -> None:
         """`written`: what another batch has written of its events, the one at `first` being the first of these."""
         self.events = events
         self.end = end
+        self.size = size  #: bytes of its messages, roughly
         self._written: list[bytes | None] = [None] * len(events) if written is None else written
         self._first = first
         self._written_for: dict[Wanted, Sequence[bytes]] = {}
 
-    @property
-    def size(self) -> int:
-        """Bytes of its messages, roughly."""
-        return sum(event.size for event in self.events)
-
     def behind(self, count: int) -> "Batch":
         """Return what follows so many of these events."""
-        return Batch(self.events[count:], self.end, self._written, self._first + count)
+        return Batch(self.events[count:], self.end, written=self._written, first=self._first + count)
 
     def pieces(self, wanted: Wanted, write: Write) -> Sequence[bytes]:
         """Return what a listener is sent of these events, in pieces of 64 KiB or one event."""
@@ -81,13 +82,12 @@ class Pages:
 
     def add(self, page: EventPage) -> Batch:
         """Keep a page that leads on, and forget the oldest ones where that is too much."""
-        batch = Batch(page.events, page.end)
+        batch = Batch(page.events, page.end, page.size)
         if page.start[:4] == page.end[:4] or page.start[:4] in self._pages:
             return batch
         self._pages[page.start[:4]] = batch
-        for count, event in enumerate(page.events, 1):
-            if event.position[:4] != page.end[:4]:  # behind that nothing follows on this page
-                self._within[event.position[:4]] = batch, count
+        self._within.update({event.position[:4]: (batch, number) for number, event in enumerate(page.events, 1)})
+        self._within.pop(page.end[:4], None)  # behind that nothing follows on this page
         self._size += batch.size
         while self._size > self._most and len(self._pages) > 1:
             _, oldest = self._pages.popitem(last=False)

@@ -35,7 +35,7 @@ _DAY: Final = 86_400_000  # ms
 
 _MOST_ANNOUNCED: Final = 3 * 1024 * 1024  # bytes of messages that are kept until their changes are read
 
-_Messages = dict[tuple[str | None, int, Status | None], Message]
+_Messages = dict[tuple[str, int, Status], Message]
 
 
 class _Announced:
@@ -61,9 +61,9 @@ class _Announced:
         """Forget what was noted before the last turn."""
         self._before, self._now, self._size = self._now, {}, 0
 
-    def by(self, event: Event) -> Message | None:
-        """The message as it was after an event; None: not known."""
-        key = event.id, event.at, event.status
+    def known(self, message_id: str, at: int, status: Status) -> Message | None:
+        """The message that came at a time (ms since the epoch) to have a status; None: not known."""
+        key = message_id, at, status
         return self._now.get(key) or self._before.get(key)
 
 
@@ -237,7 +237,7 @@ class Feed:
             self._news.clear()
             read_at = loop.time()
             generation = self._generation
-            page = await self._log.news(self._end, partial(_is_wanted, tuple(self._wanted)), self._announced.by)
+            page = await self._log.news(self._end, partial(_is_wanted, tuple(self._wanted)), self._announced.known)
             if generation != self._generation:
                 continue
             if page.events or page.end.at - self._end.at > _NEW_END:

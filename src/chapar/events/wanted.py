@@ -36,4 +36,4 @@ class Wanted(NamedTuple):
         operation = "" if event.message is None else event.message.micro_op
         if self.operations and operation not in self.operations:
             return False
-        return self.principal.reach.covers(event.imei, operation)
+        return self.principal.reach.covers_operation(operation)

@@ -83,6 +83,7 @@ class EventPage(NamedTuple):
     events: list[Event]
     end: Position
     has_more: bool = False  #: whether more follows that could be read at once
+    size: int = 0  #: bytes of its messages, roughly
 
 
 class CursorGone(Exception):

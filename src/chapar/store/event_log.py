@@ -59,8 +59,8 @@ _FROM: Final = {
 Wants = Callable[[Event], bool]
 """Whether somebody may want an event, as far as it says without its message."""
 
-Known = Callable[[Event], Message | None]
-"""The message as it was after an event, where that is known without reading it."""
+Known = Callable[[str, int, Status], Message | None]
+"""The message of this id that came at a time (ms since the epoch) to have a status, where it need not be read."""
 
 _TYPES: Final = {status.value: type_of(status) for status in Status}
 _STATUSES: Final = {status.value: status for status in Status}
@@ -75,11 +75,15 @@ class _Bounds(NamedTuple):
     newest_at: int
 
 
+def _nothing(_id: str, _at: int, _status: Status) -> None:
+    """Know no message."""
+
+
 class _Sources(NamedTuple):
     """Sources of the messages of a page."""
 
     wants: Wants | None = None  # None: all events are wanted
-    known: Known | None = None
+    known: Known = _nothing
 
 
 class EventLog:
@@ -93,7 +97,7 @@ class EventLog:
         """The place behind all that there is; raises StoreUnavailable."""
         return await self._lookups.read(_end)
 
-    async def news(self, after: Position, wants: Wants | None = None, known: Known | None = None) -> EventPage:
+    async def news(self, after: Position, wants: Wants | None = None, known: Known = _nothing) -> EventPage:
         """Some of what follows a place, up to now; raises StoreUnavailable.
 
         Messages that are not `known` are read for those events that somebody `wants`.
@@ -206,49 +210,49 @@ def _page(
     has_more = len(rows) == _ROWS
     for seq, at, moved in rows:
         items = json.loads(moved)
-        known = after.item if seq == after.seq else 0
-        for number, item in enumerate(items[known : known + MOST_EVENTS - len(events)], known + 1):
+        passed = after.item if seq == after.seq else 0
+        for number, item in enumerate(items[passed : passed + MOST_EVENTS - len(events)], passed + 1):
             place = Position(after.before, after.upto, seq, number, at)
-            events.append(_event(item, place))
+            events.append(_event(item, place, sources.known))
         if place.seq != seq or place.item < len(items):  # there was no room for all of it
             has_more = True
             break
         place = Position(after.before, after.upto, seq, WHOLE, at)
     if not has_more and end is not None:
         place = end
-    whole = _with_messages(connection, events, sources)
+    whole, size = _with_messages(connection, events, sources.wants)
     if len(whole) < len(events):
-        return EventPage(after, whole, whole[-1].position, has_more=True)
-    return EventPage(after, whole, place, has_more=has_more)
+        return EventPage(after, whole, whole[-1].position, has_more=True, size=size)
+    return EventPage(after, whole, place, has_more=has_more, size=size)
 
 
-def _event(item: Sequence[Any], place: Position) -> Event:
+def _event(item: Sequence[Any], place: Position, known: Known) -> Event:
     if item[0] is None:
         _, imei, _, after, since, evidence = item
         return Event(PRESENCE, place.at, imei, place, None, state=State(after), since=since, evidence=evidence)
     id_, imei, _, after, reason, at, attempts = item
-    return Event(_TYPES[after], at, imei, place, id_, None, _STATUSES[after], reason, attempts)
+    status = _STATUSES[after]
+    return Event(_TYPES[after], at, imei, place, id_, known(id_, at, status), status, reason, attempts)
 
 
-def _with_messages(connection: Connection, events: Sequence[Event], sources: _Sources) -> list[Event]:
-    """The events with the messages that they are about: as many of the first as are not too large together."""
+def _with_messages(connection: Connection, events: Sequence[Event], wants: Wants | None) -> tuple[list[Event], int]:
+    """The events with the messages that they are about, and their size: as many as are not too large together."""
     found: dict[str, Message] = {}
     whole: list[Event] = []
     size = 0
     for first in range(0, len(events), _LOOKED_UP):
         some = events[first : first + _LOOKED_UP]
-        known = [None if event.id is None or sources.known is None else sources.known(event) for event in some]
-        unknown = [event for event, message in zip(some, known, strict=True) if message is None]
-        wanted = unknown if sources.wants is None else filter(sources.wants, unknown)
+        unknown = [event for event in some if event.message is None and event.id is not None]
+        wanted = unknown if wants is None else filter(wants, unknown)
         found |= _look_up(connection, {event.id for event in wanted if event.id is not None and event.id not in found})
-        for event, announced in zip(some, known, strict=True):
-            message = announced or _as_of(event, found)
-            if message is not None:
-                size += message.size
-            if size > MOST_BYTES and whole:
-                return whole
-            whole.append(event if message is None else event.about(message))
-    return whole
+        for event in some:
+            shown = event if event.message is not None else _as_of(event, found)
+            larger = size + shown.size
+            if larger > MOST_BYTES and whole:
+                return whole, size
+            whole.append(shown)
+            size = larger
+    return whole, size
 
 
 def _look_up(connection: Connection, ids: Iterable[str]) -> dict[str, Message]:
@@ -258,16 +262,16 @@ def _look_up(connection: Connection, ids: Iterable[str]) -> dict[str, Message]:
     return {message.id: message for message in (to_message(tuple(row)) for row in rows)}
 
 
-def _as_of(event: Event, found: Mapping[str, Message]) -> Message | None:
-    """The message that an event is about, with the state that it made."""
+def _as_of(event: Event, found: Mapping[str, Message]) -> Event:
+    """An event with the message that it is about, where there is one, in the state that it made."""
     message = None if event.id is None else found.get(event.id)
     if message is None or event.status is None:
-        return None
+        return event
     attempts = message.attempts if event.attempts is None else event.attempts
     state = event.status, event.reason, attempts
-    if (message.status, message.reason, message.attempts) == state:
-        return message
-    return message._replace(status=event.status, reason=event.reason, attempts=attempts)
+    if (message.status, message.reason, message.attempts) != state:
+        message = message._replace(status=event.status, reason=event.reason, attempts=attempts)
+    return event.about(message)
 
 
 def _oldest(connection: Connection, bounds: _Bounds | None) -> Position:

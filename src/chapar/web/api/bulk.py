@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
+import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
-from pydantic_core import to_json
 
 from chapar.delivery.idempotency import Use
 from chapar.delivery.messages import Messaging
@@ -251,7 +251,7 @@ async def _places(steps: Steps, work: Work) -> list[slice]:
 
 def _as_json(answered: Sequence[Answer]) -> Iterator[bytes]:
     summary = Counter(str(answer.status) for answer in answered)
-    opening = b'{"summary":%s,"answers":[\n' % to_json(dict(sorted(summary.items())))
+    opening = b'{"summary":%s,"answers":[\n' % orjson.dumps(dict(sorted(summary.items())))
     for answer in answered:
         yield b'%s{"status":%d,"body":%s}' % (opening, answer.status, answer.body)
         opening = b",\n"

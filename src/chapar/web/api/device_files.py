@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Final, Literal
 
+import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
-from pydantic_core import to_json
 
 from chapar.devices.columns import COLUMNS, cells_of
 from chapar.devices.importing import Importing, Outcome, Row
@@ -137,7 +137,7 @@ def device_files_router(
         written: list[bytes] = []
         async for rows in importing.rows(caller, table, dry_run=query.dry_run):
             counts.update(row.outcome for row in rows)
-            written += (to_json(_row_view(row, language)) for row in rows)
+            written += (orjson.dumps(_row_view(row, language)) for row in rows)
         pieces = _answer(counts, written, dry_run=query.dry_run)
         return StreamingResponse(in_chunks(pieces), media_type=Format.JSON.media_type)
 
@@ -195,8 +195,8 @@ def _row_view(row: Row, language: Language) -> dict[str, object]:
 
 
 def _answer(counts: Counter[Outcome], rows: list[bytes], *, dry_run: bool) -> Iterator[bytes]:
-    summary = {outcome: counts[outcome] for outcome in Outcome}
-    opening = b'{"dry_run":%b,"summary":%b,"rows":[\n' % (to_json(dry_run), to_json(summary))
+    summary = {outcome.value: counts[outcome] for outcome in Outcome}
+    opening = b'{"dry_run":%b,"summary":%b,"rows":[\n' % (orjson.dumps(dry_run), orjson.dumps(summary))
     for row in rows:
         yield opening + row
         opening = b",\n"

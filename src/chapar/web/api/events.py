@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final, Literal
 
+import orjson
 import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.config import JsonDict
-from pydantic_core import to_json
 from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
@@ -22,7 +22,7 @@ from chapar.model.message import check_device_id, check_operation
 from chapar.model.principal import Caller, Scope
 from chapar.model.times import milliseconds, rfc3339
 from chapar.web.api.devices import PresenceView
-from chapar.web.api.schemas import DEVICE_ID, MessageView, Moment, message_json
+from chapar.web.api.schemas import DEVICE_ID, MessageView, Moment, message_fields
 from chapar.web.http.admissions import Admissions
 from chapar.web.http.direct import HEAD_ONLY
 from chapar.web.http.entrance import GuardedRoute, Identity, RequestRoute, allow, caller_of
@@ -352,13 +352,15 @@ async def _hang_up(receive: Receive) -> None:
 def event_bytes(event: Event) -> bytes:
     """An event as it is sent."""
     cursor = cursor_of(event.position)
-    start = f'{{"id":"{cursor}","type":"{event.type}","at":"{rfc3339(event.at)}","imei":"{event.imei}",'
+    data = {"id": cursor, "type": event.type, "at": rfc3339(event.at), "imei": event.imei, **_about(event)}
     # Parameters and replies are JSON as it came. Between its parts a line may end, which would end the field.
-    data = (start.encode() + _about(event) + b"}").replace(b"\n", b" ").replace(b"\r", b" ")
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (cursor.encode(), event.type.encode(), data)
+    line = orjson.dumps(data).replace(b"\n", b" ").replace(b"\r", b" ")
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (cursor.encode(), event.type.encode(), line)
 
 
-def _about(event: Event) -> bytes:
+def _about(event: Event) -> dict[str, object]:
+    if event.message is not None:
+        return {"message": message_fields(event.message)}
     if event.state is not None:
         presence = {
             "state": event.state.value,
@@ -366,9 +368,7 @@ def _about(event: Event) -> bytes:
             "evidence": event.evidence,
             "stale": False,
         }
-        return b'"device":' + to_json({"imei": event.imei, "presence": presence})
-    if event.message is not None:
-        return b'"message":' + message_json(event.message)
+        return {"device": {"imei": event.imei, "presence": presence}}
     known = {
         "id": event.id,
         "imei": event.imei,
@@ -376,4 +376,4 @@ def _about(event: Event) -> bytes:
         "reason": event.reason,
         "attempts": event.attempts,
     }
-    return b'"message":' + to_json(known)
+    return {"message": known}

@@ -1,8 +1,8 @@
 """Replies of devices: all of one message, and those that belong to none."""
 
-import json
 from typing import Annotated, Final
 
+import orjson
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, JsonValue, WithJsonSchema
 
@@ -140,7 +140,7 @@ def _unmatched(listed: Listed) -> bytes:
 def _written(listed: Listed, **more: object) -> bytes:
     """A reply as JSON; its payload is JSON already."""
     reply = listed.reply
-    fields = {
+    fields: dict[str, object] = {
         "at": rfc3339(reply.at),
         **more,
         "word": reply.word or None,
@@ -148,5 +148,6 @@ def _written(listed: Listed, **more: object) -> bytes:
         "sha256": reply.sha256,
         "truncated": reply.truncated,
         "count": reply.times,
+        "payload": orjson.Fragment(reply.payload),
     }
-    return f'{json.dumps(fields)[:-1]}, "payload": {reply.payload}}}'.encode()
+    return orjson.dumps(fields)

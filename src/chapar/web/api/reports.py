@@ -142,7 +142,7 @@ def _cells(message: Message) -> list[object]:
 
 def _json_cells(message: Message) -> dict[str, str | None]:
     """The cells that hold JSON."""
-    return {"params": message.params, "reply": None if message.reply is None else reply_json(message.reply)}
+    return {"params": message.params, "reply": None if message.reply is None else reply_json(message.reply).decode()}
 
 
 def csv_line(row: Sequence[object]) -> bytes:

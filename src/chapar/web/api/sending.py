@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+import orjson
 from fastapi import Response
 from pydantic import ValidationError
-from pydantic_core import to_json
 
 from chapar.delivery import outcomes
 from chapar.delivery.idempotency import Replay, Use
@@ -131,13 +131,12 @@ def sent_answer(message: Message, wait: Wait) -> Answer:
         body["detail"] = f"Accepted `{message.micro_op}` for topic `{message.topic}`"
         if message.status is Status.QUEUED and message.reason is not None:
             body["reason"] = message.reason
-    written = to_json(body)
     if message.reply is not None:
-        written = b'%b,"reply":%b}' % (written[:-1], reply_json(message.reply).encode())
-    return Answer(201 if is_proven else 202, written, message.id)
+        body["reply"] = orjson.Fragment(reply_json(message.reply))
+    return Answer(201 if is_proven else 202, orjson.dumps(body), message.id)
 
 
 def refusal(error: ChaparError, language: Language, line: int | None = None) -> Answer:
     """The problem document of an error; `line`: where in the body its message stands."""
     message_id = error.id if isinstance(error, NotSent) else None
-    return Answer(status_of(error), to_json(problem(error, language, line)), message_id, language=language)
+    return Answer(status_of(error), orjson.dumps(problem(error, language, line)), message_id, language=language)

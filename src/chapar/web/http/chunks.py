@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Final, TypeVar
 
-from pydantic_core import to_json
+import orjson
 
 Page = TypeVar("Page")
 
@@ -34,7 +34,7 @@ def page_of(name: str, items: Iterable[bytes], following: str | int | None) -> I
     for item in items:
         yield opening + item
         opening = _SEPARATOR
-    yield (b"" if opening is _SEPARATOR else opening) + b'],"next":' + to_json(following) + b"}\n"
+    yield (b"" if opening is _SEPARATOR else opening) + b'],"next":' + orjson.dumps(following) + b"}\n"
 
 
 async def in_list(

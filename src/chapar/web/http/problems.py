@@ -6,11 +6,12 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, get_args
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -411,4 +412,4 @@ async def _on_unexpected(request: Request, _error: Exception) -> Response:
 
 
 def _response(status: int, body: Mapping[str, object], headers: Mapping[str, str]) -> Response:
-    return Response(to_json(body), status, headers, PROBLEM_TYPE)
+    return Response(orjson.dumps(body), status, headers, PROBLEM_TYPE)
