@@ -152,6 +152,27 @@ async def test_transactions_that_end_out_of_order_are_each_read_once(url: str) -
         assert news(snapshot)[1] == []
 
 
+@pytest.mark.usefixtures("store")
+async def test_what_is_committed_while_the_log_is_read_is_read_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = json.dumps([["first", "A", "publishing", "published", None, 1, 1]])
+    run = change_log.run_on_driver
+    with psycopg.connect(url) as other, reader(url) as connection:
+        before = read(connection, OTHER, None)
+
+        def run_and_commit(connection: Connection, sql: str, *values: object) -> object:
+            found = run(connection, sql, *values)
+            if sql == change_log._SNAPSHOT:
+                other.execute(change_log._ADD["postgresql"], (PROCESS, 1, moved))
+                other.commit()
+            return found
+
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(change_log, "run_on_driver", run_and_commit)
+            during = read(connection, OTHER, before.snapshot)
+        after = read(connection, OTHER, during.snapshot)
+    assert [change.id for change in (*during.changes, *after.changes)] == ["first"]
+
+
 async def test_who_was_away_for_long_is_told_that_it_missed_something(
     store: Store, following: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,10 +50,12 @@ _IS_LOGGED: Final = f"""
     )
 """  # noqa: S608 - made of constants
 _SNAPSHOT: Final = "SELECT pg_current_snapshot()::text"
+# Up to that snapshot: what is committed between the two statements is visible too, and is read the next time.
 _SINCE: Final = """
     SELECT moved FROM changes
     WHERE tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint
-        AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot) AND process <> %s
+        AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
+        AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot) AND process <> %s
     ORDER BY seq
 """
 _first = select(changes.c.seq, changes.c.at).order_by(changes.c.seq).limit(_FORGOTTEN).subquery()
@@ -176,7 +178,7 @@ class ChangeLog:
 def read(connection: Connection, process: str, after: str | None) -> _News:
     """Changes of other processes since the snapshot `after`; None: none, to begin with."""
     ((snapshot,),) = run_on_driver(connection, _SNAPSHOT).fetchall()
-    rows = [] if after is None else run_on_driver(connection, _SINCE, (after, after, process)).fetchall()
+    rows = [] if after is None else run_on_driver(connection, _SINCE, (after, after, snapshot, process)).fetchall()
     return _News(str(snapshot), [change for (moved,) in rows for change in _changes(str(moved))])
 
 
