@@ -145,13 +145,26 @@ CASES = {
     "somebody is there": Case(0x00, CONTACT, published(reason_code=0, subscribers=None)),
     "the window is over": Case(
         PublicationExpired(),
-        CONTACT | {"expires_at": EPOCH + 60_000},
+        CONTACT | {"contact_until": EPOCH, "expires_at": EPOCH + 60_000},
         WAITS | UNTRIED | {"reason": "waiting_for_contact", "contact_until": None},
     ),
     "the window is over, and the time of the message": Case(
         PublicationExpired(),
-        CONTACT | {"expires_at": EPOCH + 10_000},
+        CONTACT | {"contact_until": EPOCH, "expires_at": EPOCH},
         ended(Status.EXPIRED, "expired", **UNTRIED),
+    ),
+    "given up by the link a moment too soon": Case(
+        PublicationExpired(), {"expires_at": EPOCH + 1}, WAITS | UNTRIED | {"not_before": EPOCH + 1}
+    ),
+    "given up by the link a moment before the window is over": Case(
+        PublicationExpired(),
+        CONTACT | {"contact_until": EPOCH + 1, "expires_at": EPOCH + 60_000},
+        WAITS | UNTRIED | {"not_before": EPOCH + 1, "contact_until": EPOCH + 1},
+    ),
+    "given up by the link before its time, which is before the window's": Case(
+        PublicationExpired(),
+        CONTACT | {"expires_at": EPOCH + 1},
+        WAITS | UNTRIED | {"not_before": EPOCH + 1, "contact_until": EPOCH + 10_000},
     ),
     "impossible": Case(
         TOO_LARGE, FIRST, ended(Status.REJECTED, "packet_too_large", reason_code=PACKET_TOO_LARGE, **UNTRIED)

@@ -481,9 +481,7 @@ class Dispatcher:
 
 def _publication(message: Message, clock_is_behind: float, replies: DeviceTopics) -> Publication:
     """Return what leaves of a message; `clock_is_behind`: seconds from the epoch's time to the loop's."""
-    ends_at = message.expires_at
-    if message.contact_until is not None:
-        ends_at = message.contact_until if ends_at is None else min(ends_at, message.contact_until)
+    ends_at = message.leaves_before
     return Publication(
         topic=message.topic,
         payload=message.payload,

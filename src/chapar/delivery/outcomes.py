@@ -255,7 +255,13 @@ def _not_there(message: Message, facts: Facts) -> Outcome:
 
 
 def _too_late(message: Message, facts: Facts) -> Outcome:
-    """Nothing of it left in its time; where that is the window of a contact alone, it waits for the next contact."""
+    """Nothing of it left in its time; where that is the window of a contact alone, it waits for the next contact.
+
+    The link goes by the time at which a turn of its loop began, which may have been milliseconds before it was given
+    the message: what it gives up that much too soon waits in the queue for its end.
+    """
+    if (ends_at := message.leaves_before) is not None and facts.now < ends_at:
+        return given_back(message, ends_at)
     is_over = message.expires_at is not None and message.expires_at <= (message.contact_until or message.expires_at)
     if message.contact_until is None or is_over:
         return Outcome(_ended(message, Status.EXPIRED, facts, reason=Reason.EXPIRED, attempts=message.attempts - 1))

@@ -231,6 +231,13 @@ class Message(NamedTuple):
         return _BESIDE_TEXTS + len(self.micro_op) + len(self.params or "") + len(self.reply or "")
 
     @property
+    def leaves_before(self) -> int | None:
+        """When it must not leave any more, ms since the epoch: it expires, or its device's window ends; None: never."""
+        if self.contact_until is None or self.expires_at is None:
+            return self.expires_at if self.contact_until is None else self.contact_until
+        return min(self.expires_at, self.contact_until)
+
+    @property
     def clears(self) -> bool:
         """Return whether it is the empty message that makes the broker forget a retained one (see `clearing`)."""
         return not self.micro_op
