@@ -232,7 +232,7 @@ class Message(NamedTuple):
 
     @property
     def leaves_before(self) -> int | None:
-        """When it must not leave any more, ms since the epoch: it expires, or its device's window ends; None: never."""
+        """The time from which it must not leave, in ms since the epoch: its own end, or its window's; None: never."""
         if self.contact_until is None or self.expires_at is None:
             return self.expires_at if self.contact_until is None else self.contact_until
         return min(self.expires_at, self.contact_until)
