@@ -50,14 +50,14 @@ _IS_LOGGED: Final = f"""
     )
 """  # noqa: S608 - made of constants
 _SNAPSHOT: Final = "SELECT pg_current_snapshot()::text"
-# Up to that snapshot: what is committed between the two statements is visible too, and is read the next time.
-_SINCE: Final = """
-    SELECT moved FROM changes
-    WHERE tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint
-        AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
-        AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot) AND process <> %s
-    ORDER BY seq
+BETWEEN_SNAPSHOTS: Final = """
+    tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint AND tx < pg_snapshot_xmax(%s::pg_snapshot)::text::bigint
+    AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
+    AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
 """
+"""Whether a row is visible in the second of two snapshots of PostgreSQL, and not in the first; see `between()`."""
+# What is committed between the two statements of a read is visible in the second one: it is left for the next read.
+_SINCE: Final = f"SELECT moved FROM changes WHERE {BETWEEN_SNAPSHOTS} AND process <> %s ORDER BY seq"  # noqa: S608 - made of constants
 _first = select(changes.c.seq, changes.c.at).order_by(changes.c.seq).limit(_FORGOTTEN).subquery()
 _FORGET: Final = delete(changes).where(
     changes.c.seq.in_(
@@ -70,6 +70,11 @@ _FORGET: Final = delete(changes).where(
 )
 # After a dump was loaded into another cluster: its transactions have numbers that do not exist here yet.
 _FORGET_UNBORN: Final = "DELETE FROM changes WHERE tx >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+
+
+def between(before: str, upto: str) -> tuple[str, str, str, str]:
+    """The values of `BETWEEN_SNAPSHOTS`."""
+    return before, upto, before, upto
 
 
 def quoted(text: str | None) -> str:
@@ -178,7 +183,7 @@ class ChangeLog:
 def read(connection: Connection, process: str, after: str | None) -> _News:
     """Changes of other processes since the snapshot `after`; None: none, to begin with."""
     ((snapshot,),) = run_on_driver(connection, _SNAPSHOT).fetchall()
-    rows = [] if after is None else run_on_driver(connection, _SINCE, (after, after, snapshot, process)).fetchall()
+    rows = [] if after is None else run_on_driver(connection, _SINCE, (*between(after, snapshot), process)).fetchall()
     return _News(str(snapshot), [change for (moved,) in rows for change in _changes(str(moved))])
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, select
 from chapar.model.device import State
 from chapar.model.event import NOTHING, PRESENCE, WHOLE, CursorGone, Event, EventPage, Position, type_of
 from chapar.model.message import Message, Status
-from chapar.store.change_log import NOW_SQL
+from chapar.store.change_log import BETWEEN_SNAPSHOTS, NOW_SQL, between
 from chapar.store.database import run_on_driver
 from chapar.store.readers import Readers
 from chapar.store.schema import COLUMNS, messages, to_message
@@ -34,16 +34,11 @@ _BOUNDS: Final = """
         (SELECT seq, at FROM changes ORDER BY seq DESC LIMIT 1) AS newest
 """
 _NOW: Final = f"SELECT pg_current_snapshot()::text, {NOW_SQL}"
-_BETWEEN_SNAPSHOTS: Final = """
-    tx >= pg_snapshot_xmin(%s::pg_snapshot)::text::bigint AND tx < pg_snapshot_xmax(%s::pg_snapshot)::text::bigint
-    AND NOT pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
-    AND pg_visible_in_snapshot(tx::text::xid8, %s::pg_snapshot)
-"""
 # Not `min(seq)`: to find it, a planner may go through all that was there before.
-_FIRST: Final = f"SELECT min(seq + 0) FROM changes WHERE {_BETWEEN_SNAPSHOTS}"  # noqa: S608 - made of constants
-_FIRST_TX: Final = f"SELECT tx FROM changes WHERE {_BETWEEN_SNAPSHOTS} ORDER BY tx LIMIT 1"  # noqa: S608
+_FIRST: Final = f"SELECT min(seq + 0) FROM changes WHERE {BETWEEN_SNAPSHOTS}"  # noqa: S608 - made of constants
+_FIRST_TX: Final = f"SELECT tx FROM changes WHERE {BETWEEN_SNAPSHOTS} ORDER BY tx LIMIT 1"  # noqa: S608
 _BETWEEN: Final = f"""
-    SELECT seq, at, moved FROM changes WHERE seq >= %s AND {_BETWEEN_SNAPSHOTS} ORDER BY seq LIMIT {_ROWS}
+    SELECT seq, at, moved FROM changes WHERE seq >= %s AND {BETWEEN_SNAPSHOTS} ORDER BY seq LIMIT {_ROWS}
 """  # noqa: S608
 _UP_TO: Final = f"SELECT seq, at, moved FROM changes WHERE seq >= ? AND seq <= ? ORDER BY seq LIMIT {_ROWS}"  # noqa: S608
 _AT: Final = {
@@ -163,7 +158,7 @@ def _read(connection: Connection, after: Position, until: Position | None, sourc
         return _page(connection, after, run_on_driver(connection, _UP_TO, (first, last)).fetchall(), None, sources)
     if not after.is_at_end:
         # The rest of what its snapshots are about.
-        rows = run_on_driver(connection, _BETWEEN, (after.seq, *_bounded(after.before, after.upto))).fetchall()
+        rows = run_on_driver(connection, _BETWEEN, (after.seq, *between(after.before, after.upto))).fetchall()
         page = _page(connection, after, rows, _end_of(after.upto, after.at), sources)
         if page.events:
             return page
@@ -172,19 +167,14 @@ def _read(connection: Connection, after: Position, until: Position | None, sourc
     if target.upto == known or target.order <= _end_of(known, after.at).order:
         return EventPage(after, [], _end_of(known, after.at))
     upto = target.upto if until is None else _milestone(connection, known, target.upto)
-    ((first,),) = run_on_driver(connection, _FIRST, _bounded(known, upto)).fetchall()
+    ((first,),) = run_on_driver(connection, _FIRST, between(known, upto)).fetchall()
     if first is None:
         return EventPage(after, [], _end_of(upto, target.at))
-    rows = run_on_driver(connection, _BETWEEN, (first, *_bounded(known, upto))).fetchall()
+    rows = run_on_driver(connection, _BETWEEN, (first, *between(known, upto))).fetchall()
     # At a milestone it is as late as what was written last: what follows may be much older than the target.
     end = _end_of(upto, target.at if upto == target.upto else rows[-1][1])
     page = _page(connection, Position(known, upto, first, 0, 0), rows, end, sources)
     return page._replace(start=after)
-
-
-def _bounded(before: str, upto: str) -> tuple[str, str, str, str]:
-    """The values of what is between two snapshots."""
-    return before, upto, before, upto
 
 
 def _milestone(connection: Connection, before: str, upto: str) -> str:
@@ -193,7 +183,7 @@ def _milestone(connection: Connection, before: str, upto: str) -> str:
     Milestones are the same for all, wherever a reader began and in whatever process. So readers who are behind soon
     read the same pages. A milestone is a number of a transaction: all with lower numbers had ended.
     """
-    found = run_on_driver(connection, _FIRST_TX, _bounded(before, upto)).fetchall()
+    found = run_on_driver(connection, _FIRST_TX, between(before, upto)).fetchall()
     if not found:
         return upto
     last = max(found[0][0], int(before.split(":")[1]) - 1)
