@@ -257,8 +257,8 @@ def _not_there(message: Message, facts: Facts) -> Outcome:
 def _too_late(message: Message, facts: Facts) -> Outcome:
     """Nothing of it left in its time; where that is the window of a contact alone, it waits for the next contact.
 
-    The link goes by the time at which a turn of its loop began, which may have been milliseconds before it was given
-    the message: what it gives up that much too soon waits in the queue for its end.
+    The link's deadlines are in the loop's time, which stands still for as long as a turn of the loop takes. So it may
+    give a message up some milliseconds too soon; the message then waits in the queue for its end.
     """
     if (ends_at := message.leaves_before) is not None and facts.now < ends_at:
         return given_back(message, ends_at)

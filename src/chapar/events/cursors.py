@@ -19,8 +19,7 @@ def cursor_of(place: Position) -> str:
     """The cursor of a place."""
     before, upto, seq, item, at = place
     text = f"{before}|{upto}|{seq}|{item}|{at}"
-    # Of what a place is written with, base64 never makes the two signs that a URL cannot have.
-    return _SIGN + binascii.b2a_base64(text.encode(), newline=False).decode().rstrip("=")
+    return _SIGN + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def is_cursor(text: str) -> bool:

@@ -447,7 +447,7 @@ def cursor_of(position: Position | None) -> str | None:
 
 def message_view(message: Message) -> dict[str, object]:
     """A message as `MessageView` documents it, but for what is JSON already; the claim is nobody's business."""
-    # All at once: under load this is written a thousand times a second, and to ask for each field takes twice as long.
+    # All at once: to ask for each field by its name takes a third more time, and under load this runs very often.
     (
         id_, imei, micro_op, _, topic, qos, retain, at_most_once, status, _, created_at, expires_at, attempts,
         possible_duplicate, not_before, reply_by, contact_until, reason, reason_code, subscribers, published_at,
